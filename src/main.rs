@@ -1,0 +1,3 @@
+//! The `wakeport` command.
+
+fn main() {}
