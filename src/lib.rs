@@ -1,2 +1,96 @@
-//! `wakeport` makes an idle service cost nothing: it wakes the service for the first
-//! connection, relays, and puts it to sleep again a while after the last client left.
+//! `wakeport` makes an idle service cost nothing. systemd holds the service's listening sockets;
+//! the first connection makes it start `wakeport`, which starts the service, holds the client
+//! until the service answers, relays, and stops the service a cooldown after the last client
+//! left. Then it exits, and systemd goes on holding the sockets.
+//!
+//! This page is the architecture: what there is, who knows whom, and what must stay true. Start
+//! with [`lifecycle`], which holds every decision, then [`driver`], which carries them out.
+//!
+//! # Promises, in this order
+//!
+//! 1. **No client is lost.** Lost is one that was accepted or queued and not served although the
+//!    service could be had.
+//! 2. **The port never dies.** No failure of the service, the bus or a hook, and no burst of
+//!    clients, leaves the socket unit failed.
+//! 3. **Nobody notices.** Bytes, half-closes, resets and latency pass as if there were no proxy.
+//!
+//! # Map
+//!
+//! ```text
+//! main.rs              calls cli
+//! -- decides: pure, knows std only, opens nothing
+//! lifecycle.rs         (Event, Crowd, now) -> Action
+//! config.rs config/    what was typed -> what it means; every default with its reason
+//! -- connects
+//! driver.rs driver/    the one loop of a service: events in, the lifecycle asked, actions done
+//!   door.rs            one target: who waits for it, whether it answers
+//!   permit.rs          a client's side of the driver
+//!   story.rs           what the driver says: log lines, STATUS=
+//! accept.rs            takes clients from a listener while there is room
+//! session.rs           one client from accept to close
+//! -- acts: one outside thing per file
+//! listen.rs            inherited sockets and their names; bind when run by hand
+//! stream.rs            one connected socket: options, half-close, reset
+//! dial.rs              resolve, connect, make sure it is not ourselves
+//! relay.rs relay/      bytes both ways; copy is the first way to move them
+//! backend.rs backend/  whoever starts and stops the service: systemd, hooks, exec
+//! probe.rs             does the target answer?
+//! program.rs           runs an administrator's program: environment, time limit, output
+//! limits.rs            the limit on open files
+//! sd.rs sd/            READY, STATUS, STOPPING, WATCHDOG; the log; MESSAGE_ID=s
+//! -- commands
+//! cli.rs cli/          options (typed), plan (which listener goes where), run (wires it all)
+//! ```
+//!
+//! # The life of a connection
+//!
+//! [`accept`] takes it when there is room and hands it to the [`session::Hall`], which tells the
+//! driver ([`driver::Handle::arrive`]) before anything else happens, and spawns a session. The
+//! session holds a [`driver::Permit`] from then on; dropping it *is* leaving. It waits for the
+//! driver's [`driver::Verdict`]. The driver gives one when the service is awake *and* the
+//! client's own target answers: the connection that proved it goes to the first client, the
+//! others dial for themselves. Whoever is refused then goes back to waiting, and the driver looks
+//! whether the service still runs. [`relay`] moves the bytes.
+//!
+//! # Invariants
+//!
+//! - **The core decides and never acts.** [`lifecycle`] imports nothing of ours and names no
+//!   clock, no socket, no bus. Failure is an event. (`tests/it/tidy.rs` checks this.)
+//! - **One owner per fact.** All that is known of a service lives in its driver, without locks.
+//!   Others send messages or hold guards.
+//! - **The driver's inbox is the only order there is.** An accept loop that has ended has posted
+//!   every client that it accepted; so whoever asks [`driver::Handle::may_exit`] afterwards gets
+//!   an answer that counts them all.
+//! - **One order at a time.** An order to start or stop begins when the one before is over,
+//!   whatever came of it.
+//! - **News is a hint.** A signal from the bus only makes the driver look again, and a look that
+//!   was begun before an order ended says nothing.
+//! - **What blocks has a thread of its own:** the log and the notifications to systemd.
+//! - **Edges do not import each other**, except that whatever asks a target goes through
+//!   [`dial`], and whatever runs a program through [`program`].
+//!
+//! # Exit
+//!
+//! Only with inherited sockets, and only when the service was seen down since it fell asleep and
+//! nobody is here: stop accepting, ask the driver once more, accept a last time without waiting.
+//! Anything found cancels the exit. What arrives later stays in the backlog and makes systemd
+//! start us again.
+
+pub mod lifecycle;
+pub mod config;
+
+pub mod driver;
+pub mod accept;
+pub mod session;
+
+pub mod listen;
+pub mod stream;
+pub mod dial;
+pub mod relay;
+pub mod backend;
+pub mod probe;
+pub mod program;
+pub mod limits;
+pub mod sd;
+
+pub mod cli;

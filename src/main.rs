@@ -1,3 +1,7 @@
 //! The `wakeport` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    wakeport::cli::main()
+}

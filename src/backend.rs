@@ -1,0 +1,190 @@
+//! Whoever can start and stop the service. One file per kind; each returns facts and
+//! decides nothing.
+
+mod exec;
+mod hooks;
+#[cfg(test)]
+pub(crate) mod scripted;
+mod systemd;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, Service, UnitName};
+use crate::dial::{Dialer, Target};
+use crate::lifecycle::Phase;
+use crate::program::Launcher;
+
+use exec::Child;
+use hooks::Hooks;
+use systemd::Units;
+
+/// A handle on whoever starts and stops the service.
+#[derive(Clone, Debug)]
+pub enum Backend {
+    /// systemd's own dependencies do it; we only relay.
+    Relay,
+    /// Units, over D-Bus.
+    Systemd(Arc<Units>),
+    /// The administrator's programs.
+    Hooks(Arc<Hooks>),
+    /// A child process.
+    Exec(Arc<Child>),
+    /// Does as a test says.
+    #[cfg(test)]
+    Scripted(Arc<scripted::Service>),
+}
+
+/// An order to start, and what is known about it.
+#[derive(Clone, Debug)]
+pub struct WakeOrder {
+    /// The target that the first client asked for.
+    pub target: Arc<Target>,
+    /// The listener it came in by.
+    pub listener: String,
+    /// The client's address.
+    pub client: String,
+    /// How long the start may take.
+    pub limit: Duration,
+    /// Cancelled when the start is given up; the start then ends soon.
+    pub given_up: CancellationToken,
+}
+
+/// What has to sleep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Nothing: somebody else started it.
+    Nothing,
+    /// These units.
+    Units(Vec<UnitName>),
+    /// All of the service.
+    All,
+}
+
+/// How a start ended.
+#[derive(Debug)]
+pub struct Woken {
+    /// What this very start has set going, whatever came of it.
+    pub started: Extent,
+    /// Whether the service is up, or on its way.
+    pub result: Result<(), Failure>,
+}
+
+/// Why a service could not be started, stopped or looked at: one line for people.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Failure(pub String);
+
+impl Backend {
+    /// The service that `config` describes, behind `targets`.
+    pub fn new(
+        config: &Config,
+        targets: &[Arc<Target>],
+        dialer: &Dialer,
+        launcher: &Launcher,
+    ) -> Self {
+        let stop_timeout = config.timing.stop_timeout;
+        match config.service.clone() {
+            Service::Relay => Self::Relay,
+            Service::Units { units, manager } => {
+                Self::Systemd(Arc::new(Units::new(units, manager, stop_timeout)))
+            }
+            Service::Hooks { start, stop } => {
+                let (targets, dialer, launcher) =
+                    (targets.to_vec(), dialer.clone(), launcher.clone());
+                Self::Hooks(Arc::new(Hooks::new(
+                    start,
+                    stop,
+                    targets,
+                    dialer,
+                    launcher,
+                    stop_timeout,
+                )))
+            }
+            Service::Exec(command) => {
+                let (dialer, launcher) = (dialer.clone(), launcher.clone());
+                Self::Exec(Arc::new(Child::new(
+                    command,
+                    dialer,
+                    launcher,
+                    stop_timeout,
+                )))
+            }
+        }
+    }
+
+    /// Whether the service runs, right now.
+    pub async fn look(&self) -> Result<Phase, Failure> {
+        match self {
+            // Nothing of ours ever runs: a client finds out by waiting for the target.
+            Self::Relay => Ok(Phase::Down),
+            Self::Systemd(units) => units.look().await,
+            Self::Hooks(hooks) => hooks.look().await,
+            Self::Exec(child) => Ok(child.look().await),
+            #[cfg(test)]
+            Self::Scripted(service) => Ok(service.look()),
+        }
+    }
+
+    /// Starts the service. Returns when it is started, not when it answers.
+    pub async fn wake(&self, order: WakeOrder) -> Woken {
+        match self {
+            Self::Relay => Woken {
+                started: Extent::Nothing,
+                result: Ok(()),
+            },
+            Self::Systemd(units) => units.wake(order).await,
+            Self::Hooks(hooks) => hooks.wake(order).await,
+            Self::Exec(child) => child.wake(order).await,
+            #[cfg(test)]
+            Self::Scripted(service) => service.wake(order).await,
+        }
+    }
+
+    /// Stops what `extent` names. Returns when it is down, or with what prevents that.
+    pub async fn sleep(&self, extent: Extent) -> Result<(), Failure> {
+        match self {
+            _ if extent == Extent::Nothing => Ok(()),
+            Self::Relay => Ok(()),
+            Self::Systemd(units) => units.sleep(extent).await,
+            Self::Hooks(hooks) => hooks.sleep().await,
+            Self::Exec(child) => child.sleep().await,
+            #[cfg(test)]
+            Self::Scripted(service) => service.sleep().await,
+        }
+    }
+
+    /// Calls `changed` whenever the service may have changed by itself. Never returns.
+    pub async fn watch(&self, changed: impl Fn() + Send + Sync) {
+        match self {
+            Self::Relay | Self::Hooks(_) => std::future::pending().await,
+            Self::Systemd(units) => units.watch(changed).await,
+            Self::Exec(child) => child.watch(changed).await,
+            #[cfg(test)]
+            Self::Scripted(service) => service.watch(changed).await,
+        }
+    }
+
+    /// Why the service went down, as far as is known.
+    pub async fn last_words(&self) -> Option<String> {
+        match self {
+            Self::Systemd(units) => units.last_words().await,
+            Self::Exec(child) => child.last_words(),
+            Self::Relay | Self::Hooks(_) => None,
+            #[cfg(test)]
+            Self::Scripted(_) => None,
+        }
+    }
+
+    /// Whether a look tells more than whether the target answers, and costs the service nothing.
+    pub fn can_tell(&self) -> bool {
+        match self {
+            Self::Systemd(_) | Self::Exec(_) => true,
+            Self::Relay | Self::Hooks(_) => false,
+            #[cfg(test)]
+            Self::Scripted(_) => true,
+        }
+    }
+}

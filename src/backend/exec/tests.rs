@@ -1,0 +1,184 @@
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::config::address::{Address, UnixAddress};
+use crate::dial::Target;
+use crate::program::tests::{Log, Mark, sh, until};
+
+fn child(script: &str, stop_timeout: Duration) -> Child {
+    Child::new(
+        sh(script),
+        Dialer::new([]),
+        Launcher::direct(),
+        stop_timeout,
+    )
+}
+
+fn order(socket: &Path) -> WakeOrder {
+    WakeOrder {
+        target: Arc::new(Target {
+            address: Address::Unix(UnixAddress::Path(socket.into())),
+        }),
+        listener: "web".into(),
+        client: "10.1.2.3:4567".into(),
+        limit: Duration::MAX,
+        given_up: CancellationToken::new(),
+    }
+}
+
+fn nowhere() -> WakeOrder {
+    order(Path::new("/nonexistent/wakeport-test"))
+}
+
+/// Runs `story` while the child is watched. It is told how often that has changed by itself.
+async fn watched(child: &Child, story: impl AsyncFnOnce(&AtomicUsize)) {
+    let changes = AtomicUsize::new(0);
+    let watch = child.watch(|| {
+        changes.fetch_add(1, Ordering::Relaxed);
+    });
+    tokio::select! {
+        () = watch => panic!("the watch has ended"),
+        () = story(&changes) => (),
+    }
+}
+
+#[test]
+fn tasks_can_do_it() {
+    fn can_be_sent(_: impl Send) {}
+    let child = child("true", Duration::MAX);
+    can_be_sent(child.wake(nowhere()));
+    can_be_sent(child.watch(|| ()));
+    can_be_sent(child.sleep());
+}
+
+#[tokio::test]
+async fn is_started_once_and_stopped_with_all_of_its_group() {
+    let mark = Mark::new();
+    let child = child(&mark.script("sleep 1000 & wait"), Duration::MAX);
+    let story = async |changes: &AtomicUsize| {
+        assert_eq!(child.look().await, Phase::Down);
+        let woken = child.wake(nowhere()).await;
+        assert_eq!((woken.started, woken.result), (Extent::All, Ok(())));
+        assert_eq!(child.look().await, Phase::Up);
+        let woken = child.wake(nowhere()).await;
+        assert_eq!((woken.started, woken.result), (Extent::Nothing, Ok(())));
+        until(|| mark.alive() == 2).await;
+        assert_eq!(child.sleep().await, Ok(()));
+        assert_eq!((child.look().await, mark.alive()), (Phase::Down, 0));
+        assert_eq!(child.sleep().await, Ok(()));
+        assert_eq!(changes.load(Ordering::Relaxed), 0);
+    };
+    watched(&child, story).await;
+}
+
+#[tokio::test]
+async fn is_killed_when_it_does_not_listen() {
+    let mark = Mark::new();
+    let script = mark.script("trap '' TERM; sleep 1000 & wait");
+    let child = child(&script, Duration::from_millis(50));
+    assert_eq!(child.wake(nowhere()).await.result, Ok(()));
+    until(|| mark.alive() == 2).await;
+    assert_eq!(child.sleep().await, Ok(()));
+    assert_eq!((child.look().await, mark.alive()), (Phase::Down, 0));
+}
+
+#[tokio::test]
+async fn says_how_it_ended_by_itself_and_leaves_nothing_behind() {
+    let (log, mark) = (Log::start(), Mark::new());
+    let child = child(
+        &mark.script("sleep 1000 & echo last words; exit 3"),
+        Duration::MAX,
+    );
+    let story = async |changes: &AtomicUsize| {
+        for round in 1..=2 {
+            assert_eq!(child.wake(nowhere()).await.started, Extent::All);
+            until(|| changes.load(Ordering::Relaxed) == round).await;
+            assert_eq!((child.look().await, mark.alive()), (Phase::Down, 0));
+        }
+    };
+    watched(&child, story).await;
+    assert!(log.has("last words"));
+    assert!(log.has("`/bin/sh` has ended by itself (exit status: 3)"));
+}
+
+#[tokio::test]
+async fn a_crash_is_seen_and_healed_even_when_nobody_watches() {
+    let mark = Mark::new();
+    let child = child(&mark.script("sleep 1000 & exit 1"), Duration::MAX);
+    for _ in 0..2 {
+        assert_eq!(child.wake(nowhere()).await.started, Extent::All);
+        while child.look().await != Phase::Down {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = dir.path().join("socket");
+    let _stranger = UnixListener::bind(&socket).expect("binds");
+    assert_eq!(child.wake(order(&socket)).await.started, Extent::Nothing);
+    assert_eq!(mark.alive(), 0);
+    assert!(matches!(*child.state.borrow(), State::Stranger(_)));
+}
+
+#[tokio::test]
+async fn a_stranger_is_relayed_to_and_left_alone() {
+    let (log, mark) = (Log::start(), Mark::new());
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = dir.path().join("socket");
+    let stranger = UnixListener::bind(&socket).expect("binds");
+    let child = child(&mark.script("sleep 1000"), Duration::MAX);
+    for _ in 0..2 {
+        let woken = child.wake(order(&socket)).await;
+        assert_eq!((woken.started, woken.result), (Extent::Nothing, Ok(())));
+    }
+    assert_eq!((child.look().await, mark.alive()), (Phase::Up, 0));
+    assert_eq!(child.sleep().await, Ok(()));
+    assert_eq!(child.look().await, Phase::Down, "nothing of ours runs");
+    let warnings = log
+        .lines()
+        .iter()
+        .filter(|line| line.contains("answers already"))
+        .count();
+    assert_eq!(warnings, 1);
+
+    drop(stranger);
+    assert_eq!(child.wake(order(&socket)).await.started, Extent::All);
+}
+
+#[tokio::test]
+async fn one_that_cannot_be_run_is_named() {
+    let command = CommandLine {
+        program: "/no/such".into(),
+        arguments: Vec::new(),
+    };
+    let child = Child::new(command, Dialer::new([]), Launcher::direct(), Duration::MAX);
+    let woken = child.wake(nowhere()).await;
+    let failure = woken.result.expect_err("there is no such program");
+    assert!(
+        failure
+            .0
+            .starts_with("the service `/no/such` cannot be run: "),
+        "{failure}"
+    );
+    assert_eq!(
+        (woken.started, child.look().await),
+        (Extent::Nothing, Phase::Down)
+    );
+}
+
+#[tokio::test]
+async fn dies_with_its_owner() {
+    let mark = Mark::new();
+    let child = child(
+        &mark.script("trap '' TERM; sleep 1000 & wait"),
+        Duration::MAX,
+    );
+    assert_eq!(child.wake(nowhere()).await.result, Ok(()));
+    until(|| mark.alive() == 2).await;
+    drop(child);
+    until(|| mark.alive() == 0).await;
+}

@@ -1,0 +1,208 @@
+//! The administrator's own programs start and stop the service.
+//!
+//! A hook reads what it is run for from its environment: `WAKEPORT_EVENT` (`start` or `stop`),
+//! `WAKEPORT_TARGET`, `WAKEPORT_ATTEMPT` (1, 2, ...), `WAKEPORT_TIMEOUT_SEC` (seconds left for
+//! this run, rounded up; absent when there is no limit), and the start hook `WAKEPORT_LISTENER`
+//! and `WAKEPORT_CLIENT`, too. It exits with 0 when all is done, with 75 (EX_TEMPFAIL,
+//! sysexits.h(3head)) to be run again a little later, with anything else when it has failed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::backend::{Extent, Failure, WakeOrder, Woken};
+use crate::config::CommandLine;
+use crate::dial::{Dialer, Target};
+use crate::lifecycle::Phase;
+use crate::program::{Launcher, Why};
+
+/// The programs, and what tells whether they did their work.
+#[derive(Debug)]
+pub struct Hooks {
+    start: Option<CommandLine>,
+    stop: Option<CommandLine>,
+    targets: Vec<Arc<Target>>,
+    dialer: Dialer,
+    launcher: Launcher,
+    stop_timeout: Duration,
+}
+
+/// The exit code that asks for another run.
+const TRY_AGAIN: i32 = 75;
+
+/// The pauses before another run: 1 s, 2 s, 4 s, ... 30 s.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+impl Hooks {
+    /// Hooks for the service behind `targets`.
+    pub fn new(
+        start: Option<CommandLine>,
+        stop: Option<CommandLine>,
+        targets: Vec<Arc<Target>>,
+        dialer: Dialer,
+        launcher: Launcher,
+        stop_timeout: Duration,
+    ) -> Self {
+        Self {
+            start,
+            stop,
+            targets,
+            dialer,
+            launcher,
+            stop_timeout,
+        }
+    }
+
+    /// Whether any target answers. What nobody told us how to stop counts as down at all times:
+    /// somebody else puts it to sleep, and we need not stay for that.
+    pub async fn look(&self) -> Result<Phase, Failure> {
+        match self.stop {
+            Some(_) if self.answering().await.is_some() => Ok(Phase::Up),
+            _ => Ok(Phase::Down),
+        }
+    }
+
+    /// Runs the start hook, unless the target answers already.
+    pub async fn wake(&self, order: WakeOrder) -> Woken {
+        let deadline = Deadline::after(order.limit);
+        if self.dialer.answers(&order.target).await {
+            return woken(Extent::Nothing, Ok(()));
+        }
+        let Some(command) = &self.start else {
+            return woken(Extent::Nothing, Ok(()));
+        };
+        let variables = vec![
+            ("WAKEPORT_EVENT", "start".to_owned()),
+            ("WAKEPORT_TARGET", order.target.address.to_string()),
+            ("WAKEPORT_LISTENER", order.listener),
+            ("WAKEPORT_CLIENT", order.client),
+        ];
+        self.run("start hook", command, variables, deadline, &order.given_up)
+            .await
+    }
+
+    /// Runs the stop hook, and waits until no target answers: what is on its way down must not
+    /// get another client.
+    pub async fn sleep(&self) -> Result<(), Failure> {
+        let Some(command) = &self.stop else {
+            return Ok(());
+        };
+        let deadline = Deadline::after(self.stop_timeout);
+        let mut variables = vec![("WAKEPORT_EVENT", "stop".to_owned())];
+        if let Some(target) = self.targets.first() {
+            variables.push(("WAKEPORT_TARGET", target.address.to_string()));
+        }
+        let never = CancellationToken::new();
+        self.run("stop hook", command, variables, deadline, &never)
+            .await
+            .result?;
+
+        let mut pause = Duration::from_millis(100);
+        while let Some(target) = self.answering().await {
+            let left = deadline.left();
+            if left.is_zero() {
+                let address = &target.address;
+                return Err(Failure(format!(
+                    "the stop hook `{command}` is done, but `{address}` still answers"
+                )));
+            }
+            sleep(pause.min(left)).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+        Ok(())
+    }
+
+    /// Runs `command` until it does not ask to be run again.
+    async fn run(
+        &self,
+        what: &'static str,
+        command: &CommandLine,
+        mut variables: Vec<(&'static str, String)>,
+        deadline: Deadline,
+        given_up: &CancellationToken,
+    ) -> Woken {
+        let mut started = Extent::Nothing;
+        let mut pause = FIRST_PAUSE;
+        let standing = variables.len();
+        for attempt in 1.. {
+            if given_up.is_cancelled() {
+                break;
+            }
+            let left = deadline.left();
+            variables.truncate(standing);
+            variables.push(("WAKEPORT_ATTEMPT", attempt.to_string()));
+            if left < Duration::MAX {
+                let seconds = left.as_millis().div_ceil(1000);
+                variables.push(("WAKEPORT_TIMEOUT_SEC", seconds.to_string()));
+            }
+            let ended = self
+                .launcher
+                .run(what, command, &variables, left, given_up)
+                .await;
+            if !matches!(&ended, Err(cut) if matches!(cut.why, Why::NotRun(_))) {
+                started = Extent::All;
+            }
+            let failure = match ended {
+                Ok(status) if status.success() => return woken(started, Ok(())),
+                // Rather a short pause than none at all before the time is up.
+                Ok(status)
+                    if status.code() == Some(TRY_AGAIN) && deadline.left() >= FIRST_PAUSE =>
+                {
+                    tokio::select! {
+                        () = sleep(pause.min(deadline.left() / 2)) => (),
+                        () = given_up.cancelled() => (),
+                    }
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    continue;
+                }
+                Ok(status) => format!("the {what} `{command}` failed ({status})"),
+                Err(cut) => cut.to_string(),
+            };
+            return woken(started, Err(failure));
+        }
+        woken(started, Err(format!("the {what} `{command}` was given up")))
+    }
+
+    /// A target that accepts connections right now.
+    async fn answering(&self) -> Option<Arc<Target>> {
+        let mut probes = JoinSet::new();
+        for target in self.targets.iter().cloned() {
+            let dialer = self.dialer.clone();
+            probes.spawn(async move { dialer.answers(&target).await.then_some(target) });
+        }
+        while let Some(probe) = probes.join_next().await {
+            if let Ok(Some(target)) = probe {
+                return Some(target);
+            }
+        }
+        None
+    }
+}
+
+fn woken(started: Extent, result: Result<(), String>) -> Woken {
+    let result = result.map_err(Failure);
+    Woken { started, result }
+}
+
+/// The end of a span that may be infinite.
+#[derive(Clone, Copy)]
+struct Deadline(Option<Instant>);
+
+impl Deadline {
+    fn after(span: Duration) -> Self {
+        Self(Instant::now().checked_add(span))
+    }
+
+    fn left(self) -> Duration {
+        self.0.map_or(Duration::MAX, |at| {
+            at.saturating_duration_since(Instant::now())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,128 @@
+//! A service that does as a test says.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use super::{Extent, Failure, WakeOrder, Woken};
+use crate::lifecycle::Phase;
+
+/// How the service behaves, and what was asked of it.
+#[derive(Debug)]
+pub struct Service {
+    script: Mutex<Script>,
+    changed: Notify,
+}
+
+/// The script, changed by the test as it goes.
+#[derive(Clone, Debug)]
+pub struct Script {
+    pub phase: Phase,
+    pub start_takes: Duration,
+    pub stop_takes: Duration,
+    pub start_fails: bool,
+    pub stop_fails: bool,
+    pub starts: usize,
+    pub stops: usize,
+    under_way: usize,
+}
+
+impl Service {
+    pub fn new(phase: Phase) -> Self {
+        let script = Script {
+            phase,
+            start_takes: Duration::from_secs(1),
+            stop_takes: Duration::from_secs(1),
+            start_fails: false,
+            stop_fails: false,
+            starts: 0,
+            stops: 0,
+            under_way: 0,
+        };
+        Self {
+            script: Mutex::new(script),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Changes the script, as somebody else would change the service.
+    pub fn set(&self, change: impl FnOnce(&mut Script)) {
+        change(&mut self.script.lock().unwrap());
+        self.changed.notify_one();
+    }
+
+    pub fn script(&self) -> Script {
+        self.script.lock().unwrap().clone()
+    }
+
+    pub fn look(&self) -> Phase {
+        self.script().phase
+    }
+
+    pub async fn wake(&self, order: WakeOrder) -> Woken {
+        if self.script().phase == Phase::Up {
+            return Woken {
+                started: Extent::Nothing,
+                result: Ok(()),
+            };
+        }
+        let takes = self.begin(|script| {
+            script.starts += 1;
+            script.phase = Phase::Starting;
+            script.start_takes
+        });
+        tokio::select! {
+            () = sleep(takes) => (),
+            () = order.given_up.cancelled() => (),
+        }
+        let failed = self.script().start_fails || order.given_up.is_cancelled();
+        self.end(if failed { Phase::Down } else { Phase::Up });
+        let result = if failed {
+            Err(Failure("told to fail".into()))
+        } else {
+            Ok(())
+        };
+        Woken {
+            started: Extent::All,
+            result,
+        }
+    }
+
+    pub async fn sleep(&self) -> Result<(), Failure> {
+        let takes = self.begin(|script| {
+            script.stops += 1;
+            script.phase = Phase::Stopping;
+            script.stop_takes
+        });
+        sleep(takes).await;
+        let failed = self.script().stop_fails;
+        self.end(if failed { Phase::Up } else { Phase::Down });
+        if failed {
+            Err(Failure("told to fail".into()))
+        } else {
+            Ok(())
+        }
+    }
+
+    pub async fn watch(&self, changed: impl Fn()) {
+        loop {
+            self.changed.notified().await;
+            changed();
+        }
+    }
+
+    fn begin<T>(&self, start: impl FnOnce(&mut Script) -> T) -> T {
+        let mut script = self.script.lock().unwrap();
+        assert_eq!(script.under_way, 0, "one order at a time");
+        script.under_way = 1;
+        start(&mut script)
+    }
+
+    fn end(&self, phase: Phase) {
+        let mut script = self.script.lock().unwrap();
+        script.under_way = 0;
+        script.phase = phase;
+    }
+}

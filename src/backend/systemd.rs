@@ -1,0 +1,331 @@
+//! Units of a service manager, over D-Bus.
+//!
+//! Everything here goes by the units' state, read anew each time: signals only say when to
+//! read, and how a job ended only helps to explain. So nothing gets stuck when a signal is
+//! lost, the bus restarts, systemd re-executes itself or somebody else interferes.
+
+mod bus;
+mod unit;
+mod words;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::time::timeout;
+use zbus::OwnedObjectPath;
+
+use crate::backend::{Extent, Failure, WakeOrder, Woken};
+use crate::config::{Manager, UnitName};
+use crate::lifecycle::Phase;
+use bus::Bus;
+use unit::Status;
+use words::{LastRun, Trouble};
+
+/// How long a bus that is gone is waited for. A dbus-daemon restarts within a second, and
+/// systemd takes another to connect to it.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// As [`PATIENCE`], for those who only look, and can look again.
+const IMPATIENCE: Duration = Duration::from_secs(1);
+
+/// News may get lost (a bus restarts, a match rule comes too late), so those who wait look
+/// at least this often.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// A job's end may reach us a little later than the state that it has led to.
+const LATE: Duration = Duration::from_millis(100);
+
+/// A change seldom comes alone: a start is three or four of them.
+const SETTLE: Duration = Duration::from_millis(5);
+
+/// The order to stop goes out even if nobody wants to wait for what becomes of it.
+const SHORTEST: Duration = Duration::from_secs(1);
+
+/// How slowly a lost bus is looked for while nobody needs it.
+const SLOWEST: Duration = Duration::from_secs(5);
+
+/// The units that make up the service.
+#[derive(Debug)]
+pub struct Units {
+    names: Vec<UnitName>,
+    bus: Bus,
+    stop_timeout: Duration,
+    /// The last round was a good one: the units stayed up until we put them to sleep.
+    in_order: AtomicBool,
+}
+
+/// How far an order to start or stop has come; outlives the loss of the bus.
+#[derive(Debug, Default)]
+struct Progress {
+    /// The units we asked to start.
+    started: Vec<UnitName>,
+    /// The jobs that we were given.
+    jobs: Vec<(UnitName, OwnedObjectPath)>,
+    /// The units whose start limit we may not reset (any more).
+    limited: Vec<UnitName>,
+    /// All units were up when told to stop.
+    in_order: bool,
+    /// What is waited for, in words.
+    state: String,
+}
+
+impl Units {
+    /// The units `names` of `manager`, started together and stopped together. Connects when
+    /// first asked for something.
+    pub fn new(names: Vec<UnitName>, manager: Manager, stop_timeout: Duration) -> Self {
+        Self {
+            bus: Bus::new(manager, names.clone()),
+            names,
+            stop_timeout,
+            in_order: true.into(),
+        }
+    }
+
+    /// Whether they run.
+    pub async fn look(&self) -> Result<Phase, Failure> {
+        loop {
+            match self.bus.statuses(&self.names).await {
+                Ok(units) => return Ok(unit::all_in_all(&units)),
+                Err(trouble) => self.bus.outlast(trouble, IMPATIENCE).await?,
+            }
+        }
+    }
+
+    /// Starts those that are not up. Returns when all are up, or restart themselves.
+    pub async fn wake(&self, order: WakeOrder) -> Woken {
+        let mut progress = self.begin();
+        // Starts that follow good rounds may be as many as they like; failures may not.
+        if !self.in_order.swap(false, Ordering::Relaxed) {
+            progress.limited.clone_from(&self.names);
+        }
+        let result = tokio::select! {
+            result = self.start(&mut progress) => Some(result),
+            () = order.given_up.cancelled() => None,
+        };
+        let given_up = || {
+            Err(Failure(format!(
+                "{} as the start is given up",
+                progress.state
+            )))
+        };
+        let result = result.unwrap_or_else(given_up);
+        let started = match progress.started {
+            none if none.is_empty() => Extent::Nothing,
+            units => Extent::Units(units),
+        };
+        Woken { started, result }
+    }
+
+    /// Stops those in `extent`. Returns when they are down.
+    pub async fn sleep(&self, extent: Extent) -> Result<(), Failure> {
+        let names = match extent {
+            Extent::Nothing => return Ok(()),
+            Extent::Units(names) => names,
+            Extent::All => self.names.clone(),
+        };
+        let mut progress = self.begin();
+        let limit = self.stop_timeout.max(SHORTEST);
+        let stopped = timeout(limit, self.stop(&names, &mut progress)).await;
+        stopped.unwrap_or_else(|_| {
+            let Progress { state, .. } = progress;
+            let limit = limit.as_secs();
+            Err(Failure(format!(
+                "{state} {limit} s after the order to stop"
+            )))
+        })
+    }
+
+    /// Why one of them is down, by its own account. An order to start that fails has said so
+    /// itself; this is for units that go down later.
+    pub async fn last_words(&self) -> Option<String> {
+        let units = self.bus.statuses(&self.names).await.ok()?;
+        let mut units = self.names.iter().zip(&units);
+        let (name, unit) = units.find(|(_, unit)| unit.phase() == Phase::Down)?;
+        let run = self.last_run(unit).await.ok()?;
+        Some(words::gone_down(name.as_str(), &run, self.bus.manager()))
+    }
+
+    /// Calls `changed` when one of them may have changed.
+    pub async fn watch(&self, changed: impl Fn() + Send + Sync) {
+        let mut news = self.bus.news();
+        let mut pause = SETTLE;
+        loop {
+            if self.bus.link().await.is_err() {
+                pause = (pause * 2).min(SLOWEST);
+                news.come(pause).await;
+                continue;
+            }
+            // When the bus is back, that is news enough.
+            if pause == SETTLE {
+                news.settle(SETTLE).await;
+            }
+            pause = SETTLE;
+            changed();
+        }
+    }
+
+    fn begin(&self) -> Progress {
+        let silent = format!(
+            "{} has not answered yet",
+            words::manager(self.bus.manager())
+        );
+        Progress {
+            state: silent,
+            ..Progress::default()
+        }
+    }
+
+    async fn start(&self, progress: &mut Progress) -> Result<(), Failure> {
+        while let Err(trouble) = self.try_start(progress).await {
+            self.bus.outlast(trouble, PATIENCE).await?;
+        }
+        Ok(())
+    }
+
+    async fn try_start(&self, progress: &mut Progress) -> Result<(), Trouble> {
+        let mut news = self.bus.news();
+        for (name, unit) in self.names.iter().zip(self.bus.statuses(&self.names).await?) {
+            if unit.phase() != Phase::Up && progress.job(name).is_none() {
+                self.order_start(name, progress).await?;
+            }
+        }
+        loop {
+            let units = self.bus.statuses(&self.names).await?;
+            let mut pending = false;
+            for (name, unit) in self.names.iter().zip(&units) {
+                let Some(job) = progress.job(name) else {
+                    continue;
+                };
+                if unit.is_started() {
+                    continue;
+                }
+                if unit.phase() == Phase::Down {
+                    let (failure, limited) = self.explain(name, unit, &job).await?;
+                    if !limited || progress.limited.contains(name) {
+                        return Err(Trouble::Final(failure));
+                    }
+                    progress.limited.push(name.clone());
+                    self.bus.reset_failed(name).await?;
+                    self.order_start(name, progress).await?;
+                }
+                pending = true;
+                progress.state = format!("`{name}` is still {}", unit.in_words());
+            }
+            if !pending {
+                return Ok(());
+            }
+            news.come(LOOK_AGAIN).await;
+        }
+    }
+
+    async fn order_start(&self, name: &UnitName, progress: &mut Progress) -> Result<(), Trouble> {
+        progress.state = format!("`{name}` was just being told to start");
+        progress.jobs.retain(|(unit, _)| unit != name);
+        // Before the call, since nobody knows what becomes of a call that is dropped.
+        if !progress.started.contains(name) {
+            progress.started.push(name.clone());
+        }
+        match self.bus.start(name).await {
+            Ok(job) => progress.jobs.push((name.clone(), job)),
+            Err(trouble) => {
+                if matches!(trouble, Trouble::Final(_)) {
+                    progress.started.retain(|unit| unit != name);
+                }
+                return Err(trouble);
+            }
+        }
+        Ok(())
+    }
+
+    /// Why a unit is down after its start job, and whether its start limit is the reason.
+    async fn explain(
+        &self,
+        name: &UnitName,
+        unit: &Status,
+        job: &OwnedObjectPath,
+    ) -> Result<(Failure, bool), Trouble> {
+        let mut news = self.bus.news();
+        let heard = async {
+            loop {
+                match self.bus.outcome(job) {
+                    Some(outcome) => return outcome,
+                    None => news.come(LATE).await,
+                }
+            }
+        };
+        let outcome = timeout(LATE, heard).await.ok();
+        let run = self.last_run(unit).await?;
+        let failure = words::not_up(name.as_str(), outcome.as_deref(), &run, self.bus.manager());
+        Ok((failure, run.result == "start-limit-hit"))
+    }
+
+    async fn last_run(&self, unit: &Status) -> Result<LastRun, Trouble> {
+        let mut properties = self.bus.properties(&unit.path, "Unit").await?;
+        if let Some(interface) = unit.interface() {
+            properties.extend(self.bus.properties(&unit.path, interface).await?);
+        }
+        Ok(LastRun::new(&properties))
+    }
+
+    async fn stop(&self, names: &[UnitName], progress: &mut Progress) -> Result<(), Failure> {
+        while let Err(trouble) = self.try_stop(names, progress).await {
+            self.bus.outlast(trouble, PATIENCE).await?;
+        }
+        self.in_order.fetch_or(progress.in_order, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn try_stop(&self, names: &[UnitName], progress: &mut Progress) -> Result<(), Trouble> {
+        let mut news = self.bus.news();
+        let mut refused = None;
+        let units = self.bus.statuses(names).await?;
+        progress.in_order |= unit::all_in_all(&units) == Phase::Up;
+        for (name, unit) in names.iter().zip(&units) {
+            if unit.phase() == Phase::Down || progress.job(name).is_some() {
+                continue;
+            }
+            progress.state = format!("`{name}` is still {}", unit.in_words());
+            match self.bus.stop(name).await {
+                Ok(job) => progress.jobs.push((name.clone(), job)),
+                Err(Trouble::Final(failure)) => refused = Some(failure),
+                Err(trouble) => return Err(trouble),
+            }
+        }
+        loop {
+            let units = self.bus.statuses(names).await?;
+            let Some((name, unit)) = names
+                .iter()
+                .zip(&units)
+                .find(|(_, unit)| unit.phase() != Phase::Down)
+            else {
+                return Ok(());
+            };
+            if let Some(failure) = refused {
+                return Err(Trouble::Final(failure));
+            }
+            progress.state = format!("`{name}` is still {}", unit.in_words());
+            for (name, unit) in names.iter().zip(&units) {
+                // A stop job of whomever is as good as ours.
+                if matches!(unit.phase(), Phase::Up | Phase::Starting) {
+                    let outcome = progress.job(name).and_then(|job| self.bus.outcome(&job));
+                    return Err(Trouble::Final(Failure(format!(
+                        "`{name}` was told to stop and is {}: somebody else started it meanwhile \
+                         (its stop job: {})",
+                        unit.in_words(),
+                        outcome.as_deref().unwrap_or("unknown"),
+                    ))));
+                }
+            }
+            news.come(LOOK_AGAIN).await;
+        }
+    }
+}
+
+impl Progress {
+    fn job(&self, name: &UnitName) -> Option<OwnedObjectPath> {
+        self.jobs
+            .iter()
+            .find(|(unit, _)| unit == name)
+            .map(|(_, job)| job.clone())
+    }
+}

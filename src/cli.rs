@@ -1,0 +1,119 @@
+//! What can be typed: the commands, their help, and their exit codes.
+
+pub mod child;
+mod options;
+mod plan;
+mod run;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::builder::Resettable;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::listen;
+use crate::sd::journal::{self, LogFormat, LogLevel};
+
+/// Wakes a service on the first connection, relays, and puts it to sleep when nobody is left
+///
+/// systemd keeps the listening sockets and starts wakeport for the first client. wakeport starts
+/// the service, holds the client until the service answers, relays, stops the service a while
+/// after the last client left, and exits.
+#[derive(Debug, Parser)]
+#[command(name = "wakeport", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(Box<options::Options>),
+    #[command(hide = true)]
+    Child(child::Child),
+}
+
+/// Exit codes, as systemd names them (systemd.exec(5), "Process Exit Codes").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// The command line or a `WAKEPORT_…` variable is wrong.
+    Usage = 64,
+    /// A defect of our own.
+    Software = 70,
+    /// The sockets, or what they have to do with the targets, are wrong.
+    Config = 78,
+}
+
+/// An error that ends the process.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Fatal {
+    /// One line that names the object and the remedy.
+    pub message: String,
+    /// What the process ends with.
+    pub exit: Exit,
+}
+
+impl Fatal {
+    fn usage(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            exit: Exit::Usage,
+        }
+    }
+
+    fn config(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            exit: Exit::Config,
+        }
+    }
+}
+
+/// Reads the command line and does what it says. To be called before any thread exists.
+pub fn main() -> ExitCode {
+    match parse(std::env::args_os()) {
+        Ok(Command::Run(options)) => run::run(*options),
+        Ok(Command::Child(child)) => child::run(child),
+        Err(error) => complain(&error),
+    }
+}
+
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
+    // In a unit's drop-in, `Environment=WAKEPORT_UNIT=` is the way to take a setting back.
+    let command = Cli::command().mut_subcommands(|command| {
+        command.mut_args(|argument| match argument.get_env() {
+            Some(name) if std::env::var_os(name).is_some_and(|value| value.is_empty()) => {
+                argument.env(Resettable::Reset)
+            }
+            _ => argument,
+        })
+    });
+    Ok(Cli::from_arg_matches(&command.try_get_matches_from(arguments)?)?.command)
+}
+
+/// Shows help where that was asked for, and an error in one line where it was not.
+fn complain(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
+        return ExitCode::from(if error.use_stderr() {
+            Exit::Usage as u8
+        } else {
+            0
+        });
+    }
+    let text = error.render().to_string();
+    let lines = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:"));
+    let message = lines
+        .filter(|line| !line.is_empty())
+        .collect::<Vec<_>>()
+        .join("; ");
+    let message = message.trim_start_matches("error: ").replace(":;", ":");
+    let inherited = listen::inherit();
+    let _log = journal::start(LogFormat::Auto, LogLevel::Info);
+    run::fail(&Fatal::usage(message), &inherited)
+}

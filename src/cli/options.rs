@@ -1,0 +1,269 @@
+//! The options of `wakeport run`: what was typed, and how it becomes a [`Config`].
+
+use std::num::NonZeroUsize;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args};
+
+use super::Fatal;
+use crate::config::address::{Address, Bound};
+use crate::config::{
+    CommandLine, Config, Limits, Manager, Named, Readiness, ReadyKind, Service, Timing, UnitName,
+    span,
+};
+use crate::sd::journal::{LogFormat, LogLevel};
+
+/// Waits for clients, and wakes the service for them
+///
+/// Every option can be given as a variable of the environment, so that a unit's drop-in can set
+/// it. There, lists are separated by white space, an empty value counts as unset, and switches
+/// take yes or no. Spans of time are written as in systemd: 90s, 5min 20s, infinity; a bare
+/// number counts seconds, and 0 means at once.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Where to relay to: host:port, host (the listener's own port), /path, @abstract
+    ///
+    /// An IPv6 address goes in brackets. NAME ties the target to the listener whose
+    /// FileDescriptorName= is NAME; without a name it serves every listener that has no target of
+    /// its own. May be repeated.
+    #[arg(long, env = "WAKEPORT_TO", value_name = "[NAME=]ADDR")]
+    to: Vec<Words<Named<Address>>>,
+
+    /// Start and stop this unit over D-Bus; a name without a suffix means .service
+    ///
+    /// May be repeated: the units are started together and stopped together, and if one fails the
+    /// wake fails.
+    #[arg(
+        long,
+        env = "WAKEPORT_UNIT",
+        value_name = "UNIT",
+        help_heading = "Service"
+    )]
+    unit: Vec<Words<UnitName>>,
+
+    /// Talk to the user's service manager instead of the system's
+    #[arg(long, env = "WAKEPORT_USER", value_name = "yes|no", help_heading = "Service",
+          num_args = 0..=1, require_equals = true, default_missing_value = "yes",
+          default_value = "no", hide_default_value = true, action = ArgAction::Set,
+          value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    user: bool,
+
+    /// Start the service with this program; split as a shell would, but no shell runs
+    ///
+    /// Exit code 0: done. 75: try again within the start time-out. Anything else: failed. It is
+    /// not run while the target answers already.
+    #[arg(
+        long,
+        env = "WAKEPORT_START_HOOK",
+        value_name = "CMD",
+        help_heading = "Service"
+    )]
+    start_hook: Option<CommandLine>,
+
+    /// Stop the service with this program; tried again with a back-off until it exits with 0
+    #[arg(
+        long,
+        env = "WAKEPORT_STOP_HOOK",
+        value_name = "CMD",
+        help_heading = "Service"
+    )]
+    stop_hook: Option<CommandLine>,
+
+    /// Run the service as a child process, which ends when we end
+    #[arg(
+        long,
+        env = "WAKEPORT_EXEC",
+        value_name = "CMD",
+        help_heading = "Service"
+    )]
+    exec: Option<CommandLine>,
+
+    /// What the target does when it is ready: connect, banner (it sends a first byte), or
+    /// http://HOST:PORT/PATH (it answers below 500; http:///PATH asks the target itself)
+    #[arg(
+        long,
+        env = "WAKEPORT_READY",
+        value_name = "KIND",
+        default_value = "connect",
+        help_heading = "Service"
+    )]
+    ready: ReadyKind,
+
+    /// This program has to exit with 0 before the target is asked
+    #[arg(
+        long,
+        env = "WAKEPORT_READY_HOOK",
+        value_name = "CMD",
+        help_heading = "Service"
+    )]
+    ready_hook: Option<CommandLine>,
+
+    /// How long after the last client left the service sleeps
+    #[arg(long, env = "WAKEPORT_COOLDOWN", value_name = "TIME", default_value = Timing::COOLDOWN,
+          value_parser = span::parse, help_heading = "Times")]
+    cooldown: Duration,
+
+    /// How long the service may take to start and answer
+    #[arg(long, env = "WAKEPORT_START_TIMEOUT", value_name = "TIME",
+          default_value = Timing::START_TIMEOUT, value_parser = span::parse, help_heading = "Times")]
+    start_timeout: Duration,
+
+    /// How long the service may take to stop
+    #[arg(long, env = "WAKEPORT_STOP_TIMEOUT", value_name = "TIME",
+          default_value = Timing::STOP_TIMEOUT, value_parser = span::parse, help_heading = "Times")]
+    stop_timeout: Duration,
+
+    /// How long connections may go on after SIGTERM
+    #[arg(long, env = "WAKEPORT_DRAIN_TIMEOUT", value_name = "TIME",
+          default_value = Timing::DRAIN_TIMEOUT, value_parser = span::parse, help_heading = "Times")]
+    drain_timeout: Duration,
+
+    /// Listen on this address ourselves: ADDRESS:PORT, PORT, /path, @abstract
+    ///
+    /// For running by hand or in a container; implies --stay. May be repeated.
+    #[arg(
+        long,
+        env = "WAKEPORT_LISTEN",
+        value_name = "[NAME=]ADDR",
+        help_heading = "Process"
+    )]
+    listen: Vec<Words<Named<Bound>>>,
+
+    /// Relay at most so many clients at once; the others wait in the kernel's backlog [default:
+    /// as many as the limit on open files allows]
+    #[arg(
+        long,
+        env = "WAKEPORT_MAX_CONNECTIONS",
+        value_name = "N",
+        help_heading = "Process"
+    )]
+    max_connections: Option<NonZeroUsize>,
+
+    /// Let at most so many clients wait for the service; the others wait in the backlog
+    #[arg(long, env = "WAKEPORT_MAX_WAITING", value_name = "N", help_heading = "Process",
+          default_value_t = Limits::MAX_WAITING)]
+    max_waiting: NonZeroUsize,
+
+    /// On SIGTERM, put the service to sleep after draining
+    #[arg(long, env = "WAKEPORT_STOP_ON_EXIT", value_name = "yes|no", help_heading = "Process",
+          num_args = 0..=1, require_equals = true, default_missing_value = "yes",
+          default_value = "no", hide_default_value = true, action = ArgAction::Set,
+          value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    stop_on_exit: bool,
+
+    /// Do not exit when idle
+    #[arg(long, env = "WAKEPORT_STAY", value_name = "yes|no", help_heading = "Process",
+          num_args = 0..=1, require_equals = true, default_missing_value = "yes",
+          default_value = "no", hide_default_value = true, action = ArgAction::Set,
+          value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    stay: bool,
+
+    /// How much to log
+    #[arg(
+        long,
+        env = "WAKEPORT_LOG_LEVEL",
+        value_name = "LEVEL",
+        default_value = "info",
+        help_heading = "Process"
+    )]
+    pub(super) log_level: LogLevel,
+
+    /// Where to log
+    #[arg(
+        long,
+        env = "WAKEPORT_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "auto",
+        help_heading = "Process"
+    )]
+    pub(super) log_format: LogFormat,
+}
+
+/// A list: repeated on the command line, separated by white space in a variable.
+#[derive(Clone, Debug)]
+struct Words<T>(Vec<T>);
+
+impl<T: FromStr> FromStr for Words<T> {
+    type Err = T::Err;
+
+    fn from_str(text: &str) -> Result<Self, T::Err> {
+        text.split_whitespace()
+            .map(str::parse)
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+}
+
+fn flatten<T>(words: Vec<Words<T>>) -> Vec<T> {
+    words.into_iter().flat_map(|Words(words)| words).collect()
+}
+
+impl Options {
+    /// What the options mean, taken together.
+    pub(super) fn config(self) -> Result<Config, Fatal> {
+        let units = flatten(self.unit);
+        let hooks = self.start_hook.is_some() || self.stop_hook.is_some();
+        let ways =
+            usize::from(!units.is_empty()) + usize::from(hooks) + usize::from(self.exec.is_some());
+        if ways > 1 {
+            return Err(Fatal::usage(
+                "give only one of `--unit`, hooks and `--exec`; a drop-in takes the template's unit back with `Environment=WAKEPORT_UNIT=`",
+            ));
+        }
+        let service = if let Some(command) = self.exec {
+            Service::Exec(command)
+        } else if hooks {
+            Service::Hooks {
+                start: self.start_hook,
+                stop: self.stop_hook,
+            }
+        } else if units.is_empty() {
+            Service::Relay
+        } else {
+            let manager = if self.user {
+                Manager::User
+            } else {
+                Manager::System
+            };
+            Service::Units { units, manager }
+        };
+        let routes = flatten(self.to);
+        if routes.is_empty() {
+            return Err(Fatal::usage(
+                "`--to` is missing: say where the service listens, as in `--to 127.0.0.1:8080` or `Environment=WAKEPORT_TO=127.0.0.1:8080`",
+            ));
+        }
+        for (index, route) in routes.iter().enumerate() {
+            if routes[..index].iter().any(|other| other.name == route.name) {
+                let whose = route.name.as_deref().unwrap_or("every listener");
+                return Err(Fatal::usage(format!(
+                    "two targets are given for {whose}; tie each `--to` to its listener with `NAME=`"
+                )));
+            }
+        }
+        let listen = flatten(self.listen);
+        Ok(Config {
+            routes,
+            stay: self.stay || !listen.is_empty(),
+            listen,
+            service,
+            readiness: Readiness {
+                kind: self.ready,
+                hook: self.ready_hook,
+            },
+            timing: Timing {
+                cooldown: self.cooldown,
+                start_timeout: self.start_timeout,
+                stop_timeout: self.stop_timeout,
+                drain_timeout: self.drain_timeout,
+            },
+            limits: Limits {
+                max_connections: self.max_connections.map(usize::from),
+                max_waiting: self.max_waiting.into(),
+            },
+            stop_on_exit: self.stop_on_exit,
+        })
+    }
+}

@@ -1,0 +1,139 @@
+//! What was asked for, checked against the sockets that are there: which listener's clients go
+//! where.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use super::Fatal;
+use crate::config::address::Address;
+use crate::config::{Config, Named};
+use crate::dial::{Target, reaches};
+use crate::listen::{self, Inherited, ListenAddress, ListenError, Listener};
+use crate::session::Entrance;
+
+/// Every listener with the place where its clients go.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// The listeners that we have bound ourselves.
+    pub(super) bound: Vec<Listener>,
+    /// Where the clients of each listener go, the inherited ones first.
+    pub(super) entrances: Vec<Entrance>,
+    /// The targets; an entrance's door is an index into them.
+    pub(super) targets: Vec<Arc<Target>>,
+    /// The addresses that no target may have.
+    pub(super) ours: Vec<SocketAddr>,
+}
+
+impl Plan {
+    /// Binds what is to be bound, and ties every listener to its target.
+    pub(super) fn new(config: &Config, inherited: &Inherited) -> Result<Self, Fatal> {
+        let bound = match (inherited.listeners.is_empty(), config.listen.is_empty()) {
+            (false, false) => return Err(ListenError::Both.into()),
+            (true, true) => return Err(ListenError::NotActivated.into()),
+            (false, true) => Vec::new(),
+            (true, false) => listen::bind_all(&config.listen)?,
+        };
+        let listeners: Vec<&Listener> = inherited.listeners.iter().chain(&bound).collect();
+        let mut entrances = Vec::new();
+        let mut targets: Vec<Arc<Target>> = Vec::new();
+        for listener in &listeners {
+            let target = target_of(listener, &config.routes)?;
+            if let Some(own) = listeners
+                .iter()
+                .find(|own| leads_to(&target.address, &own.address))
+            {
+                return Err(Fatal::config(format!(
+                    "target `{}` is our own listener `{}` on {}; let the service listen somewhere else",
+                    target.address, own.name, own.address
+                )));
+            }
+            let known = targets.iter().position(|other| **other == target);
+            let door = known.unwrap_or_else(|| {
+                targets.push(Arc::new(target));
+                targets.len() - 1
+            });
+            let target = targets[door].clone();
+            entrances.push(Entrance {
+                listener: listener.name.clone(),
+                door,
+                target,
+            });
+        }
+        for Named { name, value } in &config.routes {
+            let used = |name: &String| listeners.iter().any(|listener| listener.name == *name);
+            if let Some(name) = name.as_ref().filter(|name| !used(name)) {
+                tracing::warn!(
+                    "no listener is called `{name}`, so `--to {name}={value}` is not used; see FileDescriptorName= in the .socket units"
+                );
+            }
+        }
+        let ours = listeners
+            .iter()
+            .filter_map(|listener| match listener.address {
+                ListenAddress::Tcp(address) => Some(address),
+                ListenAddress::Unix(_) => None,
+            })
+            .collect();
+        Ok(Self {
+            bound,
+            entrances,
+            targets,
+            ours,
+        })
+    }
+}
+
+/// Where the clients of `listener` go: its own target, or the one without a name.
+fn target_of(listener: &Listener, routes: &[Named<Address>]) -> Result<Target, Fatal> {
+    let name = &listener.name;
+    let own = routes
+        .iter()
+        .find(|route| route.name.as_ref() == Some(name));
+    let route = own
+        .or_else(|| routes.iter().find(|route| route.name.is_none()))
+        .ok_or_else(|| {
+            Fatal::config(format!(
+                "listener `{name}` has no target; add `--to {name}=ADDR`"
+            ))
+        })?;
+    let address = route
+        .value
+        .clone()
+        .with_port(listener.address.port())
+        .ok_or_else(|| {
+            Fatal::config(format!(
+                "target `{}` needs a port: listener `{name}` is a Unix socket and has none to lend",
+                route.value
+            ))
+        })?;
+    Ok(Target { address })
+}
+
+/// Whether a connection to `target` would reach `listener`. Names are not resolved here, but for
+/// `localhost`; the dialer looks at the addresses that they turn out to have.
+fn leads_to(target: &Address, listener: &ListenAddress) -> bool {
+    match (target, listener) {
+        (Address::Unix(target), ListenAddress::Unix(listener)) => target == listener,
+        (
+            Address::Tcp {
+                host,
+                port: Some(port),
+            },
+            ListenAddress::Tcp(listener),
+        ) => {
+            let localhost = [
+                IpAddr::V4(Ipv4Addr::LOCALHOST),
+                IpAddr::V6(Ipv6Addr::LOCALHOST),
+            ];
+            let number = host.parse().ok();
+            let ips = if host == "localhost" {
+                &localhost[..]
+            } else {
+                number.as_slice()
+            };
+            ips.iter()
+                .any(|&ip| reaches(SocketAddr::new(ip, *port), *listener))
+        }
+        _ => false,
+    }
+}

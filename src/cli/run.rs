@@ -1,0 +1,321 @@
+//! `wakeport run`: takes the sockets, wires everything, and waits for the end.
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::options::Options;
+use super::plan::Plan;
+use super::{Exit, Fatal};
+use crate::accept::Acceptor;
+use crate::backend::Backend;
+use crate::config::{Config, Service, UnitName, span};
+use crate::dial::Dialer;
+use crate::driver::{Driver, Story, now};
+use crate::limits;
+use crate::listen::{self, Inherited, ListenError, Listener};
+use crate::probe::Prober;
+use crate::program::Launcher;
+use crate::sd::{self, Notifier, journal, message};
+use crate::session::Hall;
+
+/// systemd counts how often a socket starts its service: no life is shorter than this, whatever
+/// ends it.
+const SHORTEST_LIFE: Duration = Duration::from_millis(250);
+
+/// Descriptors that are not clients': the log, the bus, the listeners, a program's output.
+const SPARE_FILES: u64 = 64;
+
+/// While we drain, systemd is told every so often that it takes so much longer.
+const EXTEND_EVERY: Duration = Duration::from_secs(5);
+const EXTEND_BY: Duration = Duration::from_secs(15);
+
+/// Between two attempts to exit.
+const A_MOMENT: Duration = Duration::from_millis(50);
+
+/// What a stop may take beyond its time-out, until it is known to have failed.
+const A_WHILE: Duration = Duration::from_secs(10);
+
+/// Runs to the end.
+pub(super) fn run(options: Options) -> ExitCode {
+    // Before anything else: this changes the environment, which threads could be reading.
+    let mut inherited = listen::inherit();
+    let log = journal::start(options.log_format, options.log_level);
+    let planned = options.config().and_then(|config| {
+        if let Some(error) = inherited.errors.pop() {
+            return Err(error.into());
+        }
+        let plan = Plan::new(&config, &inherited)?;
+        Ok((config, plan))
+    });
+    let code = match planned {
+        Err(fatal) => fail(&fatal, &inherited),
+        Ok((config, plan)) => match serve_to_the_end(config, plan, inherited.listeners) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(fatal) => fail(&fatal, &Inherited::default()),
+        },
+    };
+    drop(log);
+    code
+}
+
+/// Ends with an error before clients can be served: says so, and resets who waits.
+pub(super) fn fail(fatal: &Fatal, inherited: &Inherited) -> ExitCode {
+    tracing::error!("{fatal}");
+    inherited.turn_everybody_away(SHORTEST_LIFE);
+    ExitCode::from(fatal.exit as u8)
+}
+
+impl From<ListenError> for Fatal {
+    fn from(error: ListenError) -> Self {
+        let message = error.to_string();
+        match error {
+            ListenError::NotActivated | ListenError::Both => Self::usage(message),
+            ListenError::Malformed(_)
+            | ListenError::NotForUs(_)
+            | ListenError::NotAStream(_)
+            | ListenError::Connected(_)
+            | ListenError::Family(_)
+            | ListenError::Bind { .. }
+            | ListenError::TakeOver { .. } => Self::config(message),
+        }
+    }
+}
+
+impl From<io::Error> for Fatal {
+    fn from(error: io::Error) -> Self {
+        Self {
+            message: format!("cannot begin: {error}"),
+            exit: Exit::Software,
+        }
+    }
+}
+
+fn serve_to_the_end(config: Config, plan: Plan, inherited: Vec<Listener>) -> Result<(), Fatal> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(serve(config, plan, inherited));
+    // A name that is still being resolved holds nobody up.
+    runtime.shutdown_background();
+    result
+}
+
+/// Serves clients until nobody needs us, or somebody ends us.
+async fn serve(config: Config, plan: Plan, inherited: Vec<Listener>) -> Result<(), Fatal> {
+    let began = now();
+    // Before READY=1: from then on somebody may signal us.
+    let mut signals = Signals::new()?;
+    let notifier = Notifier::start();
+    notifier.ready();
+
+    let open_files = limits::raise_open_files()?;
+    // Every client takes two: its own connection and the target's.
+    let enough = usize::try_from(open_files.raised.saturating_sub(SPARE_FILES) / 2);
+    let seats = config
+        .limits
+        .max_connections
+        .unwrap_or(enough.unwrap_or(usize::MAX));
+    let launcher = Launcher::new(open_files.original);
+    let Plan {
+        bound,
+        entrances,
+        targets,
+        ours,
+    } = plan;
+    let dialer = Dialer::new(ours);
+    let backend = Backend::new(&config, &targets, &dialer, &launcher);
+    let prober = Prober::new(&config, dialer.clone(), launcher);
+    let story = Story::new(
+        label(&config.service),
+        notifier.clone(),
+        sd::watchdog_interval(),
+    );
+    let tasks = TaskTracker::new();
+    let driver = Driver::new(
+        backend,
+        targets,
+        prober,
+        &config.timing,
+        tasks.clone(),
+        story,
+    );
+    let (handle, mut idle) = (driver.handle(), driver.idle());
+    let hall = Hall::new(handle.clone(), dialer, seats, config.limits.max_waiting);
+    let mut driver = tasks.spawn(driver.run());
+    let listeners = inherited.into_iter().chain(bound).zip(entrances);
+    let mut doors = Doors::new(
+        listeners.map(|(listener, entrance)| Acceptor::new(listener, entrance, hall.clone())),
+    );
+
+    doors.open();
+    let signal = loop {
+        tokio::select! {
+            signal = signals.next() => break signal,
+            _ = idle.wait_for(|idle| *idle), if !config.stay => {
+                sleep_until((began + SHORTEST_LIFE).into()).await;
+                doors.close().await;
+                if handle.may_exit().await && !doors.last_call() {
+                    tracing::info!(message_id = message::EXITING, "exiting: nobody is here");
+                    notifier.stopping();
+                    return Ok(());
+                }
+                doors.open();
+                // Somebody came in, or may have; what comes of it is known in a moment.
+                sleep(A_MOMENT).await;
+            }
+            _ = &mut driver => {
+                let message = "the driver has ended, which is a defect of wakeport".into();
+                return Err(Fatal { message, exit: Exit::Software });
+            }
+            Some(error) = doors.broken() => {
+                let message = format!("cannot accept: {error}");
+                return Err(Fatal { message, exit: Exit::Software });
+            }
+        }
+    };
+
+    doors.close().await;
+    drop(doors);
+    let end = async {
+        drain(&hall, signal, config.timing.drain_timeout).await;
+        // A child process ends with us; a hook that runs is not cut off.
+        let sleeps = config.stop_on_exit || matches!(config.service, Service::Exec(_));
+        let limit = match config.service {
+            _ if sleeps => config.timing.stop_timeout.saturating_add(A_WHILE),
+            Service::Hooks { .. } => config.timing.drain_timeout,
+            Service::Relay | Service::Units { .. } | Service::Exec(_) => Duration::ZERO,
+        };
+        handle.close(sleeps, limit);
+        let _ = driver.await;
+    };
+    tokio::select! {
+        () = end => (),
+        () = keep_extending(&notifier) => (),
+        signal = signals.next() => tracing::warn!("{signal} once more: ending at once"),
+    }
+    notifier.stopping();
+    Ok(())
+}
+
+/// Waits until the clients that are here have left, at most `limit`, then resets the others.
+async fn drain(hall: &Hall, signal: &str, limit: Duration) {
+    let clients = hall.clients();
+    if clients == 0 {
+        tracing::info!(
+            message_id = message::DRAINING,
+            "{signal}: ending, nobody is here"
+        );
+        return;
+    }
+    tracing::info!(
+        message_id = message::DRAINING,
+        "{signal}: waiting until {clients} clients have left, at most {}",
+        span::show(limit)
+    );
+    if timeout(limit, hall.empty()).await.is_err() {
+        tracing::warn!(
+            "resetting {} clients that have not left in time",
+            hall.clients()
+        );
+        hall.cut().await;
+    }
+}
+
+/// Has systemd wait as long as we do. Never returns.
+async fn keep_extending(notifier: &Notifier) {
+    loop {
+        notifier.extend(EXTEND_BY);
+        sleep(EXTEND_EVERY).await;
+    }
+}
+
+/// What the service is called in the log.
+fn label(service: &Service) -> String {
+    match service {
+        Service::Relay => "the target".into(),
+        Service::Units { units, .. } => units
+            .iter()
+            .map(UnitName::as_str)
+            .collect::<Vec<_>>()
+            .join(" "),
+        Service::Hooks { .. } => "the service".into(),
+        Service::Exec(command) => command.to_string(),
+    }
+}
+
+/// The signals that end us.
+struct Signals {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.int.recv() => "SIGINT",
+            _ = self.hup.recv() => "SIGHUP",
+        }
+    }
+}
+
+/// All listeners, opened and closed together.
+struct Doors {
+    acceptors: Vec<Arc<Acceptor>>,
+    running: JoinSet<io::Result<()>>,
+    stop: CancellationToken,
+}
+
+impl Doors {
+    fn new(acceptors: impl Iterator<Item = Acceptor>) -> Self {
+        Self {
+            acceptors: acceptors.map(Arc::new).collect(),
+            running: JoinSet::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    fn open(&mut self) {
+        self.stop = CancellationToken::new();
+        for acceptor in &self.acceptors {
+            let (acceptor, stop) = (acceptor.clone(), self.stop.clone());
+            self.running.spawn(async move { acceptor.run(stop).await });
+        }
+    }
+
+    /// Stops accepting. Every client that was accepted is known to the driver then.
+    async fn close(&mut self) {
+        self.stop.cancel();
+        while self.running.join_next().await.is_some() {}
+    }
+
+    /// Takes in who waits after all; says whether somebody did.
+    fn last_call(&self) -> bool {
+        self.acceptors.iter().any(|acceptor| acceptor.last_call())
+    }
+
+    /// Why a listener cannot be used any more.
+    async fn broken(&mut self) -> Option<io::Error> {
+        match self.running.join_next().await? {
+            Ok(Err(error)) => Some(error),
+            Ok(Ok(())) | Err(_) => Some(io::Error::other("the accept loop has ended")),
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! What was typed, and what it means: the types of a validated configuration, and every
+//! default with its reason. Pure: parses text, opens nothing.
+
+pub mod address;
+pub mod span;
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::str::FromStr;
+use std::time::Duration;
+
+use address::{Address, Bound, HttpUrl};
+
+/// Everything that `wakeport run` has to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to relay to, in the order given.
+    pub routes: Vec<Named<Address>>,
+    /// What to bind ourselves; empty under socket activation.
+    pub listen: Vec<Named<Bound>>,
+    /// What is started and stopped, and how.
+    pub service: Service,
+    /// When the service counts as answering.
+    pub readiness: Readiness,
+    /// How long things may take.
+    pub timing: Timing,
+    /// How many clients at once.
+    pub limits: Limits,
+    /// Whether the service sleeps when we are told to end.
+    pub stop_on_exit: bool,
+    /// Whether we stay when idle, instead of leaving the sockets to systemd.
+    pub stay: bool,
+}
+
+/// A value that may be tied to one listener by name: `NAME=VALUE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named<T> {
+    /// The listener's `FileDescriptorName=`; `None` stands for every listener not named.
+    pub name: Option<String>,
+    /// What belongs to that listener.
+    pub value: T,
+}
+
+/// What is started and stopped, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// Nothing: systemd's own dependencies do it, as with systemd-socket-proxyd.
+    Relay,
+    /// Units of a service manager, over D-Bus.
+    Units {
+        /// Started together, stopped together.
+        units: Vec<UnitName>,
+        /// Whose manager.
+        manager: Manager,
+    },
+    /// Programs of the administrator's.
+    Hooks {
+        /// Run to wake the service; without it something else starts it.
+        start: Option<CommandLine>,
+        /// Run to put it to sleep; without it something else stops it.
+        stop: Option<CommandLine>,
+    },
+    /// A child process of ours.
+    Exec(CommandLine),
+}
+
+/// Whose service manager is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Manager {
+    /// The system's, PID 1.
+    #[default]
+    System,
+    /// The calling user's.
+    User,
+}
+
+/// When the service counts as answering.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// What the target has to do.
+    pub kind: ReadyKind,
+    /// A program that must agree first.
+    pub hook: Option<CommandLine>,
+}
+
+/// What the target has to do to count as answering.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ReadyKind {
+    /// Accept a connection.
+    #[default]
+    Connect,
+    /// Accept a connection and send a first byte.
+    Banner,
+    /// Answer an HTTP request with a status below 500.
+    Http(HttpUrl),
+}
+
+impl FromStr for ReadyKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "connect" => Ok(Self::Connect),
+            "banner" => Ok(Self::Banner),
+            _ if text.starts_with("http://") => text.parse().map(Self::Http),
+            _ => Err("write `connect`, `banner` or `http://HOST:PORT/PATH`".into()),
+        }
+    }
+}
+
+/// How long things may take. [`Duration::MAX`] is `infinity`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// From the last client's leaving until the service sleeps.
+    pub cooldown: Duration,
+    /// From the order to start until the service answers.
+    pub start_timeout: Duration,
+    /// From the order to stop until the service is down.
+    pub stop_timeout: Duration,
+    /// How long connections may go on after we were told to end.
+    pub drain_timeout: Duration,
+}
+
+impl Timing {
+    /// Long enough that somebody who reads a page and clicks on finds the service awake.
+    pub const COOLDOWN: &str = "5min";
+    /// systemd's own `DefaultTimeoutStartSec=`.
+    pub const START_TIMEOUT: &str = "90s";
+    /// systemd's own `DefaultTimeoutStopSec=`.
+    pub const STOP_TIMEOUT: &str = "90s";
+    /// Well within the 90 s after which systemd kills a unit that it stops.
+    pub const DRAIN_TIMEOUT: &str = "30s";
+}
+
+/// How many clients at once; those beyond stay in the kernel's backlog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Clients in all; `None` takes it from RLIMIT_NOFILE.
+    pub max_connections: Option<usize>,
+    /// Clients that wait for the service.
+    pub max_waiting: usize,
+}
+
+impl Limits {
+    /// The kernel's own default for `net.core.somaxconn`: as many again as a full backlog.
+    pub const MAX_WAITING: NonZeroUsize = NonZeroUsize::new(4096).expect("4096 is not 0");
+}
+
+/// The name of a unit, with its suffix.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct UnitName(String);
+
+impl UnitName {
+    /// The name as systemd knows it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for UnitName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for UnitName {
+    type Err = String;
+
+    /// Takes a name as systemctl does: without a suffix it means `.service`
+    /// (systemd.unit(5) lists suffixes and characters).
+    fn from_str(text: &str) -> Result<Self, String> {
+        const SUFFIXES: [&str; 11] = [
+            "service",
+            "socket",
+            "device",
+            "mount",
+            "automount",
+            "swap",
+            "target",
+            "path",
+            "timer",
+            "slice",
+            "scope",
+        ];
+        let allowed = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
+        if text.is_empty() || text.len() > 255 {
+            return Err("a unit's name has 1 to 255 characters".into());
+        }
+        if let Some(bad) = text.chars().find(|&c| !allowed(c)) {
+            return Err(format!(
+                "`{bad}` cannot be part of a unit's name; see systemd-escape(1)"
+            ));
+        }
+        match text.rsplit_once('.') {
+            Some((stem, suffix)) if !stem.is_empty() && SUFFIXES.contains(&suffix) => {
+                Ok(Self(text.to_owned()))
+            }
+            _ => Ok(Self(format!("{text}.service"))),
+        }
+    }
+}
+
+/// A program and its arguments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandLine {
+    /// What to run: a path, or a name looked up in PATH.
+    pub program: String,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+}
+
+impl fmt::Display for CommandLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.program)
+    }
+}
+
+impl FromStr for CommandLine {
+    type Err = String;
+
+    /// Splits as a shell would, quotes and backslashes included. No shell runs.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut words = shlex::split(text)
+            .ok_or("a quote is not closed, or the last character is a backslash")?
+            .into_iter();
+        match words.next() {
+            Some(program) if !program.is_empty() => Ok(Self {
+                program,
+                arguments: words.collect(),
+            }),
+            _ => Err("no program is named".into()),
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! Addresses as they are typed: where to relay to, what to bind, what to ask over HTTP.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::Named;
+
+/// Where a target listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// A host, by name or number. Without a port it means the listener's own port.
+    Tcp {
+        /// A name or a number, without brackets.
+        host: String,
+        /// The port, if one was given.
+        port: Option<u16>,
+    },
+    /// A Unix socket.
+    Unix(UnixAddress),
+}
+
+/// The address of a Unix socket (unix(7)).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum UnixAddress {
+    /// A file.
+    Path(PathBuf),
+    /// A name in the abstract name space, written `@NAME`.
+    Abstract(Vec<u8>),
+}
+
+/// What to bind ourselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// A TCP socket.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(UnixAddress),
+}
+
+/// Whom a readiness probe asks, and for what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpUrl {
+    /// Host and port; `None` (an empty host, as in `http:///health`) asks the target itself.
+    pub host: Option<(String, u16)>,
+    /// The path with its query.
+    pub path: String,
+}
+
+impl Address {
+    /// This address, with the listener's port where none was given.
+    pub fn with_port(self, listener: Option<u16>) -> Option<Self> {
+        match self {
+            Self::Tcp { host, port } => Some(Self::Tcp {
+                host,
+                port: Some(port.or(listener)?),
+            }),
+            Self::Unix(_) => Some(self),
+        }
+    }
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(unix) = unix(text)? {
+            return Ok(Self::Unix(unix));
+        }
+        let (host, port) = host_and_port(text)?;
+        Ok(Self::Tcp { host, port })
+    }
+}
+
+impl FromStr for Bound {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(unix) = unix(text)? {
+            return Ok(Self::Unix(unix));
+        }
+        // As in a .socket unit's ListenStream=: a port alone means every address.
+        if let Ok(port) = text.parse() {
+            return Ok(Self::Tcp((Ipv6Addr::UNSPECIFIED, port).into()));
+        }
+        let (host, port) = host_and_port(text)?;
+        let ip: IpAddr = match host.as_str() {
+            "localhost" => IpAddr::from([127, 0, 0, 1]),
+            host => host
+                .parse()
+                .map_err(|_| "write the address in numbers, like `127.0.0.1:8080`")?,
+        };
+        let port = port.ok_or("the port is missing, as in `127.0.0.1:8080`")?;
+        Ok(Self::Tcp((ip, port).into()))
+    }
+}
+
+impl FromStr for HttpUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let rest = text
+            .strip_prefix("http://")
+            .ok_or("only `http://` can be asked")?;
+        let (authority, path) = match rest.find(['/', '?']) {
+            Some(at) => rest.split_at(at),
+            None => (rest, "/"),
+        };
+        if path.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return Err("a URL has no white space".into());
+        }
+        let path = if path.starts_with('/') {
+            path.to_owned()
+        } else {
+            format!("/{path}")
+        };
+        let host = match authority {
+            "" => None,
+            _ => {
+                let (host, port) = host_and_port(authority)?;
+                Some((host, port.unwrap_or(80)))
+            }
+        };
+        Ok(Self { host, path })
+    }
+}
+
+impl<T: FromStr<Err = String>> FromStr for Named<T> {
+    type Err = String;
+
+    /// Takes `NAME=VALUE` or `VALUE`. A path may hold `=`, so what begins as a path has no name.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((name, value)) if !text.starts_with(['/', '@', '[']) => {
+                // sd_listen_fds_with_names(3): at most 255 characters, no colon, no control.
+                let bad = |c: char| !c.is_ascii() || c.is_ascii_control() || c == ':';
+                if name.is_empty() || name.len() > 255 || name.contains(bad) {
+                    return Err(format!("`{name}` cannot be a FileDescriptorName="));
+                }
+                Ok(Self {
+                    name: Some(name.to_owned()),
+                    value: value.parse()?,
+                })
+            }
+            _ => Ok(Self {
+                name: None,
+                value: text.parse()?,
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } => {
+                let (open, close) = if host.contains(':') {
+                    ("[", "]")
+                } else {
+                    ("", "")
+                };
+                write!(f, "{open}{host}{close}")?;
+                port.map_or(Ok(()), |port| write!(f, ":{port}"))
+            }
+            Self::Unix(unix) => unix.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for UnixAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => path.display().fmt(f),
+            Self::Abstract(name) => write!(f, "@{}", String::from_utf8_lossy(name)),
+        }
+    }
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(unix) => unix.fmt(f),
+        }
+    }
+}
+
+/// `sun_path` has 108 bytes (unix(7)); one is the closing, or for an abstract name the opening, NUL.
+const LONGEST_UNIX: usize = 107;
+
+fn unix(text: &str) -> Result<Option<UnixAddress>, String> {
+    let address = if let Some(name) = text.strip_prefix('@') {
+        if name.is_empty() {
+            return Err("the abstract name after `@` is missing".into());
+        }
+        UnixAddress::Abstract(name.as_bytes().to_vec())
+    } else if text.starts_with('/') {
+        UnixAddress::Path(OsString::from_vec(text.as_bytes().to_vec()).into())
+    } else {
+        return Ok(None);
+    };
+    if text.len() > LONGEST_UNIX || text.contains('\0') {
+        return Err(format!(
+            "a Unix socket's address has at most {LONGEST_UNIX} bytes"
+        ));
+    }
+    Ok(Some(address))
+}
+
+/// Splits `host`, `host:port`, `[v6]` and `[v6]:port`.
+fn host_and_port(text: &str) -> Result<(String, Option<u16>), String> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, tail) = rest.split_once(']').ok_or("the closing `]` is missing")?;
+            let number = host.split_once('%').map_or(host, |(number, _zone)| number);
+            number
+                .parse::<Ipv6Addr>()
+                .map_err(|_| format!("`{host}` is no IPv6 address"))?;
+            let port = match tail {
+                "" => None,
+                _ => Some(
+                    tail.strip_prefix(':')
+                        .ok_or("after `]` comes `:PORT` or nothing")?,
+                ),
+            };
+            (host, port)
+        }
+        None => match text.split_once(':') {
+            Some((_, tail)) if tail.contains(':') => {
+                return Err("write an IPv6 address in brackets, like `[::1]:8080`".into());
+            }
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        },
+    };
+    if host.is_empty()
+        || host.len() > 253
+        || host.contains(|c: char| c.is_whitespace() || "/@".contains(c))
+    {
+        return Err("the host is missing or malformed; write `host:port`, `[v6]:port`, `host`, `/path` or `@abstract`".into());
+    }
+    if port.is_none() && host.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(format!(
+            "`{host}` is a port without a host; write `127.0.0.1:{host}`"
+        ));
+    }
+    let port = match port {
+        None => None,
+        Some(port) => match port.parse() {
+            Ok(number) if number > 0 && port.bytes().all(|b| b.is_ascii_digit()) => Some(number),
+            _ => return Err(format!("`{port}` is no port; ports go from 1 to 65535")),
+        },
+    };
+    Ok((host.to_owned(), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(host: &str, port: Option<u16>) -> Address {
+        Address::Tcp {
+            host: host.into(),
+            port,
+        }
+    }
+
+    #[test]
+    fn targets_are_read_in_every_spelling() {
+        for (text, address) in [
+            ("localhost:80", tcp("localhost", Some(80))),
+            ("10.0.0.1:5432", tcp("10.0.0.1", Some(5432))),
+            ("[::1]:80", tcp("::1", Some(80))),
+            ("[fe80::1%eth0]:80", tcp("fe80::1%eth0", Some(80))),
+            ("[::1]", tcp("::1", None)),
+            ("db.example", tcp("db.example", None)),
+            (
+                "/run/x.sock",
+                Address::Unix(UnixAddress::Path("/run/x.sock".into())),
+            ),
+            ("@x", Address::Unix(UnixAddress::Abstract(b"x".to_vec()))),
+        ] {
+            assert_eq!(text.parse(), Ok(address.clone()), "{text}");
+            assert_eq!(address.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_a_target_is_refused() {
+        let long = format!("/{}", "x".repeat(108));
+        for text in [
+            "", ":80", "80", "::1", "::1:80", "[::1", "[::1]80", "[x]:1", "a b:1", "h:", "h:0",
+            "h:+1", "h:65536", "@", "h:1:2", &long,
+        ] {
+            assert!(text.parse::<Address>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_ties_an_address_to_a_listener() {
+        let named: Named<Address> = "web=localhost:80".parse().expect("parses");
+        assert_eq!(
+            (named.name.as_deref(), named.value),
+            (Some("web"), tcp("localhost", Some(80)))
+        );
+        let path: Named<Address> = "/run/a=b".parse().expect("parses");
+        assert_eq!(path.name, None);
+        assert!("=h:1".parse::<Named<Address>>().is_err());
+        assert!("a:b=h:1".parse::<Named<Address>>().is_err());
+    }
+
+    #[test]
+    fn a_url_may_leave_out_host_port_and_path() {
+        for (text, host, path) in [
+            (
+                "http://h:8080/x?y=1",
+                Some(("h".to_owned(), 8080)),
+                "/x?y=1",
+            ),
+            ("http://h", Some(("h".to_owned(), 80)), "/"),
+            ("http://[::1]:81?q", Some(("::1".to_owned(), 81)), "/?q"),
+            ("http:///health", None, "/health"),
+        ] {
+            assert_eq!(
+                text.parse(),
+                Ok(HttpUrl {
+                    host,
+                    path: path.into()
+                }),
+                "{text}"
+            );
+        }
+        for text in ["https://h/", "http://h:0/", "http://h/a b", "h"] {
+            assert!(text.parse::<HttpUrl>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_to_bind_is_given_in_numbers() {
+        for (text, shown) in [
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("[::1]:80", "[::1]:80"),
+            ("8080", "[::]:8080"),
+            ("localhost:1", "127.0.0.1:1"),
+            ("/run/x", "/run/x"),
+            ("@x", "@x"),
+        ] {
+            assert_eq!(
+                text.parse::<Bound>().map(|bound| bound.to_string()),
+                Ok(shown.into()),
+                "{text}"
+            );
+        }
+        for text in ["example.org:80", "127.0.0.1", ""] {
+            assert!(text.parse::<Bound>().is_err(), "{text}");
+        }
+    }
+}

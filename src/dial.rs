@@ -1,0 +1,155 @@
+//! Connecting to a target: resolve, connect, make sure it is not ourselves.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+use crate::config::address::{Address, UnixAddress};
+use crate::stream::Stream;
+
+/// Where one or more listeners relay to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// Its address; a TCP one has its port.
+    pub address: Address,
+}
+
+/// Connects to targets: first come, first served, and not too many at once.
+#[derive(Clone, Debug)]
+pub struct Dialer {
+    turns: Arc<Semaphore>,
+    ours: Arc<HashSet<SocketAddr>>,
+}
+
+/// Many a server's backlog is 5 (and holds a few more): a herd that connects all at once makes
+/// the kernel drop connection requests, and each of those costs its client a second.
+const IN_FLIGHT: usize = 64;
+
+/// How long one address may take to accept. A live host answers within a round trip; the
+/// kernel sends its second and third request after 1 s and 3 s.
+const ATTEMPT: Duration = Duration::from_secs(5);
+
+/// How long a target may take to count as answering when we only look.
+const GLANCE: Duration = Duration::from_secs(1);
+
+impl Dialer {
+    /// A dialer that never connects to `ours`, the addresses that we ourselves listen on.
+    pub fn new(ours: impl IntoIterator<Item = SocketAddr>) -> Self {
+        Self {
+            turns: Arc::new(Semaphore::new(IN_FLIGHT)),
+            ours: Arc::new(ours.into_iter().collect()),
+        }
+    }
+
+    /// One attempt to connect, over all addresses that the target has right now.
+    pub async fn dial(&self, target: &Target) -> io::Result<Stream> {
+        let _turn = self.turns.acquire().await.map_err(io::Error::other)?;
+        let stream = match &target.address {
+            Address::Unix(address) => limited(connect_unix(address)).await?,
+            Address::Tcp { host, port } => self.connect_tcp(host, port.unwrap_or_default()).await?,
+        };
+        stream.tune();
+        Ok(stream)
+    }
+
+    /// Whether the target accepts a connection within a second: long enough to cross an ocean.
+    pub async fn answers(&self, target: &Target) -> bool {
+        matches!(timeout(GLANCE, self.dial(target)).await, Ok(Ok(_)))
+    }
+
+    async fn connect_tcp(&self, host: &str, port: u16) -> io::Result<Stream> {
+        let mut outcome = Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "the name has no address",
+        ));
+        for address in resolve(host, port).await? {
+            if self.is_ours(address) {
+                outcome = Err(io::Error::other(format!("{address} is a listener of ours")));
+                continue;
+            }
+            outcome = limited(connect_to(address)).await;
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
+    }
+
+    /// Whether connecting to `address` would reach one of our own listeners.
+    pub fn is_ours(&self, address: SocketAddr) -> bool {
+        self.ours.iter().any(|&ours| reaches(address, ours))
+    }
+}
+
+/// Whether a connection to `target` ends at a listener bound to `listener`, wildcards counted
+/// (ipv6(7): the IPv6 wildcard takes IPv4 connections as well, unless told otherwise).
+pub fn reaches(target: SocketAddr, listener: SocketAddr) -> bool {
+    let (there, here) = (target.ip().to_canonical(), listener.ip().to_canonical());
+    if target.port() != listener.port() {
+        return false;
+    }
+    let family = listener.is_ipv6() || there.is_ipv4();
+    there == here || here.is_unspecified() && family && is_local(there)
+}
+
+/// Whether `ip` belongs to this machine: only then can a socket be bound to it.
+fn is_local(ip: IpAddr) -> bool {
+    ip.is_unspecified() || ip.is_loopback() || std::net::UdpSocket::bind((ip, 0)).is_ok()
+}
+
+async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    // Numbers need no resolver, and so no thread.
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, port)]);
+    }
+    Ok(limited(tokio::net::lookup_host((host, port)))
+        .await?
+        .collect())
+}
+
+async fn connect_to(address: SocketAddr) -> io::Result<Stream> {
+    let stream = Stream::Tcp(TcpStream::connect(address).await?);
+    if stream.is_to_itself() {
+        stream.reset();
+        return Err(io::Error::new(
+            io::ErrorKind::ConnectionRefused,
+            "connected to itself",
+        ));
+    }
+    Ok(stream)
+}
+
+async fn connect_unix(address: &UnixAddress) -> io::Result<Stream> {
+    let address = match address {
+        UnixAddress::Path(path) => SocketAddrUnix::new(path)?,
+        UnixAddress::Abstract(name) => SocketAddrUnix::new_abstract_name(name)?,
+    };
+    let mut pause = Duration::from_millis(1);
+    loop {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        match rustix::net::connect(&socket, &address) {
+            Ok(()) => return Stream::from_fd(socket),
+            // The server's backlog is full (unix(7)): busy, not down.
+            Err(Errno::AGAIN) => {
+                sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_millis(100));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+async fn limited<T>(attempt: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(ATTEMPT, attempt)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}

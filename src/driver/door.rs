@@ -1,0 +1,212 @@
+//! One target as the driver sees it: who waits for it, and whether it answers.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+
+use super::{Handle, Message, Ticket, Verdict};
+use crate::dial::Target;
+use crate::probe::{Answer, Prober};
+
+/// A client that waits.
+#[derive(Debug)]
+pub struct Waiter {
+    /// Which client.
+    pub ticket: Ticket,
+    /// The listener it came in by.
+    pub listener: String,
+    /// Its address.
+    pub peer: String,
+    /// Where the verdict goes.
+    pub reply: oneshot::Sender<Verdict>,
+    /// When it is turned away; only while the service is up and just its target is silent.
+    pub limit: Option<Instant>,
+}
+
+/// One target, and who waits for it.
+#[derive(Debug)]
+pub(super) struct Door {
+    target: Arc<Target>,
+    waiting: BTreeMap<Ticket, Waiter>,
+    /// The target answered, and has refused nobody since.
+    open: bool,
+    /// The connection that proved it, for the first client.
+    answer: Option<Answer>,
+    /// The probe that asks it, and the number of the latest one.
+    asking: Option<AbortOnDropHandle<()>>,
+    probe: u64,
+    why_not: Option<String>,
+}
+
+impl Door {
+    pub(super) fn new(target: Arc<Target>) -> Self {
+        Self {
+            target,
+            waiting: BTreeMap::new(),
+            open: false,
+            answer: None,
+            asking: None,
+            probe: 0,
+            why_not: None,
+        }
+    }
+
+    pub(super) fn target(&self) -> Arc<Target> {
+        self.target.clone()
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Who has waited longest.
+    pub(super) fn first(&self) -> Option<&Waiter> {
+        self.waiting.values().next()
+    }
+
+    pub(super) fn wait(&mut self, waiter: Waiter) {
+        self.waiting.insert(waiter.ticket, waiter);
+    }
+
+    /// Forgets a client if it waited here; says whether it did.
+    pub(super) fn leave(&mut self, ticket: Ticket) -> bool {
+        self.waiting.remove(&ticket).is_some()
+    }
+
+    // -- does it answer?
+
+    pub(super) fn is_open(&self) -> bool {
+        self.open
+    }
+
+    pub(super) fn is_asking(&self) -> bool {
+        self.asking.is_some()
+    }
+
+    /// Takes it that the target does not answer, until it does again.
+    pub(super) fn close(&mut self) {
+        self.open = false;
+        self.answer = None;
+        self.stop_asking();
+    }
+
+    /// Begins to ask the target, again and again.
+    pub(super) fn ask(
+        &mut self,
+        index: usize,
+        prober: &Prober,
+        handle: &Handle,
+        tasks: &TaskTracker,
+    ) {
+        self.probe += 1;
+        let (prober, target) = (prober.clone(), self.target.clone());
+        let (handle, probe) = (handle.clone(), self.probe);
+        self.asking = Some(AbortOnDropHandle::new(tasks.spawn(async move {
+            let mut last = String::new();
+            let missed = |why: String| {
+                if why != last {
+                    last.clone_from(&why);
+                    handle.post(Message::Missed(index, probe, why));
+                }
+            };
+            let answer = prober.answer(&target, missed).await;
+            handle.post(Message::Answered(index, probe, answer));
+        })));
+    }
+
+    pub(super) fn stop_asking(&mut self) {
+        self.asking = None;
+    }
+
+    /// Takes note that probe number `probe` had an answer; says whether it was the current one.
+    pub(super) fn answered(&mut self, probe: u64, answer: Answer) -> bool {
+        let current = probe == self.probe && self.asking.is_some();
+        if current {
+            self.asking = None;
+            self.open = true;
+            self.answer = Some(answer);
+            self.why_not = None;
+        }
+        current
+    }
+
+    pub(super) fn missed(&mut self, why: String) {
+        self.why_not = Some(why);
+    }
+
+    pub(super) fn missed_by(&mut self, probe: u64, why: String) {
+        if probe == self.probe {
+            self.missed(why);
+        }
+    }
+
+    /// Why the target did not answer when it was asked last.
+    pub(super) fn why_not(&self) -> Option<&str> {
+        self.why_not.as_deref()
+    }
+
+    // -- verdicts
+
+    /// Lets everybody through into `room` if the target answers.
+    pub(super) fn admit(&mut self, room: &mut HashSet<Ticket>) {
+        if !self.open {
+            return;
+        }
+        let mut answer = self.answer.take();
+        while let Some((ticket, waiter)) = self.waiting.pop_first() {
+            room.insert(ticket);
+            // A client that has just left returns what it was given; the next one gets it.
+            if let Err(Verdict::Admitted(returned)) =
+                waiter.reply.send(Verdict::Admitted(answer.take()))
+            {
+                answer = returned;
+            }
+        }
+    }
+
+    pub(super) fn turn_all_away(&mut self) -> usize {
+        self.turn_away(|_| true)
+    }
+
+    /// Turns away those whose limit has passed.
+    pub(super) fn turn_away_at(&mut self, now: Instant) -> usize {
+        self.turn_away(|waiter| waiter.limit.is_some_and(|limit| limit <= now))
+    }
+
+    fn turn_away(&mut self, which: impl Fn(&Waiter) -> bool) -> usize {
+        let gone: Vec<_> = self
+            .waiting
+            .extract_if(.., |_, waiter| which(waiter))
+            .collect();
+        let count = gone.len();
+        for (_, waiter) in gone {
+            let _ = waiter.reply.send(Verdict::TurnedAway);
+        }
+        count
+    }
+
+    /// Gives everybody who has no limit yet this one.
+    pub(super) fn set_limits(&mut self, limit: Option<Instant>) {
+        for waiter in self.waiting.values_mut() {
+            waiter.limit = waiter.limit.or(limit);
+        }
+    }
+
+    /// The service is woken: its time-out is the one that counts.
+    pub(super) fn forget_limits(&mut self) {
+        self.waiting
+            .values_mut()
+            .for_each(|waiter| waiter.limit = None);
+    }
+
+    /// The next limit to pass.
+    pub(super) fn limit(&self) -> Option<Instant> {
+        self.waiting
+            .values()
+            .filter_map(|waiter| waiter.limit)
+            .min()
+    }
+}

@@ -1,0 +1,385 @@
+//! What the driver says: one log line per change of state, and a STATUS= that is always true.
+
+use std::time::{Duration, Instant};
+
+use super::Traffic;
+use super::door::{Door, Waiter};
+use crate::config::span;
+use crate::lifecycle::{Crowd, Event, State, Stop};
+use crate::sd::{Notifier, message};
+
+/// What has happened so far, as far as it is told.
+#[derive(Debug)]
+pub struct Story {
+    service: String,
+    notifier: Notifier,
+    watchdog: Option<Duration>,
+    fed_at: Option<Instant>,
+    /// The last STATUS=, when it was said, and when the next word is due.
+    status: String,
+    state: Option<State>,
+    said_at: Option<Instant>,
+    say_at: Option<Instant>,
+    /// The time of day at which this process began, and what it has served since.
+    since: String,
+    served: u64,
+    traffic: Traffic,
+    woken_at: Option<Instant>,
+    why: Option<String>,
+    blind: bool,
+}
+
+/// STATUS= follows the numbers at most that often: each one is a message to PID 1.
+const PACE: Duration = Duration::from_secs(1);
+
+impl Story {
+    /// The story of `service`, told to `notifier`, which wants a sign of life every `watchdog`.
+    pub fn new(service: String, notifier: Notifier, watchdog: Option<Duration>) -> Self {
+        Self {
+            service,
+            notifier,
+            watchdog,
+            fed_at: None,
+            status: String::new(),
+            state: None,
+            said_at: None,
+            say_at: None,
+            since: jiff::Zoned::now().strftime("%H:%M").to_string(),
+            served: 0,
+            traffic: Traffic::default(),
+            woken_at: None,
+            why: None,
+            blind: false,
+        }
+    }
+
+    // -- the log
+
+    /// A change of state; `first` has waited longest.
+    pub(super) fn turn(
+        &mut self,
+        event: Event,
+        before: State,
+        after: State,
+        first: Option<&Waiter>,
+        now: Instant,
+    ) {
+        let service = self.service.as_str();
+        let unit = service;
+        match (before, after) {
+            (State::Waking { .. }, State::Waking { .. })
+            | (State::Stopping(_), State::Stopping(_))
+            | (State::Failed { .. }, State::Failed { .. }) => (),
+            (_, State::Waking { .. }) => {
+                self.woken_at = Some(now);
+                self.why = None;
+                let client = first.map(|first| first.peer.as_str());
+                let whom = client.unwrap_or("a client");
+                tracing::info!(
+                    message_id = message::WAKING,
+                    state = "waking",
+                    unit,
+                    client,
+                    "waking {service} for {whom}"
+                );
+            }
+            (State::Waking { .. }, State::Awake | State::Cooling { .. }) => {
+                let took = self.woken_at.map_or(Duration::ZERO, |at| now - at);
+                tracing::info!(
+                    message_id = message::AWAKE,
+                    state = name(after),
+                    unit,
+                    wake_usec = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+                    "{service} answers after {}",
+                    precise(took)
+                );
+            }
+            (State::Cooling { .. }, State::Awake) => {
+                tracing::info!(
+                    message_id = message::AWAKE,
+                    state = "awake",
+                    unit,
+                    "{service} is in use again"
+                );
+            }
+            (State::Awake, State::Cooling { sleep_at }) => {
+                let Traffic { up, down } = self.traffic;
+                tracing::info!(
+                    message_id = message::COOLING,
+                    state = "cooling",
+                    unit,
+                    bytes_up = up,
+                    bytes_down = down,
+                    "the last client of {service} has left; it {}",
+                    sleeps(sleep_at, now)
+                );
+            }
+            (_, State::Cooling { sleep_at }) => {
+                let failed = matches!(event, Event::SleepFailed(_));
+                let why = if failed {
+                    "could not be stopped"
+                } else {
+                    "runs already"
+                };
+                tracing::info!(
+                    message_id = message::COOLING,
+                    state = "cooling",
+                    unit,
+                    "{service} {why} and nobody uses it; it {}",
+                    sleeps(sleep_at, now)
+                );
+            }
+            (_, State::Awake) => {
+                tracing::info!(
+                    message_id = message::AWAKE,
+                    state = "awake",
+                    unit,
+                    "{service} is up"
+                );
+            }
+            (_, State::Stopping(stop)) => {
+                let who = if stop == Stop::Theirs {
+                    "is being stopped by somebody else"
+                } else {
+                    "goes to sleep"
+                };
+                tracing::info!(
+                    message_id = message::STOPPING,
+                    state = "stopping",
+                    unit,
+                    "{service} {who}"
+                );
+            }
+            (State::Failed { .. }, State::Asleep) => {
+                tracing::info!(
+                    message_id = message::ASLEEP,
+                    state = "asleep",
+                    unit,
+                    "the failure of {service} is forgotten"
+                );
+            }
+            (State::Stopping(_), State::Asleep) => {
+                tracing::info!(
+                    message_id = message::ASLEEP,
+                    state = "asleep",
+                    unit,
+                    "{service} is asleep"
+                );
+            }
+            (_, State::Asleep) => {
+                tracing::info!(
+                    message_id = message::ASLEEP,
+                    state = "asleep",
+                    unit,
+                    "{service} went down by itself"
+                );
+            }
+            (_, State::Failed { retry_at, .. }) => {
+                let why = match (event, self.why.take()) {
+                    (_, Some(why)) => why,
+                    (Event::Due, None) => "it does not answer in time".into(),
+                    (_, None) => "it went down before it answered".into(),
+                };
+                tracing::error!(
+                    message_id = message::WAKE_FAILED,
+                    state = "failed",
+                    unit,
+                    "could not wake {service}: {why}; clients are turned away for {}",
+                    left(retry_at, now)
+                );
+                self.why = Some(why);
+            }
+        }
+    }
+
+    /// Why the start that now fails does so.
+    pub(super) fn wake_fails(&mut self, why: String) {
+        self.why = Some(why);
+    }
+
+    pub(super) fn sleep_failed(&self, why: &str) {
+        let unit = self.service.as_str();
+        tracing::warn!(
+            message_id = message::SLEEP_FAILED,
+            unit,
+            "could not put {unit} to sleep: {why}; this is tried again"
+        );
+    }
+
+    /// The service cannot be looked at. Said once, until it can be again.
+    pub(super) fn look_failed(&mut self, why: &str) {
+        if !std::mem::replace(&mut self.blind, true) {
+            tracing::warn!(
+                unit = self.service.as_str(),
+                "cannot tell whether {} runs: {why}",
+                self.service
+            );
+        }
+    }
+
+    pub(super) fn looked(&mut self) {
+        self.blind = false;
+    }
+
+    /// Clients were let through.
+    pub(super) fn admitted(&mut self, clients: usize) {
+        self.served += clients as u64;
+    }
+
+    /// A client that was let through has left.
+    pub(super) fn left(&mut self, traffic: Traffic) {
+        self.traffic.up += traffic.up;
+        self.traffic.down += traffic.down;
+    }
+
+    /// Clients were turned away because the service could not be woken.
+    pub(super) fn turned_away(&self, clients: usize) {
+        if clients > 0 {
+            tracing::debug!(
+                unit = self.service.as_str(),
+                "{} turned away",
+                count(clients, "client")
+            );
+        }
+    }
+
+    /// Clients were turned away because just their target is silent.
+    pub(super) fn gave_up(&self, door: &Door, clients: usize) {
+        tracing::warn!(
+            unit = self.service.as_str(),
+            "{} turned away: target `{}` does not answer: {}",
+            count(clients, "client"),
+            door.target().address,
+            door.why_not().unwrap_or("it was not reached in time")
+        );
+    }
+
+    // -- STATUS= and the watchdog
+
+    /// When there is something to say next.
+    pub(super) fn next_word(&self) -> Option<Instant> {
+        let feed_at = self
+            .watchdog
+            .zip(self.fed_at)
+            .map(|(interval, fed_at)| fed_at + interval);
+        [self.say_at, feed_at].into_iter().flatten().min()
+    }
+
+    /// Says what is due.
+    pub(super) fn publish(&mut self, state: State, crowd: Crowd, now: Instant) {
+        if let Some(interval) = self.watchdog
+            && self.fed_at.is_none_or(|fed_at| now >= fed_at + interval)
+        {
+            self.fed_at = Some(now);
+            self.notifier.alive();
+        }
+        let turned = self.state.map(name) != Some(name(state));
+        self.state = Some(state);
+        let quiet_until = self.said_at.map(|at| at + PACE);
+        if !turned && let Some(at) = quiet_until.filter(|&at| now < at) {
+            self.say_at = Some(self.say_at.map_or(at, |earlier| earlier.max(at)));
+            return;
+        }
+        let status = self.describe(state, crowd, now);
+        if status != self.status {
+            self.notifier.status(status.clone());
+            self.status = status;
+            self.said_at = Some(now);
+        }
+        // What is left of a span is told anew when it has shrunk by a tenth.
+        let left = match state {
+            State::Cooling { sleep_at: Some(at) } => Some(at.saturating_duration_since(now)),
+            State::Failed { retry_at: at, .. } => Some(at.saturating_duration_since(now)),
+            State::Asleep | State::Waking { .. } | State::Awake => None,
+            State::Cooling { sleep_at: None } | State::Stopping(_) => None,
+        };
+        self.say_at = left
+            .filter(|left| !left.is_zero())
+            .map(|left| now + (left / 10).max(PACE));
+    }
+
+    fn describe(&self, state: State, crowd: Crowd, now: Instant) -> String {
+        let clients = count(crowd.connected, "client");
+        let waiting = match crowd.waiting {
+            0 => String::new(),
+            n => format!(", {} waiting", count(n, "client")),
+        };
+        let served = format!("{} served since {}", self.served, self.since);
+        match state {
+            State::Asleep => format!("asleep, {served}"),
+            State::Waking { started: false, .. } => {
+                format!("waking: {} starts{waiting}", self.service)
+            }
+            State::Waking { started: true, .. } => {
+                format!(
+                    "waking: {} has started, but does not answer yet{waiting}",
+                    self.service
+                )
+            }
+            State::Awake => format!("awake: {clients}{waiting}, {served}"),
+            State::Cooling { sleep_at } => format!("cooling: {}, {served}", sleeps(sleep_at, now)),
+            State::Stopping(Stop::Again { .. }) => format!(
+                "stopping: {} would not stop; tried again{waiting}",
+                self.service
+            ),
+            State::Stopping(Stop::Ours | Stop::Theirs) => {
+                format!("stopping: {} goes down{waiting}", self.service)
+            }
+            State::Failed { retry_at, .. } => {
+                let why = self.why.as_deref().unwrap_or("it could not be started");
+                if retry_at <= now {
+                    format!("failed: {why}; the next client tries again{waiting}")
+                } else {
+                    format!(
+                        "failed: {why}; a client may try again in {}",
+                        left(retry_at, now)
+                    )
+                }
+            }
+        }
+    }
+}
+
+fn name(state: State) -> &'static str {
+    match state {
+        State::Asleep => "asleep",
+        State::Waking { .. } => "waking",
+        State::Awake => "awake",
+        State::Cooling { .. } => "cooling",
+        State::Stopping(_) => "stopping",
+        State::Failed { .. } => "failed",
+    }
+}
+
+fn sleeps(sleep_at: Option<Instant>, now: Instant) -> String {
+    match sleep_at {
+        Some(at) => format!("sleeps in {}", left(at, now)),
+        None => "never sleeps".into(),
+    }
+}
+
+/// What is left until `at`. A countdown never says less than that.
+fn left(at: Instant, now: Instant) -> String {
+    let left = at.saturating_duration_since(now);
+    let whole = Duration::from_secs(left.as_secs() + u64::from(left.subsec_nanos() > 0));
+    span::show(if left < Duration::from_secs(1) {
+        left
+    } else {
+        whole
+    })
+}
+
+fn precise(span: Duration) -> String {
+    match span.as_millis() {
+        millis @ 0..10_000 => format!("{millis}ms"),
+        _ => span::show(span),
+    }
+}
+
+fn count(n: usize, thing: &str) -> String {
+    if n == 1 {
+        format!("1 {thing}")
+    } else {
+        format!("{n} {thing}s")
+    }
+}

@@ -1,0 +1,319 @@
+//! The driver with a service that does as it is told, on a clock that can be paused. Targets are
+//! Unix sockets: connecting to one never waits, so that the paused clock does not run away.
+
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+use super::*;
+use crate::backend::scripted::Service;
+use crate::config::address::{Address, UnixAddress};
+use crate::config::{self, Config, Limits, Readiness};
+use crate::dial::Dialer;
+use crate::program::Launcher;
+use crate::sd::Notifier;
+
+const SECOND: Duration = Duration::from_secs(1);
+const COOLDOWN: Duration = Duration::from_secs(300);
+const START_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// A driver, its service, and two targets of which the second is silent.
+struct World {
+    service: Arc<Service>,
+    handle: Handle,
+    idle: watch::Receiver<bool>,
+    answering: Option<UnixListener>,
+    directory: TempDir,
+}
+
+const ANSWERING: usize = 0;
+const SILENT: usize = 1;
+
+impl World {
+    fn new(phase: Phase) -> Self {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("answering");
+        let answering = UnixListener::bind(&path).unwrap();
+        let target = |path| {
+            Arc::new(Target {
+                address: Address::Unix(UnixAddress::Path(path)),
+            })
+        };
+        let targets = vec![target(path), target(directory.path().join("silent"))];
+        let config = Config {
+            routes: Vec::new(),
+            listen: Vec::new(),
+            service: config::Service::Relay,
+            readiness: Readiness::default(),
+            timing: Timing {
+                cooldown: COOLDOWN,
+                start_timeout: START_TIMEOUT,
+                stop_timeout: START_TIMEOUT,
+                drain_timeout: SECOND,
+            },
+            limits: Limits {
+                max_connections: None,
+                max_waiting: 1,
+            },
+            stop_on_exit: false,
+            stay: false,
+        };
+        let prober = Prober::new(&config, Dialer::new([]), Launcher::direct());
+        let service = Arc::new(Service::new(phase));
+        let backend = Backend::Scripted(service.clone());
+        let story = Story::new("the service".into(), Notifier::silent(), None);
+        let tasks = TaskTracker::new();
+        let driver = Driver::new(
+            backend,
+            targets,
+            prober,
+            &config.timing,
+            tasks.clone(),
+            story,
+        );
+        let (handle, idle) = (driver.handle(), driver.idle());
+        tasks.spawn(driver.run());
+        Self {
+            service,
+            handle,
+            idle,
+            answering: Some(answering),
+            directory,
+        }
+    }
+
+    fn arrive(&self, door: usize) -> Permit {
+        self.handle.arrive(door, "listener", "somebody".into())
+    }
+
+    /// A client that is let through, with its connection if there was one for it.
+    async fn served(&self) -> (Permit, Option<Answer>) {
+        let mut permit = self.arrive(ANSWERING);
+        match permit.verdict().await {
+            Verdict::Admitted(answer) => (permit, answer),
+            Verdict::TurnedAway => panic!("turned away"),
+        }
+    }
+
+    async fn asleep(&mut self) {
+        self.idle.wait_for(|idle| *idle).await.unwrap();
+    }
+
+    fn counts(&self) -> (usize, usize) {
+        let script = self.service.script();
+        (script.starts, script.stops)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_client_wakes_the_service_and_gets_the_connection_that_proved_it() {
+    let mut world = World::new(Phase::Down);
+    let (first, connection) = world.served().await;
+    assert!(connection.is_some());
+    let (second, connection) = world.served().await;
+    assert!(connection.is_none(), "there was one connection only");
+    drop((first, second));
+    world.asleep().await;
+    assert_eq!(world.counts(), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_herd_starts_the_service_once() {
+    let world = World::new(Phase::Down);
+    let mut herd: Vec<_> = (0..1000).map(|_| world.arrive(ANSWERING)).collect();
+    for permit in &mut herd {
+        assert!(matches!(permit.verdict().await, Verdict::Admitted(_)));
+    }
+    assert_eq!(world.counts(), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_cooldown_counts_from_the_last_client() {
+    let mut world = World::new(Phase::Down);
+    let (permit, _) = world.served().await;
+    sleep(COOLDOWN * 3).await;
+    assert_eq!(
+        world.counts(),
+        (1, 0),
+        "an open connection keeps the service awake"
+    );
+    drop(permit);
+    sleep(COOLDOWN - SECOND).await;
+    drop(world.served().await);
+    sleep(COOLDOWN - SECOND).await;
+    assert_eq!(world.counts(), (1, 0));
+    world.asleep().await;
+    assert_eq!(world.counts(), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_at_every_phase_of_a_stop_are_served() {
+    let mut world = World::new(Phase::Down);
+    world.service.set(|script| script.stop_takes = SECOND);
+    for moment in 0..50 {
+        drop(world.served().await);
+        sleep(COOLDOWN + SECOND / 40 * moment - Duration::from_millis(100)).await;
+        drop(world.served().await);
+    }
+    world.asleep().await;
+    let (starts, stops) = world.counts();
+    assert_eq!(starts, stops);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_cannot_start_turns_clients_away_and_is_tried_again_later() {
+    let mut world = World::new(Phase::Down);
+    world.service.set(|script| script.start_fails = true);
+    let mut waiting = [world.arrive(ANSWERING), world.arrive(ANSWERING)];
+    for permit in &mut waiting {
+        assert!(matches!(permit.verdict().await, Verdict::TurnedAway));
+    }
+    assert!(matches!(
+        world.arrive(ANSWERING).verdict().await,
+        Verdict::TurnedAway
+    ));
+    assert_eq!(world.counts().0, 1, "not tried before the back-off is over");
+    assert!(!world.handle.may_exit().await, "the back-off is remembered");
+
+    world.service.set(|script| script.start_fails = false);
+    sleep(SECOND * 3).await;
+    drop(world.served().await);
+    drop(waiting);
+    world.asleep().await;
+    assert_eq!(world.counts().0, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_left_while_it_waited_is_not_counted() {
+    let mut world = World::new(Phase::Down);
+    drop(world.arrive(ANSWERING));
+    let (permit, connection) = world.served().await;
+    assert!(
+        connection.is_some(),
+        "the connection goes to who is still there"
+    );
+    drop(permit);
+    world.asleep().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_arrived_before_the_question_prevents_the_exit() {
+    let mut world = World::new(Phase::Down);
+    world.asleep().await;
+    assert!(world.handle.may_exit().await);
+    let permit = world.arrive(ANSWERING);
+    assert!(!world.handle.may_exit().await);
+    drop(permit);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_runs_already_is_adopted_and_sleeps_a_cooldown_later() {
+    let mut world = World::new(Phase::Up);
+    world.asleep().await;
+    assert_eq!(world.counts(), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_start_does_not_stop_what_somebody_else_started() {
+    let mut world = World::new(Phase::Up);
+    let mut permit = world.arrive(SILENT);
+    assert!(matches!(permit.verdict().await, Verdict::TurnedAway));
+    assert_eq!(world.counts(), (0, 0));
+    drop(permit);
+    world.asleep().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_target_is_its_own_clients_trouble_only() {
+    let world = World::new(Phase::Down);
+    let mut hopeless = world.arrive(SILENT);
+    let (served, _) = world.served().await;
+    let began = now();
+    assert!(matches!(hopeless.verdict().await, Verdict::TurnedAway));
+    assert!(now() - began >= START_TIMEOUT - SECOND * 2);
+    drop(world.served().await);
+    assert_eq!(world.counts(), (1, 0));
+    drop(served);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_died_is_woken_by_the_client_whom_it_refuses() {
+    let mut world = World::new(Phase::Down);
+    let (mut permit, _) = world.served().await;
+    world.answering = None;
+    world.service.set(|script| script.phase = Phase::Down);
+    permit.refused("connection refused".into());
+    sleep(SECOND / 2).await;
+    let path = world.directory.path().join("answering");
+    std::fs::remove_file(&path).unwrap();
+    world.answering = Some(UnixListener::bind(&path).unwrap());
+    assert!(matches!(permit.verdict().await, Verdict::Admitted(Some(_))));
+    assert_eq!(world.counts(), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_refused_by_a_running_service_is_let_through_once_it_answers() {
+    let world = World::new(Phase::Down);
+    let (mut permit, _) = world.served().await;
+    permit.refused("connection refused".into());
+    assert!(matches!(permit.verdict().await, Verdict::Admitted(Some(_))));
+    assert_eq!(world.counts(), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_wait_while_somebody_else_restarts_the_service() {
+    let world = World::new(Phase::Up);
+    let (permit, _) = world.served().await;
+    world.service.set(|script| script.phase = Phase::Stopping);
+    sleep(SECOND).await;
+    let mut waiting = world.arrive(ANSWERING);
+    assert!(
+        tokio::time::timeout(SECOND * 20, waiting.verdict())
+            .await
+            .is_err()
+    );
+    world.service.set(|script| script.phase = Phase::Up);
+    assert!(matches!(waiting.verdict().await, Verdict::Admitted(_)));
+    assert_eq!(world.counts(), (0, 0));
+    drop(permit);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_will_not_stop_is_told_again() {
+    let mut world = World::new(Phase::Up);
+    world.service.set(|script| script.stop_fails = true);
+    sleep(COOLDOWN + SECOND * 20).await;
+    let (_, stops) = world.counts();
+    assert!(stops > 2, "{stops}");
+    drop(world.served().await);
+    world.service.set(|script| script.stop_fails = false);
+    world.asleep().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_takes_too_long_is_given_up_and_undone() {
+    let mut world = World::new(Phase::Down);
+    world
+        .service
+        .set(|script| script.start_takes = START_TIMEOUT * 2);
+    let mut permit = world.arrive(ANSWERING);
+    let began = now();
+    assert!(matches!(permit.verdict().await, Verdict::TurnedAway));
+    assert_eq!(now() - began, START_TIMEOUT);
+    drop(permit);
+    world.asleep().await;
+    assert_eq!(world.counts(), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_waits_for_the_service_to_sleep_if_it_shall() {
+    let world = World::new(Phase::Up);
+    drop(world.served().await);
+    world.handle.close(true, COOLDOWN);
+    sleep(SECOND * 2).await;
+    assert_eq!(world.counts(), (0, 1));
+    assert_eq!(world.service.script().phase, Phase::Down);
+}

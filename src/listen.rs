@@ -1,0 +1,363 @@
+//! The sockets we accept on: inherited from systemd by name, or bound by hand.
+
+use std::env;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use listenfd::ListenFd;
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
+    sockopt,
+};
+use tokio::net::{TcpListener, UnixListener};
+
+use crate::config::Named;
+use crate::config::address::{Bound, UnixAddress};
+use crate::stream::Stream;
+
+/// A socket that clients connect to.
+#[derive(Debug)]
+pub struct Listener {
+    /// Its `FileDescriptorName=`; for one of our own the name given with `--listen`.
+    pub name: String,
+    /// Where it listens.
+    pub address: ListenAddress,
+    socket: OwnedFd,
+    /// A socket file of our own, removed in the end.
+    _file: Option<SocketFile>,
+}
+
+/// Where a listener listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// Over TCP.
+    Tcp(SocketAddr),
+    /// On a Unix socket.
+    Unix(UnixAddress),
+}
+
+impl ListenAddress {
+    /// The TCP port.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Self::Tcp(address) => Some(address.port()),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl std::fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(address) => address.fmt(f),
+        }
+    }
+}
+
+/// What is wrong with the sockets we were given or asked for.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each variant's message says what it is")]
+pub enum ListenError {
+    #[error(
+        "no sockets were passed in; start the `.socket` unit, or give `--listen ADDR` to run by hand"
+    )]
+    NotActivated,
+    #[error("`LISTEN_FDS={0}` is no number of sockets; start wakeport from its `.socket` unit")]
+    Malformed(String),
+    #[error(
+        "the sockets passed in are for process `{0}`, not for us; let `ExecStart=` run wakeport itself, without a shell around it"
+    )]
+    NotForUs(String),
+    #[error(
+        "listener `{0}` is no stream socket; wakeport relays streams: use `ListenStream=` in its `.socket` unit"
+    )]
+    NotAStream(String),
+    #[error("listener `{0}` is a connection already; remove `Accept=yes` from its `.socket` unit")]
+    Connected(String),
+    #[error("listener `{0}` is neither TCP nor a Unix socket; use another `ListenStream=`")]
+    Family(String),
+    #[error("sockets were passed in, and `--listen` was given; use one or the other")]
+    Both,
+    #[error("cannot listen on `{address}`: {source}")]
+    Bind { address: String, source: io::Error },
+    #[error("cannot take over listener `{name}`: {source}")]
+    TakeOver { name: String, source: io::Error },
+}
+
+/// What systemd has passed to us.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    /// The listeners that we can serve.
+    pub listeners: Vec<Listener>,
+    /// What is wrong with the rest.
+    pub errors: Vec<ListenError>,
+    others: Vec<OwnedFd>,
+}
+
+/// Takes over the sockets that systemd has passed to us (sd_listen_fds(3)). To be called once,
+/// before any thread exists: it changes the environment.
+pub fn inherit() -> Inherited {
+    let mut inherited = Inherited::default();
+    let Some(count) = env::var_os("LISTEN_FDS").filter(|count| !count.is_empty()) else {
+        return inherited;
+    };
+    let count = count.to_string_lossy().into_owned();
+    // No process has more than that many (fs/file.c: `sysctl_nr_open`).
+    if !count.parse().is_ok_and(|n: u32| (1..=1 << 20).contains(&n)) {
+        inherited.errors.push(ListenError::Malformed(count));
+        return inherited;
+    }
+    let pid = env::var("LISTEN_PID").unwrap_or_default();
+    if pid != std::process::id().to_string() {
+        inherited.errors.push(ListenError::NotForUs(pid));
+        return inherited;
+    }
+    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let mut names = names.split(':').filter(|name| !name.is_empty());
+    let mut fds = ListenFd::from_env();
+    for index in 0..fds.len() {
+        let name = names.next().unwrap_or("unknown").to_owned();
+        match take(&mut fds, index) {
+            Some(socket) => inherited.add(name, socket),
+            None => inherited.errors.push(ListenError::NotAStream(name)),
+        }
+    }
+    inherited
+}
+
+/// Takes descriptor `index`, whatever socket it is.
+fn take(fds: &mut ListenFd, index: usize) -> Option<OwnedFd> {
+    let families = [
+        AddressFamily::INET,
+        AddressFamily::UNIX,
+        AddressFamily::VSOCK,
+    ];
+    let types = [SocketType::STREAM, SocketType::DGRAM, SocketType::SEQPACKET];
+    families
+        .iter()
+        .flat_map(|family| types.iter().map(move |kind| (family, kind)))
+        .find_map(|(family, kind)| {
+            let (family, kind) = (i32::from(family.as_raw()), kind.as_raw() as i32);
+            fds.take_custom(index, family, kind, "socket")
+                .ok()
+                .flatten()
+        })
+}
+
+impl Inherited {
+    fn add(&mut self, name: String, socket: OwnedFd) {
+        match adopt(name, socket) {
+            Ok(listener) => self.listeners.push(listener),
+            Err((error, socket)) => {
+                self.errors.push(error);
+                self.others.push(socket);
+            }
+        }
+    }
+
+    /// Resets whoever waits, for as long as `pause` lasts: what is left in a backlog when we end
+    /// makes systemd start us again at once, until it gives the socket up.
+    pub fn turn_everybody_away(&self, pause: Duration) {
+        let mut left = pause;
+        loop {
+            for listener in &self.listeners {
+                while let Ok(Some(fd)) = listener.try_accept() {
+                    let _ = sockopt::set_socket_linger(&fd, Some(Duration::ZERO));
+                }
+            }
+            for other in &self.others {
+                while rustix::net::recv(other, &mut [0; 16][..], RecvFlags::DONTWAIT)
+                    .is_ok_and(|(n, _)| n > 0)
+                {}
+            }
+            if left.is_zero() {
+                return;
+            }
+            let nap = left.min(Duration::from_millis(25));
+            std::thread::sleep(nap);
+            left -= nap;
+        }
+    }
+}
+
+fn adopt(name: String, socket: OwnedFd) -> Result<Listener, (ListenError, OwnedFd)> {
+    let checked = || -> Result<Option<ListenAddress>, ListenError> {
+        let fail = |source: Errno| ListenError::TakeOver {
+            name: name.clone(),
+            source: source.into(),
+        };
+        if sockopt::socket_type(&socket).map_err(fail)? != SocketType::STREAM {
+            return Err(ListenError::NotAStream(name.clone()));
+        }
+        if !sockopt::socket_acceptconn(&socket).map_err(fail)? {
+            return Err(ListenError::Connected(name.clone()));
+        }
+        rustix::io::ioctl_fionbio(&socket, true).map_err(fail)?;
+        address_of(&socket).map_err(fail)
+    };
+    match checked() {
+        Ok(Some(address)) => Ok(Listener {
+            name,
+            address,
+            socket,
+            _file: None,
+        }),
+        Ok(None) => Err((ListenError::Family(name), socket)),
+        Err(error) => Err((error, socket)),
+    }
+}
+
+fn address_of(socket: &OwnedFd) -> Result<Option<ListenAddress>, Errno> {
+    let address = rustix::net::getsockname(socket)?;
+    if let Ok(tcp) = SocketAddr::try_from(address.clone()) {
+        return Ok(Some(ListenAddress::Tcp(tcp)));
+    }
+    let Ok(unix) = SocketAddrUnix::try_from(address) else {
+        return Ok(None);
+    };
+    let unix = match (unix.path_bytes(), unix.abstract_name()) {
+        (Some(path), _) => {
+            let path = std::ffi::OsStr::new(std::str::from_utf8(path).unwrap_or_default());
+            UnixAddress::Path(path.into())
+        }
+        (None, name) => UnixAddress::Abstract(name.unwrap_or_default().to_vec()),
+    };
+    Ok(Some(ListenAddress::Unix(unix)))
+}
+
+/// Binds what `--listen` names.
+pub fn bind_all(wanted: &[Named<Bound>]) -> Result<Vec<Listener>, ListenError> {
+    wanted
+        .iter()
+        .map(|Named { name, value }| bind_one(name.clone(), value))
+        .collect()
+}
+
+/// As systemd's own default since version 256; the kernel lowers it to `net.core.somaxconn`.
+const BACKLOG: i32 = i32::MAX;
+
+fn bind_one(name: Option<String>, wanted: &Bound) -> Result<Listener, ListenError> {
+    let fail = |source| ListenError::Bind {
+        address: wanted.to_string(),
+        source,
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let open = |family| socket_with(family, SocketType::STREAM, flags, None);
+    let (socket, file) = match wanted {
+        Bound::Tcp(address) => {
+            let v6 = address.is_ipv6();
+            let socket = open(if v6 {
+                AddressFamily::INET6
+            } else {
+                AddressFamily::INET
+            })
+            .map_err(|error| fail(error.into()))?;
+            let bound = sockopt::set_socket_reuseaddr(&socket, true)
+                .and_then(|()| {
+                    if v6 {
+                        sockopt::set_ipv6_v6only(&socket, false)
+                    } else {
+                        Ok(())
+                    }
+                })
+                .and_then(|()| bind(&socket, address));
+            bound.map_err(|error| fail(error.into()))?;
+            (socket, None)
+        }
+        Bound::Unix(unix) => {
+            let address = match unix {
+                UnixAddress::Path(path) => {
+                    remove_stale(path).map_err(fail)?;
+                    SocketAddrUnix::new(path)
+                }
+                UnixAddress::Abstract(name) => SocketAddrUnix::new_abstract_name(name),
+            };
+            let socket = open(AddressFamily::UNIX).map_err(|error| fail(error.into()))?;
+            address
+                .and_then(|address| bind(&socket, &address))
+                .map_err(|error| fail(error.into()))?;
+            let file = match unix {
+                UnixAddress::Path(path) => Some(SocketFile(path.clone())),
+                UnixAddress::Abstract(_) => None,
+            };
+            (socket, file)
+        }
+    };
+    listen(&socket, BACKLOG).map_err(|error| fail(error.into()))?;
+    let address = address_of(&socket).map_err(|error| fail(error.into()))?;
+    let address = address.ok_or_else(|| fail(io::ErrorKind::Unsupported.into()))?;
+    Ok(Listener {
+        name: name.unwrap_or_else(|| "listen".into()),
+        address,
+        socket,
+        _file: file,
+    })
+}
+
+/// Removes a socket file that nobody listens on any more. Anything else stays, and is in the way.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    if is_socket
+        && std::os::unix::net::UnixStream::connect(path)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    {
+        fs::remove_file(path)?;
+    }
+    Ok(())
+}
+
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+impl Listener {
+    /// This listener as one whose clients can be waited for, within a runtime.
+    pub fn watched(&self) -> io::Result<Watched> {
+        let socket = self.socket.try_clone()?;
+        Ok(match self.address {
+            ListenAddress::Tcp(_) => Watched::Tcp(TcpListener::from_std(socket.into())?),
+            ListenAddress::Unix(_) => Watched::Unix(UnixListener::from_std(socket.into())?),
+        })
+    }
+
+    /// Accepts a connection if one waits right now.
+    pub fn try_accept(&self) -> io::Result<Option<OwnedFd>> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        match rustix::net::accept_with(&self.socket, flags) {
+            Ok(fd) => Ok(Some(fd)),
+            Err(Errno::AGAIN) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// A listener whose clients can be waited for. Dropping it ends the waiting, not the listening.
+#[derive(Debug)]
+pub enum Watched {
+    /// Over TCP.
+    Tcp(TcpListener),
+    /// On a Unix socket.
+    Unix(UnixListener),
+}
+
+impl Watched {
+    /// Waits for a client.
+    pub async fn accept(&self) -> io::Result<Stream> {
+        Ok(match self {
+            Self::Tcp(listener) => Stream::Tcp(listener.accept().await?.0),
+            Self::Unix(listener) => Stream::Unix(listener.accept().await?.0),
+        })
+    }
+}

@@ -1,0 +1,284 @@
+//! The log: to the journal with its fields, or as readable lines. A thread of its own writes it,
+//! so that a journal that hangs, or a terminal that stands still, delays no client.
+
+use std::fmt::{self, Write as _};
+use std::io::{IsTerminal, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_journald::{Priority, PriorityMappings};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Where the log goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// The journal when stderr is the journal, readable lines otherwise
+    #[default]
+    Auto,
+    /// The journal, with fields
+    Journal,
+    /// Readable lines on stderr
+    Text,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogLevel {
+    /// What failed
+    Error,
+    /// And what needs attention
+    Warn,
+    /// And every change of state
+    #[default]
+    Info,
+    /// And every connection
+    Debug,
+    /// And everything else
+    Trace,
+}
+
+impl From<LogLevel> for LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Trace => Self::TRACE,
+        }
+    }
+}
+
+/// Keeps the log going. Dropping it writes what is left, for a moment.
+#[derive(Debug)]
+pub struct Log {
+    post: Option<SyncSender<Note>>,
+    over: Receiver<()>,
+}
+
+#[derive(Debug)]
+enum Note {
+    Line(Line),
+    End,
+}
+
+/// One event, with the fields that the journal knows by name.
+#[derive(Debug, Default)]
+struct Line {
+    level: Option<Level>,
+    message: String,
+    message_id: Option<String>,
+    /// Whose output it is.
+    program: Option<String>,
+    state: Option<String>,
+    unit: Option<String>,
+    client: Option<String>,
+    wake_usec: Option<u64>,
+    bytes_up: Option<u64>,
+    bytes_down: Option<u64>,
+}
+
+/// Lines that wait to be written. A log that stands still loses the rest, and says how many.
+const QUEUE: usize = 4096;
+
+/// How long the end of the process waits for the log.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// Begins to log.
+pub fn start(format: LogFormat, level: LogLevel) -> Log {
+    let (post, notes) = sync_channel(QUEUE);
+    let (ended, over) = sync_channel(1);
+    let lost = Arc::new(AtomicU64::new(0));
+    let forward = Forward {
+        post: post.clone(),
+        lost: lost.clone(),
+    };
+    let filter = LevelFilter::from(level);
+    // Fails only where a log was begun before, as in tests.
+    let _ = tracing_subscriber::registry()
+        .with(forward.with_filter(filter))
+        .try_init();
+    let journal = match format {
+        LogFormat::Journal => true,
+        LogFormat::Text => false,
+        LogFormat::Auto => stderr_is_the_journal(),
+    };
+    let started = thread::Builder::new().name("log".into()).spawn(move || {
+        match journal.then(journal_layer).flatten() {
+            Some(layer) => {
+                let subscriber = tracing_subscriber::registry().with(layer.with_filter(filter));
+                tracing::subscriber::with_default(subscriber, || write(&notes, &lost, emit));
+            }
+            None => write(&notes, &lost, print),
+        }
+        let _ = ended.send(());
+    });
+    Log {
+        post: started.is_ok().then_some(post),
+        over,
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        if self
+            .post
+            .take()
+            .is_some_and(|post| post.try_send(Note::End).is_ok())
+        {
+            let _: Result<(), RecvTimeoutError> = self.over.recv_timeout(LAST_WORD);
+        }
+    }
+}
+
+fn write(notes: &Receiver<Note>, lost: &AtomicU64, line: fn(&Line)) {
+    while let Ok(Note::Line(next)) = notes.recv() {
+        line(&next);
+        let lost = lost.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            let message = format!("{lost} lines were lost: the log could not take them in time");
+            line(&Line {
+                level: Some(Level::WARN),
+                message,
+                ..Line::default()
+            });
+        }
+    }
+}
+
+/// Whether stderr is connected to the journal (`$JOURNAL_STREAM`, systemd.exec(5)).
+fn stderr_is_the_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else {
+        return false;
+    };
+    rustix::fs::fstat(rustix::stdio::stderr())
+        .is_ok_and(|stderr| stream == format!("{}:{}", stderr.st_dev, stderr.st_ino))
+}
+
+fn journal_layer() -> Option<tracing_journald::Layer> {
+    let priorities = PriorityMappings {
+        info: Priority::Informational,
+        debug: Priority::Debug,
+        ..PriorityMappings::new()
+    };
+    let layer = tracing_journald::layer().ok()?;
+    Some(
+        layer
+            .with_field_prefix(None)
+            .with_syslog_identifier("wakeport".into())
+            .with_priority_mappings(priorities),
+    )
+}
+
+/// Hands a line to the journal. A field that a line does not have is left out.
+fn emit(line: &Line) {
+    macro_rules! emit_at {
+        ($level:ident) => {
+            tracing::$level!(
+                MESSAGE_ID = line.message_id,
+                WAKEPORT_STATE = line.state,
+                WAKEPORT_UNIT = line.unit,
+                WAKEPORT_CLIENT = line.client,
+                WAKEPORT_WAKE_USEC = line.wake_usec,
+                WAKEPORT_BYTES_UP = line.bytes_up,
+                WAKEPORT_BYTES_DOWN = line.bytes_down,
+                "{}",
+                line.message
+            )
+        };
+    }
+    match line.level {
+        Some(Level::ERROR) => emit_at!(error),
+        Some(Level::WARN) => emit_at!(warn),
+        Some(Level::DEBUG) => emit_at!(debug),
+        Some(Level::TRACE) => emit_at!(trace),
+        Some(_) | None => emit_at!(info),
+    }
+}
+
+/// Writes a line for people; on a terminal the level has a colour.
+fn print(line: &Line) {
+    let level = line.level.unwrap_or(Level::INFO);
+    let colour = match level {
+        Level::ERROR => "31",
+        Level::WARN => "33",
+        Level::INFO => "32",
+        _ => "2",
+    };
+    let (on, off) = match std::io::stderr().is_terminal() {
+        true => (format!("\x1b[{colour}m"), "\x1b[0m"),
+        false => (String::new(), ""),
+    };
+    let time = jiff::Zoned::now().strftime("%F %T%.3f");
+    let _ = writeln!(
+        std::io::stderr(),
+        "{time} {on}{level:>5}{off} {}",
+        line.message
+    );
+}
+
+/// Takes every event down and passes it to the thread that writes.
+struct Forward {
+    post: SyncSender<Note>,
+    lost: Arc<AtomicU64>,
+}
+
+impl<S: Subscriber> Layer<S> for Forward {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut line = Line {
+            level: Some(*event.metadata().level()),
+            ..Line::default()
+        };
+        event.record(&mut line);
+        if let Some(program) = line.program.take() {
+            line.message.insert_str(0, &format!("{program}: "));
+        }
+        if self.post.try_send(Note::Line(line)).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Line {
+    fn take(&mut self, name: &str, value: String) {
+        match name {
+            "message" => self.message.insert_str(0, &value),
+            "program" => self.program = Some(value),
+            "message_id" => self.message_id = Some(value),
+            "state" => self.state = Some(value),
+            "unit" => self.unit = Some(value),
+            "client" => self.client = Some(value),
+            // What the journal has no name for is for people to read.
+            _ => {
+                let _ = write!(self.message, " {name}={value}");
+            }
+        }
+    }
+}
+
+impl Visit for Line {
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        match field.name() {
+            "wake_usec" => self.wake_usec = Some(value),
+            "bytes_up" => self.bytes_up = Some(value),
+            "bytes_down" => self.bytes_down = Some(value),
+            name => self.take(name, value.to_string()),
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.take(field.name(), value.to_owned());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.take(field.name(), format!("{value:?}"));
+    }
+}

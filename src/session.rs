@@ -1,0 +1,191 @@
+//! One client from accept to close: ask for a permit, dial, relay, report.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::dial::{Dialer, Target};
+use crate::driver::{Handle, Permit, Traffic, Verdict};
+use crate::probe::Answer;
+use crate::relay::{self, Ended, Totals};
+use crate::stream::Stream;
+
+/// What all sessions of a service share.
+#[derive(Clone, Debug)]
+pub struct Hall {
+    driver: Handle,
+    dialer: Dialer,
+    tasks: TaskTracker,
+    /// Cancelled when the connections that are left are to end.
+    cut: CancellationToken,
+    seats: Arc<Semaphore>,
+    bench: Arc<Semaphore>,
+}
+
+/// Room for one more client: a connection, and a place to wait.
+#[derive(Debug)]
+pub struct Room {
+    seat: OwnedSemaphorePermit,
+    bench: OwnedSemaphorePermit,
+}
+
+/// What the listener knows of the clients it lets in.
+#[derive(Clone, Debug)]
+pub struct Entrance {
+    /// The listener's name.
+    pub listener: String,
+    /// The index of the target behind it.
+    pub door: usize,
+    /// The target behind it.
+    pub target: Arc<Target>,
+}
+
+impl Hall {
+    /// A hall with so many seats, and so many places to wait.
+    pub fn new(driver: Handle, dialer: Dialer, seats: usize, bench: usize) -> Self {
+        let semaphore = |n: usize| Arc::new(Semaphore::new(n.clamp(1, Semaphore::MAX_PERMITS)));
+        Self {
+            driver,
+            dialer,
+            tasks: TaskTracker::new(),
+            cut: CancellationToken::new(),
+            seats: semaphore(seats),
+            bench: semaphore(bench),
+        }
+    }
+
+    /// Waits until there is room for one more client.
+    pub async fn room(&self) -> Room {
+        let free = "semaphores are never closed";
+        Room {
+            seat: self.seats.clone().acquire_owned().await.expect(free),
+            bench: self.bench.clone().acquire_owned().await.expect(free),
+        }
+    }
+
+    /// Room for one more client, if there is some right now.
+    pub fn room_now(&self) -> Option<Room> {
+        Some(Room {
+            seat: self.seats.clone().try_acquire_owned().ok()?,
+            bench: self.bench.clone().try_acquire_owned().ok()?,
+        })
+    }
+
+    /// Takes in a client. The driver knows of it when this returns.
+    pub fn admit(&self, client: Stream, entrance: &Entrance, room: Room) {
+        client.tune();
+        let peer = client
+            .peer()
+            .map_or_else(|_| "unknown".into(), |peer| peer.to_string());
+        let permit = self.driver.arrive(entrance.door, &entrance.listener, peer);
+        let session = Session {
+            target: entrance.target.clone(),
+            dialer: self.dialer.clone(),
+            cut: self.cut.clone(),
+            permit,
+        };
+        self.tasks.spawn(session.run(client, room));
+    }
+
+    /// Waits until every client has left.
+    pub async fn empty(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.tasks.reopen();
+    }
+
+    /// How many clients are here.
+    pub fn clients(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Resets the connections that are left.
+    pub async fn cut(&self) {
+        self.cut.cancel();
+        self.empty().await;
+    }
+}
+
+struct Session {
+    target: Arc<Target>,
+    dialer: Dialer,
+    cut: CancellationToken,
+    permit: Permit,
+}
+
+/// Who ended the wait for the target.
+enum Reached {
+    Target(Answer),
+    ClientGone,
+    TurnedAway,
+}
+
+impl Session {
+    async fn run(mut self, client: Stream, room: Room) {
+        let Room { seat: _seat, bench } = room;
+        let reached = {
+            let (cut, target) = (self.cut.clone(), self.reach());
+            tokio::select! {
+                reached = target => reached,
+                () = client.gone() => Reached::ClientGone,
+                () = cut.cancelled() => Reached::TurnedAway,
+            }
+        };
+        drop(bench);
+        match reached {
+            Reached::Target(answer) => self.relay(client, answer).await,
+            Reached::ClientGone => {
+                tracing::debug!(
+                    client = self.permit.peer(),
+                    "a client left before it was served"
+                );
+            }
+            Reached::TurnedAway => client.reset(),
+        }
+    }
+
+    /// Waits until the target can be had.
+    async fn reach(&mut self) -> Reached {
+        loop {
+            match self.permit.verdict().await {
+                Verdict::TurnedAway => return Reached::TurnedAway,
+                Verdict::Admitted(Some(answer)) => return Reached::Target(answer),
+                Verdict::Admitted(None) => match self.dialer.dial(&self.target).await {
+                    Ok(stream) => return Reached::Target(stream.into()),
+                    Err(error) => self.permit.refused(error.to_string()),
+                },
+            }
+        }
+    }
+
+    async fn relay(&mut self, client: Stream, answer: Answer) {
+        let Answer {
+            stream: target,
+            said,
+        } = answer;
+        let mut totals = Totals::default();
+        let ended = tokio::select! {
+            ended = relay::relay(&client, &target, &said, &mut totals) => ended,
+            () = self.cut.cancelled() => Ended::Broken,
+        };
+        match ended {
+            Ended::Closed => (),
+            Ended::Broken => {
+                client.reset();
+                target.reset();
+            }
+        }
+        self.permit.traffic = Traffic {
+            up: totals.up,
+            down: totals.down,
+        };
+        tracing::debug!(
+            client = self.permit.peer(),
+            bytes_up = totals.up,
+            bytes_down = totals.down,
+            "a client has left"
+        );
+    }
+}
