@@ -1,0 +1,5 @@
+//! Tests of what is delivered, from the outside.
+
+mod examples;
+mod tree;
+mod units;

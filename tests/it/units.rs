@@ -1,0 +1,259 @@
+//! What lies in `systemd/`: the units, the drop-ins that its README gives, and its two scripts.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+use crate::tree::{Tree, files, read, repo, run, text};
+
+#[test]
+fn every_drop_in_of_the_readme_verifies() {
+    let readme = read(&repo("systemd/README.md"));
+    let mut verified = 0;
+    for chapter in readme.split("\n## ") {
+        let drop_ins = drop_ins(chapter);
+        if drop_ins.is_empty() {
+            continue;
+        }
+        let user = drop_ins.iter().any(|(path, _)| path.starts_with("~"));
+        let tree = if user { Tree::user() } else { Tree::system() };
+        for (path, text) in &drop_ins {
+            tree.write(path.strip_prefix("~/.config").unwrap_or(path), text);
+        }
+        tree.verify();
+        verified += drop_ins.len();
+    }
+    assert!(
+        verified >= 12,
+        "only {verified} drop-ins were found in systemd/README.md"
+    );
+}
+
+#[test]
+fn an_instance_without_an_address_is_refused() {
+    let tree = Tree::system();
+    tree.write(
+        "/etc/systemd/system/wakeport@app.socket.d/other.conf",
+        "[Socket]\nBacklog=16\n",
+    );
+    let output = tree.verify_output(&["wakeport@app.socket".into()]);
+    assert!(
+        text(&output).contains("has no Listen setting"),
+        "{}",
+        text(&output)
+    );
+}
+
+#[test]
+fn the_sandbox_is_tight() {
+    let unit = repo("systemd/wakeport@.service");
+    let output = run(
+        Command::new("systemd-analyze")
+            .args(["security", "--offline=true", "--threshold=20"])
+            .arg(unit),
+        "systemd",
+    );
+    assert!(
+        output.status.success(),
+        "more exposed than 2.0:\n{}",
+        text(&output)
+    );
+}
+
+#[test]
+fn every_script_is_clean() {
+    let scripts: Vec<_> = ["systemd", "examples", "tests", ".ci"]
+        .iter()
+        .flat_map(|dir| files(&repo(dir)))
+        .filter(|path| {
+            let mut start = Vec::new();
+            let file = fs::File::open(path).expect("a file that was just listed");
+            file.take(64)
+                .read_to_end(&mut start)
+                .expect("readable files");
+            let first = String::from_utf8_lossy(&start);
+            ["#!/bin/sh", "#!/bin/bash", "#!/usr/bin/env bash"]
+                .iter()
+                .any(|shell| first.starts_with(shell))
+        })
+        .collect();
+    assert!(scripts.len() >= 5, "too few scripts found: {scripts:?}");
+    let output = run(Command::new("shellcheck").args(&scripts), "shellcheck");
+    assert!(output.status.success(), "{}", text(&output));
+}
+
+#[test]
+fn uninstall_leaves_nothing_behind() {
+    let dest = tempfile::tempdir().expect("a scratch directory");
+    for prefix in ["/usr/local", "/usr"] {
+        let output = install(&dest, prefix, "/bin/true");
+        assert!(output.status.success(), "{}", text(&output));
+        let installed: Vec<_> = files(dest.path());
+        assert_eq!(installed.len(), 7, "{installed:#?}");
+        for (path, mode) in [
+            ("bin/wakeport", 0o755),
+            ("lib/systemd/system/wakeport@.service", 0o644),
+        ] {
+            let path = dest.path().join(&prefix[1..]).join(path);
+            let meta =
+                fs::metadata(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            assert_eq!(
+                meta.permissions().mode() & 0o777,
+                mode,
+                "{}",
+                path.display()
+            );
+        }
+
+        let output = uninstall(&dest, prefix);
+        assert!(output.status.success(), "{}", text(&output));
+        assert_eq!(
+            fs::read_dir(dest.path())
+                .expect("the scratch directory")
+                .count(),
+            0
+        );
+    }
+}
+
+#[test]
+fn the_administrators_list_is_never_lost() {
+    let dest = tempfile::tempdir().expect("a scratch directory");
+    let rules = dest.path().join("etc/polkit-1/rules.d/50-wakeport.rules");
+    assert!(install(&dest, "/usr/local", "/bin/true").status.success());
+    let mine = read(&rules).replace("    // \"jellyfin.service\",", "    \"jellyfin.service\",");
+    fs::write(&rules, &mine).expect("the rules that were just installed");
+
+    let output = install(&dest, "/usr/local", "/bin/true");
+    assert!(
+        text(&output).contains("kept /etc/polkit-1/rules.d/50-wakeport.rules"),
+        "{}",
+        text(&output)
+    );
+    assert_eq!(read(&rules), mine);
+
+    let output = uninstall(&dest, "/usr/local");
+    assert!(text(&output).contains("left: "), "{}", text(&output));
+    assert_eq!(files(dest.path()), [rules]);
+}
+
+#[test]
+fn install_says_in_one_line_what_is_wrong() {
+    let dest = tempfile::tempdir().expect("a scratch directory");
+    for (prefix, binary, remedy) in [
+        (
+            "/usr/local",
+            "/nonexistent/wakeport",
+            "cargo build --release",
+        ),
+        (
+            "/usr/local",
+            "/etc/passwd",
+            "name the program that cargo built",
+        ),
+        ("/opt/wakeport", "/bin/true", "use /usr/local or /usr"),
+        ("/usr/local", "--frobnicate", "--help"),
+    ] {
+        let output = install(&dest, prefix, binary);
+        let said = text(&output);
+        assert!(
+            !output.status.success(),
+            "installed {binary} below {prefix}: {said}"
+        );
+        assert!(said.contains(remedy) && said.lines().count() == 1, "{said}");
+    }
+    assert_eq!(
+        fs::read_dir(dest.path())
+            .expect("the scratch directory")
+            .count(),
+        0
+    );
+}
+
+/// Every variable in a unit, an example or their texts is one that the program or its hooks know.
+#[test]
+fn every_variable_exists() {
+    let help = run(
+        Command::new(env!("CARGO_BIN_EXE_wakeport")).args(["run", "--help"]),
+        "the program itself",
+    );
+    let mut known = variables(&text(&help));
+    assert!(
+        known.contains("WAKEPORT_TO"),
+        "`wakeport run --help` names no variables:\n{}",
+        text(&help)
+    );
+    known.extend(
+        [
+            "EVENT",
+            "TARGET",
+            "LISTENER",
+            "CLIENT",
+            "ATTEMPT",
+            "TIMEOUT_SEC",
+        ]
+        .map(|name| format!("WAKEPORT_{name}")),
+    );
+    for path in ["systemd", "examples"]
+        .iter()
+        .flat_map(|dir| files(&repo(dir)))
+    {
+        let unknown: Vec<_> = variables(&read(&path))
+            .difference(&known)
+            .cloned()
+            .collect();
+        assert!(
+            unknown.is_empty(),
+            "{}: no such variable: {unknown:?}",
+            path.display()
+        );
+    }
+}
+
+/// The code blocks that begin with the path of a drop-in: path and text.
+fn drop_ins(chapter: &str) -> Vec<(String, String)> {
+    chapter
+        .split("```ini\n")
+        .skip(1)
+        .filter_map(|block| {
+            let text = block.split("```").next()?;
+            let path = text.lines().next()?.strip_prefix("# ")?;
+            Some((path.to_owned(), text.to_owned()))
+        })
+        .collect()
+}
+
+fn variables(text: &str) -> BTreeSet<String> {
+    text.match_indices("WAKEPORT_")
+        .map(|(start, _)| {
+            let word = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+            let end = text[start..]
+                .find(|c| !word(c))
+                .map_or(text.len(), |length| start + length);
+            text[start..end].to_owned()
+        })
+        .collect()
+}
+
+fn install(dest: &TempDir, prefix: &str, binary: &str) -> Output {
+    run(
+        Command::new(repo("systemd/install"))
+            .arg(binary)
+            .env("DESTDIR", dest.path())
+            .env("PREFIX", prefix),
+        "the repository",
+    )
+}
+
+fn uninstall(dest: &TempDir, prefix: &str) -> Output {
+    run(
+        Command::new(repo("systemd/uninstall"))
+            .env("DESTDIR", dest.path())
+            .env("PREFIX", prefix),
+        "the repository",
+    )
+}
