@@ -1,8 +1,15 @@
 //! Scenarios on a real systemd: each boots one of its own in namespaces and looks at it from the outside.
 //!
 //! They need root, so plain `cargo test` leaves them out and says so; `tests/run` runs them.
-//! `rig.rs` is the machine; the other files are what its users see.
+//! `rig.rs` is the machine and `asleep.rs` the services on it; the other files are what their users see.
 
+mod asleep;
 mod rig;
 
+mod access;
+mod failure;
+mod hooks;
 mod itself;
+mod operator;
+mod sockets;
+mod wake;

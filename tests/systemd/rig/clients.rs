@@ -52,7 +52,11 @@ pub(crate) enum GoneAs {
 }
 
 /// A connection to the rig. It is a plain one: the thread that opens it lives on the rig's network.
-pub(crate) struct Client(TcpStream);
+pub(crate) struct Client {
+    stream: TcpStream,
+    /// The kernel tells of a reset once, to whoever asks first; here it was a request on its way out.
+    reset: bool,
+}
 
 impl Client {
     /// Connects, which succeeds at once as long as somebody holds the port.
@@ -63,30 +67,62 @@ impl Client {
         stream
             .set_read_timeout(Some(ANSWER))
             .expect("a limit can be set");
-        Self(stream)
+        Self {
+            stream,
+            reset: false,
+        }
     }
 
     /// Connects and asks for `/`, without waiting for the answer.
     #[track_caller]
     pub(crate) fn asks(address: &str) -> Self {
+        Self::asks_for("/", address)
+    }
+
+    /// Connects and asks for a page, without waiting for the answer.
+    #[track_caller]
+    pub(crate) fn asks_for(page: &str, address: &str) -> Self {
         let mut client = Self::connect(address);
-        client.ask();
+        client.send(&format!(
+            "GET {page} HTTP/1.1\r\nHost: rig\r\nConnection: close\r\n\r\n"
+        ));
         client
     }
 
-    /// Sends a request for `/`.
+    /// Asks for `/` and reads the page, on a connection that stays open for more.
     #[track_caller]
-    pub(crate) fn ask(&mut self) {
-        self.0
-            .write_all(b"GET / HTTP/1.1\r\nHost: rig\r\nConnection: close\r\n\r\n")
-            .expect("the request can be sent");
+    pub(crate) fn ask_again(&mut self) -> String {
+        self.send("GET / HTTP/1.1\r\nHost: rig\r\n\r\n");
+        let mut answer = String::new();
+        loop {
+            let mut bytes = [0; 4096];
+            let length = self
+                .stream
+                .read(&mut bytes)
+                .unwrap_or_else(|why| panic!("reading after {answer:?}: {why}"));
+            assert_ne!(length, 0, "the connection ended after {answer:?}");
+            answer += &text(&bytes[..length]);
+            if let Some(page) = whole_page(&answer) {
+                return page.to_owned();
+            }
+        }
+    }
+
+    #[track_caller]
+    fn send(&mut self, request: &str) {
+        match self.stream.write_all(request.as_bytes()) {
+            Ok(()) => {}
+            Err(why) if why.kind() == io::ErrorKind::ConnectionReset => self.reset = true,
+            Err(why) => panic!("sending a request: {why}"),
+        }
     }
 
     /// Reads until the end: what came, and how it ended.
     #[track_caller]
     pub(crate) fn reads(mut self) -> (String, GoneAs) {
         let mut bytes = Vec::new();
-        let gone = match self.0.read_to_end(&mut bytes) {
+        let gone = match self.stream.read_to_end(&mut bytes) {
+            _ if self.reset => GoneAs::Reset,
             Ok(_) => GoneAs::Closed,
             Err(why) if why.kind() == io::ErrorKind::ConnectionReset => GoneAs::Reset,
             Err(why) => panic!("reading the answer, after {:?}: {why}", text(&bytes)),
@@ -99,10 +135,16 @@ impl Client {
     pub(crate) fn page(self) -> String {
         let (answer, gone) = self.reads();
         assert_eq!(gone, GoneAs::Closed, "the answer broke off: {answer:?}");
-        let (head, page) = answer
-            .split_once("\r\n\r\n")
-            .unwrap_or_else(|| panic!("no answer but {answer:?}"));
-        assert!(head.contains(" 200 OK"), "not a good answer: {head:?}");
+        let page = whole_page(&answer).unwrap_or_else(|| panic!("no whole answer but {answer:?}"));
         page.to_owned()
     }
+}
+
+/// The page in a good answer, when all of it is there.
+fn whole_page(answer: &str) -> Option<&str> {
+    let (head, page) = answer.split_once("\r\n\r\n")?;
+    assert!(head.contains(" 200 OK"), "not a good answer: {head:?}");
+    let mut headers = head.lines().filter_map(|line| line.split_once(": "));
+    let (_, length) = headers.find(|(name, _)| name.eq_ignore_ascii_case("content-length"))?;
+    (length.parse() == Ok(page.len())).then_some(page)
 }

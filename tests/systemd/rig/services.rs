@@ -23,11 +23,16 @@ impl Rig {
         self.run("systemctl daemon-reload");
     }
 
-    /// The set-up that the README describes: `wakeport@NAME.socket` listens on `listen` and wakes NAME.service.
-    ///
-    /// `settings` are flags as variables, separated by spaces.
-    pub(crate) fn instance(&self, name: &str, settings: &str, listen: &str) {
+    /// The set-up that the README describes: `wakeport@NAME.socket` listens on `listen`, wakes NAME.service and
+    /// relays to `to`. Each of the further `settings` is a flag as a variable: `WAKEPORT_COOLDOWN=1s`.
+    pub(crate) fn instance(&self, name: &str, listen: &str, to: &str, settings: &[&str]) {
         self.allow(&format!("{name}.service"));
+        let to = format!("WAKEPORT_TO={to}");
+        self.drop_in(
+            &format!("wakeport@{name}.service"),
+            "target",
+            &environment(&[&to]),
+        );
         self.settings(name, settings);
         self.listen(name, listen);
     }
@@ -36,18 +41,18 @@ impl Rig {
     pub(crate) fn listen(&self, name: &str, listen: &str) {
         self.drop_in(
             &format!("wakeport@{name}.socket"),
-            "address",
-            &format!("[Socket]\nListenStream=\nListenStream={listen}\n"),
+            "listen",
+            &format!("[Socket]\nListenStream={listen}\n"),
         );
-        self.run(&format!("systemctl enable --now wakeport@{name}.socket"));
+        self.systemctl(&format!("enable --quiet --now wakeport@{name}.socket"));
     }
 
-    /// Sets variables of `wakeport@NAME.service`.
-    pub(crate) fn settings(&self, name: &str, settings: &str) {
+    /// Sets variables of `wakeport@NAME.service`, instead of those that an earlier call has set.
+    pub(crate) fn settings(&self, name: &str, settings: &[&str]) {
         self.drop_in(
             &format!("wakeport@{name}.service"),
             "settings",
-            &format!("[Service]\nEnvironment={settings}\n"),
+            &environment(settings),
         );
     }
 
@@ -95,6 +100,11 @@ impl Rig {
         self.wait_until("inactive", &format!("{name}.service"));
         self.wait_until("inactive", &format!("wakeport@{name}.service"));
         self.wait_until("active", &format!("wakeport@{name}.socket"));
+    }
+
+    /// How many processes of this name run in the rig.
+    pub(crate) fn processes(&self, name: &str) -> usize {
+        self.ask(&format!("pgrep --exact {name}")).lines().count()
     }
 
     /// How often a unit has been started so far.
@@ -152,4 +162,12 @@ impl Rig {
         // polkit notices the change by itself, but not at a moment that could be waited for.
         self.systemctl("try-restart polkit.service");
     }
+}
+
+fn environment(settings: &[&str]) -> String {
+    let mut drop_in = String::from("[Service]\n");
+    for setting in settings {
+        drop_in += &format!("Environment=\"{setting}\"\n");
+    }
+    drop_in
 }

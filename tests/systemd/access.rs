@@ -1,0 +1,51 @@
+//! wakeport runs as a user who may do nothing, except with the units that an administrator lists for polkit.
+
+use crate::asleep::{PORT, PYTHON, SOON, TARGET, URL, python};
+use crate::rig::{Client, GoneAs, Rig};
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn an_unprivileged_wakeport_wakes_the_unit_that_is_listed_and_is_refused_another() {
+    let rig = Rig::boot();
+    python(&rig);
+    rig.unit("secret.service", PYTHON);
+    rig.instance("web", PORT, TARGET, &[SOON]);
+
+    // A connection that says nothing keeps wakeport there to be looked at.
+    let quiet = Client::connect(PORT);
+    assert_eq!(rig.curl(URL), "hello");
+    let pid = rig.show("MainPID", "wakeport@web.service");
+    assert_eq!(
+        rig.run(&format!("stat --format=%U /proc/{pid}")).trim(),
+        "wakeport"
+    );
+    drop(quiet);
+    rig.wait_until_asleep("web");
+
+    // The same set-up for another unit, not listed.
+    rig.drop_in(
+        "wakeport@secret.service",
+        "target",
+        &format!("[Service]\nEnvironment=WAKEPORT_TO={TARGET}\n"),
+    );
+    rig.listen("secret", "127.0.0.1:8081");
+    assert_eq!(
+        Client::asks("127.0.0.1:8081").reads(),
+        (String::new(), GoneAs::Reset)
+    );
+    assert!(rig.is("inactive", "secret.service"));
+    assert!(rig.is("active", "wakeport@secret.socket"));
+    let log = rig.journal("wakeport@secret.service");
+    assert!(
+        log.lines()
+            .any(|line| line.contains("secret.service") && line.contains("polkit")),
+        "the log says who refused what:\n{log}"
+    );
+
+    // What the message asks for: list it.
+    rig.allow("secret.service");
+    rig.wait_for("a client is served", || {
+        rig.try_curl("http://127.0.0.1:8081/").is_ok()
+    });
+    assert_eq!(rig.curl(URL), "hello");
+}

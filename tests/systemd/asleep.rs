@@ -1,0 +1,81 @@
+//! The services that sleep behind wakeport: nginx and PostgreSQL as Debian packs them, and Python's web server.
+
+use crate::rig::Rig;
+
+/// Where every scenario's clients come; the port that stays open.
+pub(crate) const PORT: &str = "127.0.0.1:8080";
+/// [`PORT`] as an address for curl.
+pub(crate) const URL: &str = "http://127.0.0.1:8080/";
+/// Where the web servers listen when they are awake.
+pub(crate) const TARGET: &str = "127.0.0.1:18080";
+/// A cooldown that no scenario lives to see.
+pub(crate) const NEVER: &str = "WAKEPORT_COOLDOWN=1h";
+/// A cooldown that a scenario waits out.
+pub(crate) const SOON: &str = "WAKEPORT_COOLDOWN=300ms";
+
+/// Debian's nginx.service. It listens on [`TARGET`] and answers `/?words` with `hello` and the words.
+pub(crate) fn nginx(rig: &Rig) {
+    nginx_with(rig, "");
+}
+
+/// The same, with more servers; `more` goes into nginx's `http` block.
+pub(crate) fn nginx_with(rig: &Rig, more: &str) {
+    rig.write(
+        "/etc/nginx/nginx.conf",
+        &format!(
+            "pid /run/nginx.pid;
+             error_log stderr;
+             worker_rlimit_nofile 8192;
+             events {{ worker_connections 4096; }}
+             http {{
+                 access_log off;
+                 server {{ listen {TARGET} backlog=1024; return 200 hello$args; }}
+                 {more}
+             }}"
+        ),
+    );
+}
+
+/// Adds to nginx.service what it does before it starts, or to stop, in the `[Service]` section.
+pub(crate) fn nginx_does(rig: &Rig, service: &str) {
+    rig.drop_in(
+        "nginx.service",
+        "scenario",
+        &format!("[Service]\n{service}\n"),
+    );
+}
+
+/// A web.service of one line: up as far as systemd knows long before it answers. It listens on [`TARGET`].
+pub(crate) const PYTHON: &str =
+    "[Service]\nExecStart=python3 -m http.server --bind 127.0.0.1 --directory /run/rig/www 18080\n";
+
+/// Makes [`PYTHON`] web.service, and `hello` its only page.
+pub(crate) fn python(rig: &Rig) {
+    rig.write("/run/rig/www/index.html", "hello");
+    rig.unit("web.service", PYTHON);
+}
+
+/// A fresh PostgreSQL cluster on port 15432, whatever the host has, without passwords. Returns its unit's name.
+pub(crate) fn postgresql(rig: &Rig) -> String {
+    let version = rig.run("ls /usr/lib/postgresql | sort --version-sort | tail -n 1");
+    let version = version.trim();
+    rig.run(
+        "mkdir -p /etc/postgresql /var/lib/postgresql
+         for dir in /etc/postgresql /var/lib/postgresql; do
+             mount -t tmpfs tmpfs $dir && chown postgres: $dir || exit
+         done",
+    );
+    rig.run(&format!(
+        "pg_createcluster --port 15432 {version} main -- --auth=trust --no-sync"
+    ));
+    format!("postgresql@{version}-main")
+}
+
+/// What PostgreSQL on port 5432 answers to a query.
+pub(crate) fn psql(rig: &Rig, query: &str) -> String {
+    rig.run(&format!(
+        "psql --host=127.0.0.1 --port=5432 --username=postgres -tAc '{query}'"
+    ))
+    .trim()
+    .to_owned()
+}

@@ -1,0 +1,212 @@
+//! What an administrator may do at any time: stop, kill and restart wakeport, the service, D-Bus and systemd itself.
+//! Nothing gets stuck, and the service sleeps a cooldown after its last client.
+
+use std::thread;
+
+use crate::asleep::{NEVER, PORT, SOON, TARGET, URL, nginx, nginx_does};
+use crate::rig::{Client, GoneAs, Rig};
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn stopping_wakeport_leaves_the_service_as_it_is_and_the_next_instance_adopts_it() {
+    let rig = Rig::boot();
+    nginx(&rig);
+    rig.instance("nginx", PORT, TARGET, &[NEVER]);
+    assert_eq!(rig.curl(URL), "hello");
+    rig.systemctl("stop wakeport@nginx.service");
+    rig.wait_until("inactive", "wakeport@nginx.service");
+    assert!(rig.is("active", "nginx.service"));
+
+    rig.settings("nginx", &[SOON]);
+    assert_eq!(rig.curl(URL), "hello");
+    rig.wait_until_asleep("nginx");
+    assert_eq!(rig.starts("nginx.service"), 1, "it was adopted");
+    assert_eq!(rig.stops("nginx.service"), 1);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_stop_of_wakeport_waits_for_its_clients() {
+    let rig = Rig::boot();
+    nginx(&rig);
+    rig.instance("nginx", PORT, TARGET, &[NEVER]);
+    let mut client = Client::connect(PORT);
+    assert_eq!(client.ask_again(), "hello");
+    thread::scope(|scope| {
+        let stop = scope.spawn(|| rig.systemctl("stop wakeport@nginx.service"));
+        rig.wait_until("deactivating", "wakeport@nginx.service");
+        assert_eq!(client.ask_again(), "hello");
+        drop(client);
+        stop.join().expect("the stop succeeds");
+    });
+    assert_eq!(rig.show("Result", "wakeport@nginx.service"), "success");
+    assert!(rig.is("active", "nginx.service"));
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_stop_of_wakeport_while_the_service_starts_still_serves_those_who_wait() {
+    let rig = Rig::boot();
+    nginx(&rig);
+    nginx_does(&rig, "ExecStartPre=sleep 2");
+    rig.instance("nginx", PORT, TARGET, &[NEVER]);
+    let client = Client::asks(PORT);
+    rig.wait_until("activating", "nginx.service");
+    rig.systemctl("stop wakeport@nginx.service");
+    assert_eq!(client.page(), "hello");
+    assert_eq!(rig.show("Result", "wakeport@nginx.service"), "success");
+    assert!(rig.is("active", "nginx.service"));
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_stop_of_wakeport_resets_the_clients_that_stay_too_long() {
+    let rig = Rig::boot();
+    nginx(&rig);
+    rig.instance("nginx", PORT, TARGET, &[NEVER, "WAKEPORT_DRAIN_TIMEOUT=1s"]);
+    let mut client = Client::connect(PORT);
+    assert_eq!(client.ask_again(), "hello");
+    rig.systemctl("stop wakeport@nginx.service");
+    assert_eq!(client.reads(), (String::new(), GoneAs::Reset));
+    assert_eq!(rig.show("Result", "wakeport@nginx.service"), "success");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn with_stop_on_exit_the_service_goes_with_wakeport() {
+    let rig = Rig::boot();
+    nginx(&rig);
+    rig.instance("nginx", PORT, TARGET, &[NEVER, "WAKEPORT_STOP_ON_EXIT=yes"]);
+    assert_eq!(rig.curl(URL), "hello");
+    rig.systemctl("stop wakeport@nginx.service");
+    assert!(rig.is("inactive", "nginx.service"));
+    assert_eq!(rig.curl(URL), "hello");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_restart_of_wakeport_loses_no_client_that_comes_meanwhile() {
+    let rig = Rig::boot();
+    nginx(&rig);
+    rig.instance("nginx", PORT, TARGET, &[NEVER]);
+    assert_eq!(rig.curl(URL), "hello");
+    thread::scope(|scope| {
+        let restarts =
+            scope.spawn(|| (0..10).for_each(|_| rig.systemctl("restart wakeport@nginx.service")));
+        let mut served = 0;
+        while !restarts.is_finished() || served < 100 {
+            assert_eq!(Client::asks(PORT).page(), "hello");
+            served += 1;
+        }
+        restarts.join().expect("all restarts succeed");
+    });
+    assert!(rig.starts("wakeport@nginx.service") > 10);
+    assert_eq!(rig.starts("nginx.service"), 1);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_killed_wakeport_comes_back_and_lets_the_service_sleep() {
+    let rig = Rig::boot();
+    nginx(&rig);
+    rig.instance("nginx", PORT, TARGET, &[SOON]);
+    let mut client = Client::connect(PORT);
+    assert_eq!(client.ask_again(), "hello");
+    rig.systemctl("kill --signal=KILL wakeport@nginx.service");
+    assert_eq!(client.reads().0, "");
+    // Nobody connects any more.
+    rig.wait_until_asleep("nginx");
+    assert_eq!(rig.starts("nginx.service"), 1);
+    assert_eq!(rig.starts("wakeport@nginx.service"), 2);
+    assert_eq!(rig.curl(URL), "hello");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_restart_of_the_bus_disturbs_nobody() {
+    whatever_happens("systemctl restart dbus.service");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_reexecution_of_systemd_disturbs_nobody() {
+    whatever_happens("systemctl daemon-reexec");
+}
+
+/// Runs `event` while the service is awake, cooling, stopping and waking: each time the next thing happens as it should.
+fn whatever_happens(event: &str) {
+    let rig = Rig::boot();
+    nginx(&rig);
+    nginx_does(&rig, "ExecStartPre=sleep 1\nExecStop=\nExecStop=sleep 1");
+    rig.instance("nginx", PORT, TARGET, &["WAKEPORT_COOLDOWN=2s"]);
+    let happens_while = |state: &str| {
+        rig.wait_until(state, "nginx.service");
+        rig.run(event);
+    };
+
+    let early = Client::asks(PORT);
+    happens_while("activating");
+    assert_eq!(early.page(), "hello", "`{event}` while waking");
+    happens_while("active"); // cooling
+    rig.wait_until_asleep("nginx");
+
+    let mut client = Client::connect(PORT);
+    assert_eq!(client.ask_again(), "hello");
+    happens_while("active"); // awake
+    assert_eq!(client.ask_again(), "hello", "`{event}` while awake");
+    drop(client);
+    happens_while("deactivating");
+    rig.wait_until_asleep("nginx");
+    assert_eq!(rig.starts("nginx.service"), 2);
+    assert_eq!(rig.stops("nginx.service"), 2);
+
+    assert_eq!(rig.curl(URL), "hello");
+    rig.wait_until_asleep("nginx");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_service_stopped_by_hand_is_woken_by_the_next_client() {
+    let rig = Rig::boot();
+    nginx(&rig);
+    rig.instance("nginx", PORT, TARGET, &[NEVER]);
+    let mut client = Client::connect(PORT);
+    assert_eq!(client.ask_again(), "hello");
+    rig.systemctl("stop nginx.service");
+    assert_eq!(
+        client.reads().0,
+        "",
+        "the client sees what it would have seen without wakeport"
+    );
+    // Nothing to put to sleep: wakeport goes as well.
+    rig.wait_until_asleep("nginx");
+    assert_eq!(rig.curl(URL), "hello");
+    assert_eq!(rig.starts("nginx.service"), 2);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_service_started_by_hand_is_adopted_by_the_next_client_and_sleeps_after_it() {
+    let rig = Rig::boot();
+    nginx(&rig);
+    rig.instance("nginx", PORT, TARGET, &[SOON]);
+    rig.systemctl("start nginx.service");
+    assert_eq!(rig.curl(URL), "hello");
+    rig.wait_until_asleep("nginx");
+    assert_eq!(rig.starts("nginx.service"), 1);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_service_restarted_by_hand_goes_on_serving_and_sleeps_after_its_clients() {
+    let rig = Rig::boot();
+    nginx(&rig);
+    rig.instance("nginx", PORT, TARGET, &["WAKEPORT_COOLDOWN=2s"]);
+    assert_eq!(rig.curl(URL), "hello");
+    for _ in 0..3 {
+        rig.systemctl("restart nginx.service");
+        assert_eq!(rig.curl(URL), "hello");
+    }
+    rig.wait_until_asleep("nginx");
+    assert_eq!(rig.starts("nginx.service"), rig.stops("nginx.service"));
+}

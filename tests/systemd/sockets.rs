@@ -1,0 +1,149 @@
+//! More than one TCP port: names, Unix sockets, and a user's own service manager.
+
+use crate::asleep::{PORT, SOON, TARGET, URL, nginx, nginx_with};
+use crate::rig::{Client, GoneAs, Rig};
+
+const ADMIN_PORT: &str = "127.0.0.1:8081";
+const ADMIN_TARGET: &str = "127.0.0.1:18081";
+
+/// A second socket of `wakeport@nginx.service`, by the name `admin`; a socket unit has one name.
+fn admin_socket(rig: &Rig) {
+    rig.unit(
+        "nginx-admin.socket",
+        &format!(
+            "[Socket]\nListenStream={ADMIN_PORT}\nFileDescriptorName=admin\nService=wakeport@nginx.service\n\
+             TriggerLimitIntervalSec=0\n"
+        ),
+    );
+    rig.drop_in(
+        "wakeport@nginx.service",
+        "sockets",
+        "[Service]\nSockets=nginx-admin.socket\n",
+    );
+    rig.systemctl("start nginx-admin.socket");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn two_named_sockets_lead_to_two_targets_and_share_one_life() {
+    let rig = Rig::boot();
+    nginx_with(
+        &rig,
+        &format!("server {{ listen {ADMIN_TARGET}; return 200 admin; }}"),
+    );
+    admin_socket(&rig);
+    rig.instance(
+        "nginx",
+        PORT,
+        &format!("nginx={TARGET} admin={ADMIN_TARGET}"),
+        &[SOON],
+    );
+
+    // Either of them wakes the service, and finds its own target.
+    assert_eq!(Client::asks(ADMIN_PORT).page(), "admin");
+    assert_eq!(Client::asks(PORT).page(), "hello");
+    rig.wait_until_asleep("nginx");
+    assert!(rig.is("active", "nginx-admin.socket"));
+    let before = rig.starts("nginx.service");
+    assert_eq!(Client::asks(PORT).page(), "hello");
+    rig.wait_until_asleep("nginx");
+    assert_eq!(rig.starts("nginx.service"), before + 1);
+
+    // A client of the one keeps the service awake for the other.
+    let mut stays = Client::connect(ADMIN_PORT);
+    assert_eq!(stays.ask_again(), "admin");
+    for _ in 0..3 {
+        assert_eq!(Client::asks(PORT).page(), "hello");
+    }
+    assert_eq!(stays.ask_again(), "admin");
+    assert_eq!(rig.starts("nginx.service"), before + 2);
+    drop(stays);
+    rig.wait_until_asleep("nginx");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_target_that_never_listens_is_no_concern_of_the_others_clients() {
+    let rig = Rig::boot();
+    nginx(&rig);
+    admin_socket(&rig);
+    rig.instance(
+        "nginx",
+        PORT,
+        &format!("nginx={TARGET} admin={ADMIN_TARGET}"),
+        &[SOON, "WAKEPORT_START_TIMEOUT=3s"],
+    );
+    // The one in vain comes first, and it is its connection that wakes the service.
+    let in_vain = Client::asks(ADMIN_PORT);
+    let mut stays = Client::connect(PORT);
+    assert_eq!(stays.ask_again(), "hello");
+    assert_eq!(Client::asks(PORT).page(), "hello");
+    assert_eq!(in_vain.reads(), (String::new(), GoneAs::Reset));
+    assert_eq!(stays.ask_again(), "hello");
+    assert_eq!(rig.starts("nginx.service"), 1);
+    drop(stays);
+    rig.wait_until_asleep("nginx");
+    assert!(rig.is("active", "nginx-admin.socket"));
+    assert_eq!(rig.curl(URL), "hello");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn unix_sockets_do_on_both_sides() {
+    let rig = Rig::boot();
+    nginx_with(
+        &rig,
+        "server { listen unix:/run/nginx.sock; return 200 unix; }",
+    );
+    rig.instance("nginx", "/run/web.sock", "/run/nginx.sock", &[SOON]);
+    for wakes in 1..=2 {
+        assert_eq!(
+            rig.run("curl -sS --fail --unix-socket /run/web.sock http://localhost/"),
+            "unix"
+        );
+        rig.wait_until_asleep("nginx");
+        assert_eq!(rig.starts("nginx.service"), wakes);
+    }
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_user_wakes_services_of_his_own() {
+    let rig = Rig::boot();
+    rig.run("useradd --home-dir /var/lib/alice --create-home --shell /bin/sh alice");
+    rig.run("loginctl enable-linger alice");
+    let manager = format!("user@{}.service", rig.run("id -u alice").trim());
+    rig.wait_until("active", &manager);
+    let config = "/var/lib/alice/.config/systemd/user";
+    rig.write(
+        &format!("{config}/notes.service"),
+        "[Service]\nExecStart=python3 -m http.server --bind 127.0.0.1 18080\n",
+    );
+    rig.write("/var/lib/alice/index.html", "hers");
+    rig.write(
+        &format!("{config}/wakeport@notes.socket.d/listen.conf"),
+        &format!("[Socket]\nListenStream={PORT}\n"),
+    );
+    rig.write(
+        &format!("{config}/wakeport@notes.service.d/target.conf"),
+        &format!("[Service]\nEnvironment=WAKEPORT_TO={TARGET} {SOON}\n"),
+    );
+    rig.run("chown -R alice: /var/lib/alice");
+    let as_alice = |command: &str| {
+        rig.ask(&format!(
+            "runuser -u alice -- env XDG_RUNTIME_DIR=/run/user/$(id -u alice) systemctl --user {command}"
+        ))
+    };
+    let is = |state: &str, unit: &str| as_alice(&format!("is-active {unit}")).trim() == state;
+    as_alice("daemon-reload");
+    as_alice("start wakeport@notes.socket");
+
+    for _ in 0..2 {
+        assert_eq!(rig.curl(URL), "hers");
+        rig.wait_for("notes.service and wakeport sleep", || {
+            is("inactive", "notes.service") && is("inactive", "wakeport@notes.service")
+        });
+        assert!(is("active", "wakeport@notes.socket"));
+        assert_eq!(rig.processes("wakeport"), 0);
+    }
+}
