@@ -159,3 +159,30 @@ fn after_a_crash_under_its_clients_the_next_one_wakes_the_service() {
         "wakeport itself has noticed and stayed"
     );
 }
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_misconfigured_wakeport_says_so_and_leaves_the_port_open_until_it_is_mended() {
+    let rig = Rig::boot();
+    python(&rig);
+    rig.instance("web", PORT, TARGET, &["WAKEPORT_COOLDOWN=soon"]);
+    for attempt in 0..30 {
+        assert_eq!(
+            Client::asks(PORT).reads(),
+            (String::new(), GoneAs::Reset),
+            "attempt {attempt}"
+        );
+        assert!(rig.is("active", "wakeport@web.socket"), "attempt {attempt}");
+    }
+    let status = rig.show("ExecMainStatus", "wakeport@web.service");
+    assert!(
+        ["64", "78"].contains(&status.as_str()),
+        "exit status {status}"
+    );
+    assert!(
+        rig.said("wakeport@web.service", "soon") > 0,
+        "what is wrong is named"
+    );
+    rig.settings("web", &[SOON]);
+    assert_eq!(rig.curl(URL), "hello");
+}

@@ -12,4 +12,5 @@ mod hooks;
 mod itself;
 mod operator;
 mod sockets;
+mod told;
 mod wake;
