@@ -412,8 +412,12 @@ impl Driver {
     /// Has somebody look at the service. One look at a time; a later one says as much.
     fn look(&mut self) {
         self.look_at = None;
+        let (waking, started) = match self.lifecycle.state() {
+            State::Waking { started, .. } => (true, started),
+            State::Asleep | State::Awake | State::Cooling { .. } => (false, false),
+            State::Stopping(_) | State::Failed { .. } => (false, false),
+        };
         // Where only an answer tells that the service is up, the probe asks already.
-        let waking = matches!(self.lifecycle.state(), State::Waking { .. });
         if waking && !self.backend.can_tell() {
             return;
         }
@@ -427,7 +431,7 @@ impl Driver {
         self.tasks.spawn(async move {
             let seen = backend.look().await;
             let why = match seen {
-                Ok(Phase::Down) if waking => backend.last_words().await,
+                Ok(Phase::Down) if started => backend.last_words().await,
                 _ => None,
             };
             handle.post(Message::Looked(epoch, seen, why));

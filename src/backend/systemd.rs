@@ -19,7 +19,7 @@ use crate::config::{Manager, UnitName};
 use crate::lifecycle::Phase;
 use bus::Bus;
 use unit::Status;
-use words::{LastRun, Trouble};
+use words::{LastRun, Trouble, Verb};
 
 /// How long a bus that is gone is waited for. A dbus-daemon restarts within a second, and
 /// systemd takes another to connect to it.
@@ -165,12 +165,9 @@ impl Units {
     }
 
     fn begin(&self) -> Progress {
-        let silent = format!(
-            "{} has not answered yet",
-            words::manager(self.bus.manager())
-        );
+        let state = format!("{} did not answer", words::manager(self.bus.manager()));
         Progress {
-            state: silent,
+            state,
             ..Progress::default()
         }
     }
@@ -225,7 +222,7 @@ impl Units {
         if !progress.started.contains(name) {
             progress.started.push(name.clone());
         }
-        match self.bus.start(name).await {
+        match self.bus.order(Verb::Start, name).await {
             Ok(job) => progress.jobs.push((name.clone(), job)),
             Err(trouble) => {
                 if matches!(trouble, Trouble::Final(_)) {
@@ -285,7 +282,7 @@ impl Units {
                 continue;
             }
             progress.state = format!("`{name}` is still {}", unit.in_words());
-            match self.bus.stop(name).await {
+            match self.bus.order(Verb::Stop, name).await {
                 Ok(job) => progress.jobs.push((name.clone(), job)),
                 Err(Trouble::Final(failure)) => refused = Some(failure),
                 Err(trouble) => return Err(trouble),

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_core::Stream;
@@ -102,11 +102,7 @@ impl Bus {
 
     /// How `job` ended, if that was heard.
     pub(super) fn outcome(&self, job: &OwnedObjectPath) -> Option<String> {
-        let ended = self
-            .heard
-            .ended
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let ended = locked(&self.heard.ended);
         ended
             .iter()
             .rev()
@@ -186,24 +182,26 @@ impl Bus {
         if rows.len() != units.len() {
             return Err(self.trouble(zbus::Error::InvalidReply, Verb::Look, ""));
         }
-        if self.gone().take().is_some() {
+        if locked(&self.gone_since).take().is_some() {
             tracing::info!("{} answers again", words::manager(self.manager));
         }
         Ok(rows.into_iter().map(Status::from).collect())
     }
 
-    /// Queues a start job.
-    pub(super) async fn start(&self, unit: &UnitName) -> Result<OwnedObjectPath, Trouble> {
+    /// Queues a job that starts or stops `unit`; in the place of one that does the opposite.
+    pub(super) async fn order(
+        &self,
+        verb: Verb,
+        unit: &UnitName,
+    ) -> Result<OwnedObjectPath, Trouble> {
         let link = self.link().await?;
-        let job = link.manager.start_unit(unit.as_str(), "replace").await;
-        self.answer(&link, job, Verb::Start, unit.as_str())
-    }
-
-    /// Queues a stop job.
-    pub(super) async fn stop(&self, unit: &UnitName) -> Result<OwnedObjectPath, Trouble> {
-        let link = self.link().await?;
-        let job = link.manager.stop_unit(unit.as_str(), "replace").await;
-        self.answer(&link, job, Verb::Stop, unit.as_str())
+        let job = match verb {
+            Verb::Stop => link.manager.stop_unit(unit.as_str(), "replace").await,
+            Verb::Start | Verb::Look | Verb::Reset => {
+                link.manager.start_unit(unit.as_str(), "replace").await
+            }
+        };
+        self.answer(&link, job, verb, unit.as_str())
     }
 
     /// Makes the manager forget how often the unit was started.
@@ -243,7 +241,7 @@ impl Bus {
             Trouble::Final(failure) => return Err(failure),
             Trouble::Passing(failure) => failure,
         };
-        let lasted = self.gone().map_or(Duration::ZERO, |since| since.elapsed());
+        let lasted = locked(&self.gone_since).map_or(Duration::ZERO, |since| since.elapsed());
         if lasted >= patience {
             return Err(failure);
         }
@@ -270,19 +268,13 @@ impl Bus {
     fn trouble(&self, error: zbus::Error, verb: Verb, unit: &str) -> Trouble {
         let trouble = words::trouble(&error, verb, unit, self.manager);
         if let Trouble::Passing(failure) = &trouble {
-            let mut gone = self.gone();
+            let mut gone = locked(&self.gone_since);
             if gone.is_none() {
                 *gone = Some(Instant::now());
                 tracing::warn!("{failure}");
             }
         }
         trouble
-    }
-
-    fn gone(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.gone_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -327,13 +319,18 @@ impl Heard {
     fn remember(&self, removed: &Message) {
         type JobRemoved = (u32, OwnedObjectPath, String, String);
         if let Ok((_, job, _, result)) = removed.body().deserialize::<JobRemoved>() {
-            let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut ended = locked(&self.ended);
             if ended.len() == REMEMBERED {
                 ended.remove(0);
             }
             ended.push((job, result));
         }
     }
+}
+
+/// Nothing panics while it holds one of these locks, and what they guard is never half done.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn strings(units: &[UnitName]) -> Vec<&str> {

@@ -234,11 +234,16 @@ fn by_its_own_account(unit: &str, run: &LastRun, of: Manager) -> String {
             "a Type=oneshot is down when its program is done; it needs RemainAfterExit=yes"
                 .to_owned()
         }
+        "success" | "" if run.exit.is_some() => {
+            "its main process ended at once, without an error; it has to stay in the foreground"
+                .to_owned()
+        }
         // A unit that nothing refers to is forgotten when it is down, and what it could tell.
         "success" | "" => format!(
-            "it went down at once without an error{exit}; its program may go to the background, \
-             or a Condition*= or ExecCondition= is not met: see `{ctl} status {unit}`"
+            "it went down at once, without an error; either its main process ended, or a \
+             Condition*= or ExecCondition= is not met: see `{ctl} status {unit}`"
         ),
+        "exec-condition" => "its ExecCondition= says no".to_owned(),
         result => {
             let user = if of == Manager::User { "--user " } else { "" };
             format!("`{result}`{exit}; see `journalctl {user}-u {unit}`")
@@ -386,11 +391,11 @@ mod tests {
             (
                 Some("done"),
                 exit(1, 0, "success"),
-                "went down at once without an error: its main process",
+                "stay in the foreground",
             ),
             (Some("done"), run(&oneshot), "RemainAfterExit=yes"),
             (Some("done"), run(&condition), "Condition*="),
-            (Some("done"), run(&[]), "went down at once"),
+            (Some("done"), run(&[]), "went down at once, without"),
             (Some("dependency"), run(&[]), "requires"),
             (Some("canceled"), run(&[]), "somebody else"),
             (Some("timeout"), run(&[]), "JobTimeoutSec="),
