@@ -159,7 +159,8 @@ async fn serve(config: Config, plan: Plan, inherited: Vec<Listener>) -> Result<(
     let signal = loop {
         tokio::select! {
             signal = signals.next() => break signal,
-            _ = idle.wait_for(|idle| *idle), if !config.stay => {
+            // What `wait_for` returns locks the value; kept for the whole arm it would stop the driver.
+            () = async { drop(idle.wait_for(|idle| *idle).await) }, if !config.stay => {
                 sleep_until((began + SHORTEST_LIFE).into()).await;
                 doors.close().await;
                 if handle.may_exit().await && !doors.last_call() {
