@@ -1,5 +1,8 @@
 //! Tests of what is delivered, from the outside.
 
 mod examples;
+mod relay;
+mod support;
 mod tree;
 mod units;
+mod wake;

@@ -1,0 +1,376 @@
+//! Waking and sleeping, as clients and the service see it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::Duration;
+
+use crate::support::{
+    Client, Place, Run, Server, Stage, directory, echo, now, runs, script, throughout, until,
+};
+
+#[test]
+fn the_first_client_wakes_the_service_and_it_sleeps_when_nobody_is_left() {
+    let stage = Stage::new();
+    let front = Place::tcp();
+    let wakeport = stage.run().listen(&front).cooldown("100ms").start();
+    assert!(stage.calls().is_empty(), "nobody has come yet");
+    for round in 1..=3 {
+        let client = front.connect();
+        client.echoes("hello");
+        assert_eq!(stage.count("start"), round);
+        drop(client);
+        stage.reaches("stop", round);
+        wakeport.is("asleep");
+        assert!(!stage.scene().place.answers());
+    }
+    assert_eq!(stage.count("start"), 3);
+    assert!(
+        wakeport.status().contains("3 served since "),
+        "{}",
+        wakeport.status()
+    );
+}
+
+#[test]
+fn a_hundred_clients_at_once_start_the_service_once() {
+    let stage = Stage::play(|_, call| {
+        if call.event == "start" {
+            thread::sleep(Duration::from_millis(300));
+        }
+    });
+    let front = Place::tcp();
+    let _wakeport = stage.run().listen(&front).start();
+    let together = Arc::new(Barrier::new(100));
+    let clients: Vec<_> = (0..100)
+        .map(|number| {
+            let (front, together) = (front.clone(), together.clone());
+            thread::spawn(move || {
+                together.wait();
+                front.connect().echoes(&format!("client {number}"));
+            })
+        })
+        .collect();
+    for client in clients {
+        client.join().expect("every client is served");
+    }
+    assert_eq!(stage.count("start"), 1);
+}
+
+#[test]
+fn the_service_stays_awake_while_a_silent_client_is_connected() {
+    let stage = Stage::new();
+    let front = Place::tcp();
+    let wakeport = stage.run().listen(&front).cooldown("0").start();
+    let (quiet, other) = (front.connect(), front.connect());
+    quiet.echoes("I say nothing more");
+    other.echoes("and I leave");
+    drop(other);
+    wakeport.is("awake: 1 client,");
+    throughout(Duration::from_millis(300), "awake", || {
+        stage.count("stop") == 0
+    });
+    quiet.echoes("here I am");
+    drop(quiet);
+    stage.reaches("stop", 1);
+}
+
+#[test]
+fn a_start_hook_that_exits_with_75_is_run_again() {
+    let stage = Stage::direct(echo, |scene, call| match call.event.as_str() {
+        "start" if call.attempt < 3 => 75,
+        "start" => {
+            scene.up();
+            0
+        }
+        _ => 0,
+    });
+    let front = Place::tcp();
+    let _wakeport = stage.run().listen(&front).start();
+    front.connect().echoes("at last");
+    let attempts: Vec<_> = stage.calls().iter().map(|call| call.attempt).collect();
+    assert_eq!(attempts, [1, 2, 3]);
+}
+
+#[test]
+fn when_the_start_fails_clients_are_reset_and_later_ones_may_try_again() {
+    let mended = Arc::new(AtomicBool::new(false));
+    let stage = Stage::direct(echo, {
+        let mended = mended.clone();
+        move |scene, call| match (call.event.as_str(), mended.load(Ordering::SeqCst)) {
+            ("start", false) => {
+                thread::sleep(Duration::from_millis(300));
+                7
+            }
+            ("start", true) => {
+                scene.up();
+                0
+            }
+            _ => 0,
+        }
+    });
+    let front = Place::tcp();
+    let wakeport = stage.run().listen(&front).start();
+    let clients: Vec<_> = (0..5).map(|_| front.connect()).collect();
+    clients.iter().for_each(Client::is_reset);
+    wakeport.logs("could not wake the service: the start hook");
+    wakeport.logs("failed (exit status: 7)");
+    assert_eq!(stage.count("start"), 1);
+
+    // For a second nobody even tries.
+    front.connect().is_reset();
+    assert_eq!(stage.count("start"), 1);
+
+    mended.store(true, Ordering::SeqCst);
+    until("a client that is served", || {
+        front.connect().try_echo("and now?").is_ok()
+    });
+    assert_eq!(stage.count("start"), 2);
+}
+
+#[test]
+fn a_start_hook_that_hangs_is_ended_with_its_children_and_the_client_is_reset() {
+    let dir = directory();
+    let pids = dir.path().join("pids");
+    let hook = script(
+        &dir.path().join("hook"),
+        &format!(
+            "#!/bin/sh\ntrap '' TERM\nsleep 1000 & echo $! $$ >{}\nwhile :; do sleep 1000; done\n",
+            pids.display()
+        ),
+    );
+    let (front, target) = (Place::tcp(), Place::tcp());
+    let wakeport = Run::new()
+        .to(&target)
+        .listen(&front)
+        .option("--start-hook", hook)
+        .option("--start-timeout", "500ms")
+        .start();
+    let client = front.connect();
+    client.is_reset();
+    wakeport.logs("could not wake the service: ");
+    let text = std::fs::read_to_string(&pids).expect("the hook has begun");
+    let pids: Vec<u32> = text
+        .split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .collect();
+    assert_eq!(pids.len(), 2);
+    until("the hook and its child are gone", || {
+        !pids.iter().any(|&pid| runs(pid))
+    });
+}
+
+#[test]
+fn a_stop_hook_that_fails_is_run_again_until_it_succeeds() {
+    let stage = Stage::direct(echo, {
+        let tries = std::sync::atomic::AtomicUsize::new(0);
+        move |scene, call| match call.event.as_str() {
+            "start" => {
+                scene.up();
+                0
+            }
+            _ if tries.fetch_add(1, Ordering::SeqCst) < 2 => 1,
+            _ => {
+                scene.down();
+                0
+            }
+        }
+    });
+    let front = Place::tcp();
+    let wakeport = stage.run().listen(&front).cooldown("0").start();
+    front.connect().echoes("hello");
+    wakeport.logs("could not put the service to sleep: the stop hook");
+    wakeport.logs("the service could not be stopped and nobody uses it; it sleeps in ");
+    wakeport.is("asleep");
+    assert_eq!(stage.count("stop"), 3);
+}
+
+#[test]
+fn a_client_that_comes_while_the_stop_hook_runs_is_served_after_a_new_start() {
+    let stage = Stage::play(|_, call| {
+        if call.event == "stop" {
+            thread::sleep(Duration::from_millis(500));
+        }
+    });
+    let front = Place::tcp();
+    let wakeport = stage.run().listen(&front).cooldown("0").start();
+    front.connect().echoes("first");
+    wakeport.is("stopping");
+    let client = front.connect();
+    client.echoes("second");
+    let events: Vec<_> = stage.calls().into_iter().map(|call| call.event).collect();
+    assert_eq!(events, ["start", "stop", "start"]);
+}
+
+#[test]
+fn clients_at_every_phase_of_a_stop_are_served() {
+    let stage = Stage::play(|_, call| {
+        if call.event == "stop" {
+            thread::sleep(Duration::from_millis(60));
+        }
+    });
+    let front = Place::tcp();
+    let _wakeport = stage.run().listen(&front).cooldown("20ms").start();
+    for round in 0..25 {
+        front.connect().echoes(&format!("round {round}"));
+        thread::sleep(Duration::from_millis(round * 5));
+    }
+    assert!(stage.count("start") > 1);
+}
+
+#[test]
+fn a_slow_hook_does_not_delay_another_connection() {
+    let stage = Stage::direct(echo, |scene, call| {
+        // The ready hook of a target that somebody else started, and then the stop hook.
+        if call.event == "start" {
+            scene.up();
+        }
+        0
+    });
+    let second = Place::tcp();
+    let dir = directory();
+    let go = dir.path().join("go");
+    let slow = script(
+        &dir.path().join("slow"),
+        &format!(
+            "#!/bin/sh\n[ \"$WAKEPORT_TARGET\" = {second} ] || exit 0\nwhile ! [ -e {} ]; do sleep 0.05; done\n",
+            go.display()
+        ),
+    );
+    let (front, other_front) = (Place::tcp(), Place::tcp());
+    let wakeport = stage
+        .run()
+        .listen(&format!("one={front}"))
+        .listen(&format!("two={other_front}"))
+        .to(format!("two={second}"))
+        .option("--ready-hook", slow)
+        .start();
+    let client = front.connect();
+    client.echoes("hello");
+    let _server = Server::echo(&second);
+    let waiting = other_front.connect();
+    waiting.send("patience");
+    wakeport.is("awake: 1 client, 1 client waiting");
+    for number in 0..100 {
+        client.echoes(&format!("{number} while a hook runs"));
+    }
+    assert!(waiting.is_silent());
+    std::fs::write(&go, "").expect("a file of ours");
+    assert_eq!(waiting.take(8), b"patience");
+}
+
+#[test]
+fn a_service_that_runs_already_is_taken_over_and_put_to_sleep_later() {
+    let stage = Stage::new();
+    stage.scene().up();
+    let front = Place::tcp();
+    let wakeport = stage.run().listen(&front).cooldown("300ms").start();
+    wakeport.is("cooling");
+    wakeport.logs("the service runs already and nobody uses it; it sleeps in ");
+    wakeport.is("asleep");
+    assert_eq!((stage.count("start"), stage.count("stop")), (0, 1));
+}
+
+#[test]
+fn a_target_that_answers_already_is_used_without_the_start_hook() {
+    let stage = Stage::new();
+    let front = Place::tcp();
+    let wakeport = stage.run().listen(&front).cooldown("100ms").start();
+    wakeport.is("asleep");
+    // Started by somebody else, in the meantime.
+    stage.scene().up();
+    front.connect().echoes("hello");
+    stage.reaches("stop", 1);
+    assert_eq!(stage.count("start"), 0);
+}
+
+#[test]
+fn a_service_that_dies_under_its_clients_is_woken_by_the_next_one() {
+    let stage = Stage::new();
+    let front = Place::tcp();
+    let _wakeport = stage.run().listen(&front).start();
+    let client = front.connect();
+    client.echoes("hello");
+    stage.scene().crash();
+    assert!(client.rest().0.is_empty());
+    front.connect().echoes("anybody there?");
+    assert_eq!((stage.count("start"), stage.count("stop")), (2, 0));
+}
+
+#[test]
+fn a_client_that_has_said_all_it_will_say_still_gets_its_answer() {
+    let stage = Stage::play(|_, call| {
+        if call.event == "start" {
+            thread::sleep(Duration::from_millis(300));
+        }
+    });
+    for front in [Place::tcp(), Place::abstract_name()] {
+        let wakeport = stage.run().listen(&front).cooldown("0").start();
+        let client = front.connect();
+        client.send("printf | nc -N");
+        client.finish();
+        assert_eq!(client.all(), b"printf | nc -N");
+        drop(client);
+        wakeport.is("asleep");
+    }
+}
+
+#[test]
+fn a_client_that_breaks_off_while_it_waits_is_forgotten() {
+    let stage = Stage::play(|_, call| {
+        if call.event == "start" {
+            thread::sleep(Duration::from_millis(500));
+        }
+    });
+    let front = Place::tcp();
+    let wakeport = stage.run().listen(&front).cooldown("0").start();
+    let client = front.connect();
+    wakeport.is("waking: the service starts, 1 client waiting");
+    client.reset();
+    wakeport.is("waking: the service starts");
+    wakeport.is("asleep");
+    assert!(
+        wakeport.status().starts_with("asleep, 0 served"),
+        "{}",
+        wakeport.status()
+    );
+    assert_eq!((stage.count("start"), stage.count("stop")), (1, 1));
+}
+
+#[test]
+fn a_target_that_opens_its_port_late_is_waited_for() {
+    let (front, target) = (Place::tcp(), Place::tcp());
+    let wakeport = Run::new().to(&target).listen(&front).start();
+    let client = front.connect();
+    client.send("hello");
+    wakeport.is("waking: the target has started, but does not answer yet");
+    assert!(client.is_silent());
+    let _server = Server::echo(&target);
+    assert_eq!(client.take(5), b"hello");
+}
+
+#[test]
+fn a_target_that_never_opens_its_port_costs_its_client_the_start_timeout() {
+    let (front, target) = (Place::tcp(), Place::tcp());
+    let wakeport = Run::new()
+        .to(&target)
+        .listen(&front)
+        .option("--start-timeout", "300ms")
+        .start();
+    let began = now();
+    front.connect().is_reset();
+    assert!(began.elapsed() >= Duration::from_millis(300));
+    wakeport.logs("could not wake the target: it does not answer in time: Connection refused");
+}
+
+#[test]
+fn one_client_is_one_connection_at_the_target() {
+    let (front, target) = (Place::tcp(), Place::tcp());
+    let _wakeport = Run::new().to(&target).listen(&front).start();
+    let server = Server::echo(&target);
+    for number in 1..=5 {
+        let client = front.connect();
+        client.echoes("hello");
+        assert_eq!(server.connections(), number);
+    }
+}
