@@ -171,7 +171,7 @@ impl Backend {
     pub async fn last_words(&self) -> Option<String> {
         match self {
             Self::Systemd(units) => units.last_words().await,
-            Self::Exec(child) => child.last_words(),
+            Self::Exec(child) => child.last_words().await,
             Self::Relay | Self::Hooks(_) => None,
             #[cfg(test)]
             Self::Scripted(_) => None,

@@ -76,8 +76,11 @@ impl Child {
         }
     }
 
-    /// How the child ended when it ended by itself.
-    pub fn last_words(&self) -> Option<String> {
+    /// How the child ended when it ended by itself. A look may know of its end a moment before
+    /// [`Child::watch`] has taken them down.
+    pub async fn last_words(&self) -> Option<String> {
+        let mut state = self.state.subscribe();
+        let _ = state.wait_for(|state| !matches!(state, State::Up(_))).await;
         self.last_words.lock().ok()?.clone()
     }
 

@@ -1,6 +1,8 @@
 //! Tests of what is delivered, from the outside.
 
 mod examples;
+mod exec;
+mod hooks;
 mod relay;
 mod support;
 mod tree;

@@ -1,0 +1,256 @@
+//! The service as a child process.
+
+use std::fs;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::support::{Place, Run, Server, Wakeport, directory, now, runs, script, until};
+
+/// A small echo server in a file of its own, run as a child.
+struct Program {
+    dir: TempDir,
+    place: Place,
+    front: Place,
+}
+
+const SERVER: &str = r#"#!/usr/bin/python3
+import os, signal, socket, sys, threading
+host, port = sys.argv[1].rsplit(":", 1)
+if "deaf" in sys.argv:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+listener = socket.create_server((host, int(port)))
+with open(os.path.dirname(sys.argv[0]) + "/pids", "a") as pids:
+    print(os.getpid(), file=pids)
+print("listening")
+def serve(client):
+    while data := client.recv(65536):
+        client.sendall(data)
+    client.close()
+while True:
+    client, _ = listener.accept()
+    threading.Thread(target=serve, args=(client,), daemon=True).start()
+"#;
+
+impl Program {
+    fn new() -> Self {
+        let dir = directory();
+        script(&dir.path().join("server"), SERVER);
+        Self {
+            dir,
+            place: Place::tcp(),
+            front: Place::tcp(),
+        }
+    }
+
+    fn run(&self, arguments: &str) -> Run {
+        let server = self.dir.path().join("server");
+        let command = format!("{} {} {arguments}", server.display(), self.place);
+        Run::new()
+            .to(&self.place)
+            .listen(&self.front)
+            .option("--exec", command)
+    }
+
+    /// The children that there have been.
+    fn children(&self) -> Vec<u32> {
+        let text = fs::read_to_string(self.dir.path().join("pids")).unwrap_or_default();
+        text.lines().filter_map(|pid| pid.parse().ok()).collect()
+    }
+
+    /// The child that runs, once it has served a client.
+    fn wake(&self) -> u32 {
+        self.front.connect().echoes("hello");
+        let child = *self.children().last().expect("a child");
+        assert!(runs(child));
+        child
+    }
+
+    fn is_gone(&self, child: u32) {
+        until("the child is gone", || !runs(child));
+    }
+}
+
+#[test]
+fn the_child_starts_for_the_first_client_and_ends_after_the_last() {
+    let program = Program::new();
+    let wakeport = program.run("").cooldown("100ms").start();
+    assert!(program.children().is_empty());
+    for count in 1..=2 {
+        let child = program.wake();
+        assert_eq!(program.children().len(), count);
+        program.is_gone(child);
+        wakeport.is("asleep, ");
+    }
+}
+
+#[test]
+fn a_child_that_ignores_sigterm_is_killed_after_the_stop_timeout() {
+    let program = Program::new();
+    let wakeport = program
+        .run("deaf")
+        .cooldown("0")
+        .option("--stop-timeout", "300ms")
+        .start();
+    let child = {
+        let client = program.front.connect();
+        client.echoes("hello");
+        program.children()[0]
+    };
+    wakeport.is("stopping");
+    program.is_gone(child);
+    wakeport.is("asleep");
+}
+
+#[test]
+fn the_child_ends_when_wakeport_is_told_to_end() {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let program = Program::new();
+        let mut wakeport = program.run("").start();
+        let child = program.wake();
+        wakeport.signal(signal);
+        wakeport.ends();
+        assert!(!runs(child), "{signal:?}");
+    }
+}
+
+#[test]
+fn the_child_dies_when_wakeport_is_killed() {
+    let program = Program::new();
+    let mut wakeport = program.run("deaf").start();
+    let child = program.wake();
+    wakeport.signal(Signal::KILL);
+    wakeport.wait();
+    program.is_gone(child);
+}
+
+#[test]
+fn a_stranger_at_the_target_is_used_and_left_alone() {
+    let program = Program::new();
+    let mut wakeport = program.run("").cooldown("0").start();
+    let server = Server::echo(&program.place);
+    for _ in 0..2 {
+        program.front.connect().echoes("hello");
+        wakeport.is("asleep");
+    }
+    assert!(program.children().is_empty());
+    wakeport.signal(Signal::TERM);
+    wakeport.ends();
+    let warnings = wakeport.whole_log().matches("answers already, so").count();
+    assert_eq!(warnings, 1);
+    assert!(program.place.answers());
+    drop(server);
+}
+
+#[test]
+fn a_child_that_exits_at_once_costs_its_client_no_patience() {
+    let front = Place::tcp();
+    let program = directory();
+    let child = script(
+        &program.path().join("child"),
+        "#!/bin/sh\necho no database\nexit 3\n",
+    );
+    let wakeport = Run::new()
+        .to(Place::tcp())
+        .listen(&front)
+        .option("--exec", &child)
+        .option("--start-timeout", "infinity")
+        .start();
+    front.connect().is_reset();
+    wakeport.logs("service: no database");
+    wakeport.logs(&format!(
+        "could not wake {child}: `{child}` has ended by itself (exit status: 3)"
+    ));
+}
+
+#[test]
+fn a_child_that_dies_under_its_clients_is_started_again_for_the_next_one() {
+    let program = Program::new();
+    let wakeport = program.run("").start();
+    let client = program.front.connect();
+    client.echoes("hello");
+    let first = program.children()[0];
+    let pid = rustix::process::Pid::from_raw(first.cast_signed()).expect("a process ID");
+    rustix::process::kill_process(pid, Signal::KILL).expect("it runs");
+    let _ = client.rest();
+    wakeport.logs("has ended by itself (signal: 9 (SIGKILL))");
+    let second = program.wake();
+    assert_ne!(first, second);
+}
+
+#[test]
+fn what_the_child_leaves_in_its_process_group_ends_with_it() {
+    let (dir, front, target) = (directory(), Place::tcp(), Place::tcp());
+    let pid = dir.path().join("pid");
+    let child = script(
+        &dir.path().join("child"),
+        &format!(
+            "#!/bin/sh\nsleep 1000 & echo $! >{0}.new; mv {0}.new {0}\nwait\n",
+            pid.display()
+        ),
+    );
+    let wakeport = Run::new()
+        .to(&target)
+        .listen(&front)
+        .option("--exec", child)
+        .option("--stop-timeout", "10s")
+        .cooldown("0")
+        .start();
+    let client = front.connect();
+    until("the child's child", || pid.exists());
+    let server = Server::echo(&target);
+    client.echoes("hello");
+    drop((client, server));
+    wakeport.is("asleep");
+    let pid = fs::read_to_string(&pid)
+        .expect("a file")
+        .trim()
+        .parse()
+        .expect("a number");
+    assert!(!runs(pid));
+}
+
+#[test]
+fn the_exit_of_an_idle_wakeport_leaves_no_child() {
+    let program = Program::new();
+    let listener = program.front.listen();
+    let run = Run::new()
+        .to(&program.place)
+        .inherit("web", &listener)
+        .option(
+            "--exec",
+            format!(
+                "{} {}",
+                program.dir.path().join("server").display(),
+                program.place
+            ),
+        )
+        .cooldown("0");
+    for _ in 0..2 {
+        let client = program.front.connect();
+        let mut wakeport: Wakeport = run.start();
+        client.echoes("hello");
+        drop(client);
+        wakeport.ends();
+        assert!(!program.children().into_iter().any(runs));
+    }
+}
+
+#[test]
+fn a_client_that_waits_when_wakeport_is_told_to_end_is_served_first() {
+    let program = Program::new();
+    let mut wakeport = program.run("").start();
+    let client = program.front.connect();
+    wakeport.is("waking");
+    wakeport.signal(Signal::TERM);
+    client.echoes("hello");
+    let began = now();
+    drop(client);
+    wakeport.ends();
+    assert!(
+        began.elapsed() < Duration::from_secs(25),
+        "it waits for nothing else"
+    );
+    assert!(!program.children().into_iter().any(runs));
+}

@@ -1,0 +1,256 @@
+//! What hooks are given, and what becomes of what they say.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use crate::support::{Place, Run, Server, Stage, directory, echo, script, until};
+
+/// A hook that writes down its environment and its limits, and succeeds.
+fn recorder(dir: &Path) -> String {
+    script(
+        &dir.join("recorder"),
+        &format!(
+            "#!/bin/sh\nf={}/$WAKEPORT_EVENT\nenv >\"$f.new\"\necho \"soft=$(ulimit -Sn)\" >>\"$f.new\"\nls -l /proc/self/fd >\"$f.files\"\nmv \"$f.new\" \"$f\"\n",
+            dir.display()
+        ),
+    )
+}
+
+fn recorded(dir: &Path, event: &str) -> BTreeMap<String, String> {
+    let file = dir.join(event);
+    until(&format!("the {event} hook has been run"), || file.exists());
+    let text = fs::read_to_string(file).expect("a file");
+    text.lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
+#[test]
+fn hooks_are_told_what_they_are_run_for_and_nothing_that_is_not_theirs() {
+    let (dir, front, target) = (directory(), Place::tcp(), Place::tcp());
+    let hook = recorder(dir.path());
+    let listener = front.listen();
+    let mut wakeport = Run::new()
+        .to(&target)
+        .inherit("web", &listener)
+        .option("--start-hook", format!("{hook} 'one word' two"))
+        .option("--stop-hook", &hook)
+        .option("--ready-hook", &hook)
+        .option("--start-timeout", "20s")
+        .option("--stop-timeout", "infinity")
+        .cooldown("0")
+        .variable("WATCHDOG_USEC", "60000000")
+        .variable("MY_OWN", "kept")
+        .variable("WAKEPORT_EVENT", "not this one")
+        .variable("JOURNAL_STREAM", "1:2")
+        .under(&["prlimit", "--nofile=300:4000"])
+        .start();
+    let client = front.connect();
+    let start = recorded(dir.path(), "start");
+    let server = Server::echo(&target);
+    client.echoes("hello");
+    let ready = recorded(dir.path(), "ready");
+    let address = client.socket().local_addr().expect("an address");
+    let address = address.as_socket().expect("over TCP").to_string();
+    drop((client, server));
+    let stop = recorded(dir.path(), "stop");
+    wakeport.ends();
+
+    let of = |set: &BTreeMap<String, String>, name: &str| set.get(name).cloned();
+    assert_eq!(of(&start, "WAKEPORT_TARGET"), Some(target.to_string()));
+    assert_eq!(of(&start, "WAKEPORT_LISTENER").as_deref(), Some("web"));
+    assert_eq!(of(&start, "WAKEPORT_CLIENT"), Some(address));
+    assert_eq!(of(&start, "WAKEPORT_ATTEMPT").as_deref(), Some("1"));
+    assert_eq!(of(&start, "WAKEPORT_TIMEOUT_SEC").as_deref(), Some("20"));
+    assert_eq!(of(&stop, "WAKEPORT_TARGET"), Some(target.to_string()));
+    assert_eq!(of(&stop, "WAKEPORT_TIMEOUT_SEC"), None);
+    assert_eq!(of(&stop, "WAKEPORT_CLIENT"), None);
+    assert_eq!(of(&ready, "WAKEPORT_TARGET"), Some(target.to_string()));
+    for (event, set) in [("start", &start), ("ready", &ready), ("stop", &stop)] {
+        assert_eq!(of(set, "WAKEPORT_EVENT").as_deref(), Some(event));
+        assert_eq!(of(set, "MY_OWN").as_deref(), Some("kept"));
+        assert_eq!(of(set, "soft").as_deref(), Some("300"), "{event}");
+        let leaked: Vec<_> = set
+            .keys()
+            .filter(|name| {
+                ["LISTEN_", "NOTIFY_", "WATCHDOG_", "JOURNAL_"]
+                    .iter()
+                    .any(|prefix| name.starts_with(prefix))
+            })
+            .collect();
+        assert!(leaked.is_empty(), "{event}: {leaked:?}");
+        let files = fs::read_to_string(dir.path().join(format!("{event}.files"))).expect("a file");
+        assert!(!files.contains("socket:"), "{event}: {files}");
+    }
+}
+
+#[test]
+fn what_a_hook_says_is_in_the_log_line_by_line() {
+    let (dir, front) = (directory(), Place::tcp());
+    let hook = script(
+        &dir.path().join("hook"),
+        "#!/bin/sh\necho out; echo err >&2\nprintf 'red \\033[31m\\a\\n\\n  \\nno end'\nexit 1\n",
+    );
+    let wakeport = Run::new()
+        .to(Place::tcp())
+        .listen(&front)
+        .option("--start-hook", hook)
+        .start();
+    front.connect().is_reset();
+    wakeport.logs("could not wake");
+    let log = wakeport.log();
+    let said: Vec<_> = log
+        .lines()
+        .filter_map(|line| line.split_once("start hook: "))
+        .collect();
+    let said: Vec<_> = said.into_iter().map(|(_, said)| said).collect();
+    assert_eq!(said, ["out", "err", "red \\u{1b}[31m\\u{7}", "no end"]);
+}
+
+#[test]
+fn a_hook_that_is_missing_is_named_in_one_line() {
+    let (dir, front) = (directory(), Place::tcp());
+    let plain = dir.path().join("plain");
+    fs::write(&plain, "").expect("a file of ours");
+    for (hook, why) in [
+        ("/no/such/hook", "No such file or directory"),
+        ("no-such-hook", "not found"),
+        (&plain.display().to_string(), "Permission denied"),
+    ] {
+        let wakeport = Run::new()
+            .to(Place::tcp())
+            .listen(&front)
+            .option("--start-hook", hook)
+            .start();
+        front.connect().is_reset();
+        wakeport.logs("could not wake");
+        let log = wakeport.log();
+        let lines: Vec<_> = log.lines().filter(|line| line.contains("ERROR")).collect();
+        assert_eq!(lines.len(), 1, "{log}");
+        let line = lines[0].to_lowercase();
+        assert!(
+            line.contains(hook) || line.contains(&hook.to_lowercase()),
+            "{line}"
+        );
+        assert!(line.contains(&why.to_lowercase()), "{line}");
+    }
+}
+
+#[test]
+fn a_ready_hook_decides_when_the_first_client_is_let_through() {
+    let dir = directory();
+    let go = dir.path().join("go");
+    let ready = script(
+        &dir.path().join("ready"),
+        &format!("#!/bin/sh\ntest -e {}\n", go.display()),
+    );
+    let stage = Stage::new();
+    let front = Place::tcp();
+    let wakeport = stage
+        .run()
+        .listen(&front)
+        .option("--ready-hook", ready)
+        .start();
+    let client = front.connect();
+    client.send("hello");
+    wakeport.is("waking: the service has started, but does not answer yet");
+    assert_eq!(stage.scene().connections(), 0);
+    assert!(client.is_silent());
+    fs::write(go, "").expect("a file of ours");
+    assert_eq!(client.take(5), b"hello");
+}
+
+#[test]
+fn a_service_that_nobody_stops_holds_no_exit_up() {
+    // A start hook alone: something else puts the service to sleep, as with a machine that suspends itself.
+    let stage = Stage::new();
+    let front = Place::tcp();
+    let listener = front.listen();
+    let mut wakeport = Run::new()
+        .to(&stage.scene().place)
+        .option("--start-hook", stage.hook())
+        .inherit("web", &listener)
+        .cooldown("100ms")
+        .start();
+    front.connect().echoes("hello");
+    wakeport.ends();
+    assert!(stage.scene().place.answers());
+}
+
+#[test]
+fn a_stop_hook_alone_puts_a_service_to_sleep_that_something_else_starts() {
+    let stage = Stage::new();
+    let front = Place::tcp();
+    let wakeport = Run::new()
+        .to(&stage.scene().place)
+        .option("--stop-hook", stage.hook())
+        .listen(&front)
+        .cooldown("0")
+        .start();
+    let client = front.connect();
+    wakeport.is("waking");
+    stage.scene().up();
+    client.echoes("hello");
+    drop(client);
+    wakeport.is("asleep, 1 served");
+    assert_eq!(stage.count("stop"), 1);
+}
+
+#[test]
+fn a_target_that_still_answers_after_the_stop_hook_gets_no_client_before_it_is_down() {
+    let stage = Stage::direct(echo, |scene, call| {
+        match call.event.as_str() {
+            "start" => scene.up(),
+            // The hook returns at once; the machine takes its time.
+            _ => {
+                let scene = scene.clone();
+                std::thread::spawn(move || {
+                    std::thread::sleep(std::time::Duration::from_millis(400));
+                    scene.crash();
+                });
+            }
+        }
+        0
+    });
+    let front = Place::tcp();
+    let wakeport = stage.run().listen(&front).cooldown("0").start();
+    front.connect().echoes("first");
+    stage.reaches("stop", 1);
+    wakeport.is("stopping");
+    front.connect().echoes("second");
+    assert_eq!(stage.count("start"), 2);
+}
+
+#[test]
+fn what_a_successful_hook_leaves_in_the_background_goes_on() {
+    let (dir, front, target) = (directory(), Place::tcp(), Place::tcp());
+    let pid = dir.path().join("pid");
+    let hook = script(
+        &dir.path().join("hook"),
+        &format!(
+            "#!/bin/sh\nsleep 1000 >/dev/null 2>&1 & echo $! >{}\n",
+            pid.display()
+        ),
+    );
+    let _server = {
+        let _wakeport = Run::new()
+            .to(&target)
+            .listen(&front)
+            .option("--start-hook", hook)
+            .start();
+        let client = front.connect();
+        until("the hook is done", || {
+            fs::read_to_string(&pid).is_ok_and(|text| text.ends_with('\n'))
+        });
+        let server = Server::echo(&target);
+        client.echoes("hello");
+        server
+    };
+    let text = fs::read_to_string(&pid).expect("a file");
+    let pid: u32 = text.trim().parse().expect("a number");
+    assert!(crate::support::runs(pid));
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a process ID");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it runs");
+}
