@@ -3,6 +3,7 @@
 mod examples;
 mod exec;
 mod hooks;
+mod listeners;
 mod relay;
 mod support;
 mod tree;
