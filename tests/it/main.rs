@@ -1,5 +1,7 @@
 //! Tests of what is delivered, from the outside.
 
+mod cli;
+mod drain;
 mod examples;
 mod exec;
 mod hooks;

@@ -1,0 +1,232 @@
+//! What is typed, on the command line and in variables.
+
+use std::process::Command;
+use std::thread;
+
+use crate::support::{Place, Run, Stage};
+
+const USAGE: i32 = 64;
+
+/// Ends with a usage error in one line that holds all of `parts`.
+fn refused(run: Run, parts: &[&str]) {
+    let (log, code) = run.fails();
+    assert_eq!(log.lines().count(), 1, "not one line:\n{log}");
+    for part in parts {
+        assert!(log.contains(part), "no `{part}` in: {log}");
+    }
+    assert_eq!(code, USAGE, "{log}");
+}
+
+fn by_hand() -> Run {
+    Run::new().listen(Place::tcp())
+}
+
+fn served() -> Run {
+    by_hand().to("127.0.0.1:9")
+}
+
+#[test]
+fn a_mistake_costs_one_line_that_names_it() {
+    const BOTH: &str = "give only one of `--unit`, hooks and `--exec`";
+    let mistakes: Vec<(Run, &[&str])> = vec![
+        (by_hand(), &["`--to` is missing", "WAKEPORT_TO="]),
+        (served().flag("--cool-down=5"), &["--cool-down"]),
+        (served().flag("more"), &["more"]),
+        (
+            served().cooldown("soon"),
+            &["soon", "--cooldown", "`5min 20s`"],
+        ),
+        (
+            served().option("--start-timeout", "5 parsecs"),
+            &["5 parsecs", "--start-timeout"],
+        ),
+        (served().option("--stop-timeout", ""), &["--stop-timeout"]),
+        (
+            served().option("--drain-timeout", "-1s"),
+            &["--drain-timeout"],
+        ),
+        (
+            served().to("127.0.0.1:10"),
+            &["two targets are given for every listener", "NAME="],
+        ),
+        (
+            served().to("web=127.0.0.1:1").to("web=127.0.0.1:2"),
+            &["two targets are given for web"],
+        ),
+        (by_hand().to("127.0.0.1:0"), &["127.0.0.1:0"]),
+        (by_hand().to("127.0.0.1:http"), &["127.0.0.1:http"]),
+        (by_hand().to("::1:80"), &["::1:80"]),
+        (by_hand().to("@"), &["abstract name"]),
+        (
+            by_hand().to(format!("/{}", "x".repeat(200))),
+            &["107 bytes"],
+        ),
+        (
+            Run::new().to("127.0.0.1:9").listen("example.org:80"),
+            &["example.org:80", "in numbers"],
+        ),
+        (served().option("--ready", "soon"), &["soon", "`banner`"]),
+        (
+            served().option("--ready", "https://x/"),
+            &["https://x/", "http://"],
+        ),
+        (
+            served().option("--unit", "a/b"),
+            &["`/` cannot be part of a unit's name"],
+        ),
+        (
+            served().option("--exec", "'open"),
+            &["--exec", "a quote is not closed"],
+        ),
+        (
+            served().option("--start-hook", " "),
+            &["--start-hook", "no program"],
+        ),
+        (
+            served().option("--max-connections", "0"),
+            &["--max-connections"],
+        ),
+        (served().option("--max-waiting", "many"), &["--max-waiting"]),
+        (served().option("--stay", "perhaps"), &["perhaps", "--stay"]),
+        (served().option("--log-level", "loud"), &["loud", "debug"]),
+        (
+            served().option("--unit", "a").option("--start-hook", "b"),
+            &[BOTH, "WAKEPORT_UNIT="],
+        ),
+        (
+            served().option("--unit", "a").option("--exec", "b"),
+            &[BOTH],
+        ),
+        (
+            served().option("--stop-hook", "a").option("--exec", "b"),
+            &[BOTH],
+        ),
+    ];
+    // None of them ends before a quarter of a second is over.
+    thread::scope(|scope| {
+        for (run, parts) in mistakes {
+            scope.spawn(move || refused(run, parts));
+        }
+    });
+}
+
+#[test]
+fn a_mistake_in_a_variable_costs_one_line_too() {
+    refused(
+        served().variable("WAKEPORT_COOLDOWN", "soon"),
+        &["soon", "--cooldown"],
+    );
+    refused(
+        served().variable("WAKEPORT_STAY", "perhaps"),
+        &["perhaps", "--stay"],
+    );
+    refused(
+        by_hand().variable("WAKEPORT_TO", "web=127.0.0.1:9 web=127.0.0.1:8"),
+        &["two targets are given for web"],
+    );
+}
+
+#[test]
+fn every_option_can_be_a_variable() {
+    let stage = Stage::new();
+    let (one, two) = (Place::tcp(), Place::tcp());
+    let target = &stage.scene().place;
+    let wakeport = Run::new()
+        .variable(
+            "WAKEPORT_TO",
+            format!(
+                "{target}
+  two={target} "
+            ),
+        )
+        .variable("WAKEPORT_LISTEN", format!(" one={one} two={two}"))
+        .variable("WAKEPORT_START_HOOK", stage.hook())
+        .variable("WAKEPORT_STOP_HOOK", stage.hook())
+        .variable("WAKEPORT_COOLDOWN", "infinity")
+        .variable("WAKEPORT_STOP_ON_EXIT", "yes")
+        .start();
+    one.connect().echoes("hello");
+    two.connect().echoes("hello");
+    wakeport.is("cooling: never sleeps");
+    wakeport.signal(rustix::process::Signal::TERM);
+    stage.reaches("stop", 1);
+}
+
+#[test]
+fn an_empty_variable_counts_as_unset_and_the_command_line_wins() {
+    let stage = Stage::new();
+    let front = Place::tcp();
+    let run = stage
+        .run()
+        .listen(&front)
+        .cooldown("0")
+        .variable("WAKEPORT_COOLDOWN", "1h")
+        .variable("WAKEPORT_STOP_TIMEOUT", "")
+        .variable("WAKEPORT_UNIT", "")
+        .variable("WAKEPORT_EXEC", "")
+        .variable("WAKEPORT_USER", "")
+        .variable("WAKEPORT_STAY", "")
+        .variable("WAKEPORT_READY", "")
+        .variable("WAKEPORT_MAX_CONNECTIONS", "")
+        .variable("WAKEPORT_LOG_LEVEL", "");
+    let wakeport = run.start();
+    front.connect().echoes("hello");
+    wakeport.is("asleep, 1 served");
+}
+
+#[test]
+fn a_switch_takes_yes_and_no() {
+    let target = Place::tcp();
+    let front = Place::tcp();
+    let listener = front.listen();
+    let run = |value: &str| {
+        Run::new()
+            .to(&target)
+            .inherit("web", &listener)
+            .variable("WAKEPORT_STAY", value)
+    };
+    for yes in ["yes", "true", "1", "on"] {
+        let mut wakeport = run(yes).start();
+        crate::support::throughout(std::time::Duration::from_millis(600), "it stays", || {
+            wakeport.is_running()
+        });
+    }
+    for no in ["no", "false", "0", "off"] {
+        run(no).start().ends();
+    }
+    let both = run("yes").option("--stay", "no");
+    both.start().ends();
+}
+
+#[test]
+fn help_and_version_are_for_people() {
+    let wakeport = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_wakeport"))
+            .args(arguments)
+            .output();
+        let output = output.expect("the binary");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (
+            output.status.code(),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
+    };
+    let (code, version, _) = wakeport(&["--version"]);
+    assert_eq!(
+        (code, version),
+        (Some(0), format!("wakeport {}\n", env!("CARGO_PKG_VERSION")))
+    );
+    let (code, help, _) = wakeport(&["--help"]);
+    assert_eq!(code, Some(0));
+    assert!(help.contains("run") && !help.contains("child"), "{help}");
+    let (code, help, _) = wakeport(&["run", "--help"]);
+    assert_eq!(code, Some(0));
+    for line in help.lines() {
+        assert!(line.chars().count() <= 100, "{line}");
+    }
+    // Without a command there is help as well, but it is a mistake.
+    let (code, _, help) = wakeport(&[]);
+    assert_eq!(code, Some(USAGE));
+    assert!(help.contains("Usage: wakeport"), "{help}");
+}
