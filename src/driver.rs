@@ -3,6 +3,8 @@
 //! [`Message`] or holds a [`Permit`].
 
 mod door;
+mod message;
+mod orders;
 mod permit;
 mod story;
 #[cfg(test)]
@@ -12,72 +14,22 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::backend::{Backend, Extent, Failure, WakeOrder};
+use crate::backend::{Backend, Extent, Failure};
 use crate::config::Timing;
 use crate::dial::Target;
 use crate::lifecycle::{Action, Crowd, Event, Lifecycle, Phase, State, Stop, Times};
-use crate::probe::{Answer, Prober};
+use crate::probe::Prober;
 
-use door::{Door, Waiter};
+use door::Door;
+pub use door::Waiter;
+pub use message::{Message, Ticket, Traffic};
 pub use permit::{Handle, Permit, Verdict};
 pub use story::Story;
-
-/// What the driver is told. Messages are taken in the order in which they were sent, and that
-/// order is the only one there is.
-#[derive(Debug)]
-pub enum Message {
-    /// A client came in.
-    Arrived(Waiter),
-    /// A client that was let through could not reach the target, and waits again.
-    Refused(Waiter, String),
-    /// A client is gone.
-    Left(Ticket, Traffic),
-    /// The order to start has ended.
-    Woken(Result<(), Failure>),
-    /// The order to stop has ended; after a failure with what the service does now.
-    Slept(Result<(), (Failure, Phase)>),
-    /// A target answers.
-    Answered(usize, u64, Answer),
-    /// A target does not answer yet, and why.
-    Missed(usize, u64, String),
-    /// The service may have changed by itself.
-    Changed,
-    /// Somebody looked, and if the service is down, why. Only counts if nothing was ordered in
-    /// the meantime.
-    Looked(u64, Result<Phase, Failure>, Option<String>),
-    /// Whether we may exit, everything before this message counted.
-    MayExit(oneshot::Sender<bool>),
-    /// The process ends: finish what is under way, sleep if told to, and answer.
-    Close {
-        /// Put the service to sleep first.
-        sleep: bool,
-        /// How long what is under way may take.
-        limit: Duration,
-    },
-}
-
-/// A client, as long as it is here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket {
-    /// The door it came in by: the index of its target.
-    pub door: usize,
-    /// Smaller is earlier.
-    pub number: u64,
-}
-
-/// What a client's connection has carried.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Traffic {
-    /// Bytes from the client to the target.
-    pub up: u64,
-    /// Bytes from the target to the client.
-    pub down: u64,
-}
 
 /// How often a look is taken where signals should have told: a lost one costs no more.
 const SLOW_POLL: Duration = Duration::from_secs(30);
@@ -101,9 +53,12 @@ pub struct Driver {
     /// The order under way or last carried out; the next one waits for it.
     order: Option<JoinHandle<Extent>>,
     given_up: CancellationToken,
+    /// The number of that order.
+    orders: u64,
     /// Counts orders begun and ended: a look taken across one of them says nothing.
     epoch: u64,
     looking: bool,
+    look_again: bool,
     look_at: Option<Instant>,
     /// The service was seen down since it fell asleep.
     seen_down: bool,
@@ -139,8 +94,10 @@ impl Driver {
             woken_for: 0,
             order: None,
             given_up: CancellationToken::new(),
+            orders: 0,
             epoch: 0,
             looking: false,
+            look_again: false,
             look_at: None,
             seen_down: false,
             story,
@@ -204,21 +161,23 @@ impl Driver {
                 }
                 self.tell(Event::Left);
             }
-            Message::Woken(result) => {
+            // One that was given up has been answered for already.
+            Message::Woken(number, _) | Message::Slept(number, _) if number != self.orders => (),
+            Message::Woken(_, result) => {
                 self.epoch += 1;
                 match result {
-                    Ok(()) => self.tell(Event::Started),
+                    Ok(()) => {
+                        self.tell(Event::Started);
+                        // It may be gone again by the time its start job has ended.
+                        self.look();
+                    }
                     Err(why) => {
                         self.story.wake_fails(why.0);
                         self.tell(Event::WakeFailed);
                     }
                 }
-                // A service may be gone again by the time its start job has ended.
-                if self.backend.can_tell() {
-                    self.look();
-                }
             }
-            Message::Slept(result) => {
+            Message::Slept(_, result) => {
                 self.epoch += 1;
                 match result {
                     Ok(()) => self.tell(Event::Slept),
@@ -237,10 +196,12 @@ impl Driver {
             Message::Missed(door, probe, why) => self.doors[door].missed_by(probe, why),
             Message::Changed => self.look(),
             Message::Looked(epoch, seen, why) => {
+                let again = std::mem::take(&mut self.look_again);
                 self.looking = false;
                 if epoch == self.epoch {
                     self.looked(seen, why);
-                } else {
+                }
+                if again || epoch != self.epoch {
                     self.look();
                 }
             }
@@ -310,6 +271,9 @@ impl Driver {
                 self.story.admitted(self.connected.len() - before);
                 door.set_limits(now().checked_add(self.start_timeout));
             }
+            if !awake {
+                door.hang_up();
+            }
             let wanted = door.waiting() > 0 || !awake && index == self.woken_for;
             if !(probing && wanted && !door.is_open()) {
                 door.stop_asking();
@@ -324,92 +288,9 @@ impl Driver {
         self.story.turned_away(turned_away);
     }
 
-    // -- orders
-
-    fn wake(&mut self) {
-        let Some((door, first)) = self
-            .doors
-            .iter()
-            .enumerate()
-            .find_map(|(index, door)| Some((index, door.first()?)))
-        else {
-            return;
-        };
-        self.given_up = CancellationToken::new();
-        self.woken_for = door;
-        let order = WakeOrder {
-            target: self.doors[door].target(),
-            listener: first.listener.clone(),
-            client: first.peer.clone(),
-            limit: self.start_timeout,
-            given_up: self.given_up.clone(),
-        };
-        self.doors.iter_mut().for_each(Door::forget_limits);
-        let (backend, handle) = (self.backend.clone(), self.handle.clone());
-        self.order(|previous| async move {
-            previous.await;
-            let woken = backend.wake(order).await;
-            handle.post(Message::Woken(woken.result));
-            woken.started
-        });
-    }
-
-    fn sleep(&mut self) {
-        let (backend, handle) = (self.backend.clone(), self.handle.clone());
-        self.order(|previous| async move {
-            previous.await;
-            stop(&backend, &handle, Extent::All).await
-        });
-    }
-
-    /// Ends the start that is under way, and with `undo` stops what it has started.
-    fn give_up(&mut self, undo: bool) {
-        self.given_up.cancel();
-        if undo {
-            let (backend, handle) = (self.backend.clone(), self.handle.clone());
-            self.order(|previous| async move {
-                let started = previous.await;
-                stop(&backend, &handle, started).await
-            });
-        }
-    }
-
-    /// Begins an order when the one before is over.
-    fn order<F, T>(&mut self, begin: F)
-    where
-        F: FnOnce(std::pin::Pin<Box<dyn Future<Output = Extent> + Send>>) -> T,
-        T: Future<Output = Extent> + Send + 'static,
-    {
-        self.epoch += 1;
-        let previous = self.order.take();
-        let over = Box::pin(async move {
-            match previous {
-                Some(order) => order.await.unwrap_or(Extent::Nothing),
-                None => Extent::Nothing,
-            }
-        });
-        self.order = Some(self.tasks.spawn(begin(over)));
-    }
-
-    /// Ends what is under way; with `sleep` the service sleeps then, whatever its state.
-    async fn close(mut self, sleep: bool, limit: Duration) {
-        self.given_up.cancel();
-        let backend = self.backend.clone();
-        self.order(|previous| async move {
-            previous.await;
-            if sleep && let Err(why) = backend.sleep(Extent::All).await {
-                tracing::warn!("could not put the service to sleep: {why}");
-            }
-            Extent::Nothing
-        });
-        if let Some(order) = self.order.take() {
-            let _ = tokio::time::timeout(limit, order).await;
-        }
-    }
-
     // -- looks
 
-    /// Has somebody look at the service. One look at a time; a later one says as much.
+    /// Has somebody look at the service. One look at a time.
     fn look(&mut self) {
         self.look_at = None;
         let (waking, started) = match self.lifecycle.state() {
@@ -422,8 +303,8 @@ impl Driver {
             return;
         }
         if self.looking {
-            // The one under way may have passed by the change: its result is not taken.
-            self.epoch += 1;
+            // The one under way may have passed by the change.
+            self.look_again = true;
             return;
         }
         self.looking = true;
@@ -447,9 +328,6 @@ impl Driver {
                 }
                 self.seen_down = phase == Phase::Down;
                 self.tell(Event::Seen(phase));
-                self.look_at = now()
-                    .checked_add(SLOW_POLL)
-                    .filter(|_| self.backend.can_tell());
             }
             Err(why) => {
                 self.story.look_failed(&why.0);
@@ -501,35 +379,26 @@ impl Driver {
     fn settle(&mut self) {
         self.serve();
         let state = self.lifecycle.state();
-        if state == State::Asleep && !self.seen_down && self.look_at.is_none() && !self.looking {
+        if self.looking {
+            // What comes of it is known in a moment.
+        } else if state == State::Asleep && !self.seen_down && self.look_at.is_none() {
             self.look();
+        } else if self.backend.can_tell() {
+            let anxious = matches!(
+                state,
+                State::Waking { started: true, .. } | State::Stopping(Stop::Theirs)
+            );
+            let at = now() + if anxious { QUICK_POLL } else { SLOW_POLL };
+            self.look_at = Some(self.look_at.map_or(at, |earlier| earlier.min(at)));
         }
-        let waits_for_news = matches!(
-            state,
-            State::Waking { started: true, .. } | State::Stopping(Stop::Theirs)
-        );
-        if waits_for_news && self.backend.can_tell() && !self.looking {
-            let soon = now() + QUICK_POLL;
-            self.look_at = Some(self.look_at.map_or(soon, |at| at.min(soon)));
-        }
+        let is_idle = self.is_idle();
         self.idle
-            .send_if_modified(|idle| std::mem::replace(idle, self.is_idle()) != self.is_idle());
+            .send_if_modified(|idle| std::mem::replace(idle, is_idle) != is_idle);
         self.story.publish(state, self.crowd(), now());
     }
 }
 
-/// Stops what `extent` names, and reports.
-async fn stop(backend: &Backend, handle: &Handle, extent: Extent) -> Extent {
-    let result = match backend.sleep(extent).await {
-        Ok(()) => Ok(()),
-        // If nobody can tell, it may well be running still.
-        Err(why) => Err((why, backend.look().await.unwrap_or(Phase::Stopping))),
-    };
-    handle.post(Message::Slept(result));
-    Extent::Nothing
-}
-
-/// Tokio's clock, so that tests can pause it. The only place that reads it.
+/// Tokio's clock, so that tests can pause it.
 pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }

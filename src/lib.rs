@@ -23,7 +23,9 @@
 //! config.rs config/    what was typed -> what it means; every default with its reason
 //! -- connects
 //! driver.rs driver/    the one loop of a service: events in, the lifecycle asked, actions done
+//!   message.rs         what it is told
 //!   door.rs            one target: who waits for it, whether it answers
+//!   orders.rs          start, stop, give up: one at a time
 //!   permit.rs          a client's side of the driver
 //!   story.rs           what the driver says: log lines, STATUS=
 //! accept.rs            takes clients from a listener while there is room

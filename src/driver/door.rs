@@ -133,6 +133,11 @@ impl Door {
         current
     }
 
+    /// Lets go of the connection that nobody has taken: by the next client it would be stale.
+    pub(super) fn hang_up(&mut self) {
+        self.answer = None;
+    }
+
     pub(super) fn missed(&mut self, why: String) {
         self.why_not = Some(why);
     }

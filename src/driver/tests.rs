@@ -13,6 +13,7 @@ use crate::backend::scripted::Service;
 use crate::config::address::{Address, UnixAddress};
 use crate::config::{self, Config, Limits, Readiness};
 use crate::dial::Dialer;
+use crate::probe::Answer;
 use crate::program::Launcher;
 use crate::sd::Notifier;
 
