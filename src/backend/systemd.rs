@@ -11,6 +11,7 @@ mod words;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::time::timeout;
 use zbus::OwnedObjectPath;
 
@@ -61,6 +62,8 @@ struct Progress {
     started: Vec<UnitName>,
     /// The jobs that we were given.
     jobs: Vec<(UnitName, OwnedObjectPath)>,
+    /// When the latest order was given, as systemd counts: µs of CLOCK_MONOTONIC.
+    ordered_at: u64,
     /// The units whose start limit we may not reset (any more).
     limited: Vec<UnitName>,
     /// All units were up when told to stop.
@@ -197,7 +200,8 @@ impl Units {
                     continue;
                 }
                 if unit.phase() == Phase::Down {
-                    let (failure, limited) = self.explain(name, unit, &job).await?;
+                    let (failure, limited) =
+                        self.explain(name, unit, &job, progress.ordered_at).await?;
                     if !limited || progress.limited.contains(name) {
                         return Err(Trouble::Final(failure));
                     }
@@ -218,6 +222,7 @@ impl Units {
     async fn order_start(&self, name: &UnitName, progress: &mut Progress) -> Result<(), Trouble> {
         progress.state = format!("`{name}` was just being told to start");
         progress.jobs.retain(|(unit, _)| unit != name);
+        progress.ordered_at = monotonic_usec();
         // Before the call, since nobody knows what becomes of a call that is dropped.
         if !progress.started.contains(name) {
             progress.started.push(name.clone());
@@ -240,6 +245,7 @@ impl Units {
         name: &UnitName,
         unit: &Status,
         job: &OwnedObjectPath,
+        ordered_at: u64,
     ) -> Result<(Failure, bool), Trouble> {
         let mut news = self.bus.news();
         let heard = async {
@@ -251,9 +257,11 @@ impl Units {
             }
         };
         let outcome = timeout(LATE, heard).await.ok();
-        let run = self.last_run(unit).await?;
-        let failure = words::not_up(name.as_str(), outcome.as_deref(), &run, self.bus.manager());
-        Ok((failure, run.result == "start-limit-hit"))
+        let mut run = self.last_run(unit).await?;
+        let outcome = outcome.as_deref();
+        run.own_up_to_the_limit(outcome, ordered_at);
+        let failure = words::not_up(name.as_str(), outcome, &run, self.bus.manager());
+        Ok((failure, run.is_limited()))
     }
 
     async fn last_run(&self, unit: &Status) -> Result<LastRun, Trouble> {
@@ -316,6 +324,12 @@ impl Units {
             news.come(LOOK_AGAIN).await;
         }
     }
+}
+
+/// The clock that systemd's `…TimestampMonotonic` properties are read from.
+fn monotonic_usec() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec.unsigned_abs() * 1_000_000 + now.tv_nsec.unsigned_abs() / 1_000
 }
 
 impl Progress {

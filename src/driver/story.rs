@@ -360,13 +360,11 @@ fn sleeps(sleep_at: Option<Instant>, now: Instant) -> String {
 
 /// What is left until `at`. A countdown never says less than that.
 fn left(at: Instant, now: Instant) -> String {
-    let left = at.saturating_duration_since(now);
-    let whole = Duration::from_secs(left.as_secs() + u64::from(left.subsec_nanos() > 0));
-    span::show(if left < Duration::from_secs(1) {
-        left
-    } else {
-        whole
-    })
+    let millis = at.saturating_duration_since(now).as_millis();
+    // Whole seconds, but for the shortest spans.
+    let step = if millis > 900 { 1000 } else { 10 };
+    let rounded = u64::try_from(millis.div_ceil(step) * step).unwrap_or(u64::MAX);
+    span::show(Duration::from_millis(rounded))
 }
 
 fn precise(span: Duration) -> String {

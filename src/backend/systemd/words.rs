@@ -29,7 +29,9 @@ pub(super) enum Verb {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct LastRun {
     /// `Result`.
-    pub(super) result: String,
+    result: String,
+    /// When it was inactive last, in µs of CLOCK_MONOTONIC.
+    left_inactive_at: u64,
     /// How its main process ended, or is that of another process.
     exit: Option<Exit>,
     /// `Type=oneshot` without `RemainAfterExit=yes`.
@@ -76,11 +78,29 @@ impl LastRun {
         };
         Self {
             result: text("Result").unwrap_or_default().to_owned(),
+            left_inactive_at: moment("InactiveExitTimestampMonotonic").unwrap_or_default(),
             exit,
             ends_when_done: text("Type") == Some("oneshot") && is("RemainAfterExit", false),
             unwanted: is("ConditionResult", false)
                 && moment("ConditionTimestampMonotonic").is_some_and(|at| at > 0),
         }
+    }
+}
+
+const LIMITED: &str = "start-limit-hit";
+
+impl LastRun {
+    /// A unit that has failed before keeps that `Result` when it hits its start limit (seen with
+    /// systemd 252). What gives it away is a start job that failed without a start.
+    pub(super) fn own_up_to_the_limit(&mut self, job: Option<&str>, ordered_at: u64) {
+        if job == Some("failed") && self.left_inactive_at < ordered_at {
+            self.result = LIMITED.to_owned();
+        }
+    }
+
+    /// Whether its start limit is why it did not start.
+    pub(super) fn is_limited(&self) -> bool {
+        self.result == LIMITED
     }
 }
 
@@ -223,7 +243,7 @@ fn by_its_own_account(unit: &str, run: &LastRun, of: Manager) -> String {
         None => String::new(),
     };
     match run.result.as_str() {
-        "start-limit-hit" => {
+        LIMITED => {
             format!("`start-limit-hit`: it was started too often; `{ctl} reset-failed {unit}`")
         }
         "timeout" => "`timeout`: it took longer than its TimeoutStartSec=".to_owned(),
@@ -413,5 +433,23 @@ mod tests {
         }
         let Failure(line) = not_up("x.service", None, &exit(1, 1, "exit-code"), Manager::User);
         assert!(line.ends_with("`journalctl --user -u x.service`"), "{line}");
+    }
+
+    #[test]
+    fn a_start_job_that_fails_without_a_start_means_the_limit() {
+        let before = [
+            ("Result", "signal".into()),
+            ("InactiveExitTimestampMonotonic", 5u64.into()),
+        ];
+        for (job, ordered_at, limited) in [
+            (Some("failed"), 9, true),
+            (Some("failed"), 4, false),
+            (Some("done"), 9, false),
+            (None, 9, false),
+        ] {
+            let mut run = run(&before);
+            run.own_up_to_the_limit(job, ordered_at);
+            assert_eq!(run.is_limited(), limited, "{job:?} {ordered_at}");
+        }
     }
 }
