@@ -119,10 +119,18 @@ async fn serve(config: Config, plan: Plan, inherited: Vec<Listener>) -> Result<(
     let open_files = limits::raise_open_files()?;
     // Every client takes two: its own connection and the target's.
     let enough = usize::try_from(open_files.raised.saturating_sub(SPARE_FILES) / 2);
-    let seats = config
+    let enough = enough.unwrap_or(usize::MAX).max(1);
+    let seats = config.limits.max_connections.unwrap_or(enough).min(enough);
+    if let Some(wanted) = config
         .limits
         .max_connections
-        .unwrap_or(enough.unwrap_or(usize::MAX));
+        .filter(|&wanted| wanted > seats)
+    {
+        tracing::warn!(
+            "`--max-connections {wanted}` needs more open files than the limit of {}; it is {seats} now: raise `LimitNOFILE=`",
+            open_files.raised
+        );
+    }
     let launcher = Launcher::new(open_files.original);
     let Plan {
         bound,

@@ -1,0 +1,166 @@
+//! What happens when something runs short: places, or files.
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::support::{Place, Run, Server, Stage, throughout, until};
+
+#[test]
+fn a_client_beyond_max_connections_waits_in_the_backlog_until_another_leaves() {
+    let (front, target) = (Place::tcp(), Place::tcp());
+    let server = Server::echo(&target);
+    let wakeport = Run::new()
+        .to(&target)
+        .listen(&front)
+        .option("--max-connections", 2)
+        .start();
+    let (one, two) = (front.connect(), front.connect());
+    one.echoes("one");
+    two.echoes("two");
+    let three = front.connect();
+    three.send("three");
+    throughout(Duration::from_millis(300), "it waits", || three.is_silent());
+    assert_eq!(server.connections(), 2);
+    drop(one);
+    assert_eq!(three.take(5), b"three");
+    two.echoes("two again");
+    wakeport.is("awake: 2 clients");
+}
+
+#[test]
+fn clients_beyond_max_waiting_wait_in_the_backlog_and_are_served_as_well() {
+    let (front, target) = (Place::tcp(), Place::tcp());
+    let wakeport = Run::new()
+        .to(&target)
+        .listen(&front)
+        .option("--max-waiting", 3)
+        .start();
+    let clients: Vec<_> = (0..10).map(|_| front.connect()).collect();
+    wakeport.is("waking: the target has started, but does not answer yet, 3 clients waiting");
+    let _server = Server::echo(&target);
+    for (number, client) in clients.iter().enumerate() {
+        client.echoes(&format!("client {number}"));
+    }
+    wakeport.is("awake: 10 clients");
+}
+
+#[test]
+fn a_place_in_the_queue_is_free_again_when_a_client_breaks_off() {
+    let (front, target) = (Place::tcp(), Place::tcp());
+    let wakeport = Run::new()
+        .to(&target)
+        .listen(&front)
+        .option("--max-waiting", 1)
+        .start();
+    for _ in 0..5 {
+        let client = front.connect();
+        wakeport.is("waking: the target has started, but does not answer yet, 1 client waiting");
+        client.reset();
+    }
+    let _server = Server::echo(&target);
+    front.connect().echoes("hello");
+}
+
+#[test]
+fn without_files_for_more_clients_it_neither_spins_nor_ends_and_recovers() {
+    let (front, target) = (Place::tcp(), Place::tcp());
+    let _server = Server::echo(&target);
+    let mut wakeport = Run::new()
+        .to(&target)
+        .listen(&front)
+        .option("--start-timeout", "infinity")
+        .start();
+    let limit = |files: usize| {
+        let pid = wakeport.id().to_string();
+        let mut prlimit = Command::new("prlimit");
+        let status = prlimit
+            .args([format!("--pid={pid}"), format!("--nofile={files}:")])
+            .status();
+        assert!(status.expect("util-linux").success());
+    };
+    let first = front.connect();
+    first.echoes("first");
+    limit(wakeport.open_files() + 5);
+    let clients: Vec<_> = (0..20).map(|_| front.connect()).collect();
+    wakeport.logs("clients wait in the backlog");
+    let cpu = wakeport.cpu();
+    throughout(Duration::from_secs(1), "it goes on", || {
+        first.try_echo("still here").is_ok()
+    });
+    let cpu = wakeport.cpu() - cpu;
+    assert!(
+        cpu < Duration::from_millis(500),
+        "{cpu:?} of processor time in a second"
+    );
+    limit(500);
+    for (number, client) in clients.iter().enumerate() {
+        client.echoes(&format!("client {number}"));
+    }
+    assert!(wakeport.is_running());
+    let complaints = wakeport.log().matches("cannot accept").count();
+    assert!(complaints < 10, "{complaints} complaints");
+}
+
+#[test]
+fn more_connections_than_there_are_files_for_cannot_be_asked_for() {
+    let (front, target) = (Place::tcp(), Place::tcp());
+    let mut wakeport = Run::new()
+        .to(&target)
+        .listen(&front)
+        .option("--max-connections", 1000)
+        .option("--start-timeout", "infinity")
+        .under(&["prlimit", "--nofile=90:90"])
+        .start();
+    wakeport.logs("`--max-connections 1000`");
+    // If they all were let in, no file would be left to reach the target with.
+    let clients: Vec<_> = (0..100).map(|_| front.connect()).collect();
+    wakeport.is("waking: the target has started, but does not answer yet, 13 clients waiting");
+    let _server = Server::echo(&target);
+    for (number, client) in clients.into_iter().enumerate() {
+        client.echoes(&format!("client {number}"));
+    }
+    assert!(wakeport.is_running());
+    assert!(
+        !wakeport.log().contains("cannot accept"),
+        "{}",
+        wakeport.log()
+    );
+}
+
+#[test]
+fn the_soft_limit_on_open_files_holds_nobody_up() {
+    let (front, target) = (Place::tcp(), Place::tcp());
+    let _server = Server::echo(&target);
+    let wakeport = Run::new()
+        .to(&target)
+        .listen(&front)
+        .under(&["prlimit", "--nofile=32:1000"])
+        .start();
+    let clients: Vec<_> = (0..100).map(|_| front.connect()).collect();
+    clients.iter().for_each(|client| client.echoes("hello"));
+    assert!(wakeport.open_files() > 200);
+    drop(clients);
+    until("the files are closed", || wakeport.open_files() < 32);
+}
+
+#[test]
+fn by_default_as_many_clients_are_let_in_as_there_are_files_for() {
+    let stage = Stage::new();
+    let front = Place::tcp();
+    let mut wakeport = stage
+        .run()
+        .listen(&front)
+        .under(&["prlimit", "--nofile=100:100"])
+        .start();
+    // Files for 18 clients, after what we need ourselves.
+    let clients: Vec<_> = (0..30).map(|_| front.connect()).collect();
+    for client in clients {
+        client.echoes("hello");
+    }
+    assert!(wakeport.is_running());
+    assert!(
+        !wakeport.log().contains("cannot accept"),
+        "{}",
+        wakeport.log()
+    );
+}

@@ -1,0 +1,206 @@
+//! What the service manager is told, and that nobody who does not listen holds anything up.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::support::{
+    Client, Place, Run, Server, Stage, Wakeport, directory, echo, now, script, throughout, until,
+};
+
+#[test]
+fn the_status_tells_the_whole_story() {
+    let stage = Stage::direct(echo, |scene, call| {
+        match call.event.as_str() {
+            "start" => scene.up(),
+            _ => scene.down(),
+        }
+        0
+    });
+    let front = Place::tcp();
+    let listener = front.listen();
+    let mut wakeport = stage.run().inherit("web", &listener).cooldown("2s").start();
+    let client = front.connect();
+    client.echoes("hello");
+    wakeport.is("awake: 1 client, 1 served since ");
+    let time = wakeport
+        .status()
+        .rsplit(' ')
+        .next()
+        .unwrap_or_default()
+        .to_owned();
+    assert!(
+        time.len() == 5 && time.as_bytes()[2] == b':',
+        "{time} is no time of day"
+    );
+    let other = front.connect();
+    other.echoes("hello");
+    wakeport.is("awake: 2 clients, 2 served since ");
+    drop((client, other));
+    wakeport.is("cooling: sleeps in 2s, 2 served since ");
+    wakeport.is("stopping: the service goes down");
+    wakeport.ends();
+    let said = wakeport.said();
+    assert_eq!(said.first().map(String::as_str), Some("READY=1"));
+    assert_eq!(said.last().map(String::as_str), Some("STOPPING=1"));
+    let waking = "STATUS=waking: the service starts, 1 client waiting";
+    assert!(said.iter().any(|line| line == waking), "{said:#?}");
+    let asleep = said
+        .iter()
+        .position(|line| line.starts_with("STATUS=asleep, 2 served since "));
+    assert!(asleep.is_some(), "{said:#?}");
+    assert!(said.len() < 20, "not a word too many: {said:#?}");
+}
+
+#[test]
+fn a_failure_is_told_with_its_reason() {
+    let front = Place::tcp();
+    let wakeport = Run::new()
+        .to(Place::tcp())
+        .listen(&front)
+        .option("--start-hook", "false")
+        .start();
+    front.connect().is_reset();
+    wakeport
+        .is("failed: the start hook `false` failed (exit status: 1); a client may try again in ");
+    wakeport
+        .is("failed: the start hook `false` failed (exit status: 1); the next client tries again");
+}
+
+#[test]
+fn the_watchdog_is_fed_twice_within_its_limit() {
+    let target = Place::tcp();
+    let mut wakeport = Run::new()
+        .to(&target)
+        .listen(Place::tcp())
+        .variable("WATCHDOG_USEC", 400_000)
+        .start();
+    let fed = || {
+        wakeport
+            .said()
+            .iter()
+            .filter(|line| *line == "WATCHDOG=1")
+            .count()
+    };
+    let (before, began) = (fed(), now());
+    until("it is fed", || fed() >= before + 6);
+    assert!(
+        began.elapsed() >= Duration::from_millis(900),
+        "not more often than needed"
+    );
+    assert!(wakeport.is_running());
+    // Meant for another process.
+    let other = Run::new()
+        .to(&target)
+        .listen(Place::tcp())
+        .variable("WATCHDOG_USEC", 400_000)
+        .variable("WATCHDOG_PID", 1)
+        .start();
+    throughout(Duration::from_millis(500), "it says nothing", || {
+        !other.has_said("WATCHDOG=1")
+    });
+    wakeport = other;
+    drop(wakeport);
+}
+
+#[test]
+fn while_it_drains_it_asks_for_time() {
+    let (front, target) = (Place::tcp(), Place::tcp());
+    let _server = Server::echo(&target);
+    let mut wakeport = Run::new().to(&target).listen(&front).start();
+    let client = front.connect();
+    client.echoes("hello");
+    wakeport.signal(Signal::TERM);
+    until("it asks", || {
+        wakeport.has_said("EXTEND_TIMEOUT_USEC=15000000")
+    });
+    drop(client);
+    wakeport.ends();
+}
+
+#[test]
+fn a_service_manager_that_does_not_listen_holds_nobody_up() {
+    let dir = directory();
+    let path = dir.path().join("notify");
+    let _deaf = UnixDatagram::bind(&path).expect("a socket of ours");
+    let stage = Stage::new();
+    let front = Place::tcp();
+    let listener = front.listen();
+    let mut wakeport = stage
+        .run()
+        .inherit("web", &listener)
+        .cooldown("0")
+        .variable("NOTIFY_SOCKET", path.display())
+        .variable("WATCHDOG_USEC", 1000)
+        .spawn();
+    for round in 0..30 {
+        // Each round changes the state more often than the socket's queue is long.
+        front.connect().echoes(&format!("round {round}"));
+    }
+    wakeport.ends();
+}
+
+#[test]
+fn a_service_manager_that_is_not_there_holds_nobody_up() {
+    let (front, target) = (Place::tcp(), Place::tcp());
+    let _server = Server::echo(&target);
+    let listener = front.listen();
+    for nowhere in ["/no/such/socket", "@wakeport-no-such-socket", ""] {
+        let mut wakeport = Run::new()
+            .to(&target)
+            .inherit("web", &listener)
+            .cooldown("0")
+            .variable("NOTIFY_SOCKET", nowhere)
+            .spawn();
+        front.connect().echoes("hello");
+        wakeport.ends();
+    }
+}
+
+/// A log that nobody reads, and a start hook that says ten times as much as fits into it.
+fn verbose(dir: &TempDir, front: &Place, target: &Place) -> (Wakeport, Client) {
+    let hook = script(
+        &dir.path().join("hook"),
+        "#!/bin/sh\n: >\"$0.runs\"\nseq 100000\n",
+    );
+    let wakeport = Run::new()
+        .to(target)
+        .listen(front)
+        .option("--start-hook", hook)
+        .unread()
+        .start();
+    let client = front.connect();
+    until("the hook runs", || dir.path().join("hook.runs").exists());
+    (wakeport, client)
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_nobody_up() {
+    let (dir, front, target) = (directory(), Place::tcp(), Place::tcp());
+    let (mut wakeport, client) = verbose(&dir, &front, &target);
+    let _server = Server::echo(&target);
+    for number in 0..50 {
+        client.echoes(&format!("{number}"));
+        front.connect().echoes("another");
+    }
+    drop(client);
+    wakeport.signal(Signal::TERM);
+    wakeport.ends();
+    let mut log = BufReader::new(wakeport.unread()).lines();
+    assert!(log.any(|line| line.expect("text").ends_with("start hook: 1")));
+}
+
+#[test]
+fn what_the_log_could_not_take_is_counted() {
+    let (dir, front, target) = (directory(), Place::tcp(), Place::tcp());
+    let (mut wakeport, client) = verbose(&dir, &front, &target);
+    let _server = Server::echo(&target);
+    client.echoes("hello");
+    // From now on somebody reads.
+    let mut log = BufReader::new(wakeport.unread()).lines();
+    let lost = " lines were lost: the log could not take them in time";
+    assert!(log.any(|line| line.expect("text").contains(lost)));
+}
