@@ -37,7 +37,7 @@
 //! relay.rs relay/      bytes both ways; copy is the first way to move them
 //! backend.rs backend/  whoever starts and stops the service: systemd, hooks, exec
 //! probe.rs             does the target answer?
-//! program.rs           runs an administrator's program: environment, time limit, output
+//! program.rs program/  runs an administrator's program: environment, time limit, output
 //! limits.rs            the limit on open files
 //! sd.rs sd/            READY, STATUS, STOPPING, WATCHDOG; the log; MESSAGE_ID=s
 //! -- commands
