@@ -7,10 +7,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::thread;
@@ -583,7 +582,7 @@ pub(crate) struct Run {
     variables: BTreeMap<String, String>,
     inherited: Vec<(String, OwnedFd)>,
     names: Option<String>,
-    nobody_listens: bool,
+    nobody_reads: bool,
 }
 
 /// Hands over standard input and output as listeners, the way systemd does.
@@ -642,9 +641,9 @@ impl Run {
         self
     }
 
-    /// Takes the service manager away that listens for READY=1.
-    pub(crate) fn unmanaged(mut self) -> Self {
-        self.nobody_listens = true;
+    /// Leaves its log unread, until the test takes it from [`Wakeport::unread`].
+    pub(crate) fn unread(mut self) -> Self {
+        self.nobody_reads = true;
         self
     }
 
@@ -714,7 +713,7 @@ impl Run {
         let mut command = self.command();
         let said = Arc::<Mutex<Vec<String>>>::default();
         let mut ear = None;
-        if !self.nobody_listens && !self.variables.contains_key("NOTIFY_SOCKET") {
+        if !self.variables.contains_key("NOTIFY_SOCKET") {
             let path = dir.path().join("notify");
             let socket = UnixDatagram::bind(&path).expect("a socket of ours");
             command.env("NOTIFY_SOCKET", &path);
@@ -724,22 +723,26 @@ impl Run {
             }));
         }
         let mut child = command.spawn().expect("the binary");
-        let mut stderr = child.stderr.take().expect("it is piped");
         let log = Arc::<Mutex<Vec<u8>>>::default();
-        let reader = thread::spawn({
+        let stderr = if self.nobody_reads {
+            None
+        } else {
+            child.stderr.take()
+        };
+        let reader = stderr.map(|mut stderr| {
             let log = log.clone();
-            move || {
+            thread::spawn(move || {
                 let mut bytes = vec![0; 65_536];
                 while let Ok(count @ 1..) = stderr.read(&mut bytes) {
                     lock(&log).extend_from_slice(&bytes[..count]);
                 }
-            }
+            })
         });
         Wakeport {
             child,
             log,
             said,
-            reader: Some(reader),
+            reader,
             ear,
             dir,
         }
@@ -798,6 +801,11 @@ impl Wakeport {
     }
 
     // -- what it says
+
+    /// Its log, if nobody has read it so far.
+    pub(crate) fn unread(&mut self) -> ChildStderr {
+        self.child.stderr.take().expect("nobody reads it")
+    }
 
     pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&lock(&self.log)).into_owned()

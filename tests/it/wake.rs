@@ -240,8 +240,8 @@ fn a_slow_hook_does_not_delay_another_connection() {
     let (front, other_front) = (Place::tcp(), Place::tcp());
     let wakeport = stage
         .run()
-        .listen(&format!("one={front}"))
-        .listen(&format!("two={other_front}"))
+        .listen(format!("one={front}"))
+        .listen(format!("two={other_front}"))
         .to(format!("two={second}"))
         .option("--ready-hook", slow)
         .start();

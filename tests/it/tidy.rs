@@ -1,0 +1,379 @@
+//! What the architecture page in src/lib.rs promises, and what every change has to keep in step.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::tree::{files, read, repo, run, text};
+
+/// Who may know whom: a module, with its folder, and what it may use of ours. Whoever adds a line here changes the
+/// architecture, and says so in src/lib.rs.
+const KNOWS: [(&str, &[&str]); 16] = [
+    // -- decides
+    ("lifecycle", &[]),
+    ("config", &[]),
+    // -- connects
+    (
+        "driver",
+        &["backend", "config", "dial", "lifecycle", "probe", "sd"],
+    ),
+    ("accept", &["listen", "session", "stream"]),
+    ("session", &["dial", "driver", "probe", "relay", "stream"]),
+    // -- acts
+    ("listen", &["config", "stream"]),
+    ("stream", &[]),
+    ("dial", &["config", "stream"]),
+    ("relay", &["stream"]),
+    ("backend", &["config", "dial", "lifecycle", "program"]),
+    ("probe", &["config", "dial", "program", "stream"]),
+    ("program", &["config"]),
+    ("limits", &[]),
+    ("sd", &[]),
+    // -- commands
+    (
+        "cli",
+        &[
+            "accept", "backend", "config", "dial", "driver", "limits", "listen", "probe",
+            "program", "sd", "session",
+        ],
+    ),
+    ("main", &[]),
+];
+
+/// A source file, without its comments and tests.
+struct Source {
+    /// Below src/.
+    path: PathBuf,
+    code: String,
+}
+
+impl Source {
+    /// All that is delivered.
+    fn all() -> Vec<Self> {
+        let root = repo("src");
+        let rust = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "rs");
+        let sources: Vec<_> = files(&root)
+            .into_iter()
+            .filter(rust)
+            .filter(|path| !path.ends_with("tests.rs") && !path.ends_with("scripted.rs"))
+            .map(|path| Self {
+                code: code(&read(&path)),
+                path: path
+                    .strip_prefix(&root)
+                    .expect("a file below src")
+                    .to_owned(),
+            })
+            .collect();
+        assert!(
+            sources.len() > 20,
+            "only {} files were found",
+            sources.len()
+        );
+        sources
+    }
+
+    /// The module it belongs to: `driver` for driver.rs and driver/door.rs.
+    fn module(&self) -> String {
+        let first = self.path.components().next().expect("a file has a name");
+        Path::new(&first)
+            .file_stem()
+            .expect("a name")
+            .to_string_lossy()
+            .into_owned()
+    }
+
+    /// What it uses of `root`, as in `root::name`.
+    fn uses(&self, root: &str) -> BTreeSet<String> {
+        let prefix = format!("{root}::");
+        let mut uses = BTreeSet::new();
+        for (at, _) in self.code.match_indices(&prefix) {
+            let before = self.code[..at].chars().next_back();
+            if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':' || c == '$') {
+                continue;
+            }
+            let rest = &self.code[at + prefix.len()..];
+            if let Some(list) = rest.strip_prefix('{') {
+                panic!(
+                    "{}: write one `use` for each module: {{{}",
+                    self.path.display(),
+                    &list[..list.len().min(40)]
+                );
+            }
+            let end = rest
+                .find(|c: char| !c.is_alphanumeric() && c != '_')
+                .unwrap_or(rest.len());
+            uses.insert(rest[..end].to_owned());
+        }
+        uses
+    }
+}
+
+/// The text without comments and without its tests.
+fn code(text: &str) -> String {
+    let text = text
+        .split("#[cfg(test)]\nmod tests")
+        .next()
+        .unwrap_or_default();
+    let lines = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+fn module<'a>(sources: &'a [Source], name: &'a str) -> impl Iterator<Item = &'a Source> {
+    sources.iter().filter(move |source| source.module() == name)
+}
+
+#[test]
+fn the_core_names_no_clock_no_socket_and_nothing_of_ours() {
+    let sources = Source::all();
+    for source in module(&sources, "lifecycle") {
+        for word in [
+            "tokio",
+            "zbus",
+            "tracing",
+            "rustix",
+            "std::net",
+            "std::fs",
+            "std::env",
+            "std::process",
+            "Instant::now",
+            "SystemTime",
+            "async ",
+            "crate::",
+            "super::",
+        ] {
+            assert!(
+                !source.code.contains(word),
+                "{} names `{word}`",
+                source.path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn what_was_typed_is_understood_without_opening_anything() {
+    let sources = Source::all();
+    for source in module(&sources, "config") {
+        for word in [
+            "tokio",
+            "zbus",
+            "tracing",
+            "rustix",
+            "socket2",
+            "clap",
+            "std::fs",
+            "std::env",
+            "std::process",
+            "std::os::fd",
+            "TcpStream",
+            "TcpListener",
+            "UdpSocket",
+            "Instant::now",
+        ] {
+            assert!(
+                !source.code.contains(word),
+                "{} names `{word}`",
+                source.path.display()
+            );
+        }
+        for line in source
+            .code
+            .lines()
+            .filter_map(|line| line.strip_prefix("use "))
+        {
+            let root = line.split([':', ';', ' ']).next().unwrap_or_default();
+            assert!(
+                ["std", "super", "address", "span"].contains(&root),
+                "{}: use {line}",
+                source.path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn nobody_knows_more_than_the_architecture_says() {
+    let allowed: BTreeMap<_, _> = KNOWS.into_iter().collect();
+    let mut seen = BTreeMap::<String, BTreeSet<String>>::new();
+    for source in Source::all()
+        .iter()
+        .filter(|source| source.path != Path::new("lib.rs"))
+    {
+        let module = source.module();
+        let known = allowed.get(module.as_str());
+        let known = known
+            .unwrap_or_else(|| panic!("{} is new: say who may know it", source.path.display()));
+        for used in source.uses("crate") {
+            assert!(
+                used == module || known.contains(&used.as_str()),
+                "{} uses `crate::{used}`, which `{module}` must not know",
+                source.path.display()
+            );
+            seen.entry(module.clone()).or_default().insert(used);
+        }
+    }
+    for (module, known) in KNOWS {
+        let seen = seen.remove(module).unwrap_or_default();
+        let unused: Vec<_> = known.iter().filter(|name| !seen.contains(**name)).collect();
+        assert!(
+            unused.is_empty(),
+            "`{module}` does not know {unused:?} any more"
+        );
+    }
+}
+
+#[test]
+fn every_task_is_waited_for_and_every_guard_dropped() {
+    for source in Source::all() {
+        for word in [
+            "tokio::spawn",
+            "task::spawn",
+            "process::exit",
+            "std::mem::forget",
+            "unsafe",
+        ] {
+            let found = source.code.lines().find(|line| line.contains(word));
+            assert!(
+                found.is_none(),
+                "{} uses `{word}`: {found:?}",
+                source.path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn the_map_names_every_file_and_no_other() {
+    let lib = read(&repo("src/lib.rs"));
+    let map = lib
+        .split("//! ```text\n")
+        .nth(1)
+        .and_then(|rest| rest.split("//! ```").next());
+    let map = map.expect("src/lib.rs has a map");
+    // The first words of each line are files and folders; one that is indented lies in the folder above it.
+    let mut named = BTreeSet::new();
+    let mut folder = String::new();
+    for line in map
+        .lines()
+        .filter_map(|line| line.strip_prefix("//! "))
+        .filter(|line| !line.starts_with("--"))
+    {
+        let names = line
+            .split_whitespace()
+            .take_while(|word| word.ends_with(".rs") || word.ends_with('/'));
+        let indented = line.starts_with(' ');
+        for name in names {
+            if name.ends_with('/') {
+                folder = name.to_owned();
+            }
+            named.insert(if indented {
+                format!("{folder}{name}")
+            } else {
+                name.to_owned()
+            });
+        }
+    }
+    for source in Source::all()
+        .iter()
+        .filter(|source| source.path != Path::new("lib.rs"))
+    {
+        let path = source.path.display().to_string();
+        let folder = path.split_once('/').map(|(folder, _)| format!("{folder}/"));
+        assert!(
+            named.contains(&path) || folder.is_some_and(|folder| named.contains(&folder)),
+            "src/{path} is not on the map in src/lib.rs"
+        );
+    }
+    for name in named {
+        assert!(
+            repo("src").join(&name).exists(),
+            "src/{name} is on the map, but not there"
+        );
+    }
+}
+
+/// The long options in a help text.
+fn options(help: &str) -> BTreeSet<String> {
+    let words = help.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+    let options = words.filter_map(|word| word.strip_prefix("--"));
+    options
+        .filter(|option| !option.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+fn help() -> String {
+    let wakeport = env!("CARGO_BIN_EXE_wakeport");
+    text(&run(
+        Command::new(wakeport).args(["run", "--help"]),
+        "wakeport",
+    ))
+}
+
+#[test]
+fn every_option_is_in_the_readme_and_has_its_variable() {
+    let (help, readme) = (help(), read(&repo("README.md")));
+    let options = options(&help);
+    assert!(options.len() > 15, "{options:?}");
+    for option in options
+        .iter()
+        .filter(|option| !["help", "version"].contains(&option.as_str()))
+    {
+        assert!(
+            readme.contains(&format!("--{option}")),
+            "README.md does not name --{option}"
+        );
+        let variable = format!("WAKEPORT_{}", option.to_uppercase().replace('-', "_"));
+        assert!(
+            help.contains(&format!("[env: {variable}=")),
+            "--{option} cannot be given as {variable}"
+        );
+    }
+}
+
+#[test]
+fn the_readme_names_no_option_that_there_is_not() {
+    let known = options(&help());
+    for line in read(&repo("README.md"))
+        .lines()
+        .filter(|line| line.contains("wakeport run"))
+    {
+        let (_, line) = line.split_once("wakeport run").expect("it is in the line");
+        for option in options(line) {
+            assert!(known.contains(&option), "README.md: --{option}");
+        }
+    }
+}
+
+#[test]
+fn the_changelog_has_one_heading_for_what_comes_next() {
+    let changelog = read(&repo("CHANGELOG.md"));
+    let version = env!("CARGO_PKG_VERSION");
+    let headings: Vec<_> = changelog
+        .lines()
+        .filter_map(|line| line.strip_prefix("## "))
+        .collect();
+    let current = headings
+        .iter()
+        .filter(|heading| heading.contains("Unreleased") || heading.contains(version));
+    assert_eq!(current.count(), 1, "{headings:?}");
+}
+
+#[test]
+fn each_kind_of_message_has_an_id_of_its_own() {
+    let text = read(&repo("src/sd/message.rs"));
+    let ids: Vec<_> = text
+        .lines()
+        .filter_map(|line| line.split('"').nth(1))
+        .collect();
+    let distinct: BTreeSet<_> = ids.iter().collect();
+    assert!(ids.len() > 5 && distinct.len() == ids.len(), "{ids:?}");
+    for id in ids {
+        assert!(
+            id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()),
+            "{id}"
+        );
+    }
+}
