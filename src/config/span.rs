@@ -18,16 +18,18 @@ pub fn parse(text: &str) -> Result<Duration, String> {
         .map_err(|error| format!("{error}; write it like `90s`, `5min 20s` or `infinity`"))
 }
 
-/// Writes a span as systemd does, to the second: `4min 12s`. Two units are precise enough.
+/// Writes a span as systemd does, to the nearest second: `4min 12s`. Two units are precise enough.
+/// What is left of a span is always a little short of what somebody typed; it is shown as that.
 pub fn show(span: Duration) -> String {
     if span == Duration::MAX {
         return "infinity".into();
     }
     const UNITS: [(&str, u64); 4] = [("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)];
-    let mut left = span.as_secs();
-    if left == 0 && !span.is_zero() {
-        return format!("{}ms", span.as_millis().max(1));
+    let millis = span.as_nanos().div_ceil(1_000_000);
+    if (1..1000).contains(&millis) {
+        return format!("{millis}ms");
     }
+    let mut left = u64::try_from((millis + 500) / 1000).unwrap_or(u64::MAX);
     let mut words = Vec::new();
     for (unit, size) in UNITS {
         if left >= size && words.len() < 2 {
@@ -71,7 +73,11 @@ mod tests {
     fn writes_what_systemd_writes() {
         for (span, text) in [
             (Duration::ZERO, "0s"),
+            (Duration::from_nanos(1), "1ms"),
             (Duration::from_millis(100), "100ms"),
+            (Duration::from_micros(299_900), "300ms"),
+            (Duration::from_micros(999_900), "1s"),
+            (Duration::from_micros(89_999_900), "1min 30s"),
             (Duration::from_secs(252), "4min 12s"),
             (Duration::from_secs(3600), "1h"),
             (Duration::from_secs(90_061), "1d 1h"),
