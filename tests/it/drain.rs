@@ -304,6 +304,7 @@ fn bytes_on_their_way_arrive_although_it_is_told_to_end() {
     client.take(1);
     wakeport.signal(Signal::TERM);
     assert!(client.all() == bytes[1..]);
+    drop(client);
     wakeport.ends();
 }
 

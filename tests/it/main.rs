@@ -10,6 +10,7 @@ mod listeners;
 mod manager;
 mod ready;
 mod relay;
+mod storm;
 mod support;
 mod tidy;
 mod tree;

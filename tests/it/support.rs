@@ -160,6 +160,10 @@ impl Place {
 
     /// Listens here, for this process or to be handed over.
     pub(crate) fn listen(&self) -> Socket {
+        self.listen_with_backlog(4096)
+    }
+
+    pub(crate) fn listen_with_backlog(&self, backlog: i32) -> Socket {
         let socket = self.socket();
         if let Self::Tcp(_) = self {
             socket.set_reuse_address(true).expect("an option");
@@ -168,7 +172,7 @@ impl Place {
             let _ = fs::remove_file(path);
         }
         socket.bind(&self.address()).expect("a free address");
-        socket.listen(4096).expect("a listener");
+        socket.listen(backlog).expect("a listener");
         socket
     }
 

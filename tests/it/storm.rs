@@ -1,0 +1,264 @@
+//! Many clients, at any time: nobody is lost.
+
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use crate::support::{
+    Client, Place, Run, Server, Stage, directory, echo, noise, now, script, soon, until,
+};
+
+/// Clients that come and go for `span`, with pauses of up to `pause`; says how many were served.
+fn crowd(front: &Place, people: u64, span: Duration, pause: u64) -> usize {
+    let people: Vec<_> = (0..people)
+        .map(|person| {
+            let front = front.clone();
+            thread::spawn(move || {
+                let (began, mut served) = (now(), 0);
+                for number in noise(person, 100_000) {
+                    if began.elapsed() > span {
+                        break;
+                    }
+                    thread::sleep(Duration::from_millis(u64::from(number) * pause / 255));
+                    let client = front.connect();
+                    client.echoes(&format!("visit {served} of {person}"));
+                    served += 1;
+                }
+                served
+            })
+        })
+        .collect();
+    let served = people
+        .into_iter()
+        .map(|person| person.join().expect("everybody is served"));
+    served.sum()
+}
+
+/// A service that takes its time to start and to stop, and counts how often it does.
+fn sluggish() -> Stage {
+    Stage::play(|_, call| {
+        let lengths = noise(u64::from(call.pid), 1);
+        thread::sleep(Duration::from_millis(u64::from(lengths[0]) / 10));
+    })
+}
+
+#[test]
+fn clients_that_come_and_go_at_any_time_are_all_served() {
+    let stage = sluggish();
+    let front = Place::tcp();
+    let _wakeport = stage.run().listen(&front).cooldown("5ms").start();
+    let served = crowd(&front, 3, Duration::from_secs(4), 80);
+    assert!(served > 10, "{served} served");
+    assert!(
+        stage.count("start") > 3,
+        "started {} times",
+        stage.count("start")
+    );
+}
+
+#[test]
+fn clients_that_come_and_go_at_any_time_are_served_by_one_instance_or_another() {
+    let stage = sluggish();
+    let front = Place::tcp();
+    let listener = front.listen();
+    let over = Arc::new(AtomicBool::new(false));
+    let instances = Arc::new(AtomicUsize::new(0));
+    let manager = thread::spawn({
+        let run = stage.run().inherit("web", &listener).cooldown("0");
+        let (over, instances) = (over.clone(), instances.clone());
+        move || {
+            while !over.load(Ordering::SeqCst) {
+                // systemd would only start it when somebody waits; it must not matter.
+                run.start().ends();
+                instances.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    });
+    let served = crowd(&front, 2, Duration::from_secs(5), 500);
+    over.store(true, Ordering::SeqCst);
+    manager.join().expect("every instance ends well");
+    assert!(served > 10, "{served} served");
+    assert!(
+        instances.load(Ordering::SeqCst) > 3,
+        "{instances:?} instances"
+    );
+}
+
+#[test]
+fn clients_of_a_service_that_keeps_dying_are_served_or_see_it_die_but_never_hang() {
+    let stage = Stage::new();
+    let front = Place::tcp();
+    let _wakeport = stage.run().listen(&front).start();
+    let over = Arc::new(AtomicBool::new(false));
+    let killer = thread::spawn({
+        let (scene, over) = (stage.scene().clone(), over.clone());
+        move || {
+            while !over.load(Ordering::SeqCst) {
+                thread::sleep(Duration::from_millis(50));
+                scene.crash();
+            }
+        }
+    });
+    let mut served = 0;
+    for number in 0..150 {
+        let outcome = front.connect().try_echo(&format!("client {number}"));
+        let waited_in_vain =
+            matches!(&outcome, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
+        assert!(!waited_in_vain, "client {number}");
+        served += usize::from(outcome.is_ok());
+    }
+    over.store(true, Ordering::SeqCst);
+    killer.join().expect("no panic");
+    assert!(served > 75, "{served} of 150 served");
+    front.connect().echoes("the last one");
+}
+
+#[test]
+fn a_herd_is_served_by_a_target_with_a_short_backlog() {
+    let dir = directory();
+    for target in [Place::tcp(), Place::path(&dir)] {
+        let front = Place::tcp();
+        let _wakeport = Run::new().to(&target).listen(&front).start();
+        let clients: Vec<_> = (0..300).map(|_| front.connect()).collect();
+        let listener = target.listen_with_backlog(5);
+        let server = thread::spawn(move || {
+            for _ in 0..300 {
+                let (socket, _) = listener.accept().expect("a client");
+                thread::spawn(move || echo(Client::from(socket)));
+            }
+        });
+        for (number, client) in clients.iter().enumerate() {
+            client.echoes(&format!("client {number}"));
+        }
+        server.join().expect("no panic");
+    }
+}
+
+#[test]
+fn every_address_of_a_name_is_tried() {
+    let server = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = server.local_addr().expect("it is bound").port();
+    let front = Place::tcp();
+    // Where `localhost` is ::1 as well, that comes first and refuses.
+    let _wakeport = Run::new()
+        .to(format!("localhost:{port}"))
+        .listen(&front)
+        .start();
+    let client = front.connect();
+    client.send("hello");
+    let (end, _) = server.accept().expect("a connection");
+    assert_eq!(Client::from(socket2::Socket::from(end)).take(5), b"hello");
+}
+
+#[test]
+fn a_client_over_a_unix_socket_that_hangs_up_while_it_waits_is_forgotten() {
+    let (dir, target) = (directory(), Place::tcp());
+    let front = Place::path(&dir);
+    let wakeport = Run::new().to(&target).listen(&front).start();
+    for says_so_first in [false, true] {
+        let client = front.connect();
+        wakeport.is("waking: the target has started, but does not answer yet, 1 client waiting");
+        if says_so_first {
+            client.finish();
+        }
+        drop(client);
+        until("nobody waits", || !wakeport.status().contains("waiting"));
+    }
+    let server = Server::echo(&target);
+    let client = front.connect();
+    client.echoes("hello");
+    assert!(server.connections() <= 2);
+}
+
+#[test]
+fn a_stop_hook_that_hangs_is_ended_and_run_again() {
+    let first = Mutex::new(None);
+    let stage = Stage::direct(echo, move |scene, call| {
+        if call.event == "start" {
+            scene.up();
+        } else if first.lock().expect("no panic").get_or_insert(call.pid) == &call.pid {
+            until("it is ended", || !crate::support::runs(call.pid));
+        } else {
+            scene.down();
+        }
+        0
+    });
+    let front = Place::tcp();
+    let wakeport = stage
+        .run()
+        .listen(&front)
+        .cooldown("0")
+        .option("--stop-timeout", "300ms")
+        .start();
+    front.connect().echoes("hello");
+    wakeport.logs("could not put the service to sleep: the stop hook");
+    wakeport.logs("was stopped: it took longer than ");
+    // Meanwhile it can be had.
+    front.connect().echoes("still there?");
+    wakeport.is("asleep");
+    assert_eq!(stage.count("start"), 1);
+}
+
+#[test]
+fn no_time_at_all_is_a_time_too() {
+    let (front, target) = (Place::tcp(), Place::tcp());
+    let mut wakeport = Run::new()
+        .to(&target)
+        .listen(&front)
+        .option("--start-timeout", 0)
+        .option("--drain-timeout", 0)
+        .option("--cooldown", 0)
+        .start();
+    front.connect().is_reset();
+    wakeport.signal(rustix::process::Signal::TERM);
+    wakeport.ends();
+    let front = Place::tcp();
+    let _server = Server::echo(&target);
+    let mut wakeport = Run::new()
+        .to(&target)
+        .listen(&front)
+        .option("--drain-timeout", 0)
+        .start();
+    let client = front.connect();
+    client.echoes("hello");
+    wakeport.signal(rustix::process::Signal::TERM);
+    client.is_reset();
+    wakeport.ends();
+}
+
+#[test]
+fn a_target_that_is_down_is_never_mistaken_for_ourselves() {
+    // Where only a few ports are given out, the kernel soon connects a socket to itself.
+    let dir = directory();
+    let front = Place::path(&dir);
+    let inside = script(
+        &dir.path().join("inside"),
+        "#!/bin/sh\nip link set lo up && echo 40000 40001 >/proc/sys/net/ipv4/ip_local_port_range && exec \"$@\"\n",
+    );
+    let unshare = ["unshare", "--user", "--map-root-user", "--net"];
+    let possible = Command::new(unshare[0])
+        .args(&unshare[1..])
+        .args([&inside, "true"])
+        .output();
+    if !possible.is_ok_and(|output| output.status.success()) {
+        // A kernel that gives nobody a namespace has nothing to show here.
+        return;
+    }
+    let wakeport = Run::new()
+        .to("127.0.0.1:40000")
+        .listen(&front)
+        .option("--start-timeout", "1s")
+        .under(&unshare)
+        .under(&[&inside])
+        .start();
+    let client = front.connect();
+    client.send("who is there?");
+    let (answer, _) = client.rest();
+    assert!(answer.is_empty(), "{}", String::from_utf8_lossy(&answer));
+    wakeport.logs("could not wake the target: it does not answer in time: connected to itself");
+    let _ = soon("it is over", || {
+        wakeport.status().starts_with("failed").then_some(())
+    });
+}
