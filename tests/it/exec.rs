@@ -98,7 +98,7 @@ fn a_child_that_ignores_sigterm_is_killed_after_the_stop_timeout() {
         client.echoes("hello");
         program.children()[0]
     };
-    wakeport.is("stopping");
+    wakeport.logs("goes to sleep");
     program.is_gone(child);
     wakeport.is("asleep");
 }
@@ -242,7 +242,7 @@ fn a_client_that_waits_when_wakeport_is_told_to_end_is_served_first() {
     let program = Program::new();
     let mut wakeport = program.run("").start();
     let client = program.front.connect();
-    wakeport.is("waking");
+    wakeport.logs("waking ");
     wakeport.signal(Signal::TERM);
     client.echoes("hello");
     let began = now();

@@ -41,13 +41,14 @@ fn the_status_tells_the_whole_story() {
     wakeport.is("awake: 2 clients, 2 served since ");
     drop((client, other));
     wakeport.is("cooling: sleeps in 2s, 2 served since ");
-    wakeport.is("stopping: the service goes down");
     wakeport.ends();
     let said = wakeport.said();
     assert_eq!(said.first().map(String::as_str), Some("READY=1"));
     assert_eq!(said.last().map(String::as_str), Some("STOPPING=1"));
     let waking = "STATUS=waking: the service starts, 1 client waiting";
     assert!(said.iter().any(|line| line == waking), "{said:#?}");
+    let stopping = "STATUS=stopping: the service goes down";
+    assert!(said.iter().any(|line| line == stopping), "{said:#?}");
     let asleep = said
         .iter()
         .position(|line| line.starts_with("STATUS=asleep, 2 served since "));
