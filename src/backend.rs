@@ -187,4 +187,9 @@ impl Backend {
             Self::Scripted(_) => true,
         }
     }
+
+    /// Whether a wake starts anything. If not, the service is started only along with our process.
+    pub fn can_start(&self) -> bool {
+        !matches!(self, Self::Relay)
+    }
 }

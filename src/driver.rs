@@ -337,7 +337,15 @@ impl Driver {
     }
 
     fn is_idle(&self) -> bool {
-        self.lifecycle.state() == State::Asleep && self.seen_down && self.crowd().is_empty()
+        let nothing_to_do = match self.lifecycle.state() {
+            State::Asleep => self.seen_down,
+            // systemd tries again for the next client, if that one starts us as well.
+            State::Failed { undoing, .. } => !undoing && !self.backend.can_start(),
+            State::Waking { .. } | State::Awake | State::Cooling { .. } | State::Stopping(_) => {
+                false
+            }
+        };
+        nothing_to_do && self.crowd().is_empty()
     }
 
     // -- time

@@ -3,8 +3,8 @@
 use std::thread;
 use std::time::Duration;
 
-use crate::asleep::{PORT, SOON, TARGET, URL, nginx, nginx_does, postgresql, psql, python};
-use crate::rig::{Client, Rig};
+use crate::asleep::{NEVER, PORT, SOON, TARGET, URL, nginx, nginx_does, postgresql, psql, python};
+use crate::rig::{Client, GoneAs, Rig};
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
@@ -120,17 +120,41 @@ fn clients_at_every_phase_of_a_stop(rig: &Rig, name: &str) {
 #[ignore = "needs root: tests/run runs it"]
 fn without_a_unit_systemd_itself_wakes_the_service_and_puts_it_to_sleep() {
     let rig = Rig::boot();
-    python(&rig);
+    without_a_unit(&rig, &[SOON]);
+    for wakes in 1..=2 {
+        assert_eq!(rig.curl(URL), "hello");
+        rig.wait_until_asleep("web");
+        assert_eq!(rig.starts("web.service"), wakes);
+    }
+}
+
+fn without_a_unit(rig: &Rig, settings: &[&str]) {
+    python(rig);
     rig.drop_in("web.service", "unneeded", "[Unit]\nStopWhenUnneeded=yes\n");
     rig.drop_in(
         "wakeport@web.service",
         "needs",
         "[Unit]\nWants=web.service\nAfter=web.service\n[Service]\nEnvironment=WAKEPORT_UNIT=\n",
     );
-    rig.instance("web", PORT, TARGET, &[SOON]);
-    for wakes in 1..=2 {
-        assert_eq!(rig.curl(URL), "hello");
-        rig.wait_until_asleep("web");
-        assert_eq!(rig.starts("web.service"), wakes);
-    }
+    rig.instance("web", PORT, TARGET, settings);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn without_a_unit_a_service_that_died_is_started_by_the_next_client_but_one() {
+    let rig = Rig::boot();
+    without_a_unit(&rig, &[NEVER, "WAKEPORT_START_TIMEOUT=2s"]);
+    assert_eq!(rig.curl(URL), "hello");
+    rig.systemctl("kill --signal=KILL web.service");
+    rig.wait_until("failed", "web.service");
+    // Nobody can start it for this one, but its wait in vain is wakeport's last.
+    assert_eq!(Client::asks(PORT).reads(), (String::new(), GoneAs::Reset));
+    rig.wait_until("inactive", "wakeport@web.service");
+    assert_eq!(
+        rig.said("wakeport@web.service", "is forgotten"),
+        0,
+        "it does not stay for a minute to remember the failure"
+    );
+    assert_eq!(rig.curl(URL), "hello");
+    assert_eq!(rig.starts("web.service"), 2);
 }
