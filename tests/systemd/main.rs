@@ -12,5 +12,6 @@ mod hooks;
 mod itself;
 mod operator;
 mod sockets;
+mod stories;
 mod told;
 mod wake;
