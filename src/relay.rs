@@ -3,9 +3,19 @@
 mod copy;
 
 use std::io;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::stream::Stream;
+
+/// One end of a relay.
+#[derive(Debug)]
+struct Side<'a> {
+    stream: &'a Stream,
+    /// A write has failed. The kernel tells of a reset only once: whoever reads after that finds
+    /// an end that looks like any other.
+    broken: AtomicBool,
+}
 
 /// How many bytes went each way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,8 +53,9 @@ pub enum Ended {
 /// Counts in `totals` as it goes, so that whoever drops this knows how far it came.
 pub async fn relay(client: &Stream, target: &Stream, said: &[u8], totals: &mut Totals) -> Ended {
     let ends = {
-        let up = copy::direction(client, target, &[], &mut totals.up);
-        let down = copy::direction(target, client, said, &mut totals.down);
+        let (here, there) = (Side::new(client), Side::new(target));
+        let up = copy::direction(&here, &there, &[], &mut totals.up);
+        let down = copy::direction(&there, &here, said, &mut totals.down);
         both(up, down).await
     };
     let survivor = match ends {
@@ -55,6 +66,15 @@ pub async fn relay(client: &Stream, target: &Stream, said: &[u8], totals: &mut T
     // A reset drops what is not sent yet; without us it would have been on its way.
     survivor.flush(FLUSH_LIMIT).await;
     Ended::Broken
+}
+
+impl<'a> Side<'a> {
+    fn new(stream: &'a Stream) -> Self {
+        Self {
+            stream,
+            broken: AtomicBool::new(false),
+        }
+    }
 }
 
 /// Waits for both directions. When a source breaks there is nothing left to pass on, either way.

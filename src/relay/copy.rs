@@ -2,10 +2,11 @@
 //! none.
 
 use std::cell::RefCell;
+use std::sync::atomic::Ordering;
 
 use tokio::io::Interest;
 
-use super::{End, is_would_block};
+use super::{End, Side, is_would_block};
 use crate::stream::Stream;
 
 /// As much as one read may return. Larger ones gain nothing; smaller ones cost system calls.
@@ -32,7 +33,20 @@ enum Step {
 
 /// Passes bytes from `source` to `sink` until one of them ends, `said` first. Counts what was
 /// passed on in `total`.
-pub(super) async fn direction(source: &Stream, sink: &Stream, said: &[u8], total: &mut u64) -> End {
+pub(super) async fn direction(
+    source: &Side<'_>,
+    sink: &Side<'_>,
+    said: &[u8],
+    total: &mut u64,
+) -> End {
+    let end = pass_on(source, sink.stream, said, total).await;
+    if end == End::SinkBroken {
+        sink.broken.store(true, Ordering::Relaxed);
+    }
+    end
+}
+
+async fn pass_on(source: &Side<'_>, sink: &Stream, said: &[u8], total: &mut u64) -> End {
     if !said.is_empty() && sink.write_all(said).await.is_err() {
         return End::SinkBroken;
     }
@@ -57,7 +71,7 @@ pub(super) async fn direction(source: &Stream, sink: &Stream, said: &[u8], total
                 moved = 0;
                 tokio::select! {
                     biased;
-                    _ = source.ready(Interest::READABLE) => (),
+                    _ = source.stream.ready(Interest::READABLE) => (),
                     () = sink.broken() => return End::SinkBroken,
                 }
             }
@@ -66,9 +80,12 @@ pub(super) async fn direction(source: &Stream, sink: &Stream, said: &[u8], total
     }
 }
 
-fn step(source: &Stream, sink: &Stream, total: &mut u64) -> Step {
+fn step(source: &Side<'_>, sink: &Stream, total: &mut u64) -> Step {
     SHARED.with_borrow_mut(|buffer| {
-        let n = match source.try_read(buffer) {
+        let n = match source.stream.try_read(buffer) {
+            Ok(0) if source.broken.load(Ordering::Relaxed) => {
+                return Step::Over(End::SourceBroken);
+            }
             Ok(0) => {
                 let told = sink.finish_writing();
                 return Step::Over(if told.is_ok() {

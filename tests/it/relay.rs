@@ -155,6 +155,26 @@ fn a_reset_by_the_target_reaches_the_client_after_all_that_was_sent_before() {
     }
 }
 
+#[test]
+fn a_reset_is_never_taken_for_an_end() {
+    // The relay may learn of a reset by writing, and a read then finds an end like any other.
+    let wire = Wire::new();
+    for round in 0..20 {
+        let (client, server) = wire.pair();
+        let (breaks_off, stays) = match round % 2 {
+            0 => (client, server),
+            _ => (server, client),
+        };
+        breaks_off.send("I am here");
+        stays.take(9);
+        let limit = Some(Duration::from_millis(20));
+        stays.socket().set_write_timeout(limit).expect("an option");
+        while stays.try_send(noise(round, 100_000)).is_ok() {}
+        breaks_off.reset();
+        stays.is_reset();
+    }
+}
+
 /// How many bytes wait to be sent, or to be acknowledged (proc_net_tcp(5)).
 fn unsent(end: &Client) -> u64 {
     let port = |address: io::Result<socket2::SockAddr>| {
@@ -202,6 +222,8 @@ fn a_reset_by_the_client_reaches_the_target() {
     let wire = Wire::new();
     // Quiet, in the middle of an answer that it does not read, and after its last word.
     let (client, server) = wire.pair();
+    client.send("I am here");
+    server.take(9);
     client.reset();
     server.is_reset();
 
