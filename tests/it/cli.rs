@@ -2,8 +2,9 @@
 
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
-use crate::support::{Place, Run, Stage};
+use crate::support::{Place, Run, Stage, Wakeport, throughout};
 
 const USAGE: i32 = 64;
 
@@ -177,25 +178,19 @@ fn an_empty_variable_counts_as_unset_and_the_command_line_wins() {
 #[test]
 fn a_switch_takes_yes_and_no() {
     let target = Place::tcp();
-    let front = Place::tcp();
-    let listener = front.listen();
+    let listener = Place::tcp().listen();
     let run = |value: &str| {
-        Run::new()
-            .to(&target)
-            .inherit("web", &listener)
-            .variable("WAKEPORT_STAY", value)
+        let run = Run::new().to(&target).inherit("web", &listener);
+        run.variable("WAKEPORT_STAY", value)
     };
-    for yes in ["yes", "true", "1", "on"] {
-        let mut wakeport = run(yes).start();
-        crate::support::throughout(std::time::Duration::from_millis(600), "it stays", || {
-            wakeport.is_running()
-        });
-    }
-    for no in ["no", "false", "0", "off"] {
-        run(no).start().ends();
-    }
-    let both = run("yes").option("--stay", "no");
-    both.start().ends();
+    let mut staying = ["yes", "true", "1", "on"].map(|value| run(value).start());
+    let mut ending = ["no", "false", "0", "off"].map(|value| run(value).start());
+    let mut overruled = run("yes").option("--stay", "no").start();
+    ending.iter_mut().for_each(Wakeport::ends);
+    overruled.ends();
+    throughout(Duration::from_millis(500), "they stay", || {
+        staying.iter_mut().all(Wakeport::is_running)
+    });
 }
 
 #[test]

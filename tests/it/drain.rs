@@ -93,10 +93,10 @@ fn whenever_a_client_comes_while_it_exits_this_instance_or_the_next_serves_it() 
             instances
         }
     });
-    for round in 0..30 {
+    for round in 0..20 {
         front.connect().echoes(&format!("round {round}"));
         // The exit comes 250 ms after the start; this passes over it in small steps.
-        thread::sleep(Duration::from_millis(200 + round * 4 % 120));
+        thread::sleep(Duration::from_millis(200 + round * 6 % 120));
     }
     over.store(true, Ordering::SeqCst);
     let instances = manager.join().expect("every instance ends well");

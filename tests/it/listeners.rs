@@ -5,6 +5,7 @@ use std::io::Read;
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Child, Command, Stdio};
+use std::thread;
 
 use socket2::{Domain, Socket, Type};
 
@@ -231,15 +232,14 @@ fn a_target_that_is_our_own_listener_is_refused() {
         ("[::1]:0", &["[::1]", "localhost"]),
     ] {
         let listener = TcpListener::bind(listen).expect("a free port");
-        for target in targets {
-            let target = format!("{target}:{}", port_of(&listener));
-            let run = Run::new().to(&target).inherit("web", &listener);
-            refused(
-                &run,
-                CONFIG,
-                &[&format!("target `{target}` is our own listener `web`")],
-            );
-        }
+        thread::scope(|scope| {
+            for target in targets {
+                let target = format!("{target}:{}", port_of(&listener));
+                let run = Run::new().to(&target).inherit("web", &listener);
+                let why = format!("target `{target}` is our own listener `web`");
+                scope.spawn(move || refused(&run, CONFIG, &[&why]));
+            }
+        });
     }
     let dir = directory();
     for place in [Place::path(&dir), Place::abstract_name()] {
