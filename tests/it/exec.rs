@@ -81,7 +81,7 @@ fn the_child_starts_for_the_first_client_and_ends_after_the_last() {
         let child = program.wake();
         assert_eq!(program.children().len(), count);
         program.is_gone(child);
-        wakeport.is("asleep, ");
+        wakeport.is(&format!("asleep, {count} served"));
     }
 }
 
