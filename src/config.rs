@@ -24,6 +24,8 @@ pub struct Config {
     pub readiness: Readiness,
     /// How long things may take.
     pub timing: Timing,
+    /// How connections that are of no use any more are found out.
+    pub liveness: Liveness,
     /// How many clients at once.
     pub limits: Limits,
     /// Whether the service sleeps when we are told to end.
@@ -130,6 +132,48 @@ impl Timing {
     pub const STOP_TIMEOUT: &str = "90s";
     /// Well within the 90 s after which systemd kills a unit that it stops.
     pub const DRAIN_TIMEOUT: &str = "30s";
+}
+
+/// How connections that are of no use any more are found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Liveness {
+    /// How long a connection may move no byte; [`Duration::MAX`] is for ever.
+    pub idle_timeout: Duration,
+    /// How long a peer may be silent before it is asked whether it is there (tcp(7)).
+    pub keepalive_time: Duration,
+    /// How long until it is asked again.
+    pub keepalive_interval: Duration,
+    /// How many questions may remain without an answer.
+    pub keepalive_probes: u32,
+    /// How long bytes may remain without an acknowledgement; [`Duration::MAX`] leaves it to the
+    /// kernel, which gives up after some 15 minutes (`tcp_retries2` in tcp(7)).
+    pub user_timeout: Duration,
+}
+
+impl Liveness {
+    /// Connections keep the service awake however quiet they are, unless told otherwise.
+    pub const IDLE_TIMEOUT: &str = "infinity";
+    /// With the next two, a silent peer that has vanished keeps the service awake for two minutes.
+    pub const KEEPALIVE_TIME: &str = "60s";
+    /// As often as that loses nobody on a network that fails for less than a minute.
+    pub const KEEPALIVE_INTERVAL: &str = "10s";
+    /// A minute without an answer.
+    pub const KEEPALIVE_PROBES: u32 = 6;
+    /// The kernel counts a reader that stalls with a full window as well: too many would be hurt.
+    pub const USER_TIMEOUT: &str = "infinity";
+}
+
+impl Default for Liveness {
+    fn default() -> Self {
+        let read = |text| span::parse(text).expect("the defaults are spans");
+        Self {
+            idle_timeout: read(Self::IDLE_TIMEOUT),
+            keepalive_time: read(Self::KEEPALIVE_TIME),
+            keepalive_interval: read(Self::KEEPALIVE_INTERVAL),
+            keepalive_probes: Self::KEEPALIVE_PROBES,
+            user_timeout: read(Self::USER_TIMEOUT),
+        }
+    }
 }
 
 /// How many clients at once; those beyond stay in the kernel's backlog.

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
+use crate::config::Liveness;
 use crate::config::address::{Address, UnixAddress};
 use crate::stream::Stream;
 
@@ -26,6 +27,7 @@ pub struct Target {
 #[derive(Clone, Debug)]
 pub struct Dialer {
     turns: Arc<Semaphore>,
+    liveness: Liveness,
     ours: Arc<HashSet<SocketAddr>>,
 }
 
@@ -42,8 +44,9 @@ const GLANCE: Duration = Duration::from_secs(1);
 
 impl Dialer {
     /// A dialer that never connects to `ours`, the addresses that we ourselves listen on.
-    pub fn new(ours: impl IntoIterator<Item = SocketAddr>) -> Self {
+    pub fn new(ours: impl IntoIterator<Item = SocketAddr>, liveness: Liveness) -> Self {
         Self {
+            liveness,
             turns: Arc::new(Semaphore::new(IN_FLIGHT)),
             ours: Arc::new(ours.into_iter().collect()),
         }
@@ -56,7 +59,7 @@ impl Dialer {
             Address::Unix(address) => limited(connect_unix(address)).await?,
             Address::Tcp { host, port } => self.connect_tcp(host, port.unwrap_or_default()).await?,
         };
-        stream.tune();
+        stream.tune(&self.liveness);
         Ok(stream)
     }
 

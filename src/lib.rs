@@ -34,7 +34,7 @@
 //! listen.rs            inherited sockets and their names; bind when run by hand
 //! stream.rs            one connected socket: options, half-close, reset
 //! dial.rs              resolve, connect, make sure it is not ourselves
-//! relay.rs relay/      bytes both ways; copy is the first way to move them
+//! relay.rs relay/      bytes both ways, by copies or in bulk through a pipe
 //! backend.rs backend/  whoever starts and stops the service: systemd, hooks, exec
 //! probe.rs             does the target answer?
 //! program.rs program/  runs an administrator's program: environment, time limit, output

@@ -1,19 +1,22 @@
 //! Bytes both ways: with back-pressure, each half-close passed on, each reset passed on.
 
-mod copy;
+mod direction;
+mod pipe;
 
 use std::io;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
 
 use crate::stream::Stream;
 
-/// One end of a relay.
+/// One side, as both directions see it.
 #[derive(Debug)]
 struct Side<'a> {
     stream: &'a Stream,
-    /// A write has failed. The kernel tells of a reset only once: whoever reads after that finds
-    /// an end that looks like any other.
+    /// It is known to be broken. The kernel tells of a reset only once: whoever reads after that
+    /// finds an end that looks like any other.
     broken: AtomicBool,
 }
 
@@ -32,9 +35,29 @@ enum End {
     /// The source said that no more will come, and the sink was told.
     Finished,
     /// The source is broken; all that it had sent was passed on.
-    SourceBroken,
+    SourceBroken(Cause),
     /// The sink is broken; nobody is there to pass anything to.
-    SinkBroken,
+    SinkBroken(Cause),
+}
+
+/// Why a connection broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// The peer broke it off.
+    Reset,
+    /// The peer is not there any more: keepalive or a retransmission had no answer.
+    Vanished,
+}
+
+impl From<&io::Error> for Cause {
+    fn from(error: &io::Error) -> Self {
+        let gone = [io::ErrorKind::TimedOut, io::ErrorKind::HostUnreachable];
+        if gone.contains(&error.kind()) {
+            Self::Vanished
+        } else {
+            Self::Reset
+        }
+    }
 }
 
 /// How long bytes that were passed on may take to leave before a reset overtakes them.
@@ -45,27 +68,61 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 pub enum Ended {
     /// Both sides said that no more would come.
     Closed,
+    /// No byte moved for as long as is allowed.
+    Idle,
     /// One side broke off; the other is to be reset.
-    Broken,
+    Reset,
+    /// One side is not there any more; the other is to be reset.
+    Vanished,
 }
 
-/// Relays until both directions have ended. `said` is what the target has said already.
-/// Counts in `totals` as it goes, so that whoever drops this knows how far it came.
-pub async fn relay(client: &Stream, target: &Stream, said: &[u8], totals: &mut Totals) -> Ended {
+/// Relays until both directions have ended, or no byte has moved for `idle`. `said` is what the
+/// target has said already. Counts in `totals` as it goes, so that whoever drops this knows how
+/// far it came.
+pub async fn relay(
+    client: &Stream,
+    target: &Stream,
+    said: &[u8],
+    idle: Duration,
+    totals: &mut Totals,
+) -> Ended {
+    let pulse = (idle < Duration::MAX).then(Pulse::new);
     let ends = {
-        let (here, there) = (Side::new(client), Side::new(target));
-        let up = copy::direction(&here, &there, &[], &mut totals.up);
-        let down = copy::direction(&there, &here, said, &mut totals.down);
-        both(up, down).await
+        let (client, target) = (Side::new(client), Side::new(target));
+        let up = direction::direction(&client, &target, &[], pulse.as_ref(), &mut totals.up);
+        let down = direction::direction(&target, &client, said, pulse.as_ref(), &mut totals.down);
+        tokio::select! {
+            ends = both(up, down) => ends,
+            () = Pulse::stopped(pulse.as_ref(), idle) => return Ended::Idle,
+        }
     };
-    let survivor = match ends {
+    let (survivor, cause) = match ends {
         (End::Finished, End::Finished) => return Ended::Closed,
-        (End::SourceBroken, _) | (_, End::SinkBroken) => target,
-        (End::SinkBroken, _) | (_, End::SourceBroken) => client,
+        (_, End::SinkBroken(cause)) | (End::SourceBroken(cause), _) => (target, cause),
+        (End::SinkBroken(cause), _) | (_, End::SourceBroken(cause)) => (client, cause),
     };
     // A reset drops what is not sent yet; without us it would have been on its way.
     survivor.flush(FLUSH_LIMIT).await;
-    Ended::Broken
+    match cause {
+        Cause::Reset => Ended::Reset,
+        Cause::Vanished => Ended::Vanished,
+    }
+}
+
+/// Waits for both directions. When a source breaks there is nothing left to pass on, either way.
+/// When a sink breaks, its other direction may still hold what it had sent before.
+async fn both(up: impl Future<Output = End>, down: impl Future<Output = End>) -> (End, End) {
+    let (mut up, mut down) = (std::pin::pin!(up), std::pin::pin!(down));
+    tokio::select! {
+        end = &mut up => match end {
+            End::SourceBroken(cause) => (end, End::SinkBroken(cause)),
+            End::Finished | End::SinkBroken(_) => (end, down.await),
+        },
+        end = &mut down => match end {
+            End::SourceBroken(cause) => (End::SinkBroken(cause), end),
+            End::Finished | End::SinkBroken(_) => (up.await, end),
+        },
+    }
 }
 
 impl<'a> Side<'a> {
@@ -77,19 +134,45 @@ impl<'a> Side<'a> {
     }
 }
 
-/// Waits for both directions. When a source breaks there is nothing left to pass on, either way.
-/// When a sink breaks, its other direction may still hold what it had sent before.
-async fn both(up: impl Future<Output = End>, down: impl Future<Output = End>) -> (End, End) {
-    let (mut up, mut down) = (std::pin::pin!(up), std::pin::pin!(down));
-    tokio::select! {
-        end = &mut up => match end {
-            End::SourceBroken => (end, End::SinkBroken),
-            End::Finished | End::SinkBroken => (end, down.await),
-        },
-        end = &mut down => match end {
-            End::SourceBroken => (End::SinkBroken, end),
-            End::Finished | End::SinkBroken => (up.await, end),
-        },
+/// When the last byte moved.
+#[derive(Debug)]
+struct Pulse {
+    began: Instant,
+    last: AtomicU64,
+}
+
+impl Pulse {
+    fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            last: AtomicU64::new(0),
+        }
+    }
+
+    /// A byte has moved.
+    fn beat(&self) {
+        let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(millis, Ordering::Relaxed);
+    }
+
+    /// Waits until no byte has moved for `limit`; for ever if nobody counts.
+    async fn stopped(pulse: Option<&Self>, limit: Duration) {
+        let Some(pulse) = pulse else {
+            return std::future::pending().await;
+        };
+        loop {
+            let last = pulse.last.load(Ordering::Relaxed);
+            match pulse
+                .began
+                .checked_add(Duration::from_millis(last).saturating_add(limit))
+            {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+            if pulse.last.load(Ordering::Relaxed) == last {
+                return;
+            }
+        }
     }
 }
 

@@ -1,11 +1,13 @@
 //! One client from accept to close: ask for a permit, dial, relay, report.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::config::{Liveness, span};
 use crate::dial::{Dialer, Target};
 use crate::driver::{Handle, Permit, Traffic, Verdict};
 use crate::probe::Answer;
@@ -22,6 +24,7 @@ pub struct Hall {
     cut: CancellationToken,
     seats: Arc<Semaphore>,
     bench: Arc<Semaphore>,
+    liveness: Liveness,
 }
 
 /// Room for one more client: a connection, and a place to wait.
@@ -44,7 +47,13 @@ pub struct Entrance {
 
 impl Hall {
     /// A hall with so many seats, and so many places to wait.
-    pub fn new(driver: Handle, dialer: Dialer, seats: usize, bench: usize) -> Self {
+    pub fn new(
+        driver: Handle,
+        dialer: Dialer,
+        seats: usize,
+        bench: usize,
+        liveness: Liveness,
+    ) -> Self {
         let semaphore = |n: usize| Arc::new(Semaphore::new(n.clamp(1, Semaphore::MAX_PERMITS)));
         Self {
             driver,
@@ -53,6 +62,7 @@ impl Hall {
             cut: CancellationToken::new(),
             seats: semaphore(seats),
             bench: semaphore(bench),
+            liveness,
         }
     }
 
@@ -75,7 +85,7 @@ impl Hall {
 
     /// Takes in a client. The driver knows of it when this returns.
     pub fn admit(&self, client: Stream, entrance: &Entrance, room: Room) {
-        client.tune();
+        client.tune(&self.liveness);
         let peer = client
             .peer()
             .map_or_else(|_| "unknown".into(), |peer| peer.to_string());
@@ -84,6 +94,7 @@ impl Hall {
             target: entrance.target.clone(),
             dialer: self.dialer.clone(),
             cut: self.cut.clone(),
+            idle_timeout: self.liveness.idle_timeout,
             permit,
         };
         self.tasks.spawn(session.run(client, room));
@@ -112,6 +123,7 @@ struct Session {
     target: Arc<Target>,
     dialer: Dialer,
     cut: CancellationToken,
+    idle_timeout: Duration,
     permit: Permit,
 }
 
@@ -128,6 +140,8 @@ impl Session {
         let reached = {
             let (cut, target) = (self.cut.clone(), self.reach());
             tokio::select! {
+                // A client that breaks off when its target is at hand breaks off there, too.
+                biased;
                 reached = target => reached,
                 () = client.gone() => Reached::ClientGone,
                 () = cut.cancelled() => Reached::TurnedAway,
@@ -167,25 +181,46 @@ impl Session {
         } = answer;
         let mut totals = Totals::default();
         let ended = tokio::select! {
-            ended = relay::relay(&client, &target, &said, &mut totals) => ended,
-            () = self.cut.cancelled() => Ended::Broken,
+            ended = relay::relay(&client, &target, &said, self.idle_timeout, &mut totals) => ended,
+            () = self.cut.cancelled() => Ended::Reset,
         };
+        let Totals { up, down } = totals;
+        self.permit.traffic = Traffic {
+            up,
+            down,
+            idle: u64::from(ended == Ended::Idle),
+            vanished: u64::from(ended == Ended::Vanished),
+        };
+        let peer = self.permit.peer();
         match ended {
-            Ended::Closed => (),
-            Ended::Broken => {
+            Ended::Closed | Ended::Reset => {
+                tracing::debug!(
+                    client = peer,
+                    bytes_up = up,
+                    bytes_down = down,
+                    "{peer} has left"
+                );
+            }
+            Ended::Idle => tracing::info!(
+                client = peer,
+                bytes_up = up,
+                bytes_down = down,
+                "{peer} was ended: it moved no byte for {}",
+                span::show(self.idle_timeout)
+            ),
+            Ended::Vanished => tracing::info!(
+                client = peer,
+                bytes_up = up,
+                bytes_down = down,
+                "{peer} was ended: it or its target is not there any more"
+            ),
+        }
+        match ended {
+            Ended::Closed | Ended::Idle => (),
+            Ended::Reset | Ended::Vanished => {
                 client.reset();
                 target.reset();
             }
         }
-        self.permit.traffic = Traffic {
-            up: totals.up,
-            down: totals.down,
-        };
-        tracing::debug!(
-            client = self.permit.peer(),
-            bytes_up = totals.up,
-            bytes_down = totals.down,
-            "a client has left"
-        );
     }
 }

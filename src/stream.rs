@@ -12,6 +12,8 @@ use rustix::net::{AddressFamily, Shutdown};
 use tokio::io::{Interest, Ready};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::config::Liveness;
+
 /// A connected stream socket.
 #[derive(Debug)]
 pub enum Stream {
@@ -38,12 +40,6 @@ impl fmt::Display for Peer {
         }
     }
 }
-
-/// After a minute of silence ask every 10 s, and give up after six questions (tcp(7)), so that a
-/// peer that has vanished does not keep the service awake.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVE_PROBES: u32 = 6;
 
 /// How often a Unix client is asked whether it has hung up while it waits: there the kernel
 /// reports a close that follows a half-close by no event that tokio would pass on alone.
@@ -73,15 +69,23 @@ impl Stream {
         }
     }
 
-    /// Sets what every relayed connection has: no delay for small writes, and keepalive.
-    /// A peer that is already gone is found out when the bytes are to move.
-    pub fn tune(&self) {
+    /// Sets what every relayed connection has: no delay for small writes, and how it finds out
+    /// that its peer has vanished. One that has is found out when the bytes are to move.
+    pub fn tune(&self, liveness: &Liveness) {
         if let Self::Tcp(stream) = self {
             let _ = sockopt::set_tcp_nodelay(stream, true);
             let _ = sockopt::set_socket_keepalive(stream, true);
-            let _ = sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE);
-            let _ = sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL);
-            let _ = sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES);
+            let _ = sockopt::set_tcp_keepidle(stream, liveness.keepalive_time);
+            let _ = sockopt::set_tcp_keepintvl(stream, liveness.keepalive_interval);
+            let _ = sockopt::set_tcp_keepcnt(stream, liveness.keepalive_probes);
+            if liveness.user_timeout < Duration::MAX {
+                let millis = liveness
+                    .user_timeout
+                    .as_millis()
+                    .try_into()
+                    .unwrap_or(u32::MAX);
+                let _ = sockopt::set_tcp_user_timeout(stream, millis);
+            }
         }
     }
 
@@ -120,6 +124,19 @@ impl Stream {
         }
     }
 
+    /// Does `io` on this socket if `interest` is ready; `WouldBlock` from it means that it is not,
+    /// after all, so it may only come from this socket.
+    pub fn try_io<T>(
+        &self,
+        interest: Interest,
+        io: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        match self {
+            Self::Tcp(stream) => stream.try_io(interest, io),
+            Self::Unix(stream) => stream.try_io(interest, io),
+        }
+    }
+
     /// Writes all of `bytes`.
     pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
@@ -140,16 +157,23 @@ impl Stream {
         Ok(rustix::net::shutdown(self, Shutdown::Write)?)
     }
 
-    /// Waits until the connection is broken: reset, or timed out by keepalive.
-    pub async fn broken(&self) {
-        let _ = self.ready(Interest::ERROR).await;
+    /// Waits until the connection is broken, by a reset or because the peer has vanished.
+    pub async fn broken(&self) -> io::Error {
+        match self.ready(Interest::ERROR).await {
+            Err(error) => error,
+            Ok(_) => match sockopt::socket_error(self) {
+                Ok(Err(error)) | Err(error) => error.into(),
+                // Somebody has read the error already.
+                Ok(Ok(())) => io::ErrorKind::ConnectionReset.into(),
+            },
+        }
     }
 
     /// Waits until a client that we hold is surely gone. One that only sent its end of file is
     /// not: it may well wait for the answer, and a TCP client that closed looks the same.
     pub async fn gone(&self) {
         match self {
-            Self::Tcp(_) => self.broken().await,
+            Self::Tcp(_) => drop(self.broken().await),
             Self::Unix(_) => {
                 while !self.hung_up() {
                     tokio::time::sleep(HANG_UP_POLL).await;

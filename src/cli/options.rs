@@ -10,8 +10,8 @@ use clap::{ArgAction, Args};
 use super::Fatal;
 use crate::config::address::{Address, Bound};
 use crate::config::{
-    CommandLine, Config, Limits, Manager, Named, Readiness, ReadyKind, Service, Timing, UnitName,
-    span,
+    CommandLine, Config, Limits, Liveness, Manager, Named, Readiness, ReadyKind, Service, Timing,
+    UnitName, span,
 };
 use crate::sd::journal::{LogFormat, LogLevel};
 
@@ -120,6 +120,41 @@ pub(super) struct Options {
           default_value = Timing::DRAIN_TIMEOUT, value_parser = span::parse, help_heading = "Times")]
     drain_timeout: Duration,
 
+    /// End a connection that has moved no byte for so long
+    ///
+    /// Forgotten keep-alive connections cannot keep the service awake then.
+    #[arg(long, env = "WAKEPORT_CLIENT_IDLE_TIMEOUT", value_name = "TIME",
+          default_value = Liveness::IDLE_TIMEOUT, value_parser = span::parse,
+          help_heading = "Connections")]
+    client_idle_timeout: Duration,
+
+    /// How long a silent peer is left alone before TCP asks whether it is still there
+    #[arg(long, env = "WAKEPORT_KEEPALIVE_TIME", value_name = "TIME",
+          default_value = Liveness::KEEPALIVE_TIME, value_parser = whole_seconds,
+          help_heading = "Connections")]
+    keepalive_time: Duration,
+
+    /// How long until it is asked again
+    #[arg(long, env = "WAKEPORT_KEEPALIVE_INTERVAL", value_name = "TIME",
+          default_value = Liveness::KEEPALIVE_INTERVAL, value_parser = whole_seconds,
+          help_heading = "Connections")]
+    keepalive_interval: Duration,
+
+    /// How many questions may remain without an answer; the connection ends then
+    #[arg(long, env = "WAKEPORT_KEEPALIVE_PROBES", value_name = "N",
+          default_value_t = Liveness::KEEPALIVE_PROBES, help_heading = "Connections",
+          value_parser = clap::value_parser!(u32).range(1..=127))]
+    keepalive_probes: u32,
+
+    /// How long bytes may remain without an acknowledgement; infinity leaves it to the kernel
+    ///
+    /// It gives up after some 15 minutes. A reader that stalls for so long counts as vanished, too
+    /// (TCP_USER_TIMEOUT, tcp(7)).
+    #[arg(long, env = "WAKEPORT_USER_TIMEOUT", value_name = "TIME",
+          default_value = Liveness::USER_TIMEOUT, value_parser = span::parse,
+          help_heading = "Connections")]
+    user_timeout: Duration,
+
     /// Listen on this address ourselves: ADDRESS:PORT, PORT, /path, @abstract
     ///
     /// For running by hand or in a container; implies --stay. May be repeated.
@@ -196,6 +231,16 @@ impl<T: FromStr> FromStr for Words<T> {
     }
 }
 
+/// The kernel takes 1 s to 32767 s (`MAX_TCP_KEEPIDLE` in include/net/tcp.h).
+fn whole_seconds(text: &str) -> Result<Duration, String> {
+    let span = span::parse(text)?;
+    if span.subsec_nanos() == 0 && (1..=32_767).contains(&span.as_secs()) {
+        Ok(span)
+    } else {
+        Err("TCP takes whole seconds, from 1s to 32767s".into())
+    }
+}
+
 fn flatten<T>(words: Vec<Words<T>>) -> Vec<T> {
     words.into_iter().flat_map(|Words(words)| words).collect()
 }
@@ -258,6 +303,13 @@ impl Options {
                 start_timeout: self.start_timeout,
                 stop_timeout: self.stop_timeout,
                 drain_timeout: self.drain_timeout,
+            },
+            liveness: Liveness {
+                idle_timeout: self.client_idle_timeout,
+                keepalive_time: self.keepalive_time,
+                keepalive_interval: self.keepalive_interval,
+                keepalive_probes: self.keepalive_probes,
+                user_timeout: self.user_timeout,
             },
             limits: Limits {
                 max_connections: self.max_connections.map(usize::from),

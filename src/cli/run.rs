@@ -138,7 +138,7 @@ async fn serve(config: Config, plan: Plan, inherited: Vec<Listener>) -> Result<(
         targets,
         ours,
     } = plan;
-    let dialer = Dialer::new(ours);
+    let dialer = Dialer::new(ours, config.liveness);
     let backend = Backend::new(&config, &targets, &dialer, &launcher);
     let prober = Prober::new(&config, dialer.clone(), launcher);
     let story = Story::new(
@@ -156,7 +156,13 @@ async fn serve(config: Config, plan: Plan, inherited: Vec<Listener>) -> Result<(
         story,
     );
     let (handle, mut idle) = (driver.handle(), driver.idle());
-    let hall = Hall::new(handle.clone(), dialer, seats, config.limits.max_waiting);
+    let hall = Hall::new(
+        handle.clone(),
+        dialer,
+        seats,
+        config.limits.max_waiting,
+        config.liveness,
+    );
     let mut driver = tasks.spawn(driver.run());
     let listeners = inherited.into_iter().chain(bound).zip(entrances);
     let mut doors = Doors::new(

@@ -59,4 +59,8 @@ pub struct Traffic {
     pub up: u64,
     /// Bytes from the target to the client.
     pub down: u64,
+    /// Whether it was ended because no byte moved, as a number to be added.
+    pub idle: u64,
+    /// Whether it was ended because a peer had vanished, as a number to be added.
+    pub vanished: u64,
 }

@@ -103,7 +103,7 @@ impl Story {
                 );
             }
             (State::Awake, State::Cooling { sleep_at }) => {
-                let Traffic { up, down } = self.traffic;
+                let Traffic { up, down, .. } = self.traffic;
                 tracing::info!(
                     message_id = message::COOLING,
                     state = "cooling",
@@ -230,6 +230,8 @@ impl Story {
     pub(super) fn left(&mut self, traffic: Traffic) {
         self.traffic.up += traffic.up;
         self.traffic.down += traffic.down;
+        self.traffic.idle += traffic.idle;
+        self.traffic.vanished += traffic.vanished;
     }
 
     /// Clients were turned away because the service could not be woken.
@@ -304,7 +306,20 @@ impl Story {
             0 => String::new(),
             n => format!(", {} waiting", count(n, "client")),
         };
-        let served = format!("{} served since {}", self.served, self.since);
+        let ended = |n, how| {
+            if n == 0 {
+                String::new()
+            } else {
+                format!(", {n} {how}")
+            }
+        };
+        let served = format!(
+            "{} served since {}{}{}",
+            self.served,
+            self.since,
+            ended(self.traffic.idle, "ended as idle"),
+            ended(self.traffic.vanished, "ended as vanished")
+        );
         match state {
             State::Asleep => format!("asleep, {served}"),
             State::Waking { started: false, .. } => {

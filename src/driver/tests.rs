@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::*;
 use crate::backend::scripted::Service;
 use crate::config::address::{Address, UnixAddress};
-use crate::config::{self, Config, Limits, Readiness};
+use crate::config::{self, Config, Limits, Liveness, Readiness};
 use crate::dial::Dialer;
 use crate::probe::Answer;
 use crate::program::Launcher;
@@ -55,6 +55,7 @@ impl World {
                 stop_timeout: START_TIMEOUT,
                 drain_timeout: SECOND,
             },
+            liveness: Liveness::default(),
             limits: Limits {
                 max_connections: None,
                 max_waiting: 1,
@@ -62,7 +63,11 @@ impl World {
             stop_on_exit: false,
             stay: false,
         };
-        let prober = Prober::new(&config, Dialer::new([]), Launcher::direct());
+        let prober = Prober::new(
+            &config,
+            Dialer::new([], Liveness::default()),
+            Launcher::direct(),
+        );
         let service = Arc::new(Service::new(phase));
         let backend = Backend::Scripted(service.clone());
         let story = Story::new("the service".into(), Notifier::silent(), None);

@@ -6,6 +6,7 @@ mod examples;
 mod exec;
 mod hooks;
 mod limits;
+mod liveness;
 mod listeners;
 mod manager;
 mod ready;

@@ -18,10 +18,13 @@ const KNOWS: [(&str, &[&str]); 16] = [
         &["backend", "config", "dial", "lifecycle", "probe", "sd"],
     ),
     ("accept", &["listen", "session", "stream"]),
-    ("session", &["dial", "driver", "probe", "relay", "stream"]),
+    (
+        "session",
+        &["config", "dial", "driver", "probe", "relay", "stream"],
+    ),
     // -- acts
     ("listen", &["config", "stream"]),
-    ("stream", &[]),
+    ("stream", &["config"]),
     ("dial", &["config", "stream"]),
     ("relay", &["stream"]),
     ("backend", &["config", "dial", "lifecycle", "program"]),

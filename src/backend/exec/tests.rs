@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::config::Liveness;
 use crate::config::address::{Address, UnixAddress};
 use crate::dial::Target;
 use crate::program::tests::{Log, Mark, sh, until};
@@ -13,7 +14,7 @@ use crate::program::tests::{Log, Mark, sh, until};
 fn child(script: &str, stop_timeout: Duration) -> Child {
     Child::new(
         sh(script),
-        Dialer::new([]),
+        Dialer::new([], Liveness::default()),
         Launcher::direct(),
         stop_timeout,
     )
@@ -155,7 +156,12 @@ async fn one_that_cannot_be_run_is_named() {
         program: "/no/such".into(),
         arguments: Vec::new(),
     };
-    let child = Child::new(command, Dialer::new([]), Launcher::direct(), Duration::MAX);
+    let child = Child::new(
+        command,
+        Dialer::new([], Liveness::default()),
+        Launcher::direct(),
+        Duration::MAX,
+    );
     let woken = child.wake(nowhere()).await;
     let failure = woken.result.expect_err("there is no such program");
     assert!(

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 
 use super::*;
+use crate::config::Liveness;
 use crate::config::address::{Address, UnixAddress};
 use crate::program::tests::{Mark, sh, until};
 
@@ -49,7 +50,7 @@ impl Service {
             start,
             stop,
             targets,
-            Dialer::new([]),
+            Dialer::new([], Liveness::default()),
             Launcher::direct(),
             stop_timeout,
         )

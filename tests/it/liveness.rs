@@ -1,0 +1,97 @@
+//! Connections that are of no use any more do not keep the service awake.
+
+use std::time::Duration;
+
+use crate::support::{Place, Run, Server, Stage, throughout, until};
+
+#[test]
+fn a_connection_that_moves_no_byte_for_too_long_is_ended_and_the_service_sleeps() {
+    let stage = Stage::new();
+    let front = Place::tcp();
+    let wakeport = stage
+        .run()
+        .listen(&front)
+        .cooldown("100ms")
+        .option("--client-idle-timeout", "300ms")
+        .start();
+    let client = front.connect();
+    client.echoes("once");
+    assert_eq!(client.all(), b"", "ended, and not by a reset");
+    stage.reaches("stop", 1);
+    until("it is counted", || {
+        wakeport.status().ends_with("1 ended as idle")
+    });
+    wakeport.logs("it moved no byte for 300ms");
+}
+
+#[test]
+fn a_connection_that_moves_bytes_now_and_then_is_not_ended() {
+    let (front, target) = (Place::tcp(), Place::tcp());
+    let _server = Server::echo(&target);
+    let _wakeport = Run::new()
+        .to(&target)
+        .listen(&front)
+        .option("--client-idle-timeout", "2s")
+        .start();
+    let client = front.connect();
+    throughout(Duration::from_secs(5), "it is served", || {
+        client.echoes("and again");
+        true
+    });
+}
+
+#[test]
+fn a_connection_may_be_quiet_unless_told_otherwise() {
+    let (front, target) = (Place::tcp(), Place::tcp());
+    let _server = Server::echo(&target);
+    let wakeport = Run::new().to(&target).listen(&front).start();
+    let client = front.connect();
+    client.echoes("once");
+    throughout(Duration::from_secs(1), "it stays", || client.is_silent());
+    client.echoes("and again");
+    wakeport.is("awake: 1 client");
+}
+
+#[test]
+fn keepalive_is_set_as_told_on_both_legs() {
+    let (front, target) = (Place::tcp(), Place::tcp());
+    let _server = Server::echo(&target);
+    let wakeport = Run::new()
+        .to(&target)
+        .listen(&front)
+        .option("--keepalive-time", "17s")
+        .option("--keepalive-interval", "3s")
+        .option("--keepalive-probes", 4)
+        .option("--user-timeout", "29s")
+        .start();
+    let client = front.connect();
+    client.echoes("once");
+    let legs = wakeport.connections();
+    assert_eq!(legs.len(), 2);
+    for leg in legs {
+        use rustix::net::sockopt;
+        let second = Duration::from_secs(1);
+        assert!(sockopt::socket_keepalive(&leg).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&leg).unwrap(), 17 * second);
+        assert_eq!(sockopt::tcp_keepintvl(&leg).unwrap(), 3 * second);
+        assert_eq!(sockopt::tcp_keepcnt(&leg).unwrap(), 4);
+        assert_eq!(sockopt::tcp_user_timeout(&leg).unwrap(), 29_000);
+    }
+}
+
+#[test]
+fn keepalive_times_that_tcp_does_not_know_are_refused() {
+    for (option, value) in [
+        ("--keepalive-time", "500ms"),
+        ("--keepalive-interval", "infinity"),
+        ("--keepalive-probes", "0"),
+    ] {
+        let run = Run::new()
+            .to("127.0.0.1:1")
+            .listen("127.0.0.1:1")
+            .option(option, value);
+        let (said, code) = run.fails();
+        assert_eq!(code, 64, "{said}");
+        assert!(said.contains(option), "{said}");
+    }
+}
