@@ -73,8 +73,9 @@
 //!
 //! # Exit
 //!
-//! Only with inherited sockets, and only when the service was seen down since it fell asleep and
-//! nobody is here: stop accepting, ask the driver once more, accept a last time without waiting.
+//! Only with inherited sockets, and only when the service was seen down since it fell asleep (or,
+//! where only systemd's start of us starts it, when a wake was in vain) and nobody is here: stop
+//! accepting, ask the driver once more, accept a last time without waiting.
 //! Anything found cancels the exit. What arrives later stays in the backlog and makes systemd
 //! start us again.
 

@@ -177,7 +177,8 @@ impl Inherited {
                     .is_ok_and(|(n, _)| n > 0)
                 {}
             }
-            if left.is_zero() {
+            let nobody_can_come = self.listeners.is_empty() && self.others.is_empty();
+            if left.is_zero() || nobody_can_come {
                 return;
             }
             let nap = left.min(Duration::from_millis(25));

@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 use std::io::{IsTerminal, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
@@ -129,13 +129,18 @@ pub fn start(format: LogFormat, level: LogLevel) -> Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        if self
-            .post
-            .take()
-            .is_some_and(|post| post.try_send(Note::End).is_ok())
-        {
-            let _: Result<(), RecvTimeoutError> = self.over.recv_timeout(LAST_WORD);
+        let Some(post) = self.post.take() else { return };
+        let mut left = LAST_WORD;
+        // A queue that is full now may be empty in a moment.
+        while let Err(TrySendError::Full(_)) = post.try_send(Note::End) {
+            if left.is_zero() {
+                return;
+            }
+            let nap = left.min(Duration::from_millis(10));
+            thread::sleep(nap);
+            left -= nap;
         }
+        let _: Result<(), RecvTimeoutError> = self.over.recv_timeout(left);
     }
 }
 
