@@ -66,7 +66,7 @@ fn the_sandbox_is_tight() {
 
 #[test]
 fn every_script_is_clean() {
-    let scripts: Vec<_> = ["systemd", "examples", "tests", ".ci"]
+    let scripts: Vec<_> = ["systemd", "examples", "tests", "benches", ".ci"]
         .iter()
         .flat_map(|dir| files(&repo(dir)))
         .filter(|path| {
