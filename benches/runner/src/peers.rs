@@ -1,0 +1,307 @@
+//! The proxies, each with its best documented settings: how one is started, and how it ends.
+
+use std::error::Error;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process};
+
+use crate::proc::{self, Memory};
+
+/// How long a proxy may take to start, and to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The backlog of every listener; systemd's is as long.
+const BACKLOG: i32 = 4096;
+
+/// Where systemd keeps its own proxy.
+pub(crate) const SOCKET_PROXYD: &str = "/lib/systemd/systemd-socket-proxyd";
+
+/// What makes the standard input the first socket that systemd hands over, and ignores SIGPIPE as systemd does.
+const HAND_OVER: &str =
+    r#"trap '' PIPE; exec 3<&0 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@""#;
+
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Direct,
+    SocketProxyd,
+    /// With larger pipes than its own default, or not.
+    Haproxy {
+        tuned: bool,
+    },
+    /// With larger buffers than its own default, or not.
+    Nginx {
+        tuned: bool,
+    },
+    /// This build of it.
+    Wakeport(PathBuf),
+}
+
+/// Somebody who takes part.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Peer {
+    /// What it is called on the command line and in the results.
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+    /// A number that keeps the ports of all apart: what one leaves in TIME_WAIT hinders nobody else.
+    number: u16,
+}
+
+impl Peer {
+    /// One of those listed below, or `NAME=PATH` for another build of wakeport.
+    pub(crate) fn parse(word: &str, number: u16, wakeport: &Path) -> Result<Self, String> {
+        let (name, kind) = match word.split_once('=') {
+            Some((name, path)) => (name, Kind::Wakeport(path.into())),
+            None => match word {
+                "direct" => (word, Kind::Direct),
+                "socket-proxyd" => (word, Kind::SocketProxyd),
+                "haproxy" => (word, Kind::Haproxy { tuned: false }),
+                "haproxy-tuned" => (word, Kind::Haproxy { tuned: true }),
+                "nginx" => (word, Kind::Nginx { tuned: false }),
+                "nginx-tuned" => (word, Kind::Nginx { tuned: true }),
+                "wakeport" => (word, Kind::Wakeport(wakeport.into())),
+                _ => {
+                    return Err(format!(
+                        "`{word}` is none of direct, socket-proxyd, haproxy, haproxy-tuned, nginx, nginx-tuned, wakeport, NAME=PATH"
+                    ));
+                }
+            },
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            kind,
+            number,
+        })
+    }
+
+    /// Where the service listens that this peer relays to.
+    pub(crate) fn target(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, 7100 + self.number).into()
+    }
+
+    /// Where clients connect.
+    pub(crate) fn entrance(&self) -> SocketAddr {
+        match self.kind {
+            Kind::Direct => self.target(),
+            _ => (Ipv4Addr::LOCALHOST, 7000 + self.number).into(),
+        }
+    }
+
+    /// Starts it; `None` for no proxy at all. It is ended by dropping it.
+    pub(crate) fn start(&self, dir: &Path) -> Result<Option<Running>, Box<dyn Error>> {
+        let (entrance, target) = (self.entrance(), self.target());
+        let cores = thread::available_parallelism()?;
+        let file = dir.join(format!("{}.conf", self.name));
+        let open_files = getrlimit(Resource::Nofile)
+            .maximum
+            .unwrap_or(1 << 20)
+            .min(1 << 20);
+        let mut end = Signal::KILL;
+        let mut command = match &self.kind {
+            Kind::Direct => return Ok(None),
+            Kind::SocketProxyd => hand_over(
+                entrance,
+                &[SOCKET_PROXYD, "-c", "100000", &target.to_string()],
+            )?,
+            Kind::Wakeport(binary) => {
+                let binary = binary.to_str().ok_or("a path in UTF-8")?;
+                let to = target.to_string();
+                hand_over(
+                    entrance,
+                    &[binary, "run", "--stay", "--log-level", "error", "--to", &to],
+                )?
+            }
+            &Kind::Haproxy { tuned } => {
+                // Two files for each connection, and half as many again for pipes.
+                let connections = (open_files - 1000) * 2 / 5;
+                fs::write(
+                    &file,
+                    haproxy(
+                        entrance,
+                        target,
+                        cores.get(),
+                        connections,
+                        if tuned { "tune.pipesize 1048576" } else { "" },
+                    ),
+                )?;
+                let mut command = owned("haproxy", Signal::KILL);
+                command.arg("-db").arg("-q").arg("-f").arg(&file);
+                command
+            }
+            &Kind::Nginx { tuned } => {
+                end = Signal::TERM;
+                fs::write(
+                    &file,
+                    nginx(
+                        entrance,
+                        target,
+                        cores.get(),
+                        open_files,
+                        dir,
+                        if tuned { "proxy_buffer_size 256k;" } else { "" },
+                    ),
+                )?;
+                let mut command = owned("nginx", Signal::TERM);
+                command.arg("-p").arg(dir).arg("-c").arg(&file);
+                command
+            }
+        };
+        command
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .stdout(Stdio::null());
+        let child = command.spawn()?;
+        let running = Running { child, end };
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(entrance).is_err() {
+            if Instant::now() > deadline {
+                return Err(format!("{} does not listen", self.name).into());
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(Some(running))
+    }
+
+    /// What it is called in the chart and the tables.
+    pub(crate) fn title(&self) -> &str {
+        title(&self.name)
+    }
+}
+
+/// What a name stands for in the chart and the tables.
+pub(crate) fn title(name: &str) -> &str {
+    match name {
+        "socket-proxyd" => "systemd-socket-proxyd",
+        "haproxy" => "HAProxy",
+        "haproxy-tuned" => "HAProxy, 1 MiB pipes",
+        "nginx-tuned" => "nginx, 256 KiB buffers",
+        other => other,
+    }
+}
+
+/// A program that ends when we do, however that comes about.
+fn owned(program: &str, end: Signal) -> Command {
+    let mut command = Command::new("setpriv");
+    let signal = if end == Signal::TERM { "TERM" } else { "KILL" };
+    command
+        .args(["--pdeathsig", signal, "--", program])
+        .stdin(Stdio::null());
+    command
+}
+
+/// A program that gets its listener as systemd would hand it over.
+fn hand_over(entrance: SocketAddr, words: &[&str]) -> std::io::Result<Command> {
+    let mut command = owned("sh", Signal::KILL);
+    command
+        .args(["-c", HAND_OVER, "sh"])
+        .args(words)
+        .stdin(OwnedFd::from(listen(entrance)?));
+    Ok(command)
+}
+
+/// A listener with a backlog that holds whatever comes.
+pub(crate) fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let listener = TcpListener::bind(address)?;
+    rustix::net::listen(&listener, BACKLOG)?;
+    Ok(listener)
+}
+
+fn haproxy(
+    entrance: SocketAddr,
+    target: SocketAddr,
+    threads: usize,
+    connections: u64,
+    more: &str,
+) -> String {
+    format!(
+        "global
+    nbthread {threads}
+    {more}
+    maxconn {connections}
+defaults
+    mode tcp
+    option splice-auto
+    maxconn {connections}
+    timeout connect 5s
+    timeout client 1h
+    timeout server 1h
+listen bench
+    bind {entrance} backlog {BACKLOG}
+    server target {target}
+"
+    )
+}
+
+fn nginx(
+    entrance: SocketAddr,
+    target: SocketAddr,
+    workers: usize,
+    open_files: u64,
+    dir: &Path,
+    more: &str,
+) -> String {
+    let dir = dir.display();
+    format!(
+        "daemon off;
+user root;
+worker_processes {workers};
+worker_rlimit_nofile {open_files};
+pid {dir}/nginx.pid;
+error_log stderr crit;
+load_module /usr/lib/nginx/modules/ngx_stream_module.so;
+events {{ worker_connections {open_files}; }}
+stream {{
+    access_log off;
+    tcp_nodelay on;
+    proxy_half_close on;
+    proxy_timeout 1h;
+    {more}
+    server {{
+        listen {entrance} backlog={BACKLOG};
+        proxy_pass {target};
+    }}
+}}
+"
+    )
+}
+
+/// A proxy that runs.
+pub(crate) struct Running {
+    child: Child,
+    end: Signal,
+}
+
+impl Running {
+    /// Its processor time so far, in seconds.
+    pub(crate) fn cpu(&self) -> f64 {
+        proc::cpu(&proc::family(self.child.id()))
+    }
+
+    /// Its memory.
+    pub(crate) fn memory(&self) -> Memory {
+        proc::memory(&proc::family(self.child.id()))
+    }
+
+    /// Whether it is still there.
+    pub(crate) fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = kill_process(Pid::from_child(&self.child), self.end);
+        let deadline = Instant::now() + PATIENCE;
+        while self.runs() {
+            if Instant::now() > deadline {
+                let _ = self.child.kill();
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
