@@ -116,6 +116,29 @@ impl Stream {
         }
     }
 
+    /// As [`Stream::try_read`], but takes a read that did not fill `buffer` as one that took all
+    /// there is, which saves asking once more: what comes later is announced anew (epoll(7)).
+    pub fn try_read_all(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Self::Tcp(stream) = self else {
+            // Here a read may also stop at a boundary between two messages.
+            return self.try_read(buffer);
+        };
+        let mut short = None;
+        let full = stream.try_io(Interest::READABLE, || {
+            let count = rustix::io::read(stream, &mut *buffer)?;
+            if count == 0 || count == buffer.len() {
+                return Ok(count);
+            }
+            // Said within `try_io`, so that news that come at this moment are not forgotten.
+            short = Some(count);
+            Err(io::ErrorKind::WouldBlock.into())
+        });
+        match short {
+            Some(count) => Ok(count),
+            None => full,
+        }
+    }
+
     /// Writes what fits; `WouldBlock` when nothing does.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {

@@ -4,6 +4,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 
 use tokio::io::Interest;
@@ -83,6 +84,7 @@ async fn pass_on(
     let mut moved = 0;
     // Held only while bytes move: a connection that waits needs none.
     let mut pipe: Option<Pipe> = None;
+    let mut broken = pin!(sink.broken());
     loop {
         if way == Way::Splice && pipe.is_none() {
             pipe = Pipe::take();
@@ -132,7 +134,7 @@ async fn pass_on(
                 tokio::select! {
                     biased;
                     _ = source.stream.ready(Interest::READABLE) => (),
-                    error = sink.broken() => return End::SinkBroken(Cause::from(&error)),
+                    error = &mut broken => return End::SinkBroken(Cause::from(&error)),
                 }
             }
             Step::Refused => {
@@ -151,7 +153,7 @@ async fn pass_on(
 
 fn copy(source: &Side<'_>, sink: &Stream, total: &mut u64) -> Step {
     SHARED.with_borrow_mut(|buffer| {
-        let n = match source.stream.try_read(buffer) {
+        let n = match source.stream.try_read_all(buffer) {
             Ok(0) => return over(source, sink),
             Ok(n) => n,
             Err(error) if is_would_block(&error) => return Step::Dry,
