@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::builder::Resettable;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::listen;
@@ -113,7 +113,25 @@ fn complain(error: &clap::Error) -> ExitCode {
         .collect::<Vec<_>>()
         .join("; ");
     let message = message.trim_start_matches("error: ").replace(":;", ":");
+    let message = format!("{message}{}", whence(error));
     let inherited = listen::inherit();
     let _log = journal::start(LogFormat::Auto, LogLevel::Info);
     run::fail(&Fatal::usage(message), &inherited)
+}
+
+/// Where a wrong value comes from, if that is not the command line.
+fn whence(error: &clap::Error) -> String {
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
+        return String::new();
+    };
+    let option = argument.split([' ', '=', '[']).next().unwrap_or_default();
+    let variable = format!(
+        "WAKEPORT{}",
+        option.replacen('-', "", 1).replace('-', "_").to_uppercase()
+    );
+    let typed = std::env::args().any(|typed| typed.split('=').next() == Some(option));
+    match std::env::var_os(&variable) {
+        Some(_) if !typed => format!(" The value is that of the variable {variable}."),
+        _ => String::new(),
+    }
 }

@@ -74,7 +74,11 @@ impl Story {
                 self.woken_at = Some(now);
                 self.why = None;
                 let client = first.map(|first| first.peer.as_str());
-                let whom = client.unwrap_or("a client");
+                let whom = match client {
+                    Some("unix") => "a client of a Unix socket",
+                    Some(address) => address,
+                    None => "a client",
+                };
                 tracing::info!(
                     message_id = message::WAKING,
                     state = "waking",

@@ -115,7 +115,7 @@ fn a_mistake_costs_one_line_that_names_it() {
 fn a_mistake_in_a_variable_costs_one_line_too() {
     refused(
         served().variable("WAKEPORT_COOLDOWN", "soon"),
-        &["soon", "--cooldown"],
+        &["soon", "--cooldown", "the variable WAKEPORT_COOLDOWN"],
     );
     refused(
         served().variable("WAKEPORT_STAY", "perhaps"),
