@@ -110,6 +110,27 @@ impl FromStr for ReadyKind {
     }
 }
 
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyVersion {
+    /// A line of text.
+    V1,
+    /// A block of bytes.
+    V2,
+}
+
+impl FromStr for ProxyVersion {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "v1" => Ok(Self::V1),
+            "v2" => Ok(Self::V2),
+            _ => Err("write `v1` or `v2`".into()),
+        }
+    }
+}
+
 /// How long things may take. [`Duration::MAX`] is `infinity`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {

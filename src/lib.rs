@@ -21,6 +21,7 @@
 //! -- decides: pure, knows std only, opens nothing
 //! lifecycle.rs         (Event, Crowd, now) -> Action
 //! config.rs config/    what was typed -> what it means; every default with its reason
+//! proxy_header.rs      the PROXY protocol's header, read and written
 //! -- connects
 //! driver.rs driver/    the one loop of a service: events in, the lifecycle asked, actions done
 //!   message.rs         what it is told
@@ -81,6 +82,7 @@
 
 pub mod lifecycle;
 pub mod config;
+pub mod proxy_header;
 
 pub mod driver;
 pub mod accept;
