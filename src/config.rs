@@ -28,6 +28,10 @@ pub struct Config {
     pub liveness: Liveness,
     /// How many clients at once.
     pub limits: Limits,
+    /// The PROXY header that every connection to the target begins with.
+    pub send_proxy: Option<ProxyVersion>,
+    /// Whether every client begins with a PROXY header, as behind a load balancer.
+    pub accept_proxy: bool,
     /// Whether the service sleeps when we are told to end.
     pub stop_on_exit: bool,
     /// Whether we stay when idle, instead of leaving the sockets to systemd.

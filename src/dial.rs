@@ -1,4 +1,4 @@
-//! Connecting to a target: resolve, connect, make sure it is not ourselves.
+//! Connecting to a target: resolve, connect, make sure it is not ourselves, say for whom it is.
 
 use std::collections::HashSet;
 use std::io;
@@ -7,13 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+use rustix::net::{
+    AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, send, socket_with,
+};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use crate::config::Liveness;
 use crate::config::address::{Address, UnixAddress};
+use crate::config::{Liveness, ProxyVersion};
+use crate::proxy_header::{self, Origin};
 use crate::stream::Stream;
 
 /// Where one or more listeners relay to.
@@ -29,6 +32,15 @@ pub struct Dialer {
     turns: Arc<Semaphore>,
     liveness: Liveness,
     ours: Arc<HashSet<SocketAddr>>,
+    header: Option<ProxyVersion>,
+}
+
+/// A connection to a target that does not know yet for whom it is. Dropped before that was said,
+/// it says that it was only us.
+#[derive(Debug)]
+pub struct Connection {
+    stream: Option<Stream>,
+    header: Option<ProxyVersion>,
 }
 
 /// Many a server's backlog is 5 (and holds a few more): a herd that connects all at once makes
@@ -49,11 +61,30 @@ impl Dialer {
             liveness,
             turns: Arc::new(Semaphore::new(IN_FLIGHT)),
             ours: Arc::new(ours.into_iter().collect()),
+            header: None,
         }
     }
 
+    /// The same, but its connections begin with a PROXY header, if with any.
+    pub fn announcing(self, header: Option<ProxyVersion>) -> Self {
+        Self { header, ..self }
+    }
+
+    /// Whether targets are told for whom a connection is.
+    pub fn announces(&self) -> bool {
+        self.header.is_some()
+    }
+
     /// One attempt to connect, over all addresses that the target has right now.
-    pub async fn dial(&self, target: &Target) -> io::Result<Stream> {
+    pub async fn dial(&self, target: &Target) -> io::Result<Connection> {
+        Ok(Connection {
+            stream: Some(self.connect(target).await?),
+            header: self.header,
+        })
+    }
+
+    /// As [`Dialer::dial`], to somebody who expects no header.
+    pub async fn connect(&self, target: &Target) -> io::Result<Stream> {
         let _turn = self.turns.acquire().await.map_err(io::Error::other)?;
         let stream = match &target.address {
             Address::Unix(address) => limited(connect_unix(address)).await?,
@@ -89,6 +120,45 @@ impl Dialer {
     /// Whether connecting to `address` would reach one of our own listeners.
     pub fn is_ours(&self, address: SocketAddr) -> bool {
         self.ours.iter().any(|&ours| reaches(address, ours))
+    }
+}
+
+impl Connection {
+    /// Says for whom the connection is, where that is to be said.
+    pub fn announce(mut self, origin: Origin) -> io::Result<Stream> {
+        if let Some(version) = self.header.take() {
+            self.say(&proxy_header::write(version, origin))?;
+        }
+        Ok(self.stream.take().expect("it is taken here only"))
+    }
+
+    /// Sends a header in one piece: there is room for it on a connection that has sent nothing.
+    fn say(&self, header: &[u8]) -> io::Result<()> {
+        let Some(stream) = &self.stream else {
+            return Ok(());
+        };
+        match send(stream, header, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)? {
+            sent if sent == header.len() => Ok(()),
+            _ => Err(io::ErrorKind::WriteZero.into()),
+        }
+    }
+}
+
+impl From<Stream> for Connection {
+    /// Nothing more is to be said of it.
+    fn from(stream: Stream) -> Self {
+        Self {
+            stream: Some(stream),
+            header: None,
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(version) = self.header {
+            let _ = self.say(&proxy_header::write(version, Origin::Local));
+        }
     }
 }
 

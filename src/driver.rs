@@ -48,6 +48,8 @@ pub struct Driver {
     idle: watch::Sender<bool>,
     doors: Vec<Door>,
     connected: HashSet<Ticket>,
+    /// Who came in and may turn out to be no client.
+    knocking: HashSet<Ticket>,
     /// The door of the client that the service was woken for.
     woken_for: usize,
     /// The order under way or last carried out; the next one waits for it.
@@ -91,6 +93,7 @@ impl Driver {
             idle: watch::Sender::new(false),
             doors: targets.into_iter().map(Door::new).collect(),
             connected: HashSet::new(),
+            knocking: HashSet::new(),
             woken_for: 0,
             order: None,
             given_up: CancellationToken::new(),
@@ -141,7 +144,11 @@ impl Driver {
 
     fn receive(&mut self, message: Message) {
         match message {
+            Message::Knocked(ticket) => {
+                self.knocking.insert(ticket);
+            }
             Message::Arrived(waiter) => {
+                self.knocking.remove(&waiter.ticket);
                 self.doors[waiter.ticket.door].wait(waiter);
                 self.tell(Event::Arrived);
             }
@@ -155,6 +162,7 @@ impl Driver {
                 self.tell(Event::Arrived);
             }
             Message::Left(ticket, traffic) => {
+                self.knocking.remove(&ticket);
                 self.doors[ticket.door].leave(ticket);
                 if self.connected.remove(&ticket) {
                     self.story.left(traffic);
@@ -345,7 +353,7 @@ impl Driver {
                 false
             }
         };
-        nothing_to_do && self.crowd().is_empty()
+        nothing_to_do && self.crowd().is_empty() && self.knocking.is_empty()
     }
 
     // -- time

@@ -30,11 +30,11 @@
 //!   permit.rs          a client's side of the driver
 //!   story.rs           what the driver says: log lines, STATUS=
 //! accept.rs            takes clients from a listener while there is room
-//! session.rs           one client from accept to close
+//! session.rs session/  one client from accept to close; behind a balancer, who it is
 //! -- acts: one outside thing per file
 //! listen.rs            inherited sockets and their names; bind when run by hand
 //! stream.rs            one connected socket: options, half-close, reset
-//! dial.rs              resolve, connect, make sure it is not ourselves
+//! dial.rs              resolve, connect, make sure it is not ourselves; the PROXY header
 //! relay.rs relay/      bytes both ways, by copies or in bulk through a pipe
 //! backend.rs backend/  whoever starts and stops the service: systemd, hooks, exec
 //! probe.rs             does the target answer?
@@ -48,7 +48,9 @@
 //! # The life of a connection
 //!
 //! [`accept`] takes it when there is room and hands it to the [`session::Hall`], which tells the
-//! driver ([`driver::Handle::arrive`]) before anything else happens, and spawns a session. The
+//! driver ([`driver::Handle::arrive`]) before anything else happens, and spawns a session. (Behind
+//! a load balancer it is only said that somebody knocks, [`driver::Handle::knock`], which prevents
+//! the exit and wakes nobody; that it is a client is said when its PROXY header has come.) The
 //! session holds a [`driver::Permit`] from then on; dropping it *is* leaving. It waits for the
 //! driver's [`driver::Verdict`]. The driver gives one when the service is awake *and* the
 //! client's own target answers: the connection that proved it goes to the first client, the

@@ -9,23 +9,24 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::address::{Address, HttpUrl};
 use crate::config::{CommandLine, Config, Readiness, ReadyKind};
-use crate::dial::{Dialer, Target};
+use crate::dial::{Connection, Dialer, Target};
 use crate::program::Launcher;
+use crate::proxy_header::Origin;
 use crate::stream::Stream;
 
 /// A target's connection, and what it has said on it already.
 #[derive(Debug)]
 pub struct Answer {
     /// The connection that proves that the target answers; the first client gets it.
-    pub stream: Stream,
+    pub connection: Connection,
     /// What was read from it, to be passed on first.
     pub said: Vec<u8>,
 }
 
-impl From<Stream> for Answer {
-    fn from(stream: Stream) -> Self {
+impl From<Connection> for Answer {
+    fn from(connection: Connection) -> Self {
         Self {
-            stream,
+            connection,
             said: Vec::new(),
         }
     }
@@ -63,8 +64,9 @@ impl Prober {
         }
     }
 
-    /// Returns when `target` answers. Until then tells `missed` why it does not.
-    pub async fn answer(&self, target: &Target, mut missed: impl FnMut(String)) -> Answer {
+    /// Returns when `target` answers, with the connection that proved it if a client can have it.
+    /// Until then tells `missed` why it does not.
+    pub async fn answer(&self, target: &Target, mut missed: impl FnMut(String)) -> Option<Answer> {
         let mut pause = FIRST_PAUSE;
         loop {
             match self.ask(target).await {
@@ -102,16 +104,20 @@ impl Prober {
         }
     }
 
-    async fn ask(&self, target: &Target) -> io::Result<Answer> {
+    async fn ask(&self, target: &Target) -> io::Result<Option<Answer>> {
         if let Some(hook) = &self.readiness.hook {
             self.agrees(hook, target).await?;
         }
         match &self.readiness.kind {
-            ReadyKind::Connect => Ok(self.dialer.dial(target).await?.into()),
+            ReadyKind::Connect => Ok(Some(self.dialer.dial(target).await?.into())),
             ReadyKind::Banner => {
-                let stream = self.dialer.dial(target).await?;
+                let stream = self.dialer.dial(target).await?.announce(Origin::Local)?;
                 let said = in_time(read_some(&stream)).await?;
-                Ok(Answer { stream, said })
+                // One that was announced as ours cannot become a client's.
+                Ok((!self.dialer.announces()).then(|| Answer {
+                    connection: stream.into(),
+                    said,
+                }))
             }
             ReadyKind::Http(url) => {
                 let asked = match &url.host {
@@ -123,9 +129,14 @@ impl Prober {
                     },
                     None => target.clone(),
                 };
-                let stream = self.dialer.dial(&asked).await?;
+                // Somebody else does not expect what the target expects.
+                let stream = if asked == *target {
+                    self.dialer.dial(&asked).await?.announce(Origin::Local)?
+                } else {
+                    self.dialer.connect(&asked).await?
+                };
                 in_time(ask_over_http(&stream, url)).await?;
-                Ok(self.dialer.dial(target).await?.into())
+                Ok(Some(self.dialer.dial(target).await?.into()))
             }
         }
     }

@@ -47,7 +47,7 @@ const UNIX_ADDRESSES: usize = 2 * 108;
 
 impl Origin {
     /// Who the client is, if it can be told.
-    pub fn client(&self) -> Option<String> {
+    pub fn client(self) -> Option<String> {
         match self {
             Self::Tcp { client, .. } => Some(client.to_string()),
             Self::Unix => Some("unix".into()),

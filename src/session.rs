@@ -1,4 +1,6 @@
-//! One client from accept to close: ask for a permit, dial, relay, report.
+//! One client from accept to close: find out who it is, ask for a permit, dial, relay, report.
+
+mod introduction;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,14 +13,18 @@ use crate::config::{Liveness, span};
 use crate::dial::{Dialer, Target};
 use crate::driver::{Handle, Permit, Traffic, Verdict};
 use crate::probe::Answer;
+use crate::proxy_header::Origin;
 use crate::relay::{self, Ended, Totals};
-use crate::stream::Stream;
+use crate::stream::{Peer, Stream};
+
+use introduction::{Introduction, Reception};
 
 /// What all sessions of a service share.
 #[derive(Clone, Debug)]
 pub struct Hall {
     driver: Handle,
     dialer: Dialer,
+    reception: Option<Reception>,
     tasks: TaskTracker,
     /// Cancelled when the connections that are left are to end.
     cut: CancellationToken,
@@ -58,11 +64,20 @@ impl Hall {
         Self {
             driver,
             dialer,
+            reception: None,
             tasks: TaskTracker::new(),
             cut: CancellationToken::new(),
             seats: semaphore(seats),
             bench: semaphore(bench),
             liveness,
+        }
+    }
+
+    /// The same, but where `accept` says so, each client has to be introduced by a PROXY header.
+    pub fn introduced(self, accept: bool) -> Self {
+        Self {
+            reception: accept.then(Reception::new),
+            ..self
         }
     }
 
@@ -89,8 +104,18 @@ impl Hall {
         let peer = client
             .peer()
             .map_or_else(|_| "unknown".into(), |peer| peer.to_string());
-        let permit = self.driver.arrive(entrance.door, &entrance.listener, peer);
+        let origin = if self.dialer.announces() {
+            origin(&client)
+        } else {
+            Origin::Unknown
+        };
+        let permit = match &self.reception {
+            None => self.driver.arrive(entrance.door, &entrance.listener, peer),
+            Some(_) => self.driver.knock(entrance.door, &entrance.listener, peer),
+        };
         let session = Session {
+            reception: self.reception.clone(),
+            origin,
             target: entrance.target.clone(),
             dialer: self.dialer.clone(),
             cut: self.cut.clone(),
@@ -120,6 +145,9 @@ impl Hall {
 }
 
 struct Session {
+    reception: Option<Reception>,
+    /// On whose behalf the target is connected to, if it is told at all.
+    origin: Origin,
     target: Arc<Target>,
     dialer: Dialer,
     cut: CancellationToken,
@@ -129,7 +157,8 @@ struct Session {
 
 /// Who ended the wait for the target.
 enum Reached {
-    Target(Answer),
+    /// With what it has said already.
+    Target(Stream, Vec<u8>),
     ClientGone,
     TurnedAway,
 }
@@ -138,7 +167,7 @@ impl Session {
     async fn run(mut self, client: Stream, room: Room) {
         let Room { seat: _seat, bench } = room;
         let reached = {
-            let (cut, target) = (self.cut.clone(), self.reach());
+            let (cut, target) = (self.cut.clone(), self.reach(&client));
             tokio::select! {
                 // A client that breaks off when its target is at hand breaks off there, too.
                 biased;
@@ -149,7 +178,7 @@ impl Session {
         };
         drop(bench);
         match reached {
-            Reached::Target(answer) => self.relay(client, answer).await,
+            Reached::Target(target, said) => self.relay(client, target, &said).await,
             Reached::ClientGone => {
                 tracing::debug!(
                     client = self.permit.peer(),
@@ -161,27 +190,37 @@ impl Session {
     }
 
     /// Waits until the target can be had.
-    async fn reach(&mut self) -> Reached {
+    async fn reach(&mut self, client: &Stream) -> Reached {
+        if let Some(reception) = &self.reception {
+            match reception.receive(client, &self.permit).await {
+                Introduction::Made(origin) => {
+                    self.origin = origin.unwrap_or(self.origin);
+                    self.permit.introduce(origin.and_then(Origin::client));
+                }
+                Introduction::Left => return Reached::ClientGone,
+                Introduction::Missing => return Reached::TurnedAway,
+            }
+        }
         loop {
-            match self.permit.verdict().await {
+            let answer = match self.permit.verdict().await {
                 Verdict::TurnedAway => return Reached::TurnedAway,
-                Verdict::Admitted(Some(answer)) => return Reached::Target(answer),
-                Verdict::Admitted(None) => match self.dialer.dial(&self.target).await {
-                    Ok(stream) => return Reached::Target(stream.into()),
-                    Err(error) => self.permit.refused(error.to_string()),
-                },
+                Verdict::Admitted(Some(answer)) => Ok(answer),
+                Verdict::Admitted(None) => self.dialer.dial(&self.target).await.map(Answer::from),
+            };
+            let announced = answer.and_then(|Answer { connection, said }| {
+                Ok(Reached::Target(connection.announce(self.origin)?, said))
+            });
+            match announced {
+                Ok(reached) => return reached,
+                Err(error) => self.permit.refused(error.to_string()),
             }
         }
     }
 
-    async fn relay(&mut self, client: Stream, answer: Answer) {
-        let Answer {
-            stream: target,
-            said,
-        } = answer;
+    async fn relay(&mut self, client: Stream, target: Stream, said: &[u8]) {
         let mut totals = Totals::default();
         let ended = tokio::select! {
-            ended = relay::relay(&client, &target, &said, self.idle_timeout, &mut totals) => ended,
+            ended = relay::relay(&client, &target, said, self.idle_timeout, &mut totals) => ended,
             () = self.cut.cancelled() => Ended::Reset,
         };
         let Totals { up, down } = totals;
@@ -222,5 +261,14 @@ impl Session {
                 target.reset();
             }
         }
+    }
+}
+
+/// On whose behalf the target is connected to for a client that nobody introduces.
+fn origin(client: &Stream) -> Origin {
+    match (client.peer(), client.here()) {
+        (Ok(Peer::Tcp(client)), Ok(Peer::Tcp(server))) => Origin::tcp(client, server),
+        (Ok(Peer::Unix), _) => Origin::Unix,
+        _ => Origin::Unknown,
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
-use rustix::net::{AddressFamily, Shutdown};
+use rustix::net::{AddressFamily, RecvFlags, Shutdown};
 use tokio::io::{Interest, Ready};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -23,13 +23,19 @@ pub enum Stream {
     Unix(UnixStream),
 }
 
-/// Who is at the other end. An unnamed Unix peer is just `unix`.
+/// Who is at one end. An unnamed Unix peer is just `unix`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// A TCP address, an IPv4 one written as such even where it came in over IPv6.
     Tcp(SocketAddr),
     /// A Unix socket.
     Unix,
+}
+
+impl Peer {
+    fn tcp(address: SocketAddr) -> Self {
+        Self::Tcp(SocketAddr::new(address.ip().to_canonical(), address.port()))
+    }
 }
 
 impl fmt::Display for Peer {
@@ -57,16 +63,18 @@ impl Stream {
 
     /// Who is at the other end, as far as the kernel still knows.
     pub fn peer(&self) -> io::Result<Peer> {
-        match self {
-            Self::Tcp(stream) => {
-                let peer = stream.peer_addr()?;
-                Ok(Peer::Tcp(SocketAddr::new(
-                    peer.ip().to_canonical(),
-                    peer.port(),
-                )))
-            }
-            Self::Unix(_) => Ok(Peer::Unix),
-        }
+        Ok(match self {
+            Self::Tcp(stream) => Peer::tcp(stream.peer_addr()?),
+            Self::Unix(_) => Peer::Unix,
+        })
+    }
+
+    /// Where this end is: for a client that was accepted, what it connected to.
+    pub fn here(&self) -> io::Result<Peer> {
+        Ok(match self {
+            Self::Tcp(stream) => Peer::tcp(stream.local_addr()?),
+            Self::Unix(_) => Peer::Unix,
+        })
     }
 
     /// Sets what every relayed connection has: no delay for small writes, and how it finds out
@@ -137,6 +145,53 @@ impl Stream {
             Some(count) => Ok(count),
             None => full,
         }
+    }
+
+    /// Looks at what has come, without taking it, until `find` has something. What comes is
+    /// looked at from its beginning each time, as far as the buffer goes.
+    pub async fn peek<T>(
+        &self,
+        buffer: &mut [u8],
+        mut find: impl FnMut(&[u8]) -> Option<T>,
+    ) -> io::Result<T> {
+        loop {
+            let ready = self.ready(Interest::READABLE).await?;
+            // Not found is not ready, so that only news ends the next wait; found out in here, or
+            // news in between would be lost.
+            let look = || {
+                let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+                let (_, seen) = rustix::net::recv(self, &mut *buffer, flags)?;
+                find(&buffer[..seen]).ok_or_else(|| io::ErrorKind::WouldBlock.into())
+            };
+            let found = match self {
+                Self::Tcp(stream) => stream.try_io(Interest::READABLE, look),
+                Self::Unix(stream) => stream.try_io(Interest::READABLE, look),
+            };
+            match found {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                // All that ever comes had come before we looked.
+                Err(_) if ready.is_read_closed() => {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                Err(_) => (),
+                Ok(found) => return Ok(found),
+            }
+        }
+    }
+
+    /// Reads exactly as much as the buffer holds.
+    pub async fn read_exact(&self, mut buffer: &mut [u8]) -> io::Result<()> {
+        while !buffer.is_empty() {
+            match self.try_read(buffer) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => buffer = &mut buffer[n..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.ready(Interest::READABLE).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Writes what fits; `WouldBlock` when nothing does.

@@ -10,8 +10,8 @@ use clap::{ArgAction, Args};
 use super::Fatal;
 use crate::config::address::{Address, Bound};
 use crate::config::{
-    CommandLine, Config, Limits, Liveness, Manager, Named, Readiness, ReadyKind, Service, Timing,
-    UnitName, span,
+    CommandLine, Config, Limits, Liveness, Manager, Named, ProxyVersion, Readiness, ReadyKind,
+    Service, Timing, UnitName, span,
 };
 use crate::sd::journal::{LogFormat, LogLevel};
 
@@ -99,6 +99,30 @@ pub(super) struct Options {
         help_heading = "Service"
     )]
     ready_hook: Option<CommandLine>,
+
+    /// Tell the target who the client is, by a PROXY header of this version: v1 or v2
+    ///
+    /// The header comes first on every connection to the target; those that only ask whether it
+    /// answers say that they are our own (LOCAL; UNKNOWN in v1). The target has to expect it.
+    #[arg(
+        long,
+        env = "WAKEPORT_SEND_PROXY",
+        value_name = "VERSION",
+        help_heading = "PROXY protocol"
+    )]
+    send_proxy: Option<ProxyVersion>,
+
+    /// Take the client's address from the PROXY header, v1 or v2, that the load balancer in front
+    /// of us sends
+    ///
+    /// Whoever sends none within 5 s is reset and does not wake the service, nor does a health
+    /// check that only connects. Let nobody but the load balancer reach the port: whoever can
+    /// may claim any address.
+    #[arg(long, env = "WAKEPORT_ACCEPT_PROXY", value_name = "yes|no", help_heading = "PROXY protocol",
+          num_args = 0..=1, require_equals = true, default_missing_value = "yes",
+          default_value = "no", hide_default_value = true, action = ArgAction::Set,
+          value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    accept_proxy: bool,
 
     /// How long after the last client left the service sleeps
     #[arg(long, env = "WAKEPORT_COOLDOWN", value_name = "TIME", default_value = Timing::COOLDOWN,
@@ -315,6 +339,8 @@ impl Options {
                 max_connections: self.max_connections.map(usize::from),
                 max_waiting: self.max_waiting.into(),
             },
+            send_proxy: self.send_proxy,
+            accept_proxy: self.accept_proxy,
             stop_on_exit: self.stop_on_exit,
         })
     }

@@ -138,7 +138,7 @@ async fn serve(config: Config, plan: Plan, inherited: Vec<Listener>) -> Result<(
         targets,
         ours,
     } = plan;
-    let dialer = Dialer::new(ours, config.liveness);
+    let dialer = Dialer::new(ours, config.liveness).announcing(config.send_proxy);
     let backend = Backend::new(&config, &targets, &dialer, &launcher);
     let prober = Prober::new(&config, dialer.clone(), launcher);
     let story = Story::new(
@@ -162,7 +162,8 @@ async fn serve(config: Config, plan: Plan, inherited: Vec<Listener>) -> Result<(
         seats,
         config.limits.max_waiting,
         config.liveness,
-    );
+    )
+    .introduced(config.accept_proxy);
     let mut driver = tasks.spawn(driver.run());
     let listeners = inherited.into_iter().chain(bound).zip(entrances);
     let mut doors = Doors::new(

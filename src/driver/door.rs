@@ -122,12 +122,12 @@ impl Door {
     }
 
     /// Takes note that probe number `probe` had an answer; says whether it was the current one.
-    pub(super) fn answered(&mut self, probe: u64, answer: Answer) -> bool {
+    pub(super) fn answered(&mut self, probe: u64, answer: Option<Answer>) -> bool {
         let current = probe == self.probe && self.asking.is_some();
         if current {
             self.asking = None;
             self.open = true;
-            self.answer = Some(answer);
+            self.answer = answer;
             self.why_not = None;
         }
         current

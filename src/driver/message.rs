@@ -13,6 +13,9 @@ use crate::probe::Answer;
 /// order is the only one there is.
 #[derive(Debug)]
 pub enum Message {
+    /// Somebody came in, of whom it is not known yet whether it is a client: nobody wakes for it,
+    /// but nobody exits under it.
+    Knocked(Ticket),
     /// A client came in.
     Arrived(Waiter),
     /// A client that was let through could not reach the target, and waits again.
@@ -23,8 +26,8 @@ pub enum Message {
     Woken(u64, Result<(), Failure>),
     /// Order number so-and-so, to stop, has ended; after a failure with what the service does now.
     Slept(u64, Result<(), (Failure, Phase)>),
-    /// A target answers.
-    Answered(usize, u64, Answer),
+    /// A target answers; with the connection that proved it, if a client can have it.
+    Answered(usize, u64, Option<Answer>),
     /// A target does not answer yet, and why.
     Missed(usize, u64, String),
     /// The service may have changed by itself.

@@ -48,21 +48,39 @@ impl Handle {
 
     /// A client came in by `listener` for the target behind `door`.
     pub fn arrive(&self, door: usize, listener: &str, peer: String) -> Permit {
+        let (reply, verdict) = oneshot::channel();
+        let permit = self.permit(door, listener, peer, verdict);
+        self.post(Message::Arrived(permit.waiter(reply)));
+        permit
+    }
+
+    /// The same, but whether it is a client is found out later: see [`Permit::introduce`].
+    pub fn knock(&self, door: usize, listener: &str, peer: String) -> Permit {
+        let (_, verdict) = oneshot::channel();
+        let permit = self.permit(door, listener, peer, verdict);
+        self.post(Message::Knocked(permit.ticket));
+        permit
+    }
+
+    fn permit(
+        &self,
+        door: usize,
+        listener: &str,
+        peer: String,
+        verdict: oneshot::Receiver<Verdict>,
+    ) -> Permit {
         let ticket = Ticket {
             door,
             number: self.next.fetch_add(1, Ordering::Relaxed),
         };
-        let (reply, verdict) = oneshot::channel();
-        let permit = Permit {
+        Permit {
             ticket,
             listener: listener.to_owned(),
             peer,
             post: self.post.clone(),
             verdict,
             traffic: Traffic::default(),
-        };
-        self.post(Message::Arrived(permit.waiter(reply)));
-        permit
+        }
     }
 
     /// Whether nobody is here and the service is down, everything sent before counted.
@@ -84,6 +102,16 @@ impl Handle {
 }
 
 impl Permit {
+    /// It is a client; with `peer` one that is not who it seemed to be.
+    pub fn introduce(&mut self, peer: Option<String>) {
+        if let Some(peer) = peer {
+            self.peer = peer;
+        }
+        let (reply, verdict) = oneshot::channel();
+        self.verdict = verdict;
+        let _ = self.post.send(Message::Arrived(self.waiter(reply)));
+    }
+
     /// Waits for the driver's verdict.
     pub async fn verdict(&mut self) -> Verdict {
         (&mut self.verdict).await.unwrap_or(Verdict::TurnedAway)
@@ -94,6 +122,11 @@ impl Permit {
         let (reply, verdict) = oneshot::channel();
         self.verdict = verdict;
         let _ = self.post.send(Message::Refused(self.waiter(reply), why));
+    }
+
+    /// The listener it came in by.
+    pub fn listener(&self) -> &str {
+        &self.listener
     }
 
     /// Who the client is.

@@ -60,6 +60,8 @@ impl World {
                 max_connections: None,
                 max_waiting: 1,
             },
+            send_proxy: None,
+            accept_proxy: false,
             stop_on_exit: false,
             stay: false,
         };
@@ -134,6 +136,31 @@ async fn a_herd_starts_the_service_once() {
         assert!(matches!(permit.verdict().await, Verdict::Admitted(_)));
     }
     assert_eq!(world.counts(), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_knocks_wakes_nobody_and_keeps_nobody_awake_but_prevents_the_exit() {
+    let mut world = World::new(Phase::Down);
+    world.asleep().await;
+    let knock = |world: &World| {
+        let peer = "balancer".into();
+        world.handle.knock(ANSWERING, "listener", peer)
+    };
+    let mut first = knock(&world);
+    sleep(COOLDOWN).await;
+    assert!(!world.handle.may_exit().await);
+    assert_eq!(world.counts(), (0, 0));
+    first.introduce(Some("somebody".into()));
+    assert!(matches!(first.verdict().await, Verdict::Admitted(_)));
+    assert_eq!(first.peer(), "somebody");
+    drop(first);
+    let second = knock(&world);
+    sleep(COOLDOWN * 2).await;
+    assert_eq!(world.counts(), (1, 1));
+    assert!(!world.handle.may_exit().await);
+    drop(second);
+    world.asleep().await;
+    assert!(world.handle.may_exit().await);
 }
 
 #[tokio::test(start_paused = true)]

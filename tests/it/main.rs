@@ -9,6 +9,7 @@ mod limits;
 mod liveness;
 mod listeners;
 mod manager;
+mod proxy_protocol;
 mod ready;
 mod relay;
 mod storm;
