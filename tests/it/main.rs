@@ -1,5 +1,6 @@
 //! Tests of what is delivered, from the outside.
 
+mod balancers;
 mod cli;
 mod drain;
 mod examples;
