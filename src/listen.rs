@@ -120,10 +120,12 @@ pub fn inherit() -> Inherited {
         return inherited;
     }
     let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
-    let mut names = names.split(':').filter(|name| !name.is_empty());
+    let mut names = names.split(':');
     let mut fds = ListenFd::from_env();
     for index in 0..fds.len() {
-        let name = names.next().unwrap_or("unknown").to_owned();
+        // As sd_listen_fds_with_names(3) calls one that has none. It has its place all the same.
+        let name = names.next().filter(|name| !name.is_empty());
+        let name = name.unwrap_or("unknown").to_owned();
         match take(&mut fds, index) {
             Some(socket) => inherited.add(name, socket),
             None => inherited.errors.push(ListenError::NotAStream(name)),

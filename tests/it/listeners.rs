@@ -48,6 +48,24 @@ fn each_listener_has_its_own_target_by_name() {
 }
 
 #[test]
+fn a_listener_without_a_name_leaves_the_others_theirs() {
+    let (nameless, web) = (Place::tcp(), Place::tcp());
+    let (web_target, other_target) = (Place::tcp(), Place::tcp());
+    let _servers = [
+        Server::at(&web_target, |client| client.send("web")),
+        Server::at(&other_target, |client| client.send("other")),
+    ];
+    let _wakeport = Run::new()
+        .inherit("", &nameless.listen())
+        .inherit("web", &web.listen())
+        .to(&other_target)
+        .to(format!("web={web_target}"))
+        .start();
+    assert_eq!(nameless.connect().all(), b"other");
+    assert_eq!(web.connect().all(), b"web");
+}
+
+#[test]
 fn a_listener_over_ipv6_takes_clients_of_both_kinds() {
     let target = Place::tcp();
     let _server = Server::echo(&target);
