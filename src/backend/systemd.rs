@@ -20,7 +20,7 @@ use crate::config::{Manager, UnitName};
 use crate::lifecycle::Phase;
 use bus::Bus;
 use unit::Status;
-use words::{LastRun, Trouble, Verb};
+use words::{LastRun, Trouble};
 
 /// How long a bus that is gone is waited for. A dbus-daemon restarts within a second, and
 /// systemd takes another to connect to it.
@@ -227,7 +227,7 @@ impl Units {
         if !progress.started.contains(name) {
             progress.started.push(name.clone());
         }
-        match self.bus.order(Verb::Start, name).await {
+        match self.bus.start(name).await {
             Ok(job) => progress.jobs.push((name.clone(), job)),
             Err(trouble) => {
                 if matches!(trouble, Trouble::Final(_)) {
@@ -290,7 +290,7 @@ impl Units {
                 continue;
             }
             progress.state = format!("`{name}` is still {}", unit.in_words());
-            match self.bus.order(Verb::Stop, name).await {
+            match self.bus.stop(name).await {
                 Ok(job) => progress.jobs.push((name.clone(), job)),
                 Err(Trouble::Final(failure)) => refused = Some(failure),
                 Err(trouble) => return Err(trouble),

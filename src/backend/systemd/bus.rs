@@ -188,20 +188,18 @@ impl Bus {
         Ok(rows.into_iter().map(Status::from).collect())
     }
 
-    /// Queues a job that starts or stops `unit`; in the place of one that does the opposite.
-    pub(super) async fn order(
-        &self,
-        verb: Verb,
-        unit: &UnitName,
-    ) -> Result<OwnedObjectPath, Trouble> {
+    /// Queues a job that starts `unit`, in the place of one that does the opposite.
+    pub(super) async fn start(&self, unit: &UnitName) -> Result<OwnedObjectPath, Trouble> {
         let link = self.link().await?;
-        let job = match verb {
-            Verb::Stop => link.manager.stop_unit(unit.as_str(), "replace").await,
-            Verb::Start | Verb::Look | Verb::Reset => {
-                link.manager.start_unit(unit.as_str(), "replace").await
-            }
-        };
-        self.answer(&link, job, verb, unit.as_str())
+        let job = link.manager.start_unit(unit.as_str(), "replace").await;
+        self.answer(&link, job, Verb::Start, unit.as_str())
+    }
+
+    /// Queues a job that stops `unit`, in the place of one that does the opposite.
+    pub(super) async fn stop(&self, unit: &UnitName) -> Result<OwnedObjectPath, Trouble> {
+        let link = self.link().await?;
+        let job = link.manager.stop_unit(unit.as_str(), "replace").await;
+        self.answer(&link, job, Verb::Stop, unit.as_str())
     }
 
     /// Makes the manager forget how often the unit was started.
