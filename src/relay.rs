@@ -3,22 +3,16 @@
 mod direction;
 mod pipe;
 
+use std::future::poll_fn;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep};
 
 use crate::stream::Stream;
-
-/// One side, as both directions see it.
-#[derive(Debug)]
-struct Side<'a> {
-    stream: &'a Stream,
-    /// It is known to be broken. The kernel tells of a reset only once: whoever reads after that
-    /// finds an end that looks like any other.
-    broken: AtomicBool,
-}
+use direction::Direction;
 
 /// How many bytes went each way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,24 +76,21 @@ pub enum Ended {
 pub async fn relay(
     client: &Stream,
     target: &Stream,
-    said: &[u8],
+    said: Vec<u8>,
     idle: Duration,
     totals: &mut Totals,
 ) -> Ended {
-    let pulse = (idle < Duration::MAX).then(Pulse::new);
-    let ends = {
-        let (client, target) = (Side::new(client), Side::new(target));
-        let up = direction::direction(&client, &target, &[], pulse.as_ref(), &mut totals.up);
-        let down = direction::direction(&target, &client, said, pulse.as_ref(), &mut totals.down);
-        tokio::select! {
-            ends = both(up, down) => ends,
-            () = Pulse::stopped(pulse.as_ref(), idle) => return Ended::Idle,
-        }
+    let mut relay = Relay {
+        up: Direction::new(client, target, Vec::new(), &mut totals.up),
+        down: Direction::new(target, client, said, &mut totals.down),
+        pulse: Pulse::new(idle),
     };
-    let (survivor, cause) = match ends {
-        (End::Finished, End::Finished) => return Ended::Closed,
-        (_, End::SinkBroken(cause)) | (End::SourceBroken(cause), _) => (target, cause),
-        (End::SinkBroken(cause), _) | (_, End::SourceBroken(cause)) => (client, cause),
+    let outcome = poll_fn(|cx| relay.poll(cx)).await;
+    let (survivor, cause) = match outcome {
+        Outcome::Closed => return Ended::Closed,
+        Outcome::Idle => return Ended::Idle,
+        Outcome::ClientBroken(cause) => (target, cause),
+        Outcome::TargetBroken(cause) => (client, cause),
     };
     // A reset drops what is not sent yet; without us it would have been on its way.
     survivor.flush(FLUSH_LIMIT).await;
@@ -109,68 +100,84 @@ pub async fn relay(
     }
 }
 
-/// Waits for both directions. When a source breaks there is nothing left to pass on, either way.
-/// When a sink breaks, its other direction may still hold what it had sent before.
-async fn both(up: impl Future<Output = End>, down: impl Future<Output = End>) -> (End, End) {
-    let (mut up, mut down) = (std::pin::pin!(up), std::pin::pin!(down));
-    tokio::select! {
-        end = &mut up => match end {
-            End::SourceBroken(cause) => (end, End::SinkBroken(cause)),
-            End::Finished | End::SinkBroken(_) => (end, down.await),
-        },
-        end = &mut down => match end {
-            End::SourceBroken(cause) => (End::SinkBroken(cause), end),
-            End::Finished | End::SinkBroken(_) => (up.await, end),
-        },
-    }
+/// A connection while its bytes move. Polled by hand: futures within futures would take ten times
+/// the memory, which thousands of idle connections notice.
+struct Relay<'a> {
+    up: Direction<'a>,
+    down: Direction<'a>,
+    pulse: Option<Pulse>,
 }
 
-impl<'a> Side<'a> {
-    fn new(stream: &'a Stream) -> Self {
-        Self {
-            stream,
-            broken: AtomicBool::new(false),
+enum Outcome {
+    Closed,
+    Idle,
+    ClientBroken(Cause),
+    TargetBroken(Cause),
+}
+
+impl Relay<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let before = self.moved();
+        let (up, down) = (&mut self.up, &mut self.down);
+        up.poll(cx, down);
+        down.poll(cx, up);
+        up.poll_sink(cx, down);
+        down.poll_sink(cx, up);
+        if let Some(outcome) = self.outcome() {
+            return Poll::Ready(outcome);
+        }
+        let moved = self.moved() != before;
+        match &mut self.pulse {
+            Some(pulse) => pulse.poll(cx, moved).map(|()| Outcome::Idle),
+            None => Poll::Pending,
         }
     }
+
+    /// When a source breaks there is nothing left to pass on, either way. When a sink breaks, its
+    /// other direction may still hold what it had sent before.
+    fn outcome(&self) -> Option<Outcome> {
+        match (self.up.end(), self.down.end()) {
+            (Some(End::SourceBroken(cause)), _) => Some(Outcome::ClientBroken(cause)),
+            (_, Some(End::SourceBroken(cause))) => Some(Outcome::TargetBroken(cause)),
+            (Some(End::Finished), Some(End::Finished)) => Some(Outcome::Closed),
+            (Some(_), Some(End::SinkBroken(cause))) => Some(Outcome::ClientBroken(cause)),
+            (Some(End::SinkBroken(cause)), Some(_)) => Some(Outcome::TargetBroken(cause)),
+            (None, _) | (_, None) => None,
+        }
+    }
+
+    fn moved(&self) -> (u64, u64) {
+        (self.up.total(), self.down.total())
+    }
 }
 
-/// When the last byte moved.
-#[derive(Debug)]
+/// When the last byte moved, and how long ago that may be.
 struct Pulse {
-    began: Instant,
-    last: AtomicU64,
+    limit: Duration,
+    last: Instant,
+    alarm: Pin<Box<Sleep>>,
 }
 
 impl Pulse {
-    fn new() -> Self {
-        Self {
-            began: Instant::now(),
-            last: AtomicU64::new(0),
+    fn new(limit: Duration) -> Option<Self> {
+        (limit < Duration::MAX).then(|| Self {
+            limit,
+            last: Instant::now(),
+            alarm: Box::pin(sleep(limit)),
+        })
+    }
+
+    /// Waits until no byte has moved for too long.
+    fn poll(&mut self, cx: &mut Context<'_>, moved: bool) -> Poll<()> {
+        if moved {
+            self.last = Instant::now();
         }
-    }
-
-    /// A byte has moved.
-    fn beat(&self) {
-        let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last.store(millis, Ordering::Relaxed);
-    }
-
-    /// Waits until no byte has moved for `limit`; for ever if nobody counts.
-    async fn stopped(pulse: Option<&Self>, limit: Duration) {
-        let Some(pulse) = pulse else {
-            return std::future::pending().await;
-        };
         loop {
-            let last = pulse.last.load(Ordering::Relaxed);
-            match pulse
-                .began
-                .checked_add(Duration::from_millis(last).saturating_add(limit))
-            {
-                Some(at) => sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-            if pulse.last.load(Ordering::Relaxed) == last {
-                return;
+            ready!(self.alarm.as_mut().poll(cx));
+            match self.last.checked_add(self.limit) {
+                Some(at) if at > Instant::now() => self.alarm.as_mut().reset(at),
+                Some(_) => return Poll::Ready(()),
+                None => return Poll::Pending,
             }
         }
     }

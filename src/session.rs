@@ -178,7 +178,7 @@ impl Session {
         };
         drop(bench);
         match reached {
-            Reached::Target(target, said) => self.relay(client, target, &said).await,
+            Reached::Target(target, said) => self.relay(client, target, said).await,
             Reached::ClientGone => {
                 tracing::debug!(
                     client = self.permit.peer(),
@@ -217,7 +217,7 @@ impl Session {
         }
     }
 
-    async fn relay(&mut self, client: Stream, target: Stream, said: &[u8]) {
+    async fn relay(&mut self, client: Stream, target: Stream, said: Vec<u8>) {
         let mut totals = Totals::default();
         let ended = tokio::select! {
             ended = relay::relay(&client, &target, said, self.idle_timeout, &mut totals) => ended,

@@ -4,36 +4,63 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::pin::pin;
-use std::sync::atomic::Ordering;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::Interest;
 
 use super::pipe::Pipe;
-use super::{Cause, End, Pulse, Side, is_would_block};
+use super::{Cause, End, is_would_block};
 use crate::stream::Stream;
 
 /// As much as one read may return. Larger ones gain nothing; smaller ones cost system calls.
 const BUFFER: usize = 64 * 1024;
 
 /// How many full reads in a row make a bulk transfer.
-const BULK: usize = 4;
+const BULK: u8 = 4;
 
 /// How many bytes one connection may move before the others get their turn.
-const TURN: usize = 1 << 20;
+const TURN: u64 = 1 << 20;
 
 thread_local! {
     static SHARED: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into());
+}
+
+/// One direction of a connection, and how far it is.
+pub(super) struct Direction<'a> {
+    source: &'a Stream,
+    sink: &'a Stream,
+    way: Way,
+    /// Held only while bytes move: a connection that waits needs none.
+    pipe: Option<Pipe>,
+    /// What was read and could not be written yet.
+    rest: Vec<u8>,
+    /// How many bytes were passed on.
+    total: &'a mut u64,
+    end: Option<End>,
+    /// Tells when the sink breaks; there only where nobody reads from it or writes to it.
+    watch: Option<Pin<Box<dyn Future<Output = io::Error> + Send + 'a>>>,
+}
+
+/// How bytes are moved.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// By copies, of which so many in a row were full.
+    Copy { full: u8 },
+    /// Through a pipe.
+    Splice,
+    /// By copies, since these sockets cannot be spliced.
+    OnlyCopy,
 }
 
 /// What one step of reading and writing came to.
 enum Step {
     /// So many bytes were read, and all of them written.
     Moved(usize),
-    /// The sink took only a part; this is the rest.
-    Stuck(Vec<u8>),
-    /// The sink took only a part; the rest is in the pipe.
-    Full,
+    /// The sink took only a part.
+    Stuck,
+    /// It took some of the rest, too.
+    CaughtUp,
     /// Nothing is there to be read.
     Dry,
     /// These sockets cannot be spliced.
@@ -42,168 +69,201 @@ enum Step {
     Over(End),
 }
 
-/// How bytes are moved.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// By copies, of which so many in a row were full.
-    Copy { full: usize },
-    /// Through a pipe.
-    Splice,
-    /// By copies, since these sockets cannot be spliced.
-    OnlyCopy,
-}
-
-/// Passes bytes from `source` to `sink` until one of them ends, `said` first. Counts what was
-/// passed on in `total`.
-pub(super) async fn direction(
-    source: &Side<'_>,
-    sink: &Side<'_>,
-    said: &[u8],
-    pulse: Option<&Pulse>,
-    total: &mut u64,
-) -> End {
-    let end = pass_on(source, sink.stream, said, pulse, total).await;
-    if matches!(end, End::SinkBroken(_)) {
-        sink.broken.store(true, Ordering::Relaxed);
-    }
-    end
-}
-
-async fn pass_on(
-    source: &Side<'_>,
-    sink: &Stream,
-    said: &[u8],
-    pulse: Option<&Pulse>,
-    total: &mut u64,
-) -> End {
-    if let Err(error) = sink.write_all(said).await {
-        return End::SinkBroken(Cause::from(&error));
-    }
-    *total += said.len() as u64;
-    let mut way = Way::Copy { full: 0 };
-    let mut moved = 0;
-    // Held only while bytes move: a connection that waits needs none.
-    let mut pipe: Option<Pipe> = None;
-    let mut broken = pin!(sink.broken());
-    loop {
-        if way == Way::Splice && pipe.is_none() {
-            pipe = Pipe::take();
-        }
-        let step = match &mut pipe {
-            Some(pipe) => through(pipe, source, sink, total),
-            None => copy(source, sink, total),
-        };
-        if let (Some(pulse), Step::Moved(_) | Step::Stuck(_) | Step::Full) = (pulse, &step) {
-            pulse.beat();
-        }
-        match step {
-            Step::Moved(bytes) => {
-                way = match way {
-                    Way::Copy { full } if bytes == BUFFER && full + 1 == BULK => Way::Splice,
-                    Way::Copy { full } if bytes == BUFFER => Way::Copy { full: full + 1 },
-                    Way::Copy { .. } => Way::Copy { full: 0 },
-                    Way::Splice if bytes < BUFFER / 4 => Way::Copy { full: 0 },
-                    Way::Splice | Way::OnlyCopy => way,
-                };
-                if way != Way::Splice
-                    && let Some(pipe) = pipe.take()
-                {
-                    pipe.give_back();
-                }
-                moved += bytes;
-                if moved >= TURN {
-                    moved = 0;
-                    tokio::task::yield_now().await;
-                }
-            }
-            Step::Stuck(rest) => {
-                if let Err(error) = sink.write_all(&rest).await {
-                    return End::SinkBroken(Cause::from(&error));
-                }
-                *total += rest.len() as u64;
-            }
-            Step::Full => {
-                // An error makes it ready, too, and is found by the next attempt.
-                let _ = sink.ready(Interest::WRITABLE).await;
-            }
-            Step::Dry => {
-                moved = 0;
-                if let Some(pipe) = pipe.take() {
-                    pipe.give_back();
-                }
-                tokio::select! {
-                    biased;
-                    _ = source.stream.ready(Interest::READABLE) => (),
-                    error = &mut broken => return End::SinkBroken(Cause::from(&error)),
-                }
-            }
-            Step::Refused => {
-                way = Way::OnlyCopy;
-                pipe = None;
-            }
-            Step::Over(end) => {
-                if let Some(pipe) = pipe.take() {
-                    pipe.give_back();
-                }
-                return end;
-            }
+impl<'a> Direction<'a> {
+    /// Passes bytes from `source` to `sink`, `said` first, and counts them in `total`.
+    pub(super) fn new(
+        source: &'a Stream,
+        sink: &'a Stream,
+        said: Vec<u8>,
+        total: &'a mut u64,
+    ) -> Self {
+        Self {
+            source,
+            sink,
+            way: Way::Copy { full: 0 },
+            pipe: None,
+            rest: said,
+            total,
+            end: None,
+            watch: None,
         }
     }
-}
 
-fn copy(source: &Side<'_>, sink: &Stream, total: &mut u64) -> Step {
-    SHARED.with_borrow_mut(|buffer| {
-        let n = match source.stream.try_read_all(buffer) {
-            Ok(0) => return over(source, sink),
-            Ok(n) => n,
-            Err(error) if is_would_block(&error) => return Step::Dry,
-            Err(error) => return Step::Over(End::SourceBroken(Cause::from(&error))),
-        };
-        let written = match sink.try_write(&buffer[..n]) {
-            Ok(written) => written,
-            Err(error) if is_would_block(&error) => 0,
-            Err(error) => return Step::Over(End::SinkBroken(Cause::from(&error))),
-        };
-        *total += written as u64;
-        if written == n {
-            Step::Moved(n)
-        } else {
-            Step::Stuck(buffer[written..n].to_vec())
-        }
-    })
-}
+    /// How it has ended, if it has.
+    pub(super) fn end(&self) -> Option<End> {
+        self.end
+    }
 
-fn through(pipe: &mut Pipe, source: &Side<'_>, sink: &Stream, total: &mut u64) -> Step {
-    if pipe.held() == 0 {
-        match source
-            .stream
-            .try_io(Interest::READABLE, || pipe.fill(source.stream))
+    pub(super) fn total(&self) -> u64 {
+        *self.total
+    }
+
+    /// Goes on until there is nothing to do right now.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, other: &Self) {
+        if self.end.is_none()
+            && let Poll::Ready(end) = self.advance(cx, other)
         {
-            Ok(0) => return over(source, sink),
-            Ok(_) => (),
-            Err(error) if is_would_block(&error) => return Step::Dry,
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Step::Refused,
-            Err(error) => return Step::Over(End::SourceBroken(Cause::from(&error))),
+            self.finish(end);
         }
     }
-    let held = pipe.held();
-    while pipe.held() > 0 {
-        match sink.try_io(Interest::WRITABLE, || pipe.drain(sink)) {
-            Ok(moved) => *total += moved as u64,
-            Err(error) if is_would_block(&error) => return Step::Full,
-            Err(error) => return Step::Over(End::SinkBroken(Cause::from(&error))),
-        }
-    }
-    Step::Moved(held)
-}
 
-/// The source has ended; the sink is told, unless that is only what is left of a reset.
-fn over(source: &Side<'_>, sink: &Stream) -> Step {
-    if source.broken.load(Ordering::Relaxed) {
-        return Step::Over(End::SourceBroken(Cause::Reset));
+    /// Finds out that the sink is broken where moving bytes would not.
+    pub(super) fn poll_sink(&mut self, cx: &mut Context<'_>, other: &Self) {
+        if !self.waits_for_source() || other.waits_for_source() {
+            return;
+        }
+        let sink = self.sink;
+        let watch = self.watch.get_or_insert_with(|| Box::pin(sink.broken()));
+        if let Poll::Ready(error) = watch.as_mut().poll(cx) {
+            self.finish(End::SinkBroken(Cause::from(&error)));
+        }
     }
-    Step::Over(match sink.finish_writing() {
-        Ok(()) => End::Finished,
-        Err(error) => End::SinkBroken(Cause::from(&error)),
-    })
+
+    fn waits_for_source(&self) -> bool {
+        self.end.is_none() && self.rest.is_empty() && self.pipe.is_none()
+    }
+
+    fn finish(&mut self, end: End) {
+        self.end = Some(end);
+        self.let_go_of_pipe();
+    }
+
+    fn let_go_of_pipe(&mut self) {
+        if let Some(pipe) = self.pipe.take() {
+            pipe.give_back();
+        }
+    }
+
+    fn advance(&mut self, cx: &mut Context<'_>, other: &Self) -> Poll<End> {
+        let before = *self.total;
+        while *self.total - before < TURN {
+            match self.step(other) {
+                Step::Moved(bytes) => self.choose_way(bytes),
+                Step::CaughtUp => (),
+                Step::Stuck => {
+                    // What is wrong with the sink is found by the next attempt to write to it.
+                    if let Err(error) = ready!(self.sink.poll_writable(cx)) {
+                        return Poll::Ready(End::SinkBroken(Cause::from(&error)));
+                    }
+                }
+                Step::Dry => {
+                    self.let_go_of_pipe();
+                    if let Err(error) = ready!(self.source.poll_readable(cx)) {
+                        return Poll::Ready(End::SourceBroken(Cause::from(&error)));
+                    }
+                }
+                Step::Refused => {
+                    self.way = Way::OnlyCopy;
+                    self.pipe = None;
+                }
+                Step::Over(end) => return Poll::Ready(end),
+            }
+        }
+        // Others get their turn, and new events theirs.
+        let _ = pin!(tokio::task::yield_now()).poll(cx);
+        Poll::Pending
+    }
+
+    /// So many bytes were moved at once: is it bulk?
+    fn choose_way(&mut self, bytes: usize) {
+        self.way = match self.way {
+            Way::Copy { full } if bytes == BUFFER && full + 1 == BULK => Way::Splice,
+            Way::Copy { full } if bytes == BUFFER => Way::Copy { full: full + 1 },
+            Way::Copy { .. } => Way::Copy { full: 0 },
+            Way::Splice if bytes < BUFFER / 4 => Way::Copy { full: 0 },
+            Way::Splice | Way::OnlyCopy => self.way,
+        };
+        if self.way != Way::Splice {
+            self.let_go_of_pipe();
+        }
+    }
+
+    fn step(&mut self, other: &Self) -> Step {
+        if !self.rest.is_empty() {
+            return self.write_rest();
+        }
+        if self.way == Way::Splice && self.pipe.is_none() {
+            self.pipe = Pipe::take();
+        }
+        match self.pipe.take() {
+            Some(mut pipe) => {
+                let step = self.through(&mut pipe, other);
+                self.pipe = Some(pipe);
+                step
+            }
+            None => self.copy(other),
+        }
+    }
+
+    fn write_rest(&mut self) -> Step {
+        match self.sink.try_write(&self.rest) {
+            Ok(written) => {
+                *self.total += written as u64;
+                self.rest.drain(..written);
+                if self.rest.is_empty() {
+                    self.rest = Vec::new();
+                }
+                Step::CaughtUp
+            }
+            Err(error) if is_would_block(&error) => Step::Stuck,
+            Err(error) => Step::Over(End::SinkBroken(Cause::from(&error))),
+        }
+    }
+
+    fn copy(&mut self, other: &Self) -> Step {
+        SHARED.with_borrow_mut(|buffer| {
+            let n = match self.source.try_read_all(buffer) {
+                Ok(0) => return self.over(other),
+                Ok(n) => n,
+                Err(error) if is_would_block(&error) => return Step::Dry,
+                Err(error) => return Step::Over(End::SourceBroken(Cause::from(&error))),
+            };
+            let written = match self.sink.try_write(&buffer[..n]) {
+                Ok(written) => written,
+                Err(error) if is_would_block(&error) => 0,
+                Err(error) => return Step::Over(End::SinkBroken(Cause::from(&error))),
+            };
+            *self.total += written as u64;
+            if written == n {
+                Step::Moved(n)
+            } else {
+                self.rest = buffer[written..n].to_vec();
+                Step::Stuck
+            }
+        })
+    }
+
+    fn through(&mut self, pipe: &mut Pipe, other: &Self) -> Step {
+        let (source, sink) = (self.source, self.sink);
+        if pipe.held() == 0 {
+            match source.try_io(Interest::READABLE, || pipe.fill(source)) {
+                Ok(0) => return self.over(other),
+                Ok(_) => (),
+                Err(error) if is_would_block(&error) => return Step::Dry,
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Step::Refused,
+                Err(error) => return Step::Over(End::SourceBroken(Cause::from(&error))),
+            }
+        }
+        let held = pipe.held();
+        while pipe.held() > 0 {
+            match sink.try_io(Interest::WRITABLE, || pipe.drain(sink)) {
+                Ok(moved) => *self.total += moved as u64,
+                Err(error) if is_would_block(&error) => return Step::Stuck,
+                Err(error) => return Step::Over(End::SinkBroken(Cause::from(&error))),
+            }
+        }
+        Step::Moved(held)
+    }
+
+    /// The source has ended; the sink is told, unless that is only what is left of a reset: the
+    /// kernel tells of one only once, and whoever reads after that finds an end like any other.
+    fn over(&self, other: &Self) -> Step {
+        if matches!(other.end, Some(End::SinkBroken(_))) {
+            return Step::Over(End::SourceBroken(Cause::Reset));
+        }
+        Step::Over(match self.sink.finish_writing() {
+            Ok(()) => End::Finished,
+            Err(error) => End::SinkBroken(Cause::from(&error)),
+        })
+    }
 }
