@@ -7,9 +7,8 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::listen::Listener;
+use crate::listen::{Listener, Watched};
 use crate::session::{Entrance, Hall};
-use crate::stream::Stream;
 
 /// A listener, and where its clients go.
 #[derive(Debug)]
@@ -36,38 +35,36 @@ impl Acceptor {
     /// Accepts until `stop` is cancelled. Every client that was accepted is known to the driver
     /// by then.
     pub async fn run(&self, stop: CancellationToken) -> io::Result<()> {
-        let socket = self.listener.watched()?;
+        self.listener.tune(self.hall.liveness());
+        let socket = self.listener.watch()?;
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Ok(()),
+            // Nothing is lost where it waits: a client that was accepted is let in at once.
+            () = self.accept(&socket) => Ok(()),
+        }
+    }
+
+    /// Accepts for ever.
+    async fn accept(&self, socket: &Watched<'_>) {
         let mut pause = FIRST_PAUSE;
-        let mut in_want = false;
         loop {
-            let room = tokio::select! {
-                room = self.hall.room() => room,
-                () = stop.cancelled() => return Ok(()),
-            };
-            let accepted = tokio::select! {
-                biased;
-                () = stop.cancelled() => return Ok(()),
-                accepted = socket.accept() => accepted,
-            };
-            match accepted {
-                Ok(client) => {
-                    self.hall.admit(client, &self.entrance, room);
+            let room = self.hall.room().await;
+            match socket.accept().await {
+                Ok((client, peer)) => {
+                    self.hall.admit(client, peer, &self.entrance, room);
                     pause = FIRST_PAUSE;
-                    in_want = false;
                 }
                 Err(error) if concerns_one_client(&error) => (),
                 Err(error) => {
                     drop(room);
-                    if !std::mem::replace(&mut in_want, true) {
+                    if pause == FIRST_PAUSE {
                         tracing::warn!(
                             "cannot accept on `{}`: {error}; clients wait in the backlog",
                             self.entrance.listener
                         );
                     }
-                    tokio::select! {
-                        () = sleep(pause) => (),
-                        () = stop.cancelled() => return Ok(()),
-                    }
+                    sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
@@ -79,18 +76,14 @@ impl Acceptor {
         let Some(room) = self.hall.room_now() else {
             return true;
         };
-        match self
-            .listener
-            .try_accept()
-            .map(|client| client.map(Stream::from_fd))
-        {
-            Ok(Some(Ok(client))) => {
-                self.hall.admit(client, &self.entrance, room);
+        match self.listener.try_accept() {
+            Ok((client, peer)) => {
+                self.hall.admit(client, peer, &self.entrance, room);
                 true
             }
-            Ok(None) => false,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
             // Somebody may wait; whoever does is found when accepting goes on.
-            Ok(Some(Err(_))) | Err(_) => true,
+            Err(_) => true,
         }
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::config::address::Peer;
 use crate::config::{Config, Service, UnitName};
 use crate::dial::{Dialer, Target};
 use crate::lifecycle::Phase;
@@ -43,9 +44,9 @@ pub struct WakeOrder {
     /// The target that the first client asked for.
     pub target: Arc<Target>,
     /// The listener it came in by.
-    pub listener: String,
-    /// The client's address.
-    pub client: String,
+    pub listener: Arc<str>,
+    /// Who the client is.
+    pub client: Peer,
     /// How long the start may take.
     pub limit: Duration,
     /// Cancelled when the start is given up; the start then ends soon.

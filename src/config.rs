@@ -208,6 +208,8 @@ pub struct Limits {
     pub max_connections: Option<usize>,
     /// Clients that wait for the service.
     pub max_waiting: usize,
+    /// Threads that relay; `None` is one for each core that we may use.
+    pub threads: Option<NonZeroUsize>,
 }
 
 impl Limits {

@@ -10,14 +10,13 @@ use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, send, socket_with,
 };
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use crate::config::address::{Address, UnixAddress};
+use crate::config::address::{Address, Peer, UnixAddress};
 use crate::config::{Liveness, ProxyVersion};
 use crate::proxy_header::{self, Origin};
-use crate::stream::Stream;
+use crate::stream::{self, Stream, Unwatched};
 
 /// Where one or more listeners relay to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -54,6 +53,8 @@ const ATTEMPT: Duration = Duration::from_secs(5);
 /// How long a target may take to count as answering when we only look.
 const GLANCE: Duration = Duration::from_secs(1);
 
+const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
+
 impl Dialer {
     /// A dialer that never connects to `ours`, the addresses that we ourselves listen on.
     pub fn new(ours: impl IntoIterator<Item = SocketAddr>, liveness: Liveness) -> Self {
@@ -86,12 +87,14 @@ impl Dialer {
     /// As [`Dialer::dial`], to somebody who expects no header.
     pub async fn connect(&self, target: &Target) -> io::Result<Stream> {
         let _turn = self.turns.acquire().await.map_err(io::Error::other)?;
-        let stream = match &target.address {
-            Address::Unix(address) => limited(connect_unix(address)).await?,
-            Address::Tcp { host, port } => self.connect_tcp(host, port.unwrap_or_default()).await?,
-        };
-        stream.tune(&self.liveness);
-        Ok(stream)
+        match &target.address {
+            Address::Unix(address) => limited(connect_unix(address)).await,
+            Address::Tcp { host, port } => {
+                let stream = self.connect_tcp(host, port.unwrap_or_default()).await?;
+                stream::tune(&stream, &self.liveness);
+                Ok(stream)
+            }
+        }
     }
 
     /// Whether the target accepts a connection within a second: long enough to cross an ocean.
@@ -109,7 +112,7 @@ impl Dialer {
                 outcome = Err(io::Error::other(format!("{address} is a listener of ours")));
                 continue;
             }
-            outcome = limited(connect_to(address)).await;
+            outcome = connect_to(address).await;
             if outcome.is_ok() {
                 break;
             }
@@ -124,6 +127,12 @@ impl Dialer {
 }
 
 impl Connection {
+    /// Has the event loop of this thread watch it.
+    pub fn move_here(mut self) -> io::Result<Self> {
+        self.stream = self.stream.take().map(Stream::move_here).transpose()?;
+        Ok(self)
+    }
+
     /// Says for whom the connection is, where that is to be said.
     pub fn announce(mut self, origin: Origin) -> io::Result<Stream> {
         if let Some(version) = self.header.take() {
@@ -189,8 +198,30 @@ async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
 }
 
 async fn connect_to(address: SocketAddr) -> io::Result<Stream> {
-    let stream = Stream::Tcp(TcpStream::connect(address).await?);
-    if stream.is_to_itself() {
+    let family = if address.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let socket = socket_with(family, SocketType::STREAM, FLAGS, None)?;
+    // Within this machine a connection is made as it is asked for, though the first call does not
+    // say so: to ask once more spares a turn of the event loop, and a timer.
+    let mut outcome = rustix::net::connect(&socket, &address);
+    if outcome == Err(Errno::INPROGRESS) {
+        outcome = rustix::net::connect(&socket, &address);
+    }
+    let under_way = match outcome {
+        Ok(()) => false,
+        Err(Errno::INPROGRESS | Errno::ALREADY) => true,
+        Err(error) => return Err(error.into()),
+    };
+    let stream = Unwatched::Tcp(socket.into()).watch()?;
+    if under_way {
+        limited(stream.connected()).await?;
+    }
+    // The kernel grants a connection to itself to whoever connects to a free local port that it
+    // happens to pick as the source port, too.
+    if stream.here().is_ok_and(|here| here == Peer::tcp(address)) {
         stream.reset();
         return Err(io::Error::new(
             io::ErrorKind::ConnectionRefused,
@@ -207,10 +238,9 @@ async fn connect_unix(address: &UnixAddress) -> io::Result<Stream> {
     };
     let mut pause = Duration::from_millis(1);
     loop {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
         match rustix::net::connect(&socket, &address) {
-            Ok(()) => return Stream::from_fd(socket),
+            Ok(()) => return Unwatched::Unix(socket.into()).watch(),
             // The server's backlog is full (unix(7)): busy, not down.
             Err(Errno::AGAIN) => {
                 sleep(pause).await;

@@ -11,11 +11,13 @@ mod story;
 mod tests;
 
 use std::collections::HashSet;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -125,17 +127,25 @@ impl Driver {
         });
         let _watch = tokio_util::task::AbortOnDropHandle::new(watch);
         self.look();
+        // One alarm for all timers: arming it anew costs a wake-up of this very thread.
+        let mut alarm = pin!(sleep(Duration::ZERO));
         loop {
-            let timer = self.next_timer();
+            let timer = self.next_timer().map(Into::into);
+            if let Some(at) = timer.filter(|&at| at != alarm.deadline()) {
+                alarm.as_mut().reset(at);
+            }
             let message = tokio::select! {
                 biased;
                 message = self.inbox.recv() => message,
-                () = until(timer) => None,
+                () = alarm.as_mut(), if timer.is_some() => None,
             };
-            match message {
-                Some(Message::Close { sleep, limit }) => return self.close(sleep, limit).await,
-                Some(message) => self.receive(message),
-                None => (),
+            let mut next = message;
+            while let Some(message) = next {
+                if let Message::Close { sleep, limit } = message {
+                    return self.close(sleep, limit).await;
+                }
+                self.receive(message);
+                next = self.inbox.try_recv().ok();
             }
             self.tick();
             self.settle();
@@ -417,11 +427,4 @@ impl Driver {
 /// Tokio's clock, so that tests can pause it.
 pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
 }

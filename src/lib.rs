@@ -31,6 +31,7 @@
 //!   story.rs           what the driver says: log lines, STATUS=
 //! accept.rs            takes clients from a listener while there is room
 //! session.rs session/  one client from accept to close; behind a balancer, who it is
+//! workers.rs           the threads that sessions run on
 //! -- acts: one outside thing per file
 //! listen.rs            inherited sockets and their names; bind when run by hand
 //! stream.rs            one connected socket: options, half-close, reset
@@ -89,6 +90,7 @@ pub mod proxy_header;
 pub mod driver;
 pub mod accept;
 pub mod session;
+pub mod workers;
 
 pub mod listen;
 pub mod stream;

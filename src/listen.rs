@@ -4,7 +4,7 @@ use std::env;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,11 +15,12 @@ use rustix::net::{
     AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
     sockopt,
 };
-use tokio::net::{TcpListener, UnixListener};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
-use crate::config::Named;
-use crate::config::address::{Bound, UnixAddress};
-use crate::stream::Stream;
+use crate::config::address::{Bound, Peer, UnixAddress};
+use crate::config::{Liveness, Named};
+use crate::stream::{self, Unwatched};
 
 /// A socket that clients connect to.
 #[derive(Debug)]
@@ -170,8 +171,8 @@ impl Inherited {
         let mut left = pause;
         loop {
             for listener in &self.listeners {
-                while let Ok(Some(fd)) = listener.try_accept() {
-                    let _ = sockopt::set_socket_linger(&fd, Some(Duration::ZERO));
+                while let Ok((client, _)) = listener.try_accept() {
+                    client.reset();
                 }
             }
             for other in &self.others {
@@ -326,41 +327,51 @@ impl Drop for SocketFile {
 }
 
 impl Listener {
-    /// This listener as one whose clients can be waited for, within a runtime.
-    pub fn watched(&self) -> io::Result<Watched> {
-        let socket = self.socket.try_clone()?;
-        Ok(match self.address {
-            ListenAddress::Tcp(_) => Watched::Tcp(TcpListener::from_std(socket.into())?),
-            ListenAddress::Unix(_) => Watched::Unix(UnixListener::from_std(socket.into())?),
+    /// Has all connections that are accepted here begin as [`stream::tune`] says. The options stay
+    /// with the socket, as those that systemd sets on it do.
+    pub fn tune(&self, liveness: &Liveness) {
+        if let ListenAddress::Tcp(_) = self.address {
+            stream::tune(&self.socket, liveness);
+        }
+    }
+
+    /// This listener as one whose clients can be waited for, on the thread that calls.
+    pub fn watch(&self) -> io::Result<Watched<'_>> {
+        // What is deprecated is that a type could close what it lends; a descriptor that is
+        // borrowed cannot. What replaces it needs unsafe code.
+        #[expect(deprecated)]
+        let socket = AsyncFd::with_interest(self.socket.as_fd(), Interest::READABLE)?;
+        Ok(Watched {
+            listener: self,
+            socket,
         })
     }
 
-    /// Accepts a connection if one waits right now.
-    pub fn try_accept(&self) -> io::Result<Option<OwnedFd>> {
+    /// Accepts a connection; `WouldBlock` if none waits right now.
+    pub fn try_accept(&self) -> io::Result<(Unwatched, Peer)> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        match rustix::net::accept_with(&self.socket, flags) {
-            Ok(fd) => Ok(Some(fd)),
-            Err(Errno::AGAIN) => Ok(None),
-            Err(error) => Err(error.into()),
+        let (socket, peer) = rustix::net::acceptfrom_with(&self.socket, flags)?;
+        if let ListenAddress::Unix(_) = self.address {
+            return Ok((Unwatched::Unix(socket.into()), Peer::Unix));
         }
+        let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+        let peer = Peer::tcp(peer.ok_or(Errno::CONNABORTED)?);
+        Ok((Unwatched::Tcp(socket.into()), peer))
     }
 }
 
 /// A listener whose clients can be waited for. Dropping it ends the waiting, not the listening.
 #[derive(Debug)]
-pub enum Watched {
-    /// Over TCP.
-    Tcp(TcpListener),
-    /// On a Unix socket.
-    Unix(UnixListener),
+pub struct Watched<'a> {
+    listener: &'a Listener,
+    socket: AsyncFd<BorrowedFd<'a>>,
 }
 
-impl Watched {
+impl Watched<'_> {
     /// Waits for a client.
-    pub async fn accept(&self) -> io::Result<Stream> {
-        Ok(match self {
-            Self::Tcp(listener) => Stream::Tcp(listener.accept().await?.0),
-            Self::Unix(listener) => Stream::Unix(listener.accept().await?.0),
-        })
+    pub async fn accept(&self) -> io::Result<(Unwatched, Peer)> {
+        self.socket
+            .async_io(Interest::READABLE, |_| self.listener.try_accept())
+            .await
     }
 }

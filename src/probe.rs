@@ -23,6 +23,16 @@ pub struct Answer {
     pub said: Vec<u8>,
 }
 
+impl Answer {
+    /// Has the event loop of this thread watch the connection.
+    pub fn move_here(self) -> io::Result<Self> {
+        Ok(Self {
+            connection: self.connection.move_here()?,
+            said: self.said,
+        })
+    }
+}
+
 impl From<Connection> for Answer {
     fn from(connection: Connection) -> Self {
         Self {

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use crate::config::ProxyVersion;
+use crate::config::address::Peer;
 
 /// On whose behalf a connection is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,10 +48,10 @@ const UNIX_ADDRESSES: usize = 2 * 108;
 
 impl Origin {
     /// Who the client is, if it can be told.
-    pub fn client(self) -> Option<String> {
+    pub fn client(self) -> Option<Peer> {
         match self {
-            Self::Tcp { client, .. } => Some(client.to_string()),
-            Self::Unix => Some("unix".into()),
+            Self::Tcp { client, .. } => Some(Peer::Tcp(client)),
+            Self::Unix => Some(Peer::Unix),
             Self::Local | Self::Unknown => None,
         }
     }

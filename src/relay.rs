@@ -14,15 +14,6 @@ use tokio::time::{Instant, Sleep, sleep};
 use crate::stream::Stream;
 use direction::Direction;
 
-/// How many bytes went each way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// From the client to the target.
-    pub up: u64,
-    /// From the target to the client.
-    pub down: u64,
-}
-
 /// How one direction ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
@@ -71,37 +62,38 @@ pub enum Ended {
 }
 
 /// Relays until both directions have ended, or no byte has moved for `idle`. `said` is what the
-/// target has said already. Counts in `totals` as it goes, so that whoever drops this knows how
-/// far it came.
-pub async fn relay(
-    client: &Stream,
-    target: &Stream,
+/// target has said already. Counts the bytes that went up and down as it goes, so that whoever
+/// drops this knows how far it came.
+pub fn relay<'a>(
+    client: &'a Stream,
+    target: &'a Stream,
     said: Vec<u8>,
     idle: Duration,
-    totals: &mut Totals,
-) -> Ended {
+    (up, down): (&'a mut u64, &'a mut u64),
+) -> impl Future<Output = Ended> + Send + 'a {
     let mut relay = Relay {
-        up: Direction::new(client, target, Vec::new(), &mut totals.up),
-        down: Direction::new(target, client, said, &mut totals.down),
+        up: Direction::new(client, target, Vec::new(), up),
+        down: Direction::new(target, client, said, down),
         pulse: Pulse::new(idle),
     };
-    let outcome = poll_fn(|cx| relay.poll(cx)).await;
-    let (survivor, cause) = match outcome {
-        Outcome::Closed => return Ended::Closed,
-        Outcome::Idle => return Ended::Idle,
-        Outcome::ClientBroken(cause) => (target, cause),
-        Outcome::TargetBroken(cause) => (client, cause),
-    };
-    // A reset drops what is not sent yet; without us it would have been on its way.
-    survivor.flush(FLUSH_LIMIT).await;
-    match cause {
-        Cause::Reset => Ended::Reset,
-        Cause::Vanished => Ended::Vanished,
+    async move {
+        let (survivor, cause) = match poll_fn(|cx| relay.poll(cx)).await {
+            Outcome::Closed => return Ended::Closed,
+            Outcome::Idle => return Ended::Idle,
+            Outcome::ClientBroken(cause) => (target, cause),
+            Outcome::TargetBroken(cause) => (client, cause),
+        };
+        // A reset drops what is not sent yet; without us it would have been on its way.
+        Box::pin(survivor.flush(FLUSH_LIMIT)).await;
+        match cause {
+            Cause::Reset => Ended::Reset,
+            Cause::Vanished => Ended::Vanished,
+        }
     }
 }
 
 /// A connection while its bytes move. Polled by hand: futures within futures would take ten times
-/// the memory, which thousands of idle connections notice.
+/// the memory, and most connections are idle most of the time.
 struct Relay<'a> {
     up: Direction<'a>,
     down: Direction<'a>,
@@ -121,6 +113,10 @@ impl Relay<'_> {
         let (up, down) = (&mut self.up, &mut self.down);
         up.poll(cx, down);
         down.poll(cx, up);
+        if let Some(outcome) = self.outcome() {
+            return Poll::Ready(outcome);
+        }
+        let (up, down) = (&mut self.up, &mut self.down);
         up.poll_sink(cx, down);
         down.poll_sink(cx, up);
         if let Some(outcome) = self.outcome() {

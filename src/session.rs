@@ -1,36 +1,47 @@
 //! One client from accept to close: find out who it is, ask for a permit, dial, relay, report.
 
+mod cut;
 mod introduction;
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::config::address::Peer;
 use crate::config::{Liveness, span};
 use crate::dial::{Dialer, Target};
 use crate::driver::{Handle, Permit, Traffic, Verdict};
 use crate::probe::Answer;
 use crate::proxy_header::Origin;
-use crate::relay::{self, Ended, Totals};
-use crate::stream::{Peer, Stream};
+use crate::relay::{self, Ended};
+use crate::stream::{Stream, Unwatched};
+use crate::workers::{Place, Workers};
 
+use cut::Cut;
 use introduction::{Introduction, Reception};
 
 /// What all sessions of a service share.
 #[derive(Clone, Debug)]
 pub struct Hall {
     driver: Handle,
-    dialer: Dialer,
-    reception: Option<Reception>,
-    tasks: TaskTracker,
-    /// Cancelled when the connections that are left are to end.
-    cut: CancellationToken,
     seats: Arc<Semaphore>,
     bench: Arc<Semaphore>,
+    workers: Arc<Workers>,
+    tasks: TaskTracker,
+    house: Arc<House>,
+}
+
+/// What a session needs of its surroundings.
+#[derive(Debug)]
+struct House {
+    dialer: Dialer,
+    reception: Option<Reception>,
     liveness: Liveness,
+    /// Made when the connections that are left are to end.
+    cut: Cut,
 }
 
 /// Room for one more client: a connection, and a place to wait.
@@ -44,7 +55,7 @@ pub struct Room {
 #[derive(Clone, Debug)]
 pub struct Entrance {
     /// The listener's name.
-    pub listener: String,
+    pub listener: Arc<str>,
     /// The index of the target behind it.
     pub door: usize,
     /// The target behind it.
@@ -52,32 +63,29 @@ pub struct Entrance {
 }
 
 impl Hall {
-    /// A hall with so many seats, and so many places to wait.
+    /// A hall with so many seats, and so many places to wait. With `introduced`, each client has
+    /// to be introduced by a PROXY header.
     pub fn new(
         driver: Handle,
         dialer: Dialer,
-        seats: usize,
-        bench: usize,
+        workers: Workers,
+        (seats, bench): (usize, usize),
         liveness: Liveness,
+        introduced: bool,
     ) -> Self {
         let semaphore = |n: usize| Arc::new(Semaphore::new(n.clamp(1, Semaphore::MAX_PERMITS)));
         Self {
             driver,
-            dialer,
-            reception: None,
-            tasks: TaskTracker::new(),
-            cut: CancellationToken::new(),
             seats: semaphore(seats),
             bench: semaphore(bench),
-            liveness,
-        }
-    }
-
-    /// The same, but where `accept` says so, each client has to be introduced by a PROXY header.
-    pub fn introduced(self, accept: bool) -> Self {
-        Self {
-            reception: accept.then(Reception::new),
-            ..self
+            workers: Arc::new(workers),
+            tasks: TaskTracker::new(),
+            house: Arc::new(House {
+                dialer,
+                reception: introduced.then(Reception::new),
+                liveness,
+                cut: Cut::default(),
+            }),
         }
     }
 
@@ -99,30 +107,27 @@ impl Hall {
     }
 
     /// Takes in a client. The driver knows of it when this returns.
-    pub fn admit(&self, client: Stream, entrance: &Entrance, room: Room) {
-        client.tune(&self.liveness);
-        let peer = client
-            .peer()
-            .map_or_else(|_| "unknown".into(), |peer| peer.to_string());
-        let origin = if self.dialer.announces() {
-            origin(&client)
-        } else {
-            Origin::Unknown
+    pub fn admit(&self, client: Unwatched, peer: Peer, entrance: &Entrance, room: Room) {
+        let Entrance {
+            listener,
+            door,
+            target,
+        } = entrance;
+        let permit = match self.house.reception {
+            None => self.driver.arrive(*door, listener, peer),
+            Some(_) => self.driver.knock(*door, listener, peer),
         };
-        let permit = match &self.reception {
-            None => self.driver.arrive(entrance.door, &entrance.listener, peer),
-            Some(_) => self.driver.knock(entrance.door, &entrance.listener, peer),
-        };
-        let session = Session {
-            reception: self.reception.clone(),
-            origin,
-            target: entrance.target.clone(),
-            dialer: self.dialer.clone(),
-            cut: self.cut.clone(),
-            idle_timeout: self.liveness.idle_timeout,
-            permit,
-        };
-        self.tasks.spawn(session.run(client, room));
+        let (house, target) = (self.house.clone(), target.clone());
+        let (place, thread) = self.workers.place();
+        let session = house.serve(client, target, permit, room, place);
+        self.tasks.spawn_on(session, &thread);
+    }
+
+    /// What the connections of all clients are to have; see [`stream::tune`].
+    ///
+    /// [`stream::tune`]: crate::stream::tune
+    pub fn liveness(&self) -> &Liveness {
+        &self.house.liveness
     }
 
     /// Waits until every client has left.
@@ -139,121 +144,144 @@ impl Hall {
 
     /// Resets the connections that are left.
     pub async fn cut(&self) {
-        self.cut.cancel();
+        self.house.cut.make();
         self.empty().await;
     }
 }
 
-struct Session {
-    reception: Option<Reception>,
-    /// On whose behalf the target is connected to, if it is told at all.
-    origin: Origin,
-    target: Arc<Target>,
-    dialer: Dialer,
-    cut: CancellationToken,
-    idle_timeout: Duration,
-    permit: Permit,
+/// A client whose target is at hand.
+struct Served {
+    permit: Box<Permit>,
+    client: Stream,
+    target: Stream,
+    /// What the target has said already.
+    said: Vec<u8>,
 }
 
 /// Who ended the wait for the target.
 enum Reached {
-    /// With what it has said already.
     Target(Stream, Vec<u8>),
     ClientGone,
     TurnedAway,
 }
 
-impl Session {
-    async fn run(mut self, client: Stream, room: Room) {
-        let Room { seat: _seat, bench } = room;
-        let reached = {
-            let (cut, target) = (self.cut.clone(), self.reach(&client));
-            tokio::select! {
-                // A client that breaks off when its target is at hand breaks off there, too.
-                biased;
-                reached = target => reached,
-                () = client.gone() => Reached::ClientGone,
-                () = cut.cancelled() => Reached::TurnedAway,
+impl House {
+    /// Serves a client to its end. Most of the connections that are open just relay, so what is
+    /// needed only until then is in a box of its own.
+    fn serve(
+        self: Arc<Self>,
+        client: Unwatched,
+        target: Arc<Target>,
+        permit: Permit,
+        room: Room,
+        place: Place,
+    ) -> impl Future<Output = ()> + Send {
+        let Room { seat, bench } = room;
+        let waiting = Box::pin(self.clone().wait(client, target, Box::new(permit), bench));
+        async move {
+            if let Some(mut served) = waiting.await {
+                self.relay(&mut served).await;
             }
-        };
-        drop(bench);
-        match reached {
-            Reached::Target(target, said) => self.relay(client, target, said).await,
-            Reached::ClientGone => {
-                tracing::debug!(
-                    client = self.permit.peer(),
-                    "a client left before it was served"
-                );
-            }
-            Reached::TurnedAway => client.reset(),
+            drop((seat, place));
         }
     }
 
-    /// Waits until the target can be had.
-    async fn reach(&mut self, client: &Stream) -> Reached {
+    /// Waits until the target can be had, or the client does not want it any more.
+    async fn wait(
+        self: Arc<Self>,
+        client: Unwatched,
+        target: Arc<Target>,
+        mut permit: Box<Permit>,
+        _bench: OwnedSemaphorePermit,
+    ) -> Option<Box<Served>> {
+        let peer = permit.peer();
+        let client = client
+            .watch()
+            .inspect_err(|error| tracing::warn!(client = %peer, "{peer} is lost: {error}"))
+            .ok()?;
+        let reached = tokio::select! {
+            // A client that breaks off when its target is at hand breaks off there, too.
+            biased;
+            reached = self.reach(&client, &target, &mut permit) => reached,
+            () = client.gone() => Reached::ClientGone,
+            () = self.cut.made() => Reached::TurnedAway,
+        };
+        match reached {
+            Reached::Target(target, said) => Some(Box::new(Served {
+                permit,
+                client,
+                target,
+                said,
+            })),
+            Reached::TurnedAway => {
+                client.reset();
+                None
+            }
+            Reached::ClientGone => {
+                tracing::debug!(client = %peer, "a client left before it was served");
+                None
+            }
+        }
+    }
+
+    async fn reach(&self, client: &Stream, target: &Target, permit: &mut Permit) -> Reached {
+        let mut origin = self.origin(client, permit.peer());
         if let Some(reception) = &self.reception {
-            match reception.receive(client, &self.permit).await {
-                Introduction::Made(origin) => {
-                    self.origin = origin.unwrap_or(self.origin);
-                    self.permit.introduce(origin.and_then(Origin::client));
+            match reception.receive(client, permit).await {
+                Introduction::Made(introduced) => {
+                    origin = introduced.unwrap_or(origin);
+                    permit.introduce(introduced.and_then(Origin::client));
                 }
                 Introduction::Left => return Reached::ClientGone,
                 Introduction::Missing => return Reached::TurnedAway,
             }
         }
         loop {
-            let answer = match self.permit.verdict().await {
+            let answer = match permit.verdict().await {
                 Verdict::TurnedAway => return Reached::TurnedAway,
-                Verdict::Admitted(Some(answer)) => Ok(answer),
-                Verdict::Admitted(None) => self.dialer.dial(&self.target).await.map(Answer::from),
+                Verdict::Admitted(Some(answer)) => answer.move_here(),
+                Verdict::Admitted(None) => self.dialer.dial(target).await.map(Answer::from),
             };
             let announced = answer.and_then(|Answer { connection, said }| {
-                Ok(Reached::Target(connection.announce(self.origin)?, said))
+                Ok(Reached::Target(connection.announce(origin)?, said))
             });
             match announced {
                 Ok(reached) => return reached,
-                Err(error) => self.permit.refused(error.to_string()),
+                Err(error) => permit.refused(error.to_string()),
             }
         }
     }
 
-    async fn relay(&mut self, client: Stream, target: Stream, said: Vec<u8>) {
-        let mut totals = Totals::default();
-        let ended = tokio::select! {
-            ended = relay::relay(&client, &target, said, self.idle_timeout, &mut totals) => ended,
-            () = self.cut.cancelled() => Ended::Reset,
-        };
-        let Totals { up, down } = totals;
-        self.permit.traffic = Traffic {
-            up,
-            down,
-            idle: u64::from(ended == Ended::Idle),
-            vanished: u64::from(ended == Ended::Vanished),
-        };
-        let peer = self.permit.peer();
-        match ended {
-            Ended::Closed | Ended::Reset => {
-                tracing::debug!(
-                    client = peer,
-                    bytes_up = up,
-                    bytes_down = down,
-                    "{peer} has left"
-                );
-            }
-            Ended::Idle => tracing::info!(
-                client = peer,
-                bytes_up = up,
-                bytes_down = down,
-                "{peer} was ended: it moved no byte for {}",
-                span::show(self.idle_timeout)
-            ),
-            Ended::Vanished => tracing::info!(
-                client = peer,
-                bytes_up = up,
-                bytes_down = down,
-                "{peer} was ended: it or its target is not there any more"
-            ),
+    /// On whose behalf the target is connected to, if it is told at all, for a client that nobody
+    /// introduces.
+    fn origin(&self, client: &Stream, peer: Peer) -> Origin {
+        if !self.dialer.announces() {
+            return Origin::Unknown;
         }
+        match (peer, client.here()) {
+            (Peer::Tcp(client), Ok(Peer::Tcp(server))) => Origin::tcp(client, server),
+            (Peer::Unix, _) => Origin::Unix,
+            _ => Origin::Unknown,
+        }
+    }
+
+    async fn relay(&self, served: &mut Served) {
+        let Served {
+            permit,
+            client,
+            target,
+            said,
+        } = served;
+        let idle_timeout = self.liveness.idle_timeout;
+        let Traffic { up, down, .. } = &mut permit.traffic;
+        let relay = relay::relay(client, target, mem::take(said), idle_timeout, (up, down));
+        let ended = tokio::select! {
+            ended = relay => ended,
+            () = self.cut.made() => Ended::Reset,
+        };
+        permit.traffic.idle = u32::from(ended == Ended::Idle);
+        permit.traffic.vanished = u32::from(ended == Ended::Vanished);
+        report(permit, ended, idle_timeout);
         match ended {
             Ended::Closed | Ended::Idle => (),
             Ended::Reset | Ended::Vanished => {
@@ -264,11 +292,28 @@ impl Session {
     }
 }
 
-/// On whose behalf the target is connected to for a client that nobody introduces.
-fn origin(client: &Stream) -> Origin {
-    match (client.peer(), client.here()) {
-        (Ok(Peer::Tcp(client)), Ok(Peer::Tcp(server))) => Origin::tcp(client, server),
-        (Ok(Peer::Unix), _) => Origin::Unix,
-        _ => Origin::Unknown,
+/// Says in the log how a client's connection ended.
+fn report(permit: &Permit, ended: Ended, idle_timeout: Duration) {
+    let (peer, Traffic { up, down, .. }) = (permit.peer(), permit.traffic);
+    match ended {
+        Ended::Closed | Ended::Reset => tracing::debug!(
+            client = %peer,
+            bytes_up = up,
+            bytes_down = down,
+            "{peer} has left"
+        ),
+        Ended::Idle => tracing::info!(
+            client = %peer,
+            bytes_up = up,
+            bytes_down = down,
+            "{peer} was ended: it moved no byte for {}",
+            span::show(idle_timeout)
+        ),
+        Ended::Vanished => tracing::info!(
+            client = %peer,
+            bytes_up = up,
+            bytes_down = down,
+            "{peer} was ended: it or its target is not there any more"
+        ),
     }
 }

@@ -1,19 +1,18 @@
 //! One connected socket, TCP or Unix: its options, its half-close, its reset.
 
-use std::fmt;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
-use rustix::net::{AddressFamily, RecvFlags, Shutdown};
+use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use tokio::io::{Interest, Ready};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::config::Liveness;
+use crate::config::address::Peer;
 
 /// A connected stream socket.
 #[derive(Debug)]
@@ -24,27 +23,18 @@ pub enum Stream {
     Unix(UnixStream),
 }
 
-/// Who is at one end. An unnamed Unix peer is just `unix`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Peer {
-    /// A TCP address, an IPv4 one written as such even where it came in over IPv6.
-    Tcp(SocketAddr),
-    /// A Unix socket.
-    Unix,
-}
-
-impl Peer {
-    fn tcp(address: SocketAddr) -> Self {
-        Self::Tcp(SocketAddr::new(address.ip().to_canonical(), address.port()))
-    }
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => address.fmt(f),
-            Self::Unix => f.write_str("unix"),
-        }
+/// Gives a TCP connection, or a listener and so all it accepts, what every relayed connection has:
+/// no delay for small writes, and how it finds out that its peer has vanished. Where that fails
+/// the connection is broken already, and that is found out when bytes are to move.
+pub fn tune(socket: impl AsFd, liveness: &Liveness) {
+    let _ = sockopt::set_tcp_nodelay(&socket, true);
+    let _ = sockopt::set_socket_keepalive(&socket, true);
+    let _ = sockopt::set_tcp_keepidle(&socket, liveness.keepalive_time);
+    let _ = sockopt::set_tcp_keepintvl(&socket, liveness.keepalive_interval);
+    let _ = sockopt::set_tcp_keepcnt(&socket, liveness.keepalive_probes);
+    if liveness.user_timeout < Duration::MAX {
+        let millis = liveness.user_timeout.as_millis();
+        let _ = sockopt::set_tcp_user_timeout(&socket, millis.try_into().unwrap_or(u32::MAX));
     }
 }
 
@@ -52,22 +42,47 @@ impl fmt::Display for Peer {
 /// reports a close that follows a half-close by no event that tokio would pass on alone.
 const HANG_UP_POLL: Duration = Duration::from_millis(250);
 
-impl Stream {
-    /// Takes over a socket that `accept` or `connect` returned.
-    pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
-        rustix::io::ioctl_fionbio(&fd, true)?;
-        Ok(match sockopt::socket_domain(&fd)? {
-            AddressFamily::UNIX => Self::Unix(UnixStream::from_std(fd.into())?),
-            _ => Self::Tcp(TcpStream::from_std(fd.into())?),
+/// A connected, non-blocking stream socket that no thread watches yet.
+#[derive(Debug)]
+pub enum Unwatched {
+    /// Over TCP.
+    Tcp(std::net::TcpStream),
+    /// Over a Unix socket.
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Unwatched {
+    /// Has the event loop of this thread watch it.
+    pub fn watch(self) -> io::Result<Stream> {
+        Ok(match self {
+            Self::Tcp(stream) => Stream::Tcp(TcpStream::from_std(stream)?),
+            Self::Unix(stream) => Stream::Unix(UnixStream::from_std(stream)?),
         })
     }
 
-    /// Who is at the other end, as far as the kernel still knows.
-    pub fn peer(&self) -> io::Result<Peer> {
-        Ok(match self {
-            Self::Tcp(stream) => Peer::tcp(stream.peer_addr()?),
-            Self::Unix(_) => Peer::Unix,
-        })
+    /// See [`Stream::reset`].
+    pub fn reset(&self) {
+        let _ = sockopt::set_socket_linger(self, Some(Duration::ZERO));
+    }
+}
+
+impl AsFd for Unwatched {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl Stream {
+    /// Has the event loop of this thread watch it, and not the one of another thread.
+    pub fn move_here(self) -> io::Result<Self> {
+        let socket = match self {
+            Self::Tcp(stream) => Unwatched::Tcp(stream.into_std()?),
+            Self::Unix(stream) => Unwatched::Unix(stream.into_std()?),
+        };
+        socket.watch()
     }
 
     /// Where this end is: for a client that was accepted, what it connected to.
@@ -76,37 +91,6 @@ impl Stream {
             Self::Tcp(stream) => Peer::tcp(stream.local_addr()?),
             Self::Unix(_) => Peer::Unix,
         })
-    }
-
-    /// Sets what every relayed connection has: no delay for small writes, and how it finds out
-    /// that its peer has vanished. One that has is found out when the bytes are to move.
-    pub fn tune(&self, liveness: &Liveness) {
-        if let Self::Tcp(stream) = self {
-            let _ = sockopt::set_tcp_nodelay(stream, true);
-            let _ = sockopt::set_socket_keepalive(stream, true);
-            let _ = sockopt::set_tcp_keepidle(stream, liveness.keepalive_time);
-            let _ = sockopt::set_tcp_keepintvl(stream, liveness.keepalive_interval);
-            let _ = sockopt::set_tcp_keepcnt(stream, liveness.keepalive_probes);
-            if liveness.user_timeout < Duration::MAX {
-                let millis = liveness
-                    .user_timeout
-                    .as_millis()
-                    .try_into()
-                    .unwrap_or(u32::MAX);
-                let _ = sockopt::set_tcp_user_timeout(stream, millis);
-            }
-        }
-    }
-
-    /// Whether this is a TCP connection to itself: the kernel grants one to whoever connects to
-    /// a free local port that it happens to pick as the source port, too.
-    pub fn is_to_itself(&self) -> bool {
-        match self {
-            Self::Tcp(stream) => {
-                matches!((stream.local_addr(), stream.peer_addr()), (Ok(here), Ok(there)) if here == there)
-            }
-            Self::Unix(_) => false,
-        }
     }
 
     /// Waits for one of the conditions in `interest`.
@@ -135,10 +119,7 @@ impl Stream {
 
     /// Reads what is there; `WouldBlock` when nothing is.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.try_read(buffer),
-            Self::Unix(stream) => stream.try_read(buffer),
-        }
+        self.try_io(Interest::READABLE, || self.receive(buffer))
     }
 
     /// As [`Stream::try_read`], but takes a read that did not fill `buffer` as one that took all
@@ -150,7 +131,7 @@ impl Stream {
         };
         let mut short = None;
         let full = stream.try_io(Interest::READABLE, || {
-            let count = rustix::io::read(stream, &mut *buffer)?;
+            let count = self.receive(buffer)?;
             if count == 0 || count == buffer.len() {
                 return Ok(count);
             }
@@ -213,10 +194,14 @@ impl Stream {
 
     /// Writes what fits; `WouldBlock` when nothing does.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.try_write(bytes),
-            Self::Unix(stream) => stream.try_write(bytes),
-        }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        self.try_io(Interest::WRITABLE, || {
+            Ok(rustix::net::send(self, bytes, flags)?)
+        })
+    }
+
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::net::recv(self, buffer, RecvFlags::DONTWAIT)?.0)
     }
 
     /// Does `io` on this socket if `interest` is ready; `WouldBlock` from it means that it is not,
@@ -250,6 +235,12 @@ impl Stream {
     /// Says that no more bytes will come; the other direction goes on.
     pub fn finish_writing(&self) -> io::Result<()> {
         Ok(rustix::net::shutdown(self, Shutdown::Write)?)
+    }
+
+    /// Waits until an attempt to connect has ended.
+    pub async fn connected(&self) -> io::Result<()> {
+        self.ready(Interest::WRITABLE).await?;
+        Ok(sockopt::socket_error(self)??)
     }
 
     /// Waits until the connection is broken, by a reset or because the peer has vanished.
@@ -306,10 +297,11 @@ impl Stream {
         !matches!(poll(&mut fds, Some(&Timespec::default())), Ok(0))
     }
 
-    /// Ends the connection with a reset, dropping what was not sent. On a Unix socket the peer
-    /// sees its end, and an error when it had written something that nobody read.
-    pub fn reset(self) {
-        let _ = sockopt::set_socket_linger(&self, Some(Duration::ZERO));
+    /// Has the connection end with a reset when this is dropped, together with what was not sent.
+    /// On a Unix socket the peer sees its end, and an error when it had written something that
+    /// nobody read.
+    pub fn reset(&self) {
+        let _ = sockopt::set_socket_linger(self, Some(Duration::ZERO));
     }
 }
 

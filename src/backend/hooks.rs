@@ -78,8 +78,8 @@ impl Hooks {
         let variables = vec![
             ("WAKEPORT_EVENT", "start".to_owned()),
             ("WAKEPORT_TARGET", order.target.address.to_string()),
-            ("WAKEPORT_LISTENER", order.listener),
-            ("WAKEPORT_CLIENT", order.client),
+            ("WAKEPORT_LISTENER", order.listener.to_string()),
+            ("WAKEPORT_CLIENT", order.client.to_string()),
         ];
         self.run("start hook", command, variables, deadline, &order.given_up)
             .await

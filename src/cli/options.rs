@@ -205,6 +205,16 @@ pub(super) struct Options {
           default_value_t = Limits::MAX_WAITING)]
     max_waiting: NonZeroUsize,
 
+    /// Relay on at most so many threads; they are started as clients come [default: one for each
+    /// core]
+    #[arg(
+        long,
+        env = "WAKEPORT_THREADS",
+        value_name = "N",
+        help_heading = "Process"
+    )]
+    threads: Option<NonZeroUsize>,
+
     /// On SIGTERM, put the service to sleep after draining
     #[arg(long, env = "WAKEPORT_STOP_ON_EXIT", value_name = "yes|no", help_heading = "Process",
           num_args = 0..=1, require_equals = true, default_missing_value = "yes",
@@ -338,6 +348,7 @@ impl Options {
             limits: Limits {
                 max_connections: self.max_connections.map(usize::from),
                 max_waiting: self.max_waiting.into(),
+                threads: self.threads,
             },
             send_proxy: self.send_proxy,
             accept_proxy: self.accept_proxy,

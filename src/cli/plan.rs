@@ -54,7 +54,7 @@ impl Plan {
             });
             let target = targets[door].clone();
             entrances.push(Entrance {
-                listener: listener.name.clone(),
+                listener: listener.name.as_str().into(),
                 door,
                 target,
             });

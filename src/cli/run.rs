@@ -1,8 +1,10 @@
 //! `wakeport run`: takes the sockets, wires everything, and waits for the end.
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -16,7 +18,7 @@ use super::plan::Plan;
 use super::{Exit, Fatal};
 use crate::accept::Acceptor;
 use crate::backend::Backend;
-use crate::config::{Config, Service, UnitName, span};
+use crate::config::{Config, Limits, Service, UnitName, span};
 use crate::dial::Dialer;
 use crate::driver::{Driver, Story, now};
 use crate::limits;
@@ -25,6 +27,7 @@ use crate::probe::Prober;
 use crate::program::Launcher;
 use crate::sd::{self, Notifier, journal, message};
 use crate::session::Hall;
+use crate::workers::Workers;
 
 /// systemd counts how often a socket starts its service: no life is shorter than this, whatever
 /// ends it.
@@ -159,11 +162,11 @@ async fn serve(config: Config, plan: Plan, inherited: Vec<Listener>) -> Result<(
     let hall = Hall::new(
         handle.clone(),
         dialer,
-        seats,
-        config.limits.max_waiting,
+        Workers::new(threads(&config.limits)),
+        (seats, config.limits.max_waiting),
         config.liveness,
-    )
-    .introduced(config.accept_proxy);
+        config.accept_proxy,
+    );
     let mut driver = tasks.spawn(driver.run());
     let listeners = inherited.into_iter().chain(bound).zip(entrances);
     let mut doors = Doors::new(
@@ -219,6 +222,12 @@ async fn serve(config: Config, plan: Plan, inherited: Vec<Listener>) -> Result<(
     }
     notifier.stopping();
     Ok(())
+}
+
+/// How many threads relay at most.
+fn threads(limits: &Limits) -> NonZeroUsize {
+    let cores = || thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    limits.threads.unwrap_or_else(cores)
 }
 
 /// Waits until the clients that are here have left, at most `limit`, then resets the others.

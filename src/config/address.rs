@@ -32,6 +32,15 @@ pub enum UnixAddress {
     Abstract(Vec<u8>),
 }
 
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A TCP address, an IPv4 one written as such even where it came in over IPv6.
+    Tcp(SocketAddr),
+    /// Somebody on a Unix socket; these have no names.
+    Unix,
+}
+
 /// What to bind ourselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Bound {
@@ -48,6 +57,22 @@ pub struct HttpUrl {
     pub host: Option<(String, u16)>,
     /// The path with its query.
     pub path: String,
+}
+
+impl Peer {
+    /// Whoever has this address.
+    pub fn tcp(address: SocketAddr) -> Self {
+        Self::Tcp(SocketAddr::new(address.ip().to_canonical(), address.port()))
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix => f.write_str("unix"),
+        }
+    }
 }
 
 impl Address {

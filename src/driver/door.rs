@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::{Handle, Message, Ticket, Verdict};
+use crate::config::address::Peer;
 use crate::dial::Target;
 use crate::probe::{Answer, Prober};
 
@@ -17,9 +18,9 @@ pub struct Waiter {
     /// Which client.
     pub ticket: Ticket,
     /// The listener it came in by.
-    pub listener: String,
+    pub listener: Arc<str>,
     /// Its address.
-    pub peer: String,
+    pub peer: Peer,
     /// Where the verdict goes.
     pub reply: oneshot::Sender<Verdict>,
     /// When it is turned away; only while the service is up and just its target is silent.

@@ -63,7 +63,7 @@ pub struct Traffic {
     /// Bytes from the target to the client.
     pub down: u64,
     /// Whether it was ended because no byte moved, as a number to be added.
-    pub idle: u64,
+    pub idle: u32,
     /// Whether it was ended because a peer had vanished, as a number to be added.
-    pub vanished: u64,
+    pub vanished: u32,
 }

@@ -27,7 +27,7 @@ impl Driver {
         let order = WakeOrder {
             target: self.doors[door].target(),
             listener: first.listener.clone(),
-            client: first.peer.clone(),
+            client: first.peer,
             limit: self.start_timeout,
             given_up: self.given_up.clone(),
         };

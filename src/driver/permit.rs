@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::door::Waiter;
 use super::{Message, Ticket, Traffic};
+use crate::config::address::Peer;
 use crate::probe::Answer;
 
 /// Reaches a driver.
@@ -30,8 +31,8 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct Permit {
     ticket: Ticket,
-    listener: String,
-    peer: String,
+    listener: Arc<str>,
+    peer: Peer,
     post: mpsc::UnboundedSender<Message>,
     verdict: oneshot::Receiver<Verdict>,
     /// What the connection has carried, told to the driver in the end.
@@ -47,7 +48,7 @@ impl Handle {
     }
 
     /// A client came in by `listener` for the target behind `door`.
-    pub fn arrive(&self, door: usize, listener: &str, peer: String) -> Permit {
+    pub fn arrive(&self, door: usize, listener: &Arc<str>, peer: Peer) -> Permit {
         let (reply, verdict) = oneshot::channel();
         let permit = self.permit(door, listener, peer, verdict);
         self.post(Message::Arrived(permit.waiter(reply)));
@@ -55,7 +56,7 @@ impl Handle {
     }
 
     /// The same, but whether it is a client is found out later: see [`Permit::introduce`].
-    pub fn knock(&self, door: usize, listener: &str, peer: String) -> Permit {
+    pub fn knock(&self, door: usize, listener: &Arc<str>, peer: Peer) -> Permit {
         let (_, verdict) = oneshot::channel();
         let permit = self.permit(door, listener, peer, verdict);
         self.post(Message::Knocked(permit.ticket));
@@ -65,8 +66,8 @@ impl Handle {
     fn permit(
         &self,
         door: usize,
-        listener: &str,
-        peer: String,
+        listener: &Arc<str>,
+        peer: Peer,
         verdict: oneshot::Receiver<Verdict>,
     ) -> Permit {
         let ticket = Ticket {
@@ -75,7 +76,7 @@ impl Handle {
         };
         Permit {
             ticket,
-            listener: listener.to_owned(),
+            listener: listener.clone(),
             peer,
             post: self.post.clone(),
             verdict,
@@ -103,7 +104,7 @@ impl Handle {
 
 impl Permit {
     /// It is a client; with `peer` one that is not who it seemed to be.
-    pub fn introduce(&mut self, peer: Option<String>) {
+    pub fn introduce(&mut self, peer: Option<Peer>) {
         if let Some(peer) = peer {
             self.peer = peer;
         }
@@ -130,15 +131,15 @@ impl Permit {
     }
 
     /// Who the client is.
-    pub fn peer(&self) -> &str {
-        &self.peer
+    pub fn peer(&self) -> Peer {
+        self.peer
     }
 
     fn waiter(&self, reply: oneshot::Sender<Verdict>) -> Waiter {
         Waiter {
             ticket: self.ticket,
             listener: self.listener.clone(),
-            peer: self.peer.clone(),
+            peer: self.peer,
             reply,
             limit: None,
         }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::Traffic;
 use super::door::{Door, Waiter};
+use crate::config::address::Peer;
 use crate::config::span;
 use crate::lifecycle::{Crowd, Event, State, Stop};
 use crate::sd::{Notifier, message};
@@ -73,17 +74,17 @@ impl Story {
             (_, State::Waking { .. }) => {
                 self.woken_at = Some(now);
                 self.why = None;
-                let client = first.map(|first| first.peer.as_str());
-                let whom = match client {
-                    Some("unix") => "a client of a Unix socket",
-                    Some(address) => address,
+                let client = first.map(|first| first.peer.to_string());
+                let whom = match first.map(|first| first.peer) {
+                    Some(Peer::Unix) => "a client of a Unix socket",
+                    Some(Peer::Tcp(_)) => client.as_deref().unwrap_or_default(),
                     None => "a client",
                 };
                 tracing::info!(
                     message_id = message::WAKING,
                     state = "waking",
                     unit,
-                    client,
+                    client = client.as_deref(),
                     "waking {service} for {whom}"
                 );
             }

@@ -1,6 +1,7 @@
 //! The driver with a service that does as it is told, on a clock that can be paused. Targets are
 //! Unix sockets: connecting to one never waits, so that the paused clock does not run away.
 
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::backend::scripted::Service;
-use crate::config::address::{Address, UnixAddress};
+use crate::config::address::{Address, Peer, UnixAddress};
 use crate::config::{self, Config, Limits, Liveness, Readiness};
 use crate::dial::Dialer;
 use crate::probe::Answer;
@@ -29,6 +30,8 @@ struct World {
     answering: Option<UnixListener>,
     directory: TempDir,
 }
+
+const SOMEBODY: Peer = Peer::Tcp(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 7)));
 
 const ANSWERING: usize = 0;
 const SILENT: usize = 1;
@@ -58,6 +61,7 @@ impl World {
             liveness: Liveness::default(),
             limits: Limits {
                 max_connections: None,
+                threads: None,
                 max_waiting: 1,
             },
             send_proxy: None,
@@ -94,7 +98,7 @@ impl World {
     }
 
     fn arrive(&self, door: usize) -> Permit {
-        self.handle.arrive(door, "listener", "somebody".into())
+        self.handle.arrive(door, &"listener".into(), SOMEBODY)
     }
 
     /// A client that is let through, with its connection if there was one for it.
@@ -143,16 +147,17 @@ async fn whoever_knocks_wakes_nobody_and_keeps_nobody_awake_but_prevents_the_exi
     let mut world = World::new(Phase::Down);
     world.asleep().await;
     let knock = |world: &World| {
-        let peer = "balancer".into();
-        world.handle.knock(ANSWERING, "listener", peer)
+        world
+            .handle
+            .knock(ANSWERING, &"listener".into(), Peer::Unix)
     };
     let mut first = knock(&world);
     sleep(COOLDOWN).await;
     assert!(!world.handle.may_exit().await);
     assert_eq!(world.counts(), (0, 0));
-    first.introduce(Some("somebody".into()));
+    first.introduce(Some(SOMEBODY));
     assert!(matches!(first.verdict().await, Verdict::Admitted(_)));
-    assert_eq!(first.peer(), "somebody");
+    assert_eq!(first.peer(), SOMEBODY);
     drop(first);
     let second = knock(&world);
     sleep(COOLDOWN * 2).await;

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use crate::config::address::Peer;
 use crate::driver::Permit;
 use crate::proxy_header::{self, Origin};
-use crate::stream::{Peer, Stream};
+use crate::stream::Stream;
 
 /// Where clients are introduced.
 #[derive(Clone, Debug)]
@@ -41,13 +42,11 @@ impl Reception {
 
     /// Waits for the introduction.
     pub(super) async fn receive(&self, client: &Stream, permit: &Permit) -> Introduction {
-        let Ok(peer) = client.peer() else {
-            return Introduction::Left;
-        };
+        let peer = permit.peer();
         let late = || Err(io::Error::other("no PROXY header came in time"));
         let header = timeout(LIMIT, take_header(client)).await;
         match header.unwrap_or_else(|_| late()) {
-            Ok(origin) if is_for_somebody(origin, &peer) => Introduction::Made(Some(origin)),
+            Ok(origin) if is_for_somebody(origin, peer) => Introduction::Made(Some(origin)),
             // Perhaps only to see whether we are there: then no more is said, and nobody is woken
             // or kept awake.
             Ok(_) => match timeout(LIMIT, said_something(client)).await {
@@ -65,10 +64,10 @@ impl Reception {
     /// Loud the first time only: whoever can reach the port can make us say it.
     fn complain(&self, permit: &Permit, why: &io::Error) {
         let (listener, client) = (permit.listener(), permit.peer());
-        tracing::debug!(client, "resetting a client of `{listener}`: {why}");
+        tracing::debug!(client = %client, "resetting a client of `{listener}`: {why}");
         self.complained.call_once(|| {
             tracing::warn!(
-                client,
+                client = %client,
                 "{client} was reset: {why}; with `--accept-proxy` only the load balancer may \
                  connect to `{listener}` (said once; from now on at log level debug)"
             );
@@ -86,9 +85,9 @@ async fn take_header(client: &Stream) -> io::Result<Origin> {
 
 /// Whether whoever has connected, `peer`, does so on somebody else's behalf. With version 1 HAProxy
 /// gives its own address when it does not.
-fn is_for_somebody(origin: Origin, peer: &Peer) -> bool {
+fn is_for_somebody(origin: Origin, peer: Peer) -> bool {
     match origin {
-        Origin::Tcp { client, .. } => *peer != Peer::Tcp(client),
+        Origin::Tcp { client, .. } => peer != Peer::Tcp(client),
         Origin::Unix => true,
         Origin::Local | Origin::Unknown => false,
     }

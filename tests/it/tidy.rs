@@ -8,7 +8,7 @@ use crate::tree::{files, read, repo, run, text};
 
 /// Who may know whom: a module, with its folder, and what it may use of ours. Whoever adds a line here changes the
 /// architecture, and says so in src/lib.rs.
-const KNOWS: [(&str, &[&str]); 17] = [
+const KNOWS: [(&str, &[&str]); 18] = [
     // -- decides
     ("lifecycle", &[]),
     ("config", &[]),
@@ -18,7 +18,7 @@ const KNOWS: [(&str, &[&str]); 17] = [
         "driver",
         &["backend", "config", "dial", "lifecycle", "probe", "sd"],
     ),
-    ("accept", &["listen", "session", "stream"]),
+    ("accept", &["listen", "session"]),
     (
         "session",
         &[
@@ -29,8 +29,10 @@ const KNOWS: [(&str, &[&str]); 17] = [
             "proxy_header",
             "relay",
             "stream",
+            "workers",
         ],
     ),
+    ("workers", &[]),
     // -- acts
     ("listen", &["config", "stream"]),
     ("stream", &["config"]),
@@ -49,7 +51,7 @@ const KNOWS: [(&str, &[&str]); 17] = [
         "cli",
         &[
             "accept", "backend", "config", "dial", "driver", "limits", "listen", "probe",
-            "program", "sd", "session",
+            "program", "sd", "session", "workers",
         ],
     ),
     ("main", &[]),

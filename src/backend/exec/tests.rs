@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::config::Liveness;
+use crate::config::address::Peer;
 use crate::config::address::{Address, UnixAddress};
 use crate::dial::Target;
 use crate::program::tests::{Log, Mark, sh, until};
@@ -26,7 +27,7 @@ fn order(socket: &Path) -> WakeOrder {
             address: Address::Unix(UnixAddress::Path(socket.into())),
         }),
         listener: "web".into(),
-        client: "10.1.2.3:4567".into(),
+        client: Peer::tcp("10.1.2.3:4567".parse().unwrap()),
         limit: Duration::MAX,
         given_up: CancellationToken::new(),
     }

@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::config::Liveness;
+use crate::config::address::Peer;
 use crate::config::address::{Address, UnixAddress};
 use crate::program::tests::{Mark, sh, until};
 
@@ -60,7 +61,7 @@ impl Service {
         WakeOrder {
             target: self.target("socket"),
             listener: "web".into(),
-            client: "10.1.2.3:4567".into(),
+            client: Peer::tcp("10.1.2.3:4567".parse().unwrap()),
             limit,
             given_up: CancellationToken::new(),
         }

@@ -1,0 +1,99 @@
+//! The threads that relay, each with an event loop of its own: a connection's both directions
+//! stay on one of them, and control, which has the main thread to itself, never waits behind data.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use tokio::runtime::{Builder, Handle};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// The threads. There are as many as are of use: the first one begins with the first client, the
+/// second one when two are here at once, and so on.
+#[derive(Debug)]
+pub struct Workers {
+    started: Mutex<Vec<Worker>>,
+    most: usize,
+    end: CancellationToken,
+    _end: DropGuard,
+}
+
+/// One thread, and how many clients it has.
+#[derive(Debug)]
+struct Worker {
+    runtime: Handle,
+    clients: Arc<AtomicUsize>,
+}
+
+impl Workers {
+    /// At most so many threads.
+    pub fn new(most: NonZeroUsize) -> Self {
+        let end = CancellationToken::new();
+        Self {
+            started: Mutex::default(),
+            most: most.get(),
+            _end: end.clone().drop_guard(),
+            end,
+        }
+    }
+
+    /// A place on the thread that has the fewest clients, and where its tasks are to be spawned.
+    pub fn place(&self) -> (Place, Handle) {
+        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = started.iter().any(|worker| worker.clients() == 0);
+        if !free && started.len() < self.most {
+            match Worker::start(&self.end) {
+                Ok(worker) => started.push(worker),
+                Err(error) if started.is_empty() => {
+                    tracing::warn!("cannot start a thread ({error}); relaying on the main one");
+                    started.push(Worker::here());
+                }
+                // It is tried again with the next client.
+                Err(_) => (),
+            }
+        }
+        let worker = started.iter().min_by_key(|worker| worker.clients());
+        let worker = worker.expect("there is one by now");
+        worker.clients.fetch_add(1, Ordering::Relaxed);
+        (Place(worker.clients.clone()), worker.runtime.clone())
+    }
+}
+
+impl Worker {
+    fn start(end: &CancellationToken) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let end = end.clone();
+        thread::Builder::new()
+            .name("relay".into())
+            .spawn(move || runtime.block_on(end.cancelled()))?;
+        Ok(Self {
+            runtime: handle,
+            clients: Arc::default(),
+        })
+    }
+
+    /// The thread that calls.
+    fn here() -> Self {
+        Self {
+            runtime: Handle::current(),
+            clients: Arc::default(),
+        }
+    }
+
+    fn clients(&self) -> usize {
+        self.clients.load(Ordering::Relaxed)
+    }
+}
+
+/// A client's place on a thread; dropping it leaves.
+#[derive(Debug)]
+pub struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
