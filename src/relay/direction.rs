@@ -19,8 +19,13 @@ const BUFFER: usize = 64 * 1024;
 /// How many full reads in a row make a bulk transfer.
 const BULK: u8 = 4;
 
+/// Moving less than this through a pipe costs more than to copy it, and as many such moves in a
+/// row are no bulk transfer any more. A few of them only mean that we are faster than the source.
+const SMALL: usize = BUFFER / 4;
+const NO_BULK: u8 = 16;
+
 /// How many bytes one connection may move before the others get their turn.
-const TURN: u64 = 1 << 20;
+const TURN: u64 = 8 << 20;
 
 /// Aligned as memory is: the kernel copies faster.
 #[repr(align(4096))]
@@ -47,12 +52,12 @@ pub(super) struct Direction<'a> {
 }
 
 /// How bytes are moved.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Way {
     /// By copies, of which so many in a row were full.
     Copy { full: u8 },
-    /// Through a pipe.
-    Splice,
+    /// Through a pipe; so many moves in a row were small.
+    Splice { small: u8 },
     /// By copies, since these sockets cannot be spliced.
     OnlyCopy,
 }
@@ -171,22 +176,28 @@ impl<'a> Direction<'a> {
     /// So many bytes were moved at once: is it bulk?
     fn choose_way(&mut self, bytes: usize) {
         self.way = match self.way {
-            Way::Copy { full } if bytes == BUFFER && full + 1 == BULK => Way::Splice,
+            Way::Copy { full } if bytes == BUFFER && full + 1 == BULK => Way::Splice { small: 0 },
             Way::Copy { full } if bytes == BUFFER => Way::Copy { full: full + 1 },
             Way::Copy { .. } => Way::Copy { full: 0 },
-            Way::Splice if bytes < BUFFER / 4 => Way::Copy { full: 0 },
-            Way::Splice | Way::OnlyCopy => self.way,
+            Way::Splice { .. } if bytes >= SMALL => Way::Splice { small: 0 },
+            Way::Splice { small } if small + 1 == NO_BULK => Way::Copy { full: 0 },
+            Way::Splice { small } => Way::Splice { small: small + 1 },
+            Way::OnlyCopy => Way::OnlyCopy,
         };
-        if self.way != Way::Splice {
+        if !self.splices() {
             self.let_go_of_pipe();
         }
+    }
+
+    fn splices(&self) -> bool {
+        matches!(self.way, Way::Splice { .. })
     }
 
     fn step(&mut self, other: &Self) -> Step {
         if !self.rest.is_empty() {
             return self.write_rest();
         }
-        if self.way == Way::Splice && self.pipe.is_none() {
+        if self.splices() && self.pipe.is_none() {
             self.pipe = Pipe::take();
         }
         match self.pipe.take() {
