@@ -15,7 +15,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 #[derive(Debug)]
 pub struct Workers {
     started: Mutex<Vec<Worker>>,
-    most: usize,
+    /// How many there may be; `None` is one for each core that we may use.
+    most: Option<NonZeroUsize>,
     end: CancellationToken,
     _end: DropGuard,
 }
@@ -28,12 +29,12 @@ struct Worker {
 }
 
 impl Workers {
-    /// At most so many threads.
-    pub fn new(most: NonZeroUsize) -> Self {
+    /// At most so many threads; `None` is one for each core that we may use.
+    pub fn new(most: Option<NonZeroUsize>) -> Self {
         let end = CancellationToken::new();
         Self {
             started: Mutex::default(),
-            most: most.get(),
+            most,
             _end: end.clone().drop_guard(),
             end,
         }
@@ -43,7 +44,7 @@ impl Workers {
     pub fn place(&self) -> (Place, Handle) {
         let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
         let free = started.iter().any(|worker| worker.clients() == 0);
-        if !free && started.len() < self.most {
+        if !free && self.may_start_after(started.len()) {
             match Worker::start(&self.end) {
                 Ok(worker) => started.push(worker),
                 Err(error) if started.is_empty() => {
@@ -58,6 +59,13 @@ impl Workers {
         let worker = worker.expect("there is one by now");
         worker.clients.fetch_add(1, Ordering::Relaxed);
         (Place(worker.clients.clone()), worker.runtime.clone())
+    }
+
+    /// Whether there may be one more thread than `started`. The cores are only counted when it
+    /// matters: the first client waits for as little as possible.
+    fn may_start_after(&self, started: usize) -> bool {
+        let cores = || thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        started == 0 || started < self.most.unwrap_or_else(cores).get()
     }
 }
 

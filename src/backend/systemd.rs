@@ -58,7 +58,9 @@ pub struct Units {
 /// How far an order to start or stop has come; outlives the loss of the bus.
 #[derive(Debug, Default)]
 struct Progress {
-    /// The units we asked to start.
+    /// All units were told to start, as far as they were not up.
+    ordered: bool,
+    /// The units that we have started.
     started: Vec<UnitName>,
     /// The jobs that we were given.
     jobs: Vec<(UnitName, OwnedObjectPath)>,
@@ -184,10 +186,8 @@ impl Units {
 
     async fn try_start(&self, progress: &mut Progress) -> Result<(), Trouble> {
         let mut news = self.bus.news();
-        for (name, unit) in self.names.iter().zip(self.bus.statuses(&self.names).await?) {
-            if unit.phase() != Phase::Up && progress.job(name).is_none() {
-                self.order_start(name, progress).await?;
-            }
+        if !progress.ordered {
+            self.order_start_of_all(progress).await?;
         }
         loop {
             let units = self.bus.statuses(&self.names).await?;
@@ -219,23 +219,40 @@ impl Units {
         }
     }
 
-    async fn order_start(&self, name: &UnitName, progress: &mut Progress) -> Result<(), Trouble> {
-        progress.state = format!("`{name}` was just being told to start");
-        progress.jobs.retain(|(unit, _)| unit != name);
+    /// Orders those to start that are not up. A client waits, so the orders go out right behind
+    /// the question what is up: a unit that is takes no notice, and was not started by us.
+    async fn order_start_of_all(&self, progress: &mut Progress) -> Result<(), Trouble> {
+        self.bus.link().await?;
+        progress.state = format!(
+            "`{}` was just being told to start",
+            bus::in_a_row(&self.names)
+        );
         progress.ordered_at = monotonic_usec();
-        // Before the call, since nobody knows what becomes of a call that is dropped.
-        if !progress.started.contains(name) {
-            progress.started.push(name.clone());
-        }
-        match self.bus.start(name).await {
-            Ok(job) => progress.jobs.push((name.clone(), job)),
-            Err(trouble) => {
-                if matches!(trouble, Trouble::Final(_)) {
-                    progress.started.retain(|unit| unit != name);
+        let (units, jobs) = tokio::join!(
+            biased;
+            self.bus.statuses(&self.names),
+            async {
+                let mut jobs = Vec::new();
+                for name in &self.names {
+                    jobs.push(self.bus.start(name).await);
                 }
-                return Err(trouble);
+                jobs
+            },
+        );
+        for ((name, unit), job) in self.names.iter().zip(units?).zip(jobs) {
+            if unit.phase() != Phase::Up {
+                progress.starts(name, job?);
             }
         }
+        progress.ordered = true;
+        Ok(())
+    }
+
+    async fn order_start(&self, name: &UnitName, progress: &mut Progress) -> Result<(), Trouble> {
+        progress.state = format!("`{name}` was just being told to start");
+        progress.ordered_at = monotonic_usec();
+        let job = self.bus.start(name).await?;
+        progress.starts(name, job);
         Ok(())
     }
 
@@ -333,6 +350,15 @@ fn monotonic_usec() -> u64 {
 }
 
 impl Progress {
+    /// A start of `name` was ordered, in the place of any before.
+    fn starts(&mut self, name: &UnitName, job: OwnedObjectPath) {
+        self.jobs.retain(|(unit, _)| unit != name);
+        self.jobs.push((name.clone(), job));
+        if !self.started.contains(name) {
+            self.started.push(name.clone());
+        }
+    }
+
     fn job(&self, name: &UnitName) -> Option<OwnedObjectPath> {
         self.jobs
             .iter()

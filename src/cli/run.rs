@@ -1,10 +1,8 @@
 //! `wakeport run`: takes the sockets, wires everything, and waits for the end.
 
 use std::io;
-use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -18,7 +16,7 @@ use super::plan::Plan;
 use super::{Exit, Fatal};
 use crate::accept::Acceptor;
 use crate::backend::Backend;
-use crate::config::{Config, Limits, Service, UnitName, span};
+use crate::config::{Config, Service, UnitName, span};
 use crate::dial::Dialer;
 use crate::driver::{Driver, Story, now};
 use crate::limits;
@@ -162,7 +160,7 @@ async fn serve(config: Config, plan: Plan, inherited: Vec<Listener>) -> Result<(
     let hall = Hall::new(
         handle.clone(),
         dialer,
-        Workers::new(threads(&config.limits)),
+        Workers::new(config.limits.threads),
         (seats, config.limits.max_waiting),
         config.liveness,
         config.accept_proxy,
@@ -222,12 +220,6 @@ async fn serve(config: Config, plan: Plan, inherited: Vec<Listener>) -> Result<(
     }
     notifier.stopping();
     Ok(())
-}
-
-/// How many threads relay at most.
-fn threads(limits: &Limits) -> NonZeroUsize {
-    let cores = || thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    limits.threads.unwrap_or_else(cores)
 }
 
 /// Waits until the clients that are here have left, at most `limit`, then resets the others.

@@ -1,6 +1,6 @@
 //! What the driver says: one log line per change of state, and a STATUS= that is always true.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::Traffic;
 use super::door::{Door, Waiter};
@@ -21,8 +21,8 @@ pub struct Story {
     state: Option<State>,
     said_at: Option<Instant>,
     say_at: Option<Instant>,
-    /// The time of day at which this process began, and what it has served since.
-    since: String,
+    /// When this process began, and what it has served since.
+    since: SystemTime,
     served: u64,
     traffic: Traffic,
     woken_at: Option<Instant>,
@@ -45,7 +45,7 @@ impl Story {
             state: None,
             said_at: None,
             say_at: None,
-            since: jiff::Zoned::now().strftime("%H:%M").to_string(),
+            since: SystemTime::now(),
             served: 0,
             traffic: Traffic::default(),
             woken_at: None,
@@ -318,15 +318,18 @@ impl Story {
                 format!(", {n} {how}")
             }
         };
-        let served = format!(
-            "{} served since {}{}{}",
-            self.served,
-            self.since,
-            ended(self.traffic.idle, "ended as idle"),
-            ended(self.traffic.vanished, "ended as vanished")
-        );
+        // Not while somebody waits: the first time of day takes a walk through all time zones.
+        let served = || {
+            format!(
+                "{} served since {}{}{}",
+                self.served,
+                time_of_day(self.since),
+                ended(self.traffic.idle, "ended as idle"),
+                ended(self.traffic.vanished, "ended as vanished")
+            )
+        };
         match state {
-            State::Asleep => format!("asleep, {served}"),
+            State::Asleep => format!("asleep, {}", served()),
             State::Waking { started: false, .. } => {
                 format!("waking: {} starts{waiting}", self.service)
             }
@@ -336,8 +339,10 @@ impl Story {
                     self.service
                 )
             }
-            State::Awake => format!("awake: {clients}{waiting}, {served}"),
-            State::Cooling { sleep_at } => format!("cooling: {}, {served}", sleeps(sleep_at, now)),
+            State::Awake => format!("awake: {clients}{waiting}, {}", served()),
+            State::Cooling { sleep_at } => {
+                format!("cooling: {}, {}", sleeps(sleep_at, now), served())
+            }
             State::Stopping(Stop::Again { .. }) => format!(
                 "stopping: {} would not stop; tried again{waiting}",
                 self.service
@@ -369,6 +374,12 @@ fn name(state: State) -> &'static str {
         State::Stopping(_) => "stopping",
         State::Failed { .. } => "failed",
     }
+}
+
+fn time_of_day(time: SystemTime) -> String {
+    let time = jiff::Timestamp::try_from(time).unwrap_or_default();
+    let local = time.to_zoned(jiff::tz::TimeZone::system());
+    local.strftime("%H:%M").to_string()
 }
 
 fn sleeps(sleep_at: Option<Instant>, now: Instant) -> String {

@@ -152,17 +152,22 @@ impl Bus {
         let owner = signal("NameOwnerChanged")
             .sender("org.freedesktop.DBus")
             .arg(0, SYSTEMD);
-        bus.add_match_rule(owner.build()?).await?;
-        bus.add_match_rule(signal("Reloading").sender(SYSTEMD).build()?)
-            .await?;
-        manager.subscribe().await?;
+        let reloading = signal("Reloading").sender(SYSTEMD);
         let names = strings(&self.units);
-        for row in manager.list_units_by_names(&names).await? {
+        let listen_to =
+            async |rule: MatchRule<'_>| -> zbus::Result<()> { Ok(bus.add_match_rule(rule).await?) };
+        // A client waits: one question does not wait for the answer to another.
+        let (.., rows) = tokio::try_join!(
+            listen_to(owner.build()?),
+            listen_to(reloading.build()?),
+            manager.subscribe(),
+            manager.list_units_by_names(&names),
+        )?;
+        for row in rows {
             let unit = Status::from(row);
             let state = signal("PropertiesChanged").sender(SYSTEMD).path(unit.path);
-            bus.add_match_rule(state.build()?).await?;
             let job = signal("JobRemoved").sender(SYSTEMD).arg(2, unit.id);
-            bus.add_match_rule(job.build()?).await?;
+            tokio::try_join!(listen_to(state.build()?), listen_to(job.build()?))?;
         }
         Ok(Link {
             connection,
@@ -335,6 +340,6 @@ fn strings(units: &[UnitName]) -> Vec<&str> {
     units.iter().map(UnitName::as_str).collect()
 }
 
-fn in_a_row(units: &[UnitName]) -> String {
+pub(super) fn in_a_row(units: &[UnitName]) -> String {
     strings(units).join("`, `")
 }
