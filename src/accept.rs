@@ -36,6 +36,9 @@ impl Acceptor {
     /// by then.
     pub async fn run(&self, stop: CancellationToken) -> io::Result<()> {
         self.listener.tune(self.hall.liveness());
+        // Most likely somebody waits: that is why we were started. The driver then knows why, too,
+        // before it does anything else.
+        self.accept_now();
         let socket = self.listener.watch()?;
         tokio::select! {
             biased;
@@ -71,8 +74,8 @@ impl Acceptor {
         }
     }
 
-    /// Takes in a client that waits right now, accepting done; says whether there was one.
-    pub fn last_call(&self) -> bool {
+    /// Takes in a client that waits right now; says whether there was one.
+    pub fn accept_now(&self) -> bool {
         let Some(room) = self.hall.room_now() else {
             return true;
         };

@@ -126,20 +126,10 @@ impl Driver {
             backend.watch(move || handle.post(Message::Changed)).await;
         });
         let _watch = tokio_util::task::AbortOnDropHandle::new(watch);
-        self.look();
         // One alarm for all timers: arming it anew costs a wake-up of this very thread.
         let mut alarm = pin!(sleep(Duration::ZERO));
+        let mut next = self.inbox.try_recv().ok();
         loop {
-            let timer = self.next_timer().map(Into::into);
-            if let Some(at) = timer.filter(|&at| at != alarm.deadline()) {
-                alarm.as_mut().reset(at);
-            }
-            let message = tokio::select! {
-                biased;
-                message = self.inbox.recv() => message,
-                () = alarm.as_mut(), if timer.is_some() => None,
-            };
-            let mut next = message;
             while let Some(message) = next {
                 if let Message::Close { sleep, limit } = message {
                     return self.close(sleep, limit).await;
@@ -149,6 +139,15 @@ impl Driver {
             }
             self.tick();
             self.settle();
+            let timer = self.next_timer().map(Into::into);
+            if let Some(at) = timer.filter(|&at| at != alarm.deadline()) {
+                alarm.as_mut().reset(at);
+            }
+            next = tokio::select! {
+                biased;
+                message = self.inbox.recv() => message,
+                () = alarm.as_mut(), if timer.is_some() => None,
+            };
         }
     }
 

@@ -86,7 +86,12 @@ impl Notifier {
     }
 }
 
+/// While we begin, process 1 has something better to do than to listen to us: it starts the service
+/// that a client waits for.
+const NO_HURRY: Duration = Duration::from_millis(20);
+
 fn send_all(words: &Receiver<Word>) {
+    thread::sleep(NO_HURRY);
     while let Ok(word) = words.recv() {
         // Nobody is there to be told of a failure but the one who does not listen.
         let _ = match &word {

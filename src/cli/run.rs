@@ -165,13 +165,14 @@ async fn serve(config: Config, plan: Plan, inherited: Vec<Listener>) -> Result<(
         config.liveness,
         config.accept_proxy,
     );
-    let mut driver = tasks.spawn(driver.run());
     let listeners = inherited.into_iter().chain(bound).zip(entrances);
     let mut doors = Doors::new(
         listeners.map(|(listener, entrance)| Acceptor::new(listener, entrance, hall.clone())),
     );
 
     doors.open();
+    // After the doors: whoever waits is known to the driver before it does anything.
+    let mut driver = tasks.spawn(driver.run());
     let signal = loop {
         tokio::select! {
             signal = signals.next() => break signal,
@@ -325,7 +326,7 @@ impl Doors {
 
     /// Takes in who waits after all; says whether somebody did.
     fn last_call(&self) -> bool {
-        self.acceptors.iter().any(|acceptor| acceptor.last_call())
+        self.acceptors.iter().any(|acceptor| acceptor.accept_now())
     }
 
     /// Why a listener cannot be used any more.
