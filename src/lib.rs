@@ -49,7 +49,8 @@
 //! # The life of a connection
 //!
 //! [`accept`] takes it when there is room and hands it to the [`session::Hall`], which tells the
-//! driver ([`driver::Handle::arrive`]) before anything else happens, and spawns a session. (Behind
+//! driver ([`driver::Handle::arrive`]) before anything else happens, and spawns a session on the
+//! thread of [`workers`] that has the fewest. (Behind
 //! a load balancer it is only said that somebody knocks, [`driver::Handle::knock`], which prevents
 //! the exit and wakes nobody; that it is a client is said when its PROXY header has come.) The
 //! session holds a [`driver::Permit`] from then on; dropping it *is* leaving. It waits for the
@@ -71,6 +72,9 @@
 //!   whatever came of it.
 //! - **News is a hint.** A signal from the bus only makes the driver look again, and a look that
 //!   was begun before an order ended says nothing.
+//! - **Control never waits behind data.** The driver, the accept loops and all programs have the
+//!   main thread to themselves (a program ends with the thread that started it); sessions run on
+//!   [`workers`], each on one of them to its end.
 //! - **What blocks has a thread of its own:** the log and the notifications to systemd.
 //! - **Edges do not import each other**, except that whatever asks a target goes through
 //!   [`dial`], and whatever runs a program through [`program`].

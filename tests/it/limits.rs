@@ -1,5 +1,6 @@
 //! What happens when something runs short: places, or files.
 
+use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
@@ -25,6 +26,35 @@ fn a_client_beyond_max_connections_waits_in_the_backlog_until_another_leaves() {
     assert_eq!(three.take(5), b"three");
     two.echoes("two again");
     wakeport.is("awake: 2 clients");
+}
+
+#[test]
+fn a_thread_is_started_for_each_client_until_there_are_as_many_as_allowed() {
+    let (front, target) = (Place::tcp(), Place::tcp());
+    let _server = Server::echo(&target);
+    let wakeport = Run::new()
+        .to(&target)
+        .listen(&front)
+        .option("--threads", 3)
+        .start();
+    let threads = || {
+        let tasks = format!("/proc/{}/task", wakeport.id());
+        let tasks = fs::read_dir(tasks).unwrap().flatten();
+        let names = tasks.map(|task| fs::read_to_string(task.path().join("comm")).unwrap());
+        names.filter(|name| name.trim_end() == "relay").count()
+    };
+    assert_eq!(threads(), 0, "nobody is here yet");
+    let mut clients = Vec::new();
+    for expected in [1, 2, 3, 3, 3] {
+        let client = front.connect();
+        client.echoes("hello");
+        clients.push(client);
+        assert_eq!(threads(), expected);
+    }
+    clients.clear();
+    wakeport.is("cooling");
+    front.connect().echoes("again");
+    assert_eq!(threads(), 3, "they are kept for the next clients");
 }
 
 #[test]
