@@ -4,7 +4,7 @@
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 
 use tokio::runtime::{Builder, Handle};
@@ -15,8 +15,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 #[derive(Debug)]
 pub struct Workers {
     started: Mutex<Vec<Worker>>,
-    /// How many there may be; `None` is one for each core that we may use.
-    most: Option<NonZeroUsize>,
+    /// How many there may be. The cores that we may use are only counted when it matters, since
+    /// the first client waits for as little as possible.
+    most: OnceLock<NonZeroUsize>,
     end: CancellationToken,
     _end: DropGuard,
 }
@@ -34,7 +35,7 @@ impl Workers {
         let end = CancellationToken::new();
         Self {
             started: Mutex::default(),
-            most,
+            most: most.map_or_else(OnceLock::new, OnceLock::from),
             _end: end.clone().drop_guard(),
             end,
         }
@@ -61,11 +62,10 @@ impl Workers {
         (Place(worker.clients.clone()), worker.runtime.clone())
     }
 
-    /// Whether there may be one more thread than `started`. The cores are only counted when it
-    /// matters: the first client waits for as little as possible.
+    /// Whether there may be one more thread than `started`.
     fn may_start_after(&self, started: usize) -> bool {
         let cores = || thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        started == 0 || started < self.most.unwrap_or_else(cores).get()
+        started == 0 || started < self.most.get_or_init(cores).get()
     }
 }
 

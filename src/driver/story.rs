@@ -1,5 +1,6 @@
 //! What the driver says: one log line per change of state, and a STATUS= that is always true.
 
+use std::cell::OnceCell;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Traffic;
@@ -21,8 +22,9 @@ pub struct Story {
     state: Option<State>,
     said_at: Option<Instant>,
     say_at: Option<Instant>,
-    /// When this process began, and what it has served since.
-    since: SystemTime,
+    /// When this process began, its time of day, and what it has served since.
+    began: SystemTime,
+    since: OnceCell<String>,
     served: u64,
     traffic: Traffic,
     woken_at: Option<Instant>,
@@ -45,7 +47,8 @@ impl Story {
             state: None,
             said_at: None,
             say_at: None,
-            since: SystemTime::now(),
+            began: SystemTime::now(),
+            since: OnceCell::new(),
             served: 0,
             traffic: Traffic::default(),
             woken_at: None,
@@ -318,12 +321,13 @@ impl Story {
                 format!(", {n} {how}")
             }
         };
-        // Not while somebody waits: the first time of day takes a walk through all time zones.
+        // Once, and not while somebody waits: it takes a walk through all time zones.
+        let since = || self.since.get_or_init(|| time_of_day(self.began));
         let served = || {
             format!(
                 "{} served since {}{}{}",
                 self.served,
-                time_of_day(self.since),
+                since(),
                 ended(self.traffic.idle, "ended as idle"),
                 ended(self.traffic.vanished, "ended as vanished")
             )

@@ -16,23 +16,29 @@ use crate::stream::Stream;
 /// As much as one read may return. Larger ones gain nothing; smaller ones cost system calls.
 const BUFFER: usize = 64 * 1024;
 
-/// How many full reads in a row make a bulk transfer.
+/// From this size on it costs less to move bytes through a pipe than to copy them.
+const LARGE: usize = 16 * 1024;
+
+/// As many large reads in a row make a bulk transfer.
 const BULK: u8 = 4;
 
-/// Moving less than this through a pipe costs more than to copy it, and as many such moves in a
-/// row are no bulk transfer any more. A few of them only mean that we are faster than the source.
-const SMALL: usize = BUFFER / 4;
+/// As many moves in a row below half of [`LARGE`] are none any more. A few of them only mean that
+/// we are faster than the source.
+const SMALL: usize = LARGE / 2;
 const NO_BULK: u8 = 16;
 
 /// How many bytes one connection may move before the others get their turn.
 const TURN: u64 = 8 << 20;
 
-/// Aligned as memory is: the kernel copies faster.
-#[repr(align(4096))]
-struct Buffer([u8; BUFFER]);
+/// The kernel copies faster to and from whole pages.
+const PAGE: usize = 4096;
+
+/// With room to begin at a page, and large enough to be mapped (`M_MMAP_THRESHOLD` in mallopt(3)):
+/// then only what is read into takes memory.
+const ROOM: usize = 256 * 1024;
 
 thread_local! {
-    static SHARED: RefCell<Box<Buffer>> = RefCell::new(Box::new(Buffer([0; BUFFER])));
+    static SHARED: RefCell<Vec<u8>> = RefCell::new(vec![0; ROOM]);
 }
 
 /// One direction of a connection, and how far it is.
@@ -54,8 +60,8 @@ pub(super) struct Direction<'a> {
 /// How bytes are moved.
 #[derive(Clone, Copy)]
 enum Way {
-    /// By copies, of which so many in a row were full.
-    Copy { full: u8 },
+    /// By copies, of which so many in a row were large.
+    Copy { large: u8 },
     /// Through a pipe; so many moves in a row were small.
     Splice { small: u8 },
     /// By copies, since these sockets cannot be spliced.
@@ -89,7 +95,7 @@ impl<'a> Direction<'a> {
         Self {
             source,
             sink,
-            way: Way::Copy { full: 0 },
+            way: Way::Copy { large: 0 },
             pipe: None,
             rest: said,
             total,
@@ -176,11 +182,11 @@ impl<'a> Direction<'a> {
     /// So many bytes were moved at once: is it bulk?
     fn choose_way(&mut self, bytes: usize) {
         self.way = match self.way {
-            Way::Copy { full } if bytes == BUFFER && full + 1 == BULK => Way::Splice { small: 0 },
-            Way::Copy { full } if bytes == BUFFER => Way::Copy { full: full + 1 },
-            Way::Copy { .. } => Way::Copy { full: 0 },
+            Way::Copy { .. } if bytes < LARGE => Way::Copy { large: 0 },
+            Way::Copy { large } if large + 1 == BULK => Way::Splice { small: 0 },
+            Way::Copy { large } => Way::Copy { large: large + 1 },
             Way::Splice { .. } if bytes >= SMALL => Way::Splice { small: 0 },
-            Way::Splice { small } if small + 1 == NO_BULK => Way::Copy { full: 0 },
+            Way::Splice { small } if small + 1 == NO_BULK => Way::Copy { large: 0 },
             Way::Splice { small } => Way::Splice { small: small + 1 },
             Way::OnlyCopy => Way::OnlyCopy,
         };
@@ -227,7 +233,8 @@ impl<'a> Direction<'a> {
 
     fn copy(&mut self, other: &Self) -> Step {
         SHARED.with_borrow_mut(|shared| {
-            let buffer = &mut shared.0;
+            let start = shared.as_ptr().align_offset(PAGE);
+            let buffer = &mut shared[start..start + BUFFER];
             let n = match self.source.try_read_all(buffer) {
                 Ok(0) => return self.over(other),
                 Ok(n) => n,

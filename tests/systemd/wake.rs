@@ -158,3 +158,29 @@ fn without_a_unit_a_service_that_died_is_started_by_the_next_client_but_one() {
     assert_eq!(rig.curl(URL), "hello");
     assert_eq!(rig.starts("web.service"), 2);
 }
+
+/// systemd starts the service together with wakeport, which then finds it on its way up.
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn with_wants_and_no_order_systemd_starts_both_at_once() {
+    let rig = Rig::boot();
+    nginx(&rig);
+    nginx_does(&rig, "ExecStartPre=sleep 1");
+    rig.drop_in(
+        "wakeport@nginx.service",
+        "faster",
+        "[Unit]\nWants=nginx.service\n",
+    );
+    rig.instance("nginx", PORT, TARGET, &["WAKEPORT_COOLDOWN=100ms"]);
+    for wakes in 1..=10 {
+        assert_eq!(rig.curl(URL), "hello");
+        assert_eq!(rig.starts("nginx.service"), wakes);
+        rig.wait_until_asleep("nginx");
+        assert_eq!(rig.stops("nginx.service"), wakes);
+    }
+    // Whoever ends wakeport does not end the service.
+    let client = Client::asks_for("/", PORT);
+    assert_eq!(client.page(), "hello");
+    rig.systemctl("stop wakeport@nginx.service");
+    assert!(rig.is("active", "nginx.service"));
+}
