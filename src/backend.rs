@@ -157,6 +157,16 @@ impl Backend {
         }
     }
 
+    /// How much memory the service takes, in bytes, where somebody accounts for it.
+    pub async fn memory(&self) -> Option<u64> {
+        match self {
+            Self::Systemd(units) => units.memory().await,
+            Self::Relay | Self::Hooks(_) | Self::Exec(_) => None,
+            #[cfg(test)]
+            Self::Scripted(_) => None,
+        }
+    }
+
     /// Calls `changed` whenever the service may have changed by itself. Never returns.
     pub async fn watch(&self, changed: impl Fn() + Send + Sync) {
         match self {

@@ -1,6 +1,7 @@
 //! What can be typed: the commands, their help, and their exit codes.
 
 pub mod child;
+mod observed;
 mod options;
 mod plan;
 mod run;

@@ -2,6 +2,7 @@
 //! waiting clients, the clock and all that is known of the service; everybody else sends it a
 //! [`Message`] or holds a [`Permit`].
 
+mod books;
 mod door;
 mod message;
 mod orders;
@@ -27,6 +28,7 @@ use crate::dial::Target;
 use crate::lifecycle::{Action, Crowd, Event, Lifecycle, Phase, State, Stop, Times};
 use crate::probe::Prober;
 
+pub use books::Books;
 use door::Door;
 pub use door::Waiter;
 pub use message::{Message, Ticket, Traffic};
@@ -172,7 +174,9 @@ impl Driver {
             }
             Message::Left(ticket, traffic) => {
                 self.knocking.remove(&ticket);
-                self.doors[ticket.door].leave(ticket);
+                if self.doors[ticket.door].leave(ticket) {
+                    self.story.gone();
+                }
                 if self.connected.remove(&ticket) {
                     self.story.left(traffic);
                 }
@@ -197,7 +201,12 @@ impl Driver {
             Message::Slept(_, result) => {
                 self.epoch += 1;
                 match result {
-                    Ok(()) => self.tell(Event::Slept),
+                    Ok(freed) => {
+                        if let State::Stopping(_) = self.lifecycle.state() {
+                            self.story.slept(freed);
+                        }
+                        self.tell(Event::Slept);
+                    }
                     Err((why, phase)) => {
                         self.story.sleep_failed(&why.0);
                         self.tell(Event::SleepFailed(phase));
@@ -224,6 +233,9 @@ impl Driver {
             }
             Message::MayExit(reply) => {
                 let _ = reply.send(self.is_idle());
+            }
+            Message::Record(reply) => {
+                let _ = reply.send(self.story.record());
             }
             Message::Close { .. } => (),
         }

@@ -22,6 +22,7 @@
 //! lifecycle.rs         (Event, Crowd, now) -> Action
 //! config.rs config/    what was typed -> what it means; every default with its reason
 //! proxy_header.rs      the PROXY protocol's header, read and written
+//! record.rs record/    what is known of an instance over all its lives, and its text form
 //! -- connects
 //! driver.rs driver/    the one loop of a service: events in, the lifecycle asked, actions done
 //!   message.rs         what it is told
@@ -29,6 +30,7 @@
 //!   orders.rs          start, stop, give up: one at a time
 //!   permit.rs          a client's side of the driver
 //!   story.rs           what the driver says: log lines, STATUS=
+//!   books.rs           what it writes down: the record, brought up to date
 //! accept.rs            takes clients from a listener while there is room
 //! session.rs session/  one client from accept to close; behind a balancer, who it is
 //! workers.rs           the threads that sessions run on
@@ -41,7 +43,8 @@
 //! probe.rs             does the target answer?
 //! program.rs program/  runs an administrator's program: environment, time limit, output
 //! limits.rs            the limit on open files
-//! sd.rs sd/            READY, STATUS, STOPPING, WATCHDOG; the log; MESSAGE_ID=s
+//! state_dir.rs         the records as files: written by a thread of its own, read by everybody
+//! sd.rs sd/            READY, STATUS, STOPPING, WATCHDOG; the log; MESSAGE_ID=s; which unit we are
 //! -- commands
 //! cli.rs cli/          options (typed), plan (which listener goes where), run (wires it all)
 //! ```
@@ -75,7 +78,9 @@
 //! - **Control never waits behind data.** The driver, the accept loops and all programs have the
 //!   main thread to themselves (a program ends with the thread that started it); sessions run on
 //!   [`workers`], each on one of them to its end.
-//! - **What blocks has a thread of its own:** the log and the notifications to systemd.
+//! - **What blocks has a thread of its own:** the log, the notifications to systemd, the record.
+//! - **What outlives the process has wall-clock times**, spans within a life are monotonic: a clock
+//!   that jumps gives no absurd figures.
 //! - **Edges do not import each other**, except that whatever asks a target goes through
 //!   [`dial`], and whatever runs a program through [`program`].
 //!
@@ -90,6 +95,7 @@
 pub mod lifecycle;
 pub mod config;
 pub mod proxy_header;
+pub mod record;
 
 pub mod driver;
 pub mod accept;
@@ -104,6 +110,7 @@ pub mod backend;
 pub mod probe;
 pub mod program;
 pub mod limits;
+pub mod state_dir;
 pub mod sd;
 
 pub mod cli;

@@ -3,6 +3,7 @@
 
 pub mod journal;
 pub mod message;
+pub mod unit;
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;

@@ -150,6 +150,25 @@ impl Units {
         Some(words::gone_down(name.as_str(), &run, self.bus.manager()))
     }
 
+    /// How much memory they take together, in bytes, as far as the manager accounts for it.
+    pub async fn memory(&self) -> Option<u64> {
+        timeout(IMPATIENCE, self.try_memory()).await.ok()?.ok()?
+    }
+
+    async fn try_memory(&self) -> Result<Option<u64>, Trouble> {
+        let mut sum = None;
+        for unit in self.bus.statuses(&self.names).await? {
+            let Some(interface) = unit.interface() else {
+                continue;
+            };
+            let properties = self.bus.properties(&unit.path, interface).await?;
+            if let Some(bytes) = words::memory(&properties) {
+                sum = Some(bytes.saturating_add(sum.unwrap_or(0)));
+            }
+        }
+        Ok(sum)
+    }
+
     /// Calls `changed` when one of them may have changed.
     pub async fn watch(&self, changed: impl Fn() + Send + Sync) {
         let mut news = self.bus.news();

@@ -1,6 +1,7 @@
 //! The options of `wakeport run`: what was typed, and how it becomes a [`Config`].
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args};
 
 use super::Fatal;
+use super::observed::{InstanceName, Observed};
 use crate::config::address::{Address, Bound};
 use crate::config::{
     CommandLine, Config, Limits, Liveness, Manager, Named, ProxyVersion, Readiness, ReadyKind,
@@ -229,6 +231,26 @@ pub(super) struct Options {
           value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     stay: bool,
 
+    /// What `wakeport status` and the metrics call this instance [default: what its unit is called,
+    /// without wakeport@]
+    #[arg(
+        long,
+        env = "WAKEPORT_NAME",
+        value_name = "NAME",
+        help_heading = "Observation"
+    )]
+    name: Option<InstanceName>,
+
+    /// Keep in this directory what `wakeport status` shows: instances/NAME.json, for everybody to
+    /// read [default: the unit's StateDirectory=; by hand nothing is kept]
+    #[arg(
+        long,
+        env = "WAKEPORT_STATE_DIR",
+        value_name = "DIR",
+        help_heading = "Observation"
+    )]
+    state_dir: Option<PathBuf>,
+
     /// How much to log
     #[arg(
         long,
@@ -280,6 +302,14 @@ fn flatten<T>(words: Vec<Words<T>>) -> Vec<T> {
 }
 
 impl Options {
+    /// How the instance lets itself be observed.
+    pub(super) fn observed(&self) -> Observed {
+        Observed {
+            name: self.name.clone(),
+            state_dir: self.state_dir.clone(),
+        }
+    }
+
     /// What the options mean, taken together.
     pub(super) fn config(self) -> Result<Config, Fatal> {
         let units = flatten(self.unit);

@@ -11,6 +11,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::observed::Observed;
 use super::options::Options;
 use super::plan::Plan;
 use super::{Exit, Fatal};
@@ -49,6 +50,7 @@ pub(super) fn run(options: Options) -> ExitCode {
     // Before anything else: this changes the environment, which threads could be reading.
     let mut inherited = listen::inherit();
     let log = journal::start(options.log_format, options.log_level);
+    let observed = options.observed();
     let planned = options.config().and_then(|config| {
         if let Some(error) = inherited.errors.pop() {
             return Err(error.into());
@@ -58,7 +60,7 @@ pub(super) fn run(options: Options) -> ExitCode {
     });
     let code = match planned {
         Err(fatal) => fail(&fatal, &inherited),
-        Ok((config, plan)) => match serve_to_the_end(config, plan, inherited.listeners) {
+        Ok((config, plan)) => match serve_to_the_end(config, plan, inherited.listeners, observed) {
             Ok(()) => ExitCode::SUCCESS,
             Err(fatal) => fail(&fatal, &Inherited::default()),
         },
@@ -99,18 +101,28 @@ impl From<io::Error> for Fatal {
     }
 }
 
-fn serve_to_the_end(config: Config, plan: Plan, inherited: Vec<Listener>) -> Result<(), Fatal> {
+fn serve_to_the_end(
+    config: Config,
+    plan: Plan,
+    inherited: Vec<Listener>,
+    observed: Observed,
+) -> Result<(), Fatal> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let result = runtime.block_on(serve(config, plan, inherited));
+    let result = runtime.block_on(serve(config, plan, inherited, observed));
     // A name that is still being resolved holds nobody up.
     runtime.shutdown_background();
     result
 }
 
 /// Serves clients until nobody needs us, or somebody ends us.
-async fn serve(config: Config, plan: Plan, inherited: Vec<Listener>) -> Result<(), Fatal> {
+async fn serve(
+    config: Config,
+    plan: Plan,
+    inherited: Vec<Listener>,
+    observed: Observed,
+) -> Result<(), Fatal> {
     let began = now();
     // Before READY=1: from then on somebody may signal us.
     let mut signals = Signals::new()?;
@@ -142,11 +154,9 @@ async fn serve(config: Config, plan: Plan, inherited: Vec<Listener>) -> Result<(
     let dialer = Dialer::new(ours, config.liveness).announcing(config.send_proxy);
     let backend = Backend::new(&config, &targets, &dialer, &launcher);
     let prober = Prober::new(&config, dialer.clone(), launcher);
-    let story = Story::new(
-        label(&config.service),
-        notifier.clone(),
-        sd::watchdog_interval(),
-    );
+    let service = label(&config.service);
+    let (books, _closing) = observed.books(&config, service.clone());
+    let story = Story::new(service, notifier.clone(), books, sd::watchdog_interval());
     let tasks = TaskTracker::new();
     let driver = Driver::new(
         backend,
@@ -183,6 +193,8 @@ async fn serve(config: Config, plan: Plan, inherited: Vec<Listener>) -> Result<(
                 if handle.may_exit().await && !doors.last_call() {
                     tracing::info!(message_id = message::EXITING, "exiting: nobody is here");
                     notifier.stopping();
+                    handle.close(false, Duration::ZERO);
+                    let _ = driver.await;
                     return Ok(());
                 }
                 doors.open();

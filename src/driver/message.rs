@@ -8,6 +8,7 @@ use super::door::Waiter;
 use crate::backend::Failure;
 use crate::lifecycle::Phase;
 use crate::probe::Answer;
+use crate::record::Record;
 
 /// What the driver is told. Messages are taken in the order in which they were sent, and that
 /// order is the only one there is.
@@ -24,8 +25,9 @@ pub enum Message {
     Left(Ticket, Traffic),
     /// Order number so-and-so, to start, has ended.
     Woken(u64, Result<(), Failure>),
-    /// Order number so-and-so, to stop, has ended; after a failure with what the service does now.
-    Slept(u64, Result<(), (Failure, Phase)>),
+    /// Order number so-and-so, to stop, has ended: with the memory that it freed, if that is known;
+    /// after a failure with what the service does now.
+    Slept(u64, Result<Option<u64>, (Failure, Phase)>),
     /// A target answers; with the connection that proved it, if a client can have it.
     Answered(usize, u64, Option<Answer>),
     /// A target does not answer yet, and why.
@@ -37,6 +39,8 @@ pub enum Message {
     Looked(u64, Result<Phase, Failure>, Option<String>),
     /// Whether we may exit, everything before this message counted.
     MayExit(oneshot::Sender<bool>),
+    /// What is known by now.
+    Record(oneshot::Sender<Record>),
     /// The process ends: finish what is under way, sleep if told to, and answer.
     Close {
         /// Put the service to sleep first.

@@ -64,16 +64,28 @@ impl Driver {
     /// Ends what is under way; with `sleep` the service sleeps then, whatever its state.
     pub(super) async fn close(mut self, sleep: bool, limit: Duration) {
         self.given_up.cancel();
-        self.order(|_, previous, backend, _| async move {
+        self.order(move |_, previous, backend, _| async move {
             previous.await;
-            if sleep && let Err(why) = backend.sleep(Extent::All).await {
-                tracing::warn!("could not put the service to sleep: {why}");
+            if !sleep {
+                return Extent::All;
             }
-            Extent::Nothing
+            match backend.sleep(Extent::All).await {
+                Ok(()) => Extent::Nothing,
+                Err(why) => {
+                    tracing::warn!("could not put the service to sleep: {why}");
+                    Extent::All
+                }
+            }
         });
-        if let Some(order) = self.order.take() {
-            let _ = tokio::time::timeout(limit, order).await;
+        let mut running = Extent::All;
+        if let Some(order) = self.order.take()
+            && let Ok(Ok(rest)) = tokio::time::timeout(limit, order).await
+        {
+            running = rest;
         }
+        // Without us, systemd's own dependencies stop what they have started.
+        let asleep = running == Extent::Nothing || !self.backend.can_start();
+        self.story.close(asleep);
     }
 
     /// Begins an order, which is to wait for the one before, whatever that was.
@@ -101,8 +113,12 @@ impl Driver {
 
 /// Stops what `extent` names, and reports.
 async fn stop(number: u64, backend: &Backend, handle: &Handle, extent: Extent) -> Extent {
+    let freed = match extent {
+        Extent::All => backend.memory().await,
+        Extent::Units(_) | Extent::Nothing => None,
+    };
     let result = match backend.sleep(extent).await {
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(freed),
         // If nobody can tell, it may well be running still.
         Err(why) => Err((why, backend.look().await.unwrap_or(Phase::Stopping))),
     };

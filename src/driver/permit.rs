@@ -10,6 +10,7 @@ use super::door::Waiter;
 use super::{Message, Ticket, Traffic};
 use crate::config::address::Peer;
 use crate::probe::Answer;
+use crate::record::Record;
 
 /// Reaches a driver.
 #[derive(Clone, Debug)]
@@ -89,6 +90,13 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.post(Message::MayExit(reply));
         answer.await.unwrap_or(true)
+    }
+
+    /// What is known of the instance by now, unless the driver has ended.
+    pub async fn record(&self) -> Option<Record> {
+        let (reply, answer) = oneshot::channel();
+        self.post(Message::Record(reply));
+        answer.await.ok()
     }
 
     /// Has the driver end; see [`Message::Close`].

@@ -1,13 +1,16 @@
-//! What the driver says: one log line per change of state, and a STATUS= that is always true.
+//! What the driver says: one log line per change of state, a STATUS= that is always true, and what
+//! goes into the books.
 
 use std::cell::OnceCell;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Traffic;
+use super::books::Books;
 use super::door::{Door, Waiter};
 use crate::config::address::Peer;
 use crate::config::span;
 use crate::lifecycle::{Crowd, Event, State, Stop};
+use crate::record::{Kind, Record};
 use crate::sd::{Notifier, message};
 
 /// What has happened so far, as far as it is told.
@@ -15,6 +18,7 @@ use crate::sd::{Notifier, message};
 pub struct Story {
     service: String,
     notifier: Notifier,
+    books: Books,
     watchdog: Option<Duration>,
     fed_at: Option<Instant>,
     /// The last STATUS=, when it was said, and when the next word is due.
@@ -33,14 +37,21 @@ pub struct Story {
 }
 
 /// STATUS= follows the numbers at most that often: each one is a message to PID 1.
-const PACE: Duration = Duration::from_secs(1);
+pub(super) const PACE: Duration = Duration::from_secs(1);
 
 impl Story {
-    /// The story of `service`, told to `notifier`, which wants a sign of life every `watchdog`.
-    pub fn new(service: String, notifier: Notifier, watchdog: Option<Duration>) -> Self {
+    /// The story of `service`, written down in `books` and told to `notifier`, which wants a sign
+    /// of life every `watchdog`.
+    pub fn new(
+        service: String,
+        notifier: Notifier,
+        books: Books,
+        watchdog: Option<Duration>,
+    ) -> Self {
         Self {
             service,
             notifier,
+            books,
             watchdog,
             fed_at: None,
             status: String::new(),
@@ -68,6 +79,7 @@ impl Story {
         first: Option<&Waiter>,
         now: Instant,
     ) {
+        self.books.turn(after);
         let service = self.service.as_str();
         let unit = service;
         match (before, after) {
@@ -93,6 +105,7 @@ impl Story {
             }
             (State::Waking { .. }, State::Awake | State::Cooling { .. }) => {
                 let took = self.woken_at.map_or(Duration::ZERO, |at| now - at);
+                self.books.woke(took);
                 tracing::info!(
                     message_id = message::AWAKE,
                     state = name(after),
@@ -183,6 +196,13 @@ impl Story {
                 );
             }
             (_, State::Failed { retry_at, .. }) => {
+                let kind = if event == Event::Due {
+                    Kind::Timeout
+                } else if matches!(event, Event::Seen(_)) {
+                    Kind::Died
+                } else {
+                    Kind::Start
+                };
                 let why = match (event, self.why.take()) {
                     (_, Some(why)) => why,
                     (Event::Due, None) => "it does not answer in time".into(),
@@ -195,6 +215,7 @@ impl Story {
                     "could not wake {service}: {why}; clients are turned away for {}",
                     left(retry_at, now)
                 );
+                self.books.failed(kind, &why);
                 self.why = Some(why);
             }
         }
@@ -205,7 +226,13 @@ impl Story {
         self.why = Some(why);
     }
 
-    pub(super) fn sleep_failed(&self, why: &str) {
+    /// The service was put to sleep; what it took until then, if that is known.
+    pub(super) fn slept(&mut self, freed: Option<u64>) {
+        self.books.slept(freed);
+    }
+
+    pub(super) fn sleep_failed(&mut self, why: &str) {
+        self.books.failed(Kind::Stop, why);
         let unit = self.service.as_str();
         tracing::warn!(
             message_id = message::SLEEP_FAILED,
@@ -232,6 +259,12 @@ impl Story {
     /// Clients were let through.
     pub(super) fn admitted(&mut self, clients: usize) {
         self.served += clients as u64;
+        self.books.served(clients);
+    }
+
+    /// A client has left before it was let through.
+    pub(super) fn gone(&mut self) {
+        self.books.gave_up();
     }
 
     /// A client that was let through has left.
@@ -240,10 +273,12 @@ impl Story {
         self.traffic.down += traffic.down;
         self.traffic.idle += traffic.idle;
         self.traffic.vanished += traffic.vanished;
+        self.books.carried(traffic);
     }
 
     /// Clients were turned away because the service could not be woken.
-    pub(super) fn turned_away(&self, clients: usize) {
+    pub(super) fn turned_away(&mut self, clients: usize) {
+        self.books.refused_failed(clients);
         if clients > 0 {
             tracing::debug!(
                 unit = self.service.as_str(),
@@ -254,13 +289,20 @@ impl Story {
     }
 
     /// Clients were turned away because just their target is silent.
-    pub(super) fn gave_up(&self, door: &Door, clients: usize) {
+    pub(super) fn gave_up(&mut self, door: &Door, clients: usize) {
+        let why = door.why_not().unwrap_or("it was not reached in time");
+        let address = &door.target().address;
+        self.books.refused_silent(clients);
+        self.books.failed(
+            Kind::Silent,
+            &format!("target `{address}` does not answer: {why}"),
+        );
         tracing::warn!(
             unit = self.service.as_str(),
             "{} turned away: target `{}` does not answer: {}",
             count(clients, "client"),
-            door.target().address,
-            door.why_not().unwrap_or("it was not reached in time")
+            address,
+            why
         );
     }
 
@@ -272,11 +314,13 @@ impl Story {
             .watchdog
             .zip(self.fed_at)
             .map(|(interval, fed_at)| fed_at + interval);
-        [self.say_at, feed_at].into_iter().flatten().min()
+        let times = [self.say_at, self.books.next(), feed_at];
+        times.into_iter().flatten().min()
     }
 
     /// Says what is due.
     pub(super) fn publish(&mut self, state: State, crowd: Crowd, now: Instant) {
+        self.books.publish(state, crowd, now);
         if let Some(interval) = self.watchdog
             && self.fed_at.is_none_or(|fed_at| now >= fed_at + interval)
         {
@@ -306,6 +350,18 @@ impl Story {
         self.say_at = left
             .filter(|left| !left.is_zero())
             .map(|left| now + (left / 10).max(PACE));
+    }
+
+    // -- the record
+
+    /// The record as it is now.
+    pub(super) fn record(&self) -> Record {
+        self.books.record()
+    }
+
+    /// The process ends; `asleep` is whether the service is known to be down.
+    pub(super) fn close(&mut self, asleep: bool) {
+        self.books.close(asleep);
     }
 
     fn describe(&self, state: State, crowd: Crowd, now: Instant) -> String {

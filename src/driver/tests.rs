@@ -16,7 +16,9 @@ use crate::config::{self, Config, Limits, Liveness, Readiness};
 use crate::dial::Dialer;
 use crate::probe::Answer;
 use crate::program::Launcher;
+use crate::record::Record;
 use crate::sd::Notifier;
+use crate::state_dir::Keeper;
 
 const SECOND: Duration = Duration::from_secs(1);
 const COOLDOWN: Duration = Duration::from_secs(300);
@@ -76,7 +78,12 @@ impl World {
         );
         let service = Arc::new(Service::new(phase));
         let backend = Backend::Scripted(service.clone());
-        let story = Story::new("the service".into(), Notifier::silent(), None);
+        let story = Story::new(
+            "the service".into(),
+            Notifier::silent(),
+            Books::open(Record::default(), Keeper::none().0),
+            None,
+        );
         let tasks = TaskTracker::new();
         let driver = Driver::new(
             backend,

@@ -8,15 +8,25 @@ use crate::tree::{files, read, repo, run, text};
 
 /// Who may know whom: a module, with its folder, and what it may use of ours. Whoever adds a line here changes the
 /// architecture, and says so in src/lib.rs.
-const KNOWS: [(&str, &[&str]); 18] = [
+const KNOWS: [(&str, &[&str]); 20] = [
     // -- decides
     ("lifecycle", &[]),
     ("config", &[]),
     ("proxy_header", &["config"]),
+    ("record", &[]),
     // -- connects
     (
         "driver",
-        &["backend", "config", "dial", "lifecycle", "probe", "sd"],
+        &[
+            "backend",
+            "config",
+            "dial",
+            "lifecycle",
+            "probe",
+            "record",
+            "sd",
+            "state_dir",
+        ],
     ),
     ("accept", &["listen", "session"]),
     (
@@ -45,13 +55,26 @@ const KNOWS: [(&str, &[&str]); 18] = [
     ),
     ("program", &["config"]),
     ("limits", &[]),
+    ("state_dir", &["record"]),
     ("sd", &[]),
     // -- commands
     (
         "cli",
         &[
-            "accept", "backend", "config", "dial", "driver", "limits", "listen", "probe",
-            "program", "sd", "session", "workers",
+            "accept",
+            "backend",
+            "config",
+            "dial",
+            "driver",
+            "limits",
+            "listen",
+            "probe",
+            "program",
+            "record",
+            "sd",
+            "session",
+            "state_dir",
+            "workers",
         ],
     ),
     ("main", &[]),

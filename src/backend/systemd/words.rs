@@ -104,6 +104,14 @@ impl LastRun {
     }
 }
 
+/// What a unit takes, in bytes. Where nobody counts, systemd says the highest number there is.
+pub(super) fn memory(properties: &HashMap<String, OwnedVariant>) -> Option<u64> {
+    let current = properties.get("MemoryCurrent")?;
+    u64::try_from(&**current)
+        .ok()
+        .filter(|&bytes| bytes < u64::MAX)
+}
+
 /// How people call the manager.
 pub(super) fn manager(manager: Manager) -> &'static str {
     match manager {

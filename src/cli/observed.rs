@@ -1,0 +1,88 @@
+//! How an instance lets itself be observed: what it is called, where its record is kept, and who
+//! may read its metrics.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use crate::config::{Config, Manager, Service};
+use crate::driver::Books;
+use crate::record::{Owner, Record};
+use crate::sd::unit;
+use crate::state_dir::{self, Closing, Keeper};
+
+/// What an instance is called in `status`, in the metrics, and as a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct InstanceName(String);
+
+impl FromStr for InstanceName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = |c: char| c == '/' || c.is_control();
+        if text.is_empty() || text.len() > 200 || text.starts_with('.') || text.contains(bad) {
+            return Err("a name is a file's name as well: 1 to 200 bytes, without a slash, not beginning with a dot".into());
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// What was asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Observed {
+    pub(super) name: Option<InstanceName>,
+    pub(super) state_dir: Option<PathBuf>,
+}
+
+impl Observed {
+    /// The books of this instance, and what has them closed in the end.
+    ///
+    /// Where nobody has said where to keep a record, as when run by hand, nothing is written.
+    pub(super) fn books(self, config: &Config, service: String) -> (Books, Closing) {
+        let unit = unit::own();
+        let label = unit.as_ref().map(unit::Unit::label);
+        let name = match (self.name, label) {
+            (Some(InstanceName(name)), _) => name,
+            (None, label) => label.unwrap_or("wakeport").to_owned(),
+        };
+        let directory = self.state_dir.or_else(given_by_systemd);
+        let record = directory
+            .as_deref()
+            .map(|directory| state_dir::open(directory, &name));
+        let (keeper, closing) = match directory.as_deref() {
+            Some(directory) => Keeper::start(directory, &name),
+            None => Keeper::none(),
+        };
+        let (units, units_manager) = match &config.service {
+            Service::Units { units, manager } => (
+                units.iter().map(ToString::to_string).collect(),
+                match manager {
+                    Manager::System => Owner::System,
+                    Manager::User => Owner::User,
+                },
+            ),
+            Service::Relay | Service::Hooks { .. } | Service::Exec(_) => Default::default(),
+        };
+        let of_a_user = unit.as_ref().is_some_and(|unit| unit.of_a_user);
+        let record = Record {
+            name,
+            unit: unit.map(|unit| unit.name),
+            manager: if of_a_user {
+                Owner::User
+            } else {
+                Owner::System
+            },
+            service,
+            units,
+            units_manager,
+            ..record.unwrap_or_default()
+        };
+        (Books::open(record, keeper), closing)
+    }
+}
+
+/// `StateDirectory=` of our unit (systemd.exec(5)); if there are several, the first one.
+fn given_by_systemd() -> Option<PathBuf> {
+    let given = std::env::var("STATE_DIRECTORY").ok()?;
+    let first = Path::new(given.split(':').next()?);
+    first.is_absolute().then(|| first.to_owned())
+}

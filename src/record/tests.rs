@@ -1,0 +1,165 @@
+use super::*;
+
+/// So many seconds after a day on which all clocks are set.
+fn at(seconds: f64) -> Moment {
+    let begin = Timestamp::from_second(1_760_000_000).unwrap();
+    Moment {
+        wall: begin + jiff::SignedDuration::from_secs_f64(seconds),
+        monotonic: 1000.0 + seconds,
+    }
+}
+
+fn begun(seconds: f64) -> Record {
+    let mut record = Record::default();
+    record.begin(Process::default(), at(seconds));
+    record
+}
+
+fn written(mut record: Record, seconds: f64) -> Record {
+    record.written = at(seconds).wall;
+    Record::from_text(&record.to_text()).unwrap()
+}
+
+#[test]
+fn what_is_written_is_read() {
+    let mut record = begun(0.0);
+    record.turn(State::Waking, at(1.0));
+    record.wakes.add(Duration::from_millis(212));
+    record.turn(State::Awake, at(1.25));
+    record.fails(Kind::Stop, "it\n\"would\" not", at(2.0).wall);
+    record.lasts(Some(Duration::from_secs(9)), at(2.0));
+    record.memory_freed = Some(1 << 40);
+    assert_eq!(Record::from_text(&record.to_text()), Ok(record));
+}
+
+#[test]
+fn what_is_damaged_or_newer_is_said_so() {
+    for damaged in ["", "{", "[]", "{}", "\0\0\0", "{\"version\": -1}"] {
+        let read = Record::from_text(damaged);
+        assert!(matches!(read, Err(Unreadable::Damaged(_))), "{damaged:?}");
+    }
+    let wrong = r#"{"version": 1, "state": "levitating"}"#;
+    let read = Record::from_text(wrong);
+    assert!(matches!(read, Err(Unreadable::Damaged(_))), "{read:?}");
+    let newer = r#"{"version": 2, "state": "levitating"}"#;
+    assert_eq!(Record::from_text(newer), Err(Unreadable::Newer(2)));
+    let text = begun(0.0).to_text();
+    for cut in 1..text.len() - 2 {
+        assert!(Record::from_text(&text[..cut]).is_err(), "cut at {cut}");
+    }
+}
+
+#[test]
+fn what_is_missing_is_empty_and_what_is_unknown_is_left_alone() {
+    let read = Record::from_text(r#"{"version": 1, "mood": "good", "sleeps": 3}"#).unwrap();
+    assert_eq!((read.sleeps, read.wakes.total), (3, 0));
+    assert_eq!(read.wakes.buckets, Wakes::default().buckets);
+}
+
+#[test]
+fn a_histogram_that_does_not_add_up_begins_anew() {
+    for buckets in [
+        r#"[{"le": 3, "count": 1}]"#,
+        r#"[{"le": 0.025, "count": 7}]"#,
+    ] {
+        let text = format!(r#"{{"version": 1, "wakes": {{"total": 1, "buckets": {buckets}}}}}"#);
+        assert_eq!(Record::from_text(&text).unwrap().wakes, Wakes::default());
+    }
+}
+
+#[test]
+fn time_is_counted_by_state_over_several_lives() {
+    let mut record = begun(0.0);
+    record.turn(State::Waking, at(100.0));
+    record.turn(State::Awake, at(101.0));
+    record.turn(State::Asleep, at(111.0));
+    record.end(at(112.0));
+    assert_eq!(record.state(false), State::Asleep);
+    assert_eq!(record.stretch(false, at(911.0)), 800.0);
+
+    let mut record = written(record, 112.0);
+    record.begin(Process::default(), at(911.0));
+    assert_eq!(record.since, at(111.0).wall, "the same sleep goes on");
+    record.turn(State::Waking, at(911.0));
+    let seconds = record.seconds(true, at(1000.0));
+    assert_eq!(seconds[&State::Asleep], 900.0);
+    assert_eq!(seconds[&State::Waking], 90.0);
+    assert_eq!(seconds[&State::Awake], 10.0);
+    assert_eq!(record.share_asleep(true, at(1000.0)), Some(0.9));
+}
+
+#[test]
+fn whoever_is_gone_without_a_word_leaves_the_service_unattended() {
+    let mut record = begun(0.0);
+    record.turn(State::Awake, at(10.0));
+    record.clients.active = 3;
+    let mut record = written(record, 20.0);
+    assert_eq!(record.state(true), State::Awake);
+    assert_eq!(record.state(false), State::Unattended);
+    assert_eq!(record.since(false), at(20.0).wall);
+    let told = record.seconds(false, at(50.0));
+    record.begin(Process::default(), at(50.0));
+    let counted = record.seconds(true, at(50.0));
+    assert_eq!(told, counted, "who reads counts as who goes on");
+    assert_eq!(counted[&State::Awake], 10.0);
+    assert_eq!(counted[&State::Unattended], 30.0);
+    assert_eq!(record.clients.active, 0);
+}
+
+#[test]
+fn whoever_is_told_to_end_leaves_it_unattended_as_well() {
+    let mut record = begun(0.0);
+    record.turn(State::Cooling, at(10.0));
+    record.lasts(Some(Duration::from_secs(300)), at(10.0));
+    assert_eq!(record.left(true, at(20.0)), Some(290.0));
+    record.end(at(20.0));
+    assert_eq!(record.state(false), State::Unattended);
+    assert_eq!(record.left(false, at(20.0)), None);
+    assert_eq!(record.stretch(false, at(25.0)), 5.0);
+}
+
+#[test]
+fn a_clock_that_jumps_gives_no_absurd_figures() {
+    let back = |moment: Moment, seconds| Moment {
+        wall: at(seconds).wall,
+        ..moment
+    };
+    let mut record = begun(0.0);
+    record.turn(State::Awake, at(10.0));
+    // Within a life the monotonic clock counts, however the other one jumps.
+    assert_eq!(record.stretch(true, back(at(15.0), -1e6)), 5.0);
+    assert_eq!(record.stretch(true, back(at(15.0), 1e6)), 5.0);
+    record.turn(State::Asleep, back(at(20.0), 1e6));
+    assert_eq!(record.seconds[&State::Awake], 10.0);
+    record.end(back(at(21.0), 1e6));
+    // Between lives a clock that was set back counts for nothing.
+    assert_eq!(record.stretch(false, at(30.0)), 0.0);
+    assert_eq!(record.share_asleep(false, at(30.0)), Some(0.5));
+    // Nor does one that was never set.
+    let epoch = Moment {
+        wall: Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs(5),
+        monotonic: 5.0,
+    };
+    let mut record = Record::default();
+    record.begin(Process::default(), epoch);
+    assert_eq!(record.stretch(true, at(0.0)), 0.0);
+    assert_eq!(record.share_asleep(true, at(0.0)), None);
+}
+
+#[test]
+fn the_median_is_that_of_the_latest_wakes() {
+    let mut wakes = Wakes::default();
+    assert_eq!((wakes.median(), wakes.last()), (None, None));
+    for _ in 0..100 {
+        wakes.add(Duration::from_secs(1000));
+    }
+    for _ in 0..99 {
+        wakes.add(Duration::from_millis(20));
+    }
+    wakes.add(Duration::from_millis(200));
+    assert_eq!((wakes.median(), wakes.last()), (Some(0.02), Some(0.2)));
+    assert_eq!(wakes.total, 200);
+    let counts: Vec<_> = wakes.buckets.iter().map(|bucket| bucket.count).collect();
+    assert_eq!(counts[..4], [99, 0, 0, 1]);
+    assert_eq!(counts.iter().sum::<u64>(), 100, "the others took too long");
+}
