@@ -1,10 +1,12 @@
 //! What can be typed: the commands, their help, and their exit codes.
 
 pub mod child;
+mod exporter;
 mod observed;
 mod options;
 mod plan;
 mod run;
+mod status;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -31,6 +33,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(Box<options::Options>),
+    Status(status::Status),
+    Exporter(exporter::Exporter),
     #[command(hide = true)]
     Child(child::Child),
 }
@@ -64,6 +68,13 @@ impl Fatal {
         }
     }
 
+    fn software(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            exit: Exit::Software,
+        }
+    }
+
     fn config(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
@@ -76,6 +87,8 @@ impl Fatal {
 pub fn main() -> ExitCode {
     match parse(std::env::args_os()) {
         Ok(Command::Run(options)) => run::run(*options),
+        Ok(Command::Status(status)) => status::run(&status),
+        Ok(Command::Exporter(exporter)) => exporter::run(exporter),
         Ok(Command::Child(child)) => child::run(child),
         Err(error) => complain(&error),
     }
@@ -118,6 +131,13 @@ fn complain(error: &clap::Error) -> ExitCode {
     let inherited = listen::inherit();
     let _log = journal::start(LogFormat::Auto, LogLevel::Info);
     run::fail(&Fatal::usage(message), &inherited)
+}
+
+/// Says what ends a command that somebody has typed.
+fn say_fatal(fatal: &Fatal) -> ExitCode {
+    let _log = journal::start(LogFormat::Text, LogLevel::Info);
+    tracing::error!("{fatal}");
+    ExitCode::from(fatal.exit as u8)
 }
 
 /// Where a wrong value comes from, if that is not the command line.

@@ -23,6 +23,7 @@
 //! config.rs config/    what was typed -> what it means; every default with its reason
 //! proxy_header.rs      the PROXY protocol's header, read and written
 //! record.rs record/    what is known of an instance over all its lives, and its text form
+//! metrics.rs           records as Prometheus reads them
 //! -- connects
 //! driver.rs driver/    the one loop of a service: events in, the lifecycle asked, actions done
 //!   message.rs         what it is told
@@ -44,9 +45,13 @@
 //! program.rs program/  runs an administrator's program: environment, time limit, output
 //! limits.rs            the limit on open files
 //! state_dir.rs         the records as files: written by a thread of its own, read by everybody
+//! scrape.rs            the metrics over HTTP
+//! survey.rs            what service managers say of the units that run wakeport
 //! sd.rs sd/            READY, STATUS, STOPPING, WATCHDOG; the log; MESSAGE_ID=s; which unit we are
 //! -- commands
-//! cli.rs cli/          options (typed), plan (which listener goes where), run (wires it all)
+//! cli.rs cli/          options (typed), plan (which listener goes where), run (wires it all),
+//!                      observed (its record), status and exporter
+//!                      (show all records)
 //! ```
 //!
 //! # The life of a connection
@@ -96,6 +101,7 @@ pub mod lifecycle;
 pub mod config;
 pub mod proxy_header;
 pub mod record;
+pub mod metrics;
 
 pub mod driver;
 pub mod accept;
@@ -111,6 +117,8 @@ pub mod probe;
 pub mod program;
 pub mod limits;
 pub mod state_dir;
+pub mod survey;
+pub mod scrape;
 pub mod sd;
 
 pub mod cli;

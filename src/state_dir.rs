@@ -128,12 +128,16 @@ pub fn is_alive(record: &Record) -> bool {
     started_ticks(process.pid).is_some_and(|ticks| ticks == process.started_ticks)
 }
 
-/// When a process began, in clock ticks since boot: the 22nd field in `/proc/PID/stat`, of which
-/// the second one, in parentheses, may contain anything.
+/// When a process that runs began, in clock ticks since boot: the 22nd field in `/proc/PID/stat`,
+/// of which the second one, in parentheses, may contain anything.
 fn started_ticks(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_whitespace().nth(19)?.parse().ok()
+    let mut fields = rest.split_whitespace();
+    // One that has ended is there until somebody takes notice.
+    let state = fields.next()?;
+    let ticks = fields.nth(18)?.parse().ok()?;
+    (!["Z", "X"].contains(&state)).then_some(ticks)
 }
 
 /// Now, on both clocks.

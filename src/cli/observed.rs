@@ -3,10 +3,17 @@
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::config::{Config, Manager, Service};
-use crate::driver::Books;
+use super::Fatal;
+use crate::config::address::Bound;
+use crate::config::{Config, Manager, Named, Service};
+use crate::driver::{Books, Handle};
+use crate::listen::{self, Listener};
+use crate::metrics::{self, Instance};
 use crate::record::{Owner, Record};
+use crate::scrape::{self, Source};
 use crate::sd::unit;
 use crate::state_dir::{self, Closing, Keeper};
 
@@ -31,9 +38,23 @@ impl FromStr for InstanceName {
 pub(super) struct Observed {
     pub(super) name: Option<InstanceName>,
     pub(super) state_dir: Option<PathBuf>,
+    pub(super) metrics: Option<Bound>,
 }
 
 impl Observed {
+    /// Where the metrics are served, if they are. To be called before anything is served.
+    pub(super) fn listen(&mut self, activated: bool) -> Result<Option<Listener>, Fatal> {
+        let Some(value) = self.metrics.take() else {
+            return Ok(None);
+        };
+        if activated {
+            return Err(Fatal::usage(
+                "`--metrics` goes with `--listen`: we are not always here; `wakeport-exporter.socket` serves the metrics of all instances, sleeping ones included",
+            ));
+        }
+        Ok(listen::bind_all(&[Named { name: None, value }])?.pop())
+    }
+
     /// The books of this instance, and what has them closed in the end.
     ///
     /// Where nobody has said where to keep a record, as when run by hand, nothing is written.
@@ -77,6 +98,24 @@ impl Observed {
             ..record.unwrap_or_default()
         };
         (Books::open(record, keeper), closing)
+    }
+}
+
+/// Serves the metrics of this instance alone, as long as its driver lives.
+pub(super) async fn serve_metrics(listener: Listener, driver: Handle) {
+    let source: Source = Arc::new(move || {
+        let driver = driver.clone();
+        Box::pin(async move {
+            let record = driver.record().await;
+            let instance = record.map(|record| Instance {
+                record,
+                alive: true,
+            });
+            metrics::page(instance.as_slice(), 0, state_dir::moment())
+        })
+    });
+    if let Err(error) = scrape::serve(vec![listener], Duration::MAX, source).await {
+        tracing::warn!("cannot serve the metrics: {error}");
     }
 }
 

@@ -251,6 +251,18 @@ pub(super) struct Options {
     )]
     state_dir: Option<PathBuf>,
 
+    /// With --listen, serve metrics for Prometheus on this address, at /metrics: ADDRESS:PORT,
+    /// PORT, /path, @abstract
+    ///
+    /// Under systemd wakeport-exporter.socket serves the metrics of all instances.
+    #[arg(
+        long,
+        env = "WAKEPORT_METRICS",
+        value_name = "ADDR",
+        help_heading = "Observation"
+    )]
+    metrics: Option<Bound>,
+
     /// How much to log
     #[arg(
         long,
@@ -307,6 +319,7 @@ impl Options {
         Observed {
             name: self.name.clone(),
             state_dir: self.state_dir.clone(),
+            metrics: self.metrics.clone(),
         }
     }
 

@@ -9,9 +9,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use super::observed::Observed;
+use super::observed::{Observed, serve_metrics};
 use super::options::Options;
 use super::plan::Plan;
 use super::{Exit, Fatal};
@@ -50,20 +50,24 @@ pub(super) fn run(options: Options) -> ExitCode {
     // Before anything else: this changes the environment, which threads could be reading.
     let mut inherited = listen::inherit();
     let log = journal::start(options.log_format, options.log_level);
-    let observed = options.observed();
+    let mut observed = options.observed();
     let planned = options.config().and_then(|config| {
         if let Some(error) = inherited.errors.pop() {
             return Err(error.into());
         }
         let plan = Plan::new(&config, &inherited)?;
-        Ok((config, plan))
+        let metrics = observed.listen(!inherited.listeners.is_empty())?;
+        Ok((config, plan, metrics))
     });
     let code = match planned {
         Err(fatal) => fail(&fatal, &inherited),
-        Ok((config, plan)) => match serve_to_the_end(config, plan, inherited.listeners, observed) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(fatal) => fail(&fatal, &Inherited::default()),
-        },
+        Ok((config, plan, metrics)) => {
+            let observed = (observed, metrics);
+            match serve_to_the_end(config, plan, inherited.listeners, observed) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(fatal) => fail(&fatal, &Inherited::default()),
+            }
+        }
     };
     drop(log);
     code
@@ -105,7 +109,7 @@ fn serve_to_the_end(
     config: Config,
     plan: Plan,
     inherited: Vec<Listener>,
-    observed: Observed,
+    observed: (Observed, Option<Listener>),
 ) -> Result<(), Fatal> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -121,7 +125,7 @@ async fn serve(
     config: Config,
     plan: Plan,
     inherited: Vec<Listener>,
-    observed: Observed,
+    (observed, metrics): (Observed, Option<Listener>),
 ) -> Result<(), Fatal> {
     let began = now();
     // Before READY=1: from then on somebody may signal us.
@@ -167,6 +171,10 @@ async fn serve(
         story,
     );
     let (handle, mut idle) = (driver.handle(), driver.idle());
+    // Nobody waits for whoever asks for metrics when we end.
+    let _metrics = metrics.map(|listener| {
+        AbortOnDropHandle::new(tasks.spawn(serve_metrics(listener, handle.clone())))
+    });
     let hall = Hall::new(
         handle.clone(),
         dialer,
@@ -282,14 +290,14 @@ fn label(service: &Service) -> String {
 }
 
 /// The signals that end us.
-struct Signals {
+pub(super) struct Signals {
     term: Signal,
     int: Signal,
     hup: Signal,
 }
 
 impl Signals {
-    fn new() -> io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
             term: signal(SignalKind::terminate())?,
             int: signal(SignalKind::interrupt())?,
@@ -297,7 +305,7 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> &'static str {
+    pub(super) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.term.recv() => "SIGTERM",
             _ = self.int.recv() => "SIGINT",

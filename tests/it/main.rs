@@ -10,6 +10,7 @@ mod limits;
 mod liveness;
 mod listeners;
 mod manager;
+mod observe;
 mod proxy_protocol;
 mod ready;
 mod relay;

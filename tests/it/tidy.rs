@@ -8,12 +8,13 @@ use crate::tree::{files, read, repo, run, text};
 
 /// Who may know whom: a module, with its folder, and what it may use of ours. Whoever adds a line here changes the
 /// architecture, and says so in src/lib.rs.
-const KNOWS: [(&str, &[&str]); 20] = [
+const KNOWS: [(&str, &[&str]); 23] = [
     // -- decides
     ("lifecycle", &[]),
     ("config", &[]),
     ("proxy_header", &["config"]),
     ("record", &[]),
+    ("metrics", &["record"]),
     // -- connects
     (
         "driver",
@@ -56,6 +57,8 @@ const KNOWS: [(&str, &[&str]); 20] = [
     ("program", &["config"]),
     ("limits", &[]),
     ("state_dir", &["record"]),
+    ("survey", &["config"]),
+    ("scrape", &["listen", "metrics", "stream"]),
     ("sd", &[]),
     // -- commands
     (
@@ -68,12 +71,15 @@ const KNOWS: [(&str, &[&str]); 20] = [
             "driver",
             "limits",
             "listen",
+            "metrics",
             "probe",
             "program",
             "record",
+            "scrape",
             "sd",
             "session",
             "state_dir",
+            "survey",
             "workers",
         ],
     ),
@@ -410,6 +416,15 @@ fn each_kind_of_message_has_an_id_of_its_own() {
         .collect();
     let distinct: BTreeSet<_> = ids.iter().collect();
     assert!(ids.len() > 5 && distinct.len() == ids.len(), "{ids:?}");
+    let catalog = read(&repo("systemd/wakeport.catalog"));
+    let explained: Vec<_> = catalog
+        .lines()
+        .filter_map(|line| line.strip_prefix("-- "))
+        .collect();
+    assert_eq!(
+        explained, ids,
+        "the catalog explains each one, in the same order"
+    );
     for id in ids {
         assert!(
             id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()),

@@ -22,7 +22,12 @@ impl Tree {
             dir: tempfile::tempdir().expect("a scratch directory"),
             user: false,
         };
-        for name in ["wakeport@.socket", "wakeport@.service"] {
+        for name in [
+            "wakeport@.socket",
+            "wakeport@.service",
+            "wakeport-exporter.socket",
+            "wakeport-exporter.service",
+        ] {
             let unit = read(&repo("systemd").join(name));
             tree.write(&format!("/usr/local/lib/systemd/system/{name}"), &unit);
         }

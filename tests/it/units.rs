@@ -49,19 +49,27 @@ fn an_instance_without_an_address_is_refused() {
 }
 
 #[test]
+fn the_exporter_verifies() {
+    let units = ["wakeport-exporter.socket", "wakeport-exporter.service"].map(str::to_owned);
+    let output = Tree::system().verify_output(&units);
+    assert_eq!(text(&output), "");
+}
+
+#[test]
 fn the_sandbox_is_tight() {
-    let unit = repo("systemd/wakeport@.service");
-    let output = run(
-        Command::new("systemd-analyze")
-            .args(["security", "--offline=true", "--threshold=20"])
-            .arg(unit),
-        "systemd",
-    );
-    assert!(
-        output.status.success(),
-        "more exposed than 2.0:\n{}",
-        text(&output)
-    );
+    for unit in ["wakeport@.service", "wakeport-exporter.service"] {
+        let output = run(
+            Command::new("systemd-analyze")
+                .args(["security", "--offline=true", "--threshold=20"])
+                .arg(repo("systemd").join(unit)),
+            "systemd",
+        );
+        assert!(
+            output.status.success(),
+            "{unit} is more exposed than 2.0:\n{}",
+            text(&output)
+        );
+    }
 }
 
 #[test]
@@ -93,7 +101,7 @@ fn uninstall_leaves_nothing_behind() {
         let output = install(&dest, prefix, "/bin/true");
         assert!(output.status.success(), "{}", text(&output));
         let installed: Vec<_> = files(dest.path());
-        assert_eq!(installed.len(), 7, "{installed:#?}");
+        assert_eq!(installed.len(), 10, "{installed:#?}");
         for (path, mode) in [
             ("bin/wakeport", 0o755),
             ("lib/systemd/system/wakeport@.service", 0o644),
@@ -195,6 +203,8 @@ fn every_variable_exists() {
             "CLIENT",
             "ATTEMPT",
             "TIMEOUT_SEC",
+            // A field of the journal.
+            "WAKE_USEC",
         ]
         .map(|name| format!("WAKEPORT_{name}")),
     );

@@ -1,0 +1,100 @@
+//! `wakeport exporter`: the metrics of all instances, for Prometheus. Reads their records, wakes
+//! nobody, and exits when nobody has asked for a while.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::Fatal;
+use super::run::fail;
+use crate::config::address::Bound;
+use crate::config::{Named, span};
+use crate::listen::{self, Inherited, ListenError};
+use crate::metrics::{self, Instance};
+use crate::scrape::{self, Source};
+use crate::sd::journal::{self, LogFormat, LogLevel};
+use crate::state_dir;
+
+/// Serves the metrics of every instance to Prometheus, at /metrics
+///
+/// The records that instances keep are read anew for each scrape; nothing is woken by that.
+/// Started by wakeport-exporter.socket, it exits when nobody has asked for a while.
+#[derive(Debug, Args)]
+pub(super) struct Exporter {
+    /// Look for records in this directory; may be repeated [default: the system's and one's own]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Vec<PathBuf>,
+
+    /// Exit when nobody has asked for so long
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = span::parse)]
+    idle_timeout: Duration,
+
+    /// Listen on this address ourselves, and do not exit: ADDRESS:PORT, PORT, /path, @abstract
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<Bound>,
+}
+
+/// Serves to the end.
+pub(super) fn run(exporter: Exporter) -> ExitCode {
+    let mut inherited = listen::inherit();
+    let _log = journal::start(LogFormat::Auto, LogLevel::Info);
+    match serve(exporter, &mut inherited) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fatal) => fail(&fatal, &inherited),
+    }
+}
+
+fn serve(exporter: Exporter, inherited: &mut Inherited) -> Result<(), Fatal> {
+    if let Some(error) = inherited.errors.pop() {
+        return Err(error.into());
+    }
+    let (listeners, idle) = match (exporter.listen, inherited.listeners.is_empty()) {
+        (Some(_), false) => return Err(ListenError::Both.into()),
+        (None, true) => {
+            return Err(Fatal::usage(
+                "no sockets were passed in; start `wakeport-exporter.socket`, or give `--listen ADDR` to run by hand",
+            ));
+        }
+        (None, false) => (
+            std::mem::take(&mut inherited.listeners),
+            exporter.idle_timeout,
+        ),
+        (Some(value), true) => {
+            let wanted = Named { name: None, value };
+            (listen::bind_all(&[wanted])?, Duration::MAX)
+        }
+    };
+    let directories = match exporter.state_dir {
+        none if none.is_empty() => state_dir::usual_places(),
+        some => some,
+    };
+    let source: Source = Arc::new(move || {
+        let page = page(&directories);
+        Box::pin(async { page })
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    Ok(runtime.block_on(scrape::serve(listeners, idle, source))?)
+}
+
+/// The page as the records are now. Nothing else is to be done meanwhile, so this may block.
+fn page(directories: &[PathBuf]) -> String {
+    let found = directories
+        .iter()
+        .flat_map(|directory| state_dir::read_all(directory));
+    let (mut instances, mut unreadable) = (Vec::new(), 0);
+    for found in found {
+        match found {
+            Ok(record) => instances.push(Instance {
+                alive: state_dir::is_alive(&record),
+                record,
+            }),
+            Err(_) => unreadable += 1,
+        }
+    }
+    metrics::page(&instances, unreadable, state_dir::moment())
+}

@@ -1,0 +1,332 @@
+//! `wakeport status`: every instance on the machine, asleep or not. Only reads.
+
+mod table;
+mod view;
+mod words;
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+use terminal_size::{Height, Width};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::run::Signals;
+use super::{Fatal, say_fatal};
+use crate::config::Manager;
+use crate::record::{Owner, Record};
+use crate::state_dir;
+use crate::survey::{Survey, survey};
+
+use view::View;
+
+/// Shows every instance on the machine, asleep ones included
+///
+/// The numbers come from the records that instances keep in their state directories, and whether a
+/// port is open from the service manager. Nothing is woken by asking, and every user may ask; one
+/// sees the system's instances and one's own.
+#[derive(Debug, Args)]
+pub(super) struct Status {
+    /// Show this one in full: by its name, its unit, or the unit that it wakes
+    unit: Option<String>,
+
+    /// Print JSON; the fields are in docs/observing.md. With --watch a line for each look
+    #[arg(long)]
+    json: bool,
+
+    /// Look again every second, until Ctrl-C
+    #[arg(long)]
+    watch: bool,
+
+    /// Look for records in this directory only, and ask no service manager. May be repeated
+    #[arg(long, value_name = "DIR")]
+    state_dir: Vec<PathBuf>,
+}
+
+/// The layout of the JSON; it changes when a field goes or changes its meaning.
+const JSON_VERSION: u32 = 1;
+
+/// What a look has brought.
+#[derive(Debug, Serialize)]
+struct Seen {
+    version: u32,
+    instances: Vec<View>,
+    /// Records that cannot be used, a line each.
+    problems: Vec<String>,
+}
+
+/// Shows what there is.
+pub(super) fn run(status: &Status) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let shown = runtime
+        .map_err(Fatal::from)
+        .and_then(|runtime| runtime.block_on(show(status)));
+    match shown {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fatal) => say_fatal(&fatal),
+    }
+}
+
+async fn show(status: &Status) -> Result<(), Fatal> {
+    let seen = look(status).await?;
+    let ended = if status.watch {
+        watch(status, seen).await?
+    } else {
+        print(&whole(status, &seen, None))
+    };
+    match ended {
+        // Whoever reads has read enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        ended => ended.map_err(|error| Fatal::software(format!("cannot write: {error}"))),
+    }
+}
+
+/// Shows it every second, until told to end: on a terminal in one place, elsewhere one below the
+/// other.
+async fn watch(status: &Status, mut seen: Seen) -> Result<io::Result<()>, Fatal> {
+    let mut signals = Signals::new()?;
+    let screen = io::stdout().is_terminal() && !status.json;
+    let screen = screen.then(Screen::take);
+    let mut beat = interval(Duration::from_secs(1));
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    beat.tick().await;
+    loop {
+        let shown = match &screen {
+            Some(_) => Screen::draw(&whole(status, &seen, terminal())),
+            None => print(&whole(status, &seen, None)),
+        };
+        if shown.is_err() {
+            return Ok(shown);
+        }
+        tokio::select! {
+            _ = beat.tick() => (),
+            _ = signals.next() => break,
+        }
+        seen = look(status).await?;
+    }
+    drop(screen);
+    Ok(Ok(()))
+}
+
+/// All that there is to print.
+fn whole(status: &Status, seen: &Seen, size: Option<(usize, usize)>) -> String {
+    if status.json {
+        let text = match status.watch {
+            true => serde_json::to_string(seen),
+            false => serde_json::to_string_pretty(seen),
+        };
+        return text.unwrap_or_default() + "\n";
+    }
+    let now = state_dir::moment();
+    let width = size
+        .map(|(width, _)| width)
+        .or_else(|| terminal().map(|(width, _)| width));
+    let mut text = match &seen.instances[..] {
+        [] => {
+            "no instance: no socket unit starts wakeport, and nothing is known of an earlier one\n"
+                .into()
+        }
+        [one] if status.unit.is_some() => table::details(one, now),
+        all => table::table(all, width, now),
+    };
+    for problem in &seen.problems {
+        text += &words::clean(problem);
+        text.push('\n');
+    }
+    if status.watch && size.is_none() {
+        text.push('\n');
+    }
+    text
+}
+
+// -- looking
+
+async fn look(status: &Status) -> Result<Seen, Fatal> {
+    let mut seen = if status.state_dir.is_empty() {
+        look_everywhere().await
+    } else {
+        let (records, problems) = records(&status.state_dir);
+        seen(&records, None, None, problems)
+    };
+    seen.instances
+        .sort_by(|one, other| (one.manager, &one.name).cmp(&(other.manager, &other.name)));
+    if let Some(word) = &status.unit {
+        let names: Vec<_> = seen
+            .instances
+            .iter()
+            .map(|view| view.name.clone())
+            .collect();
+        seen.instances.retain(|view| view.answers_to(word));
+        if seen.instances.is_empty() {
+            return Err(Fatal::usage(format!(
+                "no instance is called `{}`; there {}",
+                words::clean(word),
+                match &names[..] {
+                    [] => "is none".into(),
+                    names => format!("is `{}`", words::clean(&names.join("`, `"))),
+                }
+            )));
+        }
+    }
+    Ok(seen)
+}
+
+async fn look_everywhere() -> Seen {
+    let mut places = state_dir::usual_places();
+    let (mut found, mut problems) = records(&places);
+    let units = |found: &[Record], owner| -> Vec<String> {
+        let ours = found.iter().filter(|record| record.units_manager == owner);
+        ours.flat_map(|record| record.units.clone()).collect()
+    };
+    let (system, user) = (units(&found, Owner::System), units(&found, Owner::User));
+    let (system, user) = tokio::join!(
+        survey(Manager::System, &system),
+        survey(Manager::User, &user)
+    );
+    // An instance that runs as another user keeps its record elsewhere.
+    let mut others: Vec<_> = system
+        .iter()
+        .flat_map(|survey| survey.services.values())
+        .flat_map(|service| service.state_directories.clone())
+        .filter(|directory| !places.contains(directory))
+        .collect();
+    others.sort();
+    others.dedup();
+    let (more, more_problems) = records(&others);
+    places.extend(others);
+    found.extend(more);
+    problems.extend(more_problems);
+    seen(&found, system.as_ref(), user.as_ref(), problems)
+}
+
+fn records(directories: &[PathBuf]) -> (Vec<Record>, Vec<String>) {
+    let found = directories
+        .iter()
+        .flat_map(|directory| state_dir::read_all(directory));
+    let (mut records, mut problems) = (Vec::new(), Vec::new());
+    for found in found {
+        match found {
+            Ok(record) => records.push(record),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    (records, problems)
+}
+
+fn seen(
+    records: &[Record],
+    system: Option<&Survey>,
+    user: Option<&Survey>,
+    problems: Vec<String>,
+) -> Seen {
+    let now = state_dir::moment();
+    let manager = |owner| match owner {
+        Owner::System => system,
+        Owner::User => user,
+    };
+    let known = records.iter().map(|record| {
+        let alive = state_dir::is_alive(record);
+        // Whether the service runs says the manager that starts it; it is nearly always the same.
+        View::of(record, alive, manager(record.manager), now)
+    });
+    let mut instances: Vec<_> = known.collect();
+    for owner in [Owner::System, Owner::User] {
+        for (unit, service) in manager(owner).iter().flat_map(|survey| &survey.services) {
+            let is_known = |view: &View| view.manager == owner && view.unit.as_ref() == Some(unit);
+            if !instances.iter().any(is_known) {
+                instances.push(View::unknown(unit, owner, service));
+            }
+        }
+    }
+    Seen {
+        version: JSON_VERSION,
+        instances,
+        problems,
+    }
+}
+
+// -- showing
+
+fn print(text: &str) -> io::Result<()> {
+    // Without colours where nobody sees them, and where `NO_COLOR` says so.
+    let mut out = anstream::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Columns and lines of the terminal that we write to, if it is one.
+fn terminal() -> Option<(usize, usize)> {
+    let (Width(width), Height(height)) = terminal_size::terminal_size_of(io::stdout())?;
+    Some((width.into(), height.into()))
+}
+
+/// The terminal, while it is ours alone. Dropping it puts back what was there before.
+struct Screen;
+
+impl Screen {
+    /// The other screen, without a cursor.
+    fn take() -> Self {
+        let _ = Self::tell("\x1b[?1049h\x1b[?25l");
+        Self
+    }
+
+    /// Draws over what is there, line by line, so that nothing flickers.
+    fn draw(text: &str) -> io::Result<()> {
+        let height = terminal().map_or(usize::MAX, |(_, height)| height);
+        let lines: Vec<_> = text.lines().collect();
+        let hidden = lines.len().saturating_sub(height.saturating_sub(1));
+        let mut page = String::from("\x1b[H");
+        for line in &lines[..lines.len() - hidden] {
+            page += line;
+            page += "\x1b[K\r\n";
+        }
+        if hidden > 0 {
+            page += &format!("… {hidden} more lines\x1b[K");
+        }
+        page += "\x1b[J";
+        Self::tell(&page)
+    }
+
+    fn tell(text: &str) -> io::Result<()> {
+        // What steers the terminal must get there even without colours.
+        let colours = anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
+        let plain;
+        let text = if colours {
+            text
+        } else {
+            plain = without_colours(text);
+            &plain
+        };
+        let mut out = io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        out.flush()
+    }
+}
+
+/// The text without what ends in `m` after an escape character: styles, and nothing else.
+fn without_colours(text: &str) -> String {
+    let mut parts = text.split("\x1b[");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let end = part.find(|c: char| c.is_ascii_alphabetic());
+        match end {
+            Some(end) if part[end..].starts_with('m') => plain += &part[end + 1..],
+            _ => {
+                plain += "\x1b[";
+                plain += part;
+            }
+        }
+    }
+    plain
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        let _ = Self::tell("\x1b[?25h\x1b[?1049l");
+    }
+}

@@ -1,0 +1,277 @@
+//! The instances as a table of 80 columns, or one of them in full. Pure.
+
+use std::fmt::Write as _;
+
+use anstyle::{AnsiColor, Color, Style};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::view::View;
+use super::words::{bytes, clean, left, share, span, took};
+use crate::record::{Mishap, Moment, Owner, State};
+
+/// Wide enough for most names; a longer one is cut where there is no more room.
+const NAME: usize = 16;
+const STATE: usize = 13;
+
+/// Every column but the first.
+const REST: usize = 64;
+
+/// A failure that was followed by a good wake is news for so long, in seconds.
+const NEWS: f64 = 86_400.0;
+
+const DIM: Style = Style::new().dimmed();
+const BOLD: Style = Style::new().bold();
+const WARNING: Style = colour(AnsiColor::Yellow);
+const ERROR: Style = colour(AnsiColor::Red);
+
+const fn colour(colour: AnsiColor) -> Style {
+    Style::new().fg_color(Some(Color::Ansi(colour)))
+}
+
+/// All of them, a line each, and below it what needs attention.
+pub(super) fn table(views: &[View], width: Option<usize>, now: Moment) -> String {
+    let longest = views.iter().map(|view| name(view).chars().count()).max();
+    let room = width.map_or(usize::MAX, |width| width.saturating_sub(REST).max(NAME));
+    let first = longest.unwrap_or(0).clamp(NAME, room);
+    let mut text = String::new();
+    let header = line(
+        first,
+        "NAME",
+        [
+            "STATE", "FOR", "CLIENTS", "WAKES", "MEDIAN", "LAST", "ASLEEP", "FREED",
+        ],
+    );
+    let _ = writeln!(text, "{BOLD}{header}{BOLD:#}");
+    for view in views {
+        let style = style(view.state);
+        let state = format!("{:STATE$}", state(view));
+        let row = line(
+            first,
+            &cut(&name(view), first),
+            [
+                &state,
+                &or_dash(view.for_seconds.map(span)),
+                &clients(view),
+                &or_dash(view.since.map(|_| view.wakes.total.to_string())),
+                &or_dash(view.wakes.median_seconds.map(took)),
+                &or_dash(view.wakes.last_seconds.map(took)),
+                &or_dash(view.asleep_share.map(share)),
+                &or_dash(view.memory_freed_bytes.map(bytes)),
+            ],
+        );
+        let row = row.replacen(&state, &format!("{style}{state}{style:#}"), 1);
+        let _ = writeln!(text, "{}", row.trim_end());
+        for (style, note) in notes(view, now) {
+            let _ = writeln!(text, "  {style}{}{style:#}", clean(&note));
+        }
+    }
+    text
+}
+
+fn line(first: usize, name: &str, columns: [&str; 8]) -> String {
+    let [state, lasts, clients, wakes, median, last, asleep, freed] = columns;
+    format!(
+        "{name:first$}  {state:STATE$}  {lasts:>5} {clients:>7} {wakes:>5} {median:>6} {last:>6} {asleep:>6} {freed:>6}"
+    )
+}
+
+/// One of them in full.
+pub(super) fn details(view: &View, now: Moment) -> String {
+    let mut text = String::new();
+    let service = view.service.as_deref().unwrap_or("not woken yet");
+    let _ = writeln!(text, "{BOLD}{}{BOLD:#} - {}", name(view), clean(service));
+    let mut say = |what: &str, value: String| {
+        let _ = writeln!(text, "{what:>11}: {value}");
+    };
+    let style = style(view.state);
+    let since = view.since.zip(view.for_seconds);
+    let since = since.map(|(at, seconds)| format!(" since {}; {}", date(at), span(seconds)));
+    say(
+        "State",
+        format!(
+            "{style}{}{style:#}{}",
+            state(view),
+            since.unwrap_or_default()
+        ),
+    );
+    if let Some(unit) = &view.unit {
+        say("Unit", clean(unit));
+    }
+    for socket in view.sockets.iter().flatten() {
+        let addresses = clean(&socket.listen.join(" "));
+        let (unit, state) = (clean(&socket.unit), clean(&socket.state));
+        say(
+            "Socket",
+            format!("{addresses} ({unit}, {state}, {})", clean(&socket.enabled)),
+        );
+    }
+    if let Some(since) = view.counting_since {
+        let c = view.clients;
+        let gone = c.refused_failed + c.refused_silent;
+        say(
+            "Clients",
+            format!(
+                "{} now, {} waiting; {} served, {gone} refused, {} gave up",
+                c.active, c.waiting, c.served, c.gave_up
+            ),
+        );
+        let (up, down) = (bytes(view.bytes.up), bytes(view.bytes.down));
+        say("Bytes", format!("{up} to the service, {down} from it"));
+        let wakes = view.wakes;
+        let times = wakes.median_seconds.zip(wakes.last_seconds);
+        let times =
+            times.map(|(median, last)| format!(", median {}, last {}", took(median), took(last)));
+        say(
+            "Wakes",
+            format!("{}{}", wakes.total, times.unwrap_or_default()),
+        );
+        say(
+            "Asleep",
+            format!(
+                "{} of the time since {}",
+                or_dash(view.asleep_share.map(share)),
+                date(since)
+            ),
+        );
+    }
+    say(
+        "Freed",
+        match view.memory_freed_bytes {
+            Some(freed) => format!("{} by the last sleep", bytes(freed)),
+            None => "-".into(),
+        },
+    );
+    if let Some(failure) = &view.last_failure {
+        let count = view.failures.values().sum::<u64>();
+        say(
+            "Failures",
+            format!("{count}, last {}", last_failure(failure, now)),
+        );
+    }
+    for (style, note) in notes(view, now)
+        .into_iter()
+        .filter(|_| view.last_failure.is_none())
+    {
+        let _ = writeln!(text, "{:>13}{style}{}{style:#}", "", clean(&note));
+    }
+    text
+}
+
+/// What needs attention, or explains a dash.
+fn notes(view: &View, now: Moment) -> Vec<(Style, String)> {
+    let mut notes = Vec::new();
+    match view.sockets.as_deref() {
+        Some([]) => notes.push((
+            DIM,
+            "known from its record only: no socket unit starts it".into(),
+        )),
+        Some(sockets) => {
+            for socket in sockets.iter().filter(|socket| socket.state != "active") {
+                let style = if socket.state == "failed" {
+                    ERROR
+                } else {
+                    WARNING
+                };
+                let user = if view.manager == Owner::User {
+                    " --user"
+                } else {
+                    ""
+                };
+                notes.push((
+                    style,
+                    format!(
+                        "its port is closed: {unit} is {}; `systemctl{user} start {unit}` opens it",
+                        socket.state,
+                        unit = socket.unit
+                    ),
+                ));
+            }
+        }
+        None => (),
+    }
+    if view.state == State::Unattended {
+        let text = "wakeport was ended: the service may run, and nobody puts it to sleep until the next client comes";
+        notes.push((WARNING, text.into()));
+    }
+    if let Some(failure) = &view.last_failure {
+        let fresh = ago(failure.at, now).is_some_and(|seconds| seconds < NEWS);
+        let woken_since = view.state != State::Failed && view.wakes.total > 0;
+        if view.state == State::Failed || fresh || !woken_since {
+            let style = if view.state == State::Failed {
+                ERROR
+            } else {
+                WARNING
+            };
+            notes.push((style, format!("failed {}", last_failure(failure, now))));
+        }
+    }
+    notes
+}
+
+fn last_failure(failure: &Mishap, now: Moment) -> String {
+    let when = ago(failure.at, now).map_or_else(
+        || date(failure.at),
+        |seconds| format!("{} ago", span(seconds)),
+    );
+    format!("{when} ({}): {}", failure.kind.name(), clean(&failure.why))
+}
+
+/// Seconds since then; nothing if that was not in the past.
+fn ago(at: Timestamp, now: Moment) -> Option<f64> {
+    let seconds = now.wall.duration_since(at).as_secs_f64();
+    (seconds >= 0.0).then_some(seconds)
+}
+
+fn name(view: &View) -> String {
+    match view.manager {
+        Owner::System => clean(&view.name),
+        Owner::User => format!("{} (user)", clean(&view.name)),
+    }
+}
+
+/// The state, and for how much longer.
+fn state(view: &View) -> String {
+    let name = view.state.name();
+    match view.left_seconds.filter(|seconds| *seconds > 0.0) {
+        Some(seconds) => format!("{name} {}", left(seconds)),
+        None => name.into(),
+    }
+}
+
+/// Who is here, and `+` who waits.
+fn clients(view: &View) -> String {
+    match (view.clients.active, view.clients.waiting) {
+        (0, 0) => "-".into(),
+        (active, 0) => active.to_string(),
+        (active, waiting) => format!("{active}+{waiting}"),
+    }
+}
+
+fn style(state: State) -> Style {
+    match state {
+        State::Asleep => colour(AnsiColor::Blue),
+        State::Waking | State::Stopping => WARNING,
+        State::Awake => colour(AnsiColor::Green),
+        State::Cooling => colour(AnsiColor::Cyan),
+        State::Failed => ERROR.bold(),
+        State::Unattended => colour(AnsiColor::Magenta),
+    }
+}
+
+fn or_dash(text: Option<String>) -> String {
+    text.unwrap_or_else(|| "-".into())
+}
+
+fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.into();
+    }
+    let kept: String = text.chars().take(width.saturating_sub(1)).collect();
+    format!("{kept}…")
+}
+
+fn date(at: Timestamp) -> String {
+    let zoned = at.to_zoned(TimeZone::system());
+    zoned.strftime("%a %F %T %Z").to_string()
+}

@@ -1,0 +1,138 @@
+//! What there is to show of an instance, from its record and what its manager says. Pure.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::record::{Bytes, Clients, Kind, Mishap, Moment, Owner, Record, State};
+use crate::survey::{self, Socket, Survey};
+
+/// One instance, as `--json` prints it. docs/observing.md says what the fields mean.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct View {
+    pub(super) name: String,
+    pub(super) manager: Owner,
+    pub(super) unit: Option<String>,
+    /// Not known where no manager answers.
+    pub(super) sockets: Option<Vec<Socket>>,
+    pub(super) service: Option<String>,
+    pub(super) units: Vec<String>,
+    pub(super) state: State,
+    pub(super) since: Option<Timestamp>,
+    pub(super) for_seconds: Option<f64>,
+    pub(super) left_seconds: Option<f64>,
+    pub(super) clients: Clients,
+    pub(super) bytes: Bytes,
+    pub(super) wakes: Wakes,
+    pub(super) sleeps: u64,
+    pub(super) asleep_share: Option<f64>,
+    pub(super) memory_freed_bytes: Option<u64>,
+    pub(super) failures: BTreeMap<Kind, u64>,
+    pub(super) last_failure: Option<Mishap>,
+    pub(super) counting_since: Option<Timestamp>,
+}
+
+/// How long wakes took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(super) struct Wakes {
+    pub(super) total: u64,
+    pub(super) median_seconds: Option<f64>,
+    pub(super) last_seconds: Option<f64>,
+}
+
+impl View {
+    /// An instance that has a record; `alive` is whether its process runs.
+    pub(super) fn of(record: &Record, alive: bool, survey: Option<&Survey>, now: Moment) -> Self {
+        let mut state = record.state(alive);
+        if state == State::Unattended && survey.is_some_and(|survey| all_down(record, survey)) {
+            state = State::Asleep;
+        }
+        let sockets = survey.zip(record.unit.as_ref()).map(|(survey, unit)| {
+            let service = survey.services.get(unit);
+            service.map_or_else(Vec::new, |service| service.sockets.clone())
+        });
+        let clients = match alive {
+            true => record.clients,
+            false => Clients {
+                active: 0,
+                waiting: 0,
+                ..record.clients
+            },
+        };
+        Self {
+            name: record.name.clone(),
+            manager: record.manager,
+            unit: record.unit.clone(),
+            sockets,
+            service: Some(record.service.clone()),
+            units: record.units.clone(),
+            state,
+            since: Some(record.since(alive)),
+            for_seconds: Some(record.stretch(alive, now)),
+            left_seconds: record.left(alive, now),
+            clients,
+            bytes: record.bytes,
+            wakes: Wakes {
+                total: record.wakes.total,
+                median_seconds: record.wakes.median(),
+                last_seconds: record.wakes.last(),
+            },
+            sleeps: record.sleeps,
+            asleep_share: record.share_asleep(alive, now),
+            memory_freed_bytes: record.memory_freed,
+            failures: record.failures.clone(),
+            last_failure: record.last_failure.clone(),
+            counting_since: Some(record.first_seen),
+        }
+    }
+
+    /// An instance that only its manager knows: nobody has come yet, or it keeps no record.
+    pub(super) fn unknown(unit: &str, manager: Owner, service: &survey::Service) -> Self {
+        let stem = unit.strip_suffix(".service").unwrap_or(unit);
+        Self {
+            name: stem.strip_prefix("wakeport@").unwrap_or(stem).to_owned(),
+            manager,
+            unit: Some(unit.to_owned()),
+            sockets: Some(service.sockets.clone()),
+            service: None,
+            units: Vec::new(),
+            state: match service.active {
+                true => State::Awake,
+                false => State::Asleep,
+            },
+            since: None,
+            for_seconds: None,
+            left_seconds: None,
+            clients: Clients::default(),
+            bytes: Bytes::default(),
+            wakes: Wakes::default(),
+            sleeps: 0,
+            asleep_share: None,
+            memory_freed_bytes: None,
+            failures: BTreeMap::new(),
+            last_failure: None,
+            counting_since: None,
+        }
+    }
+
+    /// Whether somebody who types `word` means this one.
+    pub(super) fn answers_to(&self, word: &str) -> bool {
+        let sockets = self.sockets.iter().flatten().map(|socket| &socket.unit);
+        let units = self.unit.iter().chain(&self.units).chain(sockets);
+        let service = format!("{word}.service");
+        self.name == word
+            || units
+                .into_iter()
+                .any(|unit| *unit == word || *unit == service)
+    }
+}
+
+/// Whether a service of which the last instance took no leave is down all the same.
+fn all_down(record: &Record, survey: &Survey) -> bool {
+    let down = |unit| {
+        let state = survey.units.get(unit);
+        state.is_some_and(|state| state == "inactive" || state == "failed")
+    };
+    !record.units.is_empty() && record.units.iter().all(down)
+}
