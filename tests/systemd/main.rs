@@ -10,6 +10,7 @@ mod access;
 mod failure;
 mod hooks;
 mod itself;
+mod observe;
 mod operator;
 mod sockets;
 mod stories;
