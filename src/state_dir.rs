@@ -21,6 +21,9 @@ const INSTANCES: &str = "instances";
 /// A record has some 3 KB; nobody makes us read more than that.
 const LONGEST: u64 = 1 << 20;
 
+/// What a write takes where it is quick; a divisor of [`LAST_WORD`].
+const A_WRITE: Duration = Duration::from_millis(5);
+
 /// How long the end of the process waits for the last write.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
@@ -169,6 +172,7 @@ struct Desk {
 #[derive(Debug, Default)]
 struct Slot {
     next: Option<Record>,
+    writing: bool,
     closing: bool,
     over: bool,
 }
@@ -200,6 +204,22 @@ impl Keeper {
         if let Some(desk) = &self.0 {
             desk.slot().next = Some(record);
             desk.changed.notify_all();
+        }
+    }
+}
+
+impl Closing {
+    /// Waits until all is written, for a moment: who does so before the end need not wait then.
+    pub async fn settled(&self) {
+        let Some(desk) = &self.0.0 else { return };
+        let is_busy = || {
+            let slot = desk.slot();
+            slot.next.is_some() || slot.writing
+        };
+        let mut left = LAST_WORD;
+        while is_busy() && !left.is_zero() {
+            tokio::time::sleep(A_WRITE).await;
+            left -= A_WRITE;
         }
     }
 }
@@ -240,9 +260,15 @@ impl Desk {
 
     /// Waits for a record; none comes any more when closing.
     fn next(&self) -> Option<Record> {
-        let idle = |slot: &mut Slot| slot.next.is_none() && !slot.closing;
+        let idle = |slot: &mut Slot| {
+            slot.writing = false;
+            slot.next.is_none() && !slot.closing
+        };
         let slot = self.changed.wait_while(self.slot(), idle);
-        slot.unwrap_or_else(PoisonError::into_inner).next.take()
+        let mut slot = slot.unwrap_or_else(PoisonError::into_inner);
+        let next = slot.next.take();
+        slot.writing = next.is_some();
+        next
     }
 }
 

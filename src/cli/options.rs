@@ -231,8 +231,8 @@ pub(super) struct Options {
           value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     stay: bool,
 
-    /// What `wakeport status` and the metrics call this instance [default: what its unit is called,
-    /// without wakeport@]
+    /// What `wakeport status` and the metrics call this instance; by default as its unit is called,
+    /// without wakeport@
     #[arg(
         long,
         env = "WAKEPORT_NAME",

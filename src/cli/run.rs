@@ -159,7 +159,7 @@ async fn serve(
     let backend = Backend::new(&config, &targets, &dialer, &launcher);
     let prober = Prober::new(&config, dialer.clone(), launcher);
     let service = label(&config.service);
-    let (books, _closing) = observed.books(&config, service.clone());
+    let (books, record) = observed.books(&config, service.clone());
     let story = Story::new(service, notifier.clone(), books, sd::watchdog_interval());
     let tasks = TaskTracker::new();
     let driver = Driver::new(
@@ -197,6 +197,8 @@ async fn serve(
             // What `wait_for` returns locks the value; kept for the whole arm it would stop the driver.
             () = async { drop(idle.wait_for(|idle| *idle).await) }, if !config.stay => {
                 sleep_until((began + SHORTEST_LIFE).into()).await;
+                // As long as the disk takes its time, clients may come.
+                record.settled().await;
                 doors.close().await;
                 if handle.may_exit().await && !doors.last_call() {
                     tracing::info!(message_id = message::EXITING, "exiting: nobody is here");

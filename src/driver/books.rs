@@ -140,8 +140,12 @@ impl Books {
         if asleep {
             self.turn(lifecycle::State::Asleep);
         }
-        self.record.end(state_dir::moment());
-        self.keeper.keep(self.record());
+        // Asleep with a process that is gone is asleep as well: nothing needs to be written for that,
+        // and no client to wait for it who comes just now.
+        if self.changed || self.record.state != State::Asleep {
+            self.record.end(state_dir::moment());
+            self.keeper.keep(self.record());
+        }
     }
 }
 

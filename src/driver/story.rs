@@ -32,6 +32,10 @@ pub struct Story {
     served: u64,
     traffic: Traffic,
     woken_at: Option<Instant>,
+    /// What was served before the last wake, and when that was.
+    round: (u64, SystemTime),
+    /// Since that wake, it was told that everybody has left.
+    cooled: bool,
     why: Option<String>,
     blind: bool,
 }
@@ -60,6 +64,8 @@ impl Story {
             say_at: None,
             began: SystemTime::now(),
             since: OnceCell::new(),
+            round: (0, SystemTime::now()),
+            cooled: false,
             served: 0,
             traffic: Traffic::default(),
             woken_at: None,
@@ -88,6 +94,8 @@ impl Story {
             | (State::Failed { .. }, State::Failed { .. }) => (),
             (_, State::Waking { .. }) => {
                 self.woken_at = Some(now);
+                self.round = (self.served, SystemTime::now());
+                self.cooled = false;
                 self.why = None;
                 let client = first.map(|first| first.peer.to_string());
                 let whom = match first.map(|first| first.peer) {
@@ -115,8 +123,9 @@ impl Story {
                     precise(took)
                 );
             }
+            // A visitor now and then is no news; how many there were is told in the end.
             (State::Cooling { .. }, State::Awake) => {
-                tracing::info!(
+                tracing::debug!(
                     message_id = message::AWAKE,
                     state = "awake",
                     unit,
@@ -125,15 +134,24 @@ impl Story {
             }
             (State::Awake, State::Cooling { sleep_at }) => {
                 let Traffic { up, down, .. } = self.traffic;
-                tracing::info!(
-                    message_id = message::COOLING,
-                    state = "cooling",
-                    unit,
-                    bytes_up = up,
-                    bytes_down = down,
-                    "the last client of {service} has left; it {}",
-                    sleeps(sleep_at, now)
-                );
+                macro_rules! tell {
+                    ($level:ident) => {
+                        tracing::$level!(
+                            message_id = message::COOLING,
+                            state = "cooling",
+                            unit,
+                            bytes_up = up,
+                            bytes_down = down,
+                            "the last client of {service} has left; it {}",
+                            sleeps(sleep_at, now)
+                        )
+                    };
+                }
+                if std::mem::replace(&mut self.cooled, true) {
+                    tell!(debug);
+                } else {
+                    tell!(info);
+                }
             }
             (_, State::Cooling { sleep_at }) => {
                 let failed = matches!(event, Event::SleepFailed(_));
@@ -159,10 +177,15 @@ impl Story {
                 );
             }
             (_, State::Stopping(stop)) => {
-                let who = if stop == Stop::Theirs {
-                    "is being stopped by somebody else"
-                } else {
-                    "goes to sleep"
+                let clients = self.served - self.round.0;
+                let who = match stop {
+                    Stop::Theirs => "is being stopped by somebody else".into(),
+                    Stop::Ours | Stop::Again { .. } if clients == 0 => "goes to sleep".into(),
+                    Stop::Ours | Stop::Again { .. } => format!(
+                        "goes to sleep; {} served since {}",
+                        count(usize::try_from(clients).unwrap_or(usize::MAX), "client"),
+                        time_of_day(self.round.1)
+                    ),
                 };
                 tracing::info!(
                     message_id = message::STOPPING,

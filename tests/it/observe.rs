@@ -242,6 +242,16 @@ fn status_names_those_that_there_are() {
 }
 
 #[test]
+fn a_name_that_is_no_files_is_refused() {
+    for name in ["", "../etc/passwd", ".hidden"] {
+        let run = Run::new().to(Place::tcp()).listen(Place::tcp());
+        let (log, code) = run.option("--name", name).fails();
+        assert_eq!(code, 64, "{log}");
+        assert!(log.contains("--name") && log.lines().count() == 1, "{log}");
+    }
+}
+
+#[test]
 fn whoever_has_read_enough_ends_a_watch() {
     let kept = Kept::new();
     let mut watch = command(&["status", "--watch", "--json", "--state-dir"])

@@ -123,6 +123,24 @@ fn the_record_is_for_everybody_and_what_hooks_keep_is_not() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
+fn an_instance_of_another_user_is_found_where_it_keeps_its_record() {
+    let rig = Rig::boot();
+    rig.drop_in(
+        "wakeport@game.service",
+        "target",
+        "[Service]\nUser=games\nStateDirectory=\nStateDirectory=game\n\
+         Environment=WAKEPORT_UNIT= WAKEPORT_TO=127.0.0.1:18080 WAKEPORT_START_HOOK=false\n",
+    );
+    rig.listen("game", PORT);
+    assert_eq!(Client::asks(PORT).reads().1, GoneAs::Reset);
+    rig.wait_for("the failure is known", || {
+        instance(&rig, "game")["failures"]["start"] == 1
+    });
+    assert!(rig.path("/var/lib/game/instances/game.json").exists());
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
 fn a_full_disk_costs_no_client_and_no_record() {
     let rig = Rig::boot();
     nginx(&rig);

@@ -460,4 +460,17 @@ mod tests {
             assert_eq!(run.is_limited(), limited, "{job:?} {ordered_at}");
         }
     }
+
+    #[test]
+    fn memory_that_nobody_counts_is_not_known() {
+        let said = |bytes: u64| {
+            let value = Variant::from(bytes)
+                .try_to_owned()
+                .expect("holds no descriptor");
+            HashMap::from([("MemoryCurrent".to_owned(), value)])
+        };
+        assert_eq!(memory(&said(50_646_220)), Some(50_646_220));
+        assert_eq!(memory(&said(u64::MAX)), None);
+        assert_eq!(memory(&HashMap::new()), None);
+    }
 }

@@ -35,33 +35,28 @@ pub(super) fn table(views: &[View], width: Option<usize>, now: Moment) -> String
     let room = width.map_or(usize::MAX, |width| width.saturating_sub(REST).max(NAME));
     let first = longest.unwrap_or(0).clamp(NAME, room);
     let mut text = String::new();
-    let header = line(
-        first,
-        "NAME",
-        [
-            "STATE", "FOR", "CLIENTS", "WAKES", "MEDIAN", "LAST", "ASLEEP", "FREED",
-        ],
-    );
+    let titles = [
+        "FOR", "CLIENTS", "WAKES", "MEDIAN", "LAST", "ASLEEP", "FREED",
+    ];
+    let header = format!("{:first$}  {:STATE$}{}", "NAME", "STATE", right(titles));
     let _ = writeln!(text, "{BOLD}{header}{BOLD:#}");
     for view in views {
-        let style = style(view.state);
-        let state = format!("{:STATE$}", state(view));
-        let row = line(
-            first,
-            &cut(&name(view), first),
-            [
-                &state,
-                &or_dash(view.for_seconds.map(span)),
-                &clients(view),
-                &or_dash(view.since.map(|_| view.wakes.total.to_string())),
-                &or_dash(view.wakes.median_seconds.map(took)),
-                &or_dash(view.wakes.last_seconds.map(took)),
-                &or_dash(view.asleep_share.map(share)),
-                &or_dash(view.memory_freed_bytes.map(bytes)),
-            ],
+        let (name, style) = (cut(&name(view), first), style(view.state));
+        let numbers = [
+            &or_dash(view.for_seconds.map(span)),
+            &clients(view),
+            &or_dash(view.since.map(|_| view.wakes.total.to_string())),
+            &or_dash(view.wakes.median_seconds.map(took)),
+            &or_dash(view.wakes.last_seconds.map(took)),
+            &or_dash(view.asleep_share.map(share)),
+            &or_dash(view.memory_freed_bytes.map(bytes)),
+        ];
+        let _ = writeln!(
+            text,
+            "{name:first$}  {style}{:STATE$}{style:#}{}",
+            state(view),
+            right(numbers.map(String::as_str))
         );
-        let row = row.replacen(&state, &format!("{style}{state}{style:#}"), 1);
-        let _ = writeln!(text, "{}", row.trim_end());
         for (style, note) in notes(view, now) {
             let _ = writeln!(text, "  {style}{}{style:#}", clean(&note));
         }
@@ -69,11 +64,10 @@ pub(super) fn table(views: &[View], width: Option<usize>, now: Moment) -> String
     text
 }
 
-fn line(first: usize, name: &str, columns: [&str; 8]) -> String {
-    let [state, lasts, clients, wakes, median, last, asleep, freed] = columns;
-    format!(
-        "{name:first$}  {state:STATE$}  {lasts:>5} {clients:>7} {wakes:>5} {median:>6} {last:>6} {asleep:>6} {freed:>6}"
-    )
+/// The columns with numbers.
+fn right(columns: [&str; 7]) -> String {
+    let [lasts, clients, wakes, median, last, asleep, freed] = columns;
+    format!("  {lasts:>5} {clients:>7} {wakes:>5} {median:>6} {last:>6} {asleep:>6} {freed:>6}")
 }
 
 /// One of them in full.
@@ -149,17 +143,28 @@ pub(super) fn details(view: &View, now: Moment) -> String {
             format!("{count}, last {}", last_failure(failure, now)),
         );
     }
-    for (style, note) in notes(view, now)
-        .into_iter()
-        .filter(|_| view.last_failure.is_none())
-    {
+    for (style, note) in attention(view) {
         let _ = writeln!(text, "{:>13}{style}{}{style:#}", "", clean(&note));
     }
     text
 }
 
-/// What needs attention, or explains a dash.
+/// What is said below a line: what needs attention, and the last failure while it is news.
 fn notes(view: &View, now: Moment) -> Vec<(Style, String)> {
+    let mut notes = attention(view);
+    if let Some(failure) = &view.last_failure {
+        let failed = view.state == Some(State::Failed);
+        let fresh = ago(failure.at, now).is_some_and(|seconds| seconds < NEWS);
+        if failed || fresh || view.wakes.total == 0 {
+            let style = if failed { ERROR } else { WARNING };
+            notes.push((style, format!("failed {}", last_failure(failure, now))));
+        }
+    }
+    notes
+}
+
+/// What needs attention, or explains a dash.
+fn attention(view: &View) -> Vec<(Style, String)> {
     let mut notes = Vec::new();
     match view.sockets.as_deref() {
         Some([]) => notes.push((
@@ -190,21 +195,13 @@ fn notes(view: &View, now: Moment) -> Vec<(Style, String)> {
         }
         None => (),
     }
-    if view.state == State::Unattended {
+    if view.state.is_none() {
+        let text = "wakeport runs and keeps no record: its unit has no StateDirectory=";
+        notes.push((DIM, text.into()));
+    }
+    if view.state == Some(State::Unattended) {
         let text = "wakeport was ended: the service may run, and nobody puts it to sleep until the next client comes";
         notes.push((WARNING, text.into()));
-    }
-    if let Some(failure) = &view.last_failure {
-        let fresh = ago(failure.at, now).is_some_and(|seconds| seconds < NEWS);
-        let woken_since = view.state != State::Failed && view.wakes.total > 0;
-        if view.state == State::Failed || fresh || !woken_since {
-            let style = if view.state == State::Failed {
-                ERROR
-            } else {
-                WARNING
-            };
-            notes.push((style, format!("failed {}", last_failure(failure, now))));
-        }
     }
     notes
 }
@@ -232,7 +229,7 @@ fn name(view: &View) -> String {
 
 /// The state, and for how much longer.
 fn state(view: &View) -> String {
-    let name = view.state.name();
+    let name = view.state.map_or("-", State::name);
     match view.left_seconds.filter(|seconds| *seconds > 0.0) {
         Some(seconds) => format!("{name} {}", left(seconds)),
         None => name.into(),
@@ -248,14 +245,15 @@ fn clients(view: &View) -> String {
     }
 }
 
-fn style(state: State) -> Style {
+fn style(state: Option<State>) -> Style {
     match state {
-        State::Asleep => colour(AnsiColor::Blue),
-        State::Waking | State::Stopping => WARNING,
-        State::Awake => colour(AnsiColor::Green),
-        State::Cooling => colour(AnsiColor::Cyan),
-        State::Failed => ERROR.bold(),
-        State::Unattended => colour(AnsiColor::Magenta),
+        None => DIM,
+        Some(State::Asleep) => colour(AnsiColor::Blue),
+        Some(State::Waking | State::Stopping) => WARNING,
+        Some(State::Awake) => colour(AnsiColor::Green),
+        Some(State::Cooling) => colour(AnsiColor::Cyan),
+        Some(State::Failed) => ERROR.bold(),
+        Some(State::Unattended) => colour(AnsiColor::Magenta),
     }
 }
 
@@ -275,3 +273,6 @@ fn date(at: Timestamp) -> String {
     let zoned = at.to_zoned(TimeZone::system());
     zoned.strftime("%a %F %T %Z").to_string()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+use std::time::Duration;
+
+use super::*;
+use crate::record::{Kind, Process, Record};
+use crate::survey::{Service, Socket, Survey};
+
+/// So many seconds after the beginning.
+fn at(seconds: i32) -> Moment {
+    Moment {
+        wall: Timestamp::constant(1_760_000_000, 0)
+            + Duration::from_secs(seconds.unsigned_abs().into()),
+        monotonic: seconds.into(),
+    }
+}
+
+fn record(name: &str) -> Record {
+    let mut record = Record {
+        name: name.into(),
+        unit: Some(format!("wakeport@{name}.service")),
+        service: format!("{name}.service"),
+        units: vec![format!("{name}.service")],
+        ..Record::default()
+    };
+    record.begin(Process::default(), at(0));
+    record
+}
+
+/// What a manager says of sockets in these states.
+fn survey(sockets: &[(&str, &str)]) -> Survey {
+    let service = |state: &str| Service {
+        active: false,
+        sockets: vec![Socket {
+            unit: "wakeport@x.socket".into(),
+            state: state.into(),
+            enabled: "enabled".into(),
+            listen: vec!["[::]:80".into()],
+        }],
+        state_directories: Vec::new(),
+    };
+    let services = sockets.iter();
+    Survey {
+        services: services
+            .map(|(name, state)| (format!("wakeport@{name}.service"), service(state)))
+            .collect(),
+        ..Survey::default()
+    }
+}
+
+fn plain(text: &str) -> String {
+    anstream::adapter::strip_str(text).to_string()
+}
+
+#[test]
+fn the_table_has_80_columns_and_says_what_needs_attention() {
+    let survey = survey(&[
+        ("web", "active"),
+        ("postgresql@15-main-and-more", "active"),
+        ("game", "failed"),
+    ]);
+    let now = at(7000);
+    let mut views = Vec::new();
+
+    let mut asleep = record("web");
+    asleep.turn(State::Waking, at(100));
+    asleep.wakes.add(Duration::from_millis(212));
+    asleep.turn(State::Awake, at(101));
+    asleep.turn(State::Asleep, at(400));
+    asleep.memory_freed = Some(50_646_220);
+    asleep.end(at(400));
+    views.push(View::of(&asleep, false, Some(&survey), now));
+
+    let mut cooling = record("postgresql@15-main-and-more");
+    cooling.turn(State::Cooling, at(6990));
+    cooling.lasts(Some(Duration::from_secs(252)), at(6990));
+    cooling.clients.active = 1234;
+    cooling.clients.waiting = 5;
+    views.push(View::of(&cooling, true, Some(&survey), now));
+
+    let mut failed = record("game");
+    failed.turn(State::Failed, at(6999));
+    failed.lasts(Some(Duration::from_secs(30)), at(6999));
+    failed.fails(Kind::Died, "it went down\x1b[2J", at(6999).wall);
+    views.push(View::of(&failed, true, Some(&survey), now));
+
+    views.push(View::of(&record("gone"), false, Some(&survey), now));
+    let door = Service {
+        active: true,
+        ..survey.services["wakeport@web.service"].clone()
+    };
+    views.push(View::unknown("door.service", Owner::User, &door));
+
+    let expected = "\
+NAME              STATE            FOR CLIENTS WAKES MEDIAN   LAST ASLEEP  FREED
+web               asleep            1h       -     1  212ms  212ms    96%  48.3M
+postgresql@15-m…  cooling 4min     10s  1234+5     0      -      -  99.8%      -
+game              failed 29s        1s       -     0      -      -  99.9%      -
+  its port is closed: wakeport@x.socket is failed; `systemctl start wakeport@x.socket` opens it
+  failed 1s ago (died): it went down [2J
+gone              asleep            1h       -     0      -      -   100%      -
+  known from its record only: no socket unit starts it
+door (user)       -                  -       -     -      -      -      -      -
+  wakeport runs and keeps no record: its unit has no StateDirectory=
+";
+    let shown = plain(&table(&views, Some(80), now));
+    assert_eq!(shown, expected);
+    for line in shown.lines().filter(|line| !line.starts_with(' ')) {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+    // Where there is room, or nobody counts columns, names are whole.
+    for width in [None, Some(120)] {
+        assert!(table(&views, width, now).contains("postgresql@15-main-and-more "));
+    }
+}
