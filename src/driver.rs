@@ -52,6 +52,8 @@ pub struct Driver {
     idle: watch::Sender<bool>,
     doors: Vec<Door>,
     connected: HashSet<Ticket>,
+    /// Who was let through before, and could not reach the target: they wait again.
+    returned: HashSet<Ticket>,
     /// Who came in and may turn out to be no client.
     knocking: HashSet<Ticket>,
     /// The door of the client that the service was woken for.
@@ -97,6 +99,7 @@ impl Driver {
             idle: watch::Sender::new(false),
             doors: targets.into_iter().map(Door::new).collect(),
             connected: HashSet::new(),
+            returned: HashSet::new(),
             knocking: HashSet::new(),
             woken_for: 0,
             order: None,
@@ -165,6 +168,7 @@ impl Driver {
             }
             Message::Refused(waiter, why) => {
                 self.connected.remove(&waiter.ticket);
+                self.returned.insert(waiter.ticket);
                 let door = &mut self.doors[waiter.ticket.door];
                 door.missed(why);
                 door.close();
@@ -174,6 +178,7 @@ impl Driver {
             }
             Message::Left(ticket, traffic) => {
                 self.knocking.remove(&ticket);
+                self.returned.remove(&ticket);
                 if self.doors[ticket.door].leave(ticket) {
                     self.story.gone();
                 }
@@ -297,7 +302,11 @@ impl Driver {
             if awake {
                 let before = self.connected.len();
                 door.admit(&mut self.connected);
-                self.story.admitted(self.connected.len() - before);
+                let again = self
+                    .returned
+                    .extract_if(|ticket| self.connected.contains(ticket));
+                let again = again.count();
+                self.story.admitted(self.connected.len() - before - again);
                 door.set_limits(now().checked_add(self.start_timeout));
             }
             if !awake {

@@ -269,9 +269,9 @@ fn terminal() -> Option<(usize, usize)> {
 struct Screen;
 
 impl Screen {
-    /// The other screen, without a cursor.
+    /// The other screen, without a cursor, and with long lines cut rather than broken.
     fn take() -> Self {
-        let _ = Self::tell("\x1b[?1049h\x1b[?25l");
+        let _ = Self::tell("\x1b[?1049h\x1b[?25l\x1b[?7l");
         Self
     }
 
@@ -327,6 +327,6 @@ fn without_colours(text: &str) -> String {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        let _ = Self::tell("\x1b[?25h\x1b[?1049l");
+        let _ = Self::tell("\x1b[?7h\x1b[?25h\x1b[?1049l");
     }
 }

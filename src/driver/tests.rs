@@ -16,7 +16,7 @@ use crate::config::{self, Config, Limits, Liveness, Readiness};
 use crate::dial::Dialer;
 use crate::probe::Answer;
 use crate::program::Launcher;
-use crate::record::Record;
+use crate::record::{self, Clients, Kind, Record};
 use crate::sd::Notifier;
 use crate::state_dir::Keeper;
 
@@ -306,6 +306,50 @@ async fn a_client_that_is_refused_by_a_running_service_is_let_through_once_it_an
     permit.refused("connection refused".into());
     assert!(matches!(permit.verdict().await, Verdict::Admitted(Some(_))));
     assert_eq!(world.counts(), (1, 0));
+    let clients = world.handle.record().await.unwrap().clients;
+    assert_eq!((clients.active, clients.served), (1, 1), "it is one client");
+}
+
+#[tokio::test(start_paused = true)]
+async fn everything_that_happens_is_in_the_record() {
+    let mut world = World::new(Phase::Down);
+    let (permit, _) = world.served().await;
+    let mut waiting = world.arrive(SILENT);
+    sleep(SECOND).await;
+    let record = world.handle.record().await.unwrap();
+    assert_eq!(record.state, record::State::Awake);
+    assert_eq!((record.clients.active, record.clients.waiting), (1, 1));
+    assert_eq!(record.wakes.total, 1);
+
+    // The one whose target is silent has waited for as long as a start may take.
+    assert!(matches!(waiting.verdict().await, Verdict::TurnedAway));
+    drop((waiting, permit));
+    world.asleep().await;
+    world.service.set(|script| script.start_fails = true);
+    let mut refused = world.arrive(ANSWERING);
+    assert!(matches!(refused.verdict().await, Verdict::TurnedAway));
+    drop(refused);
+    drop(world.arrive(ANSWERING));
+
+    let record = world.handle.record().await.unwrap();
+    assert_eq!(record.state, record::State::Failed);
+    assert_eq!((record.wakes.total, record.sleeps), (1, 1));
+    let Clients {
+        served,
+        refused_failed,
+        refused_silent,
+        ..
+    } = record.clients;
+    assert_eq!((served, refused_failed, refused_silent), (1, 2, 1));
+    assert_eq!(
+        record.failures,
+        [(Kind::Start, 1), (Kind::Silent, 1)].into()
+    );
+    let last = record.last_failure.unwrap();
+    assert_eq!(
+        (last.kind, last.why.as_str()),
+        (Kind::Start, "told to fail")
+    );
 }
 
 #[tokio::test(start_paused = true)]

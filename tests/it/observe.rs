@@ -117,6 +117,30 @@ fn status_knows_an_instance_awake_and_asleep() {
 }
 
 #[test]
+fn every_field_of_the_json_is_documented() {
+    let kept = Kept::new();
+    let _wakeport = kept.run().start();
+    kept.is("asleep");
+    let docs = fs::read_to_string(repo("docs/observing.md")).expect("a file of ours");
+    let (_, rest) = docs.split_once("## The JSON").expect("a chapter");
+    let chapter = rest.split("\n## ").next().unwrap_or_default();
+    let mut undocumented = Vec::new();
+    let mut look = |fields: &Value| {
+        for name in fields.as_object().expect("an object").keys() {
+            if !chapter.contains(&format!("`{name}`")) {
+                undocumented.push(name.clone());
+            }
+        }
+    };
+    let seen = kept.seen();
+    look(&seen);
+    for part in ["clients", "bytes", "wakes"] {
+        look(&seen[part]);
+    }
+    assert!(undocumented.is_empty(), "{undocumented:?}");
+}
+
+#[test]
 fn counting_goes_on_in_the_next_life() {
     let kept = Kept::new();
     for lives in 1..=3 {
