@@ -35,7 +35,6 @@ impl Acceptor {
     /// Accepts until `stop` is cancelled. Every client that was accepted is known to the driver
     /// by then.
     pub async fn run(&self, stop: CancellationToken) -> io::Result<()> {
-        self.listener.tune(self.hall.liveness());
         // Most likely somebody waits: that is why we were started. The driver then knows why, too,
         // before it does anything else.
         self.accept_now();

@@ -18,9 +18,9 @@ use rustix::net::{
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::config::Named;
 use crate::config::address::{Bound, Peer, UnixAddress};
-use crate::config::{Liveness, Named};
-use crate::stream::{self, Unwatched};
+use crate::stream::Unwatched;
 
 /// A socket that clients connect to.
 #[derive(Debug)]
@@ -327,14 +327,6 @@ impl Drop for SocketFile {
 }
 
 impl Listener {
-    /// Has all connections that are accepted here begin as [`stream::tune`] says. The options stay
-    /// with the socket, as those that systemd sets on it do.
-    pub fn tune(&self, liveness: &Liveness) {
-        if let ListenAddress::Tcp(_) = self.address {
-            stream::tune(&self.socket, liveness);
-        }
-    }
-
     /// This listener as one whose clients can be waited for, on the thread that calls.
     pub fn watch(&self) -> io::Result<Watched<'_>> {
         // What is deprecated is that a type could close what it lends; a descriptor that is

@@ -123,13 +123,6 @@ impl Hall {
         self.tasks.spawn_on(session, &thread);
     }
 
-    /// What the connections of all clients are to have; see [`stream::tune`].
-    ///
-    /// [`stream::tune`]: crate::stream::tune
-    pub fn liveness(&self) -> &Liveness {
-        &self.house.liveness
-    }
-
     /// Waits until every client has left.
     pub async fn empty(&self) {
         self.tasks.close();
@@ -199,6 +192,7 @@ impl House {
             .watch()
             .inspect_err(|error| tracing::warn!(client = %peer, "{peer} is lost: {error}"))
             .ok()?;
+        client.tune(&self.liveness);
         let reached = tokio::select! {
             // A client that breaks off when its target is at hand breaks off there, too.
             biased;

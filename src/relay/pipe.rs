@@ -18,6 +18,7 @@ pub(super) struct Pipe {
     input: OwnedFd,
     size: usize,
     held: usize,
+    _share: Share,
 }
 
 /// The largest that an unprivileged process may ask for by default (`fs.pipe-max-size`, pipe(7)).
@@ -58,17 +59,15 @@ impl Pipe {
     }
 
     fn open() -> Option<Self> {
-        if SPENT.load(Ordering::Relaxed) + WANTED > *BUDGET {
-            return None;
-        }
+        let share = Share::take()?;
         let (output, input) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
         // Whether or not that was granted, the pipe has some size.
         let _ = fcntl_setpipe_size(&input, WANTED);
         let size = fcntl_getpipe_size(&input)
             .ok()
             .filter(|&size| size >= LEAST)?;
-        SPENT.fetch_add(size, Ordering::Relaxed);
         Some(Self {
+            _share: share,
             output,
             input,
             size,
@@ -107,6 +106,20 @@ impl Pipe {
         Ok(moved)
     }
 
+    /// Takes out what is in it.
+    pub(super) fn read_out(&mut self) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; self.held];
+        let mut read = 0;
+        while read < bytes.len() {
+            match rustix::io::read(&self.output, &mut bytes[read..])? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                n => read += n,
+            }
+        }
+        self.held = 0;
+        Ok(bytes)
+    }
+
     /// Passes bytes to `sink`. `WouldBlock` means that it takes none right now.
     pub(super) fn drain(&mut self, sink: impl AsFd) -> io::Result<usize> {
         let moved = splice(
@@ -122,8 +135,23 @@ impl Pipe {
     }
 }
 
-impl Drop for Pipe {
+/// One pipe's share of the budget.
+#[derive(Debug)]
+struct Share;
+
+impl Share {
+    /// Takes one, if one is left. Other threads take theirs at the same time.
+    fn take() -> Option<Self> {
+        let more = |spent: usize| Some(spent + WANTED).filter(|&spent| spent <= *BUDGET);
+        SPENT
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .ok()
+            .map(|_| Self)
+    }
+}
+
+impl Drop for Share {
     fn drop(&mut self) {
-        SPENT.fetch_sub(self.size, Ordering::Relaxed);
+        SPENT.fetch_sub(WANTED, Ordering::Relaxed);
     }
 }
