@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::support::{Place, Run, Server, Stage, throughout, until};
+use rustix::net::sockopt;
+
+use crate::support::{Flow, Place, Run, Server, Stage, Wire, throughout, until};
 
 #[test]
 fn a_connection_that_moves_no_byte_for_too_long_is_ended_and_the_service_sleeps() {
@@ -69,7 +71,6 @@ fn keepalive_is_set_as_told_on_both_legs() {
     let legs = wakeport.connections();
     assert_eq!(legs.len(), 2);
     for leg in legs {
-        use rustix::net::sockopt;
         let second = Duration::from_secs(1);
         assert!(sockopt::socket_keepalive(&leg).unwrap());
         assert_eq!(sockopt::tcp_keepidle(&leg).unwrap(), 17 * second);
@@ -94,4 +95,42 @@ fn keepalive_times_that_tcp_does_not_know_are_refused() {
         assert_eq!(code, 64, "{said}");
         assert!(said.contains(option), "{said}");
     }
+}
+
+#[test]
+fn a_client_that_was_there_first_is_looked_after_like_any_other() {
+    let (front, target) = (Place::tcp(), Place::tcp());
+    let _server = Server::echo(&target);
+    let listener = front.listen();
+    let client = front.connect();
+    let wakeport = Run::new()
+        .to(&target)
+        .inherit("web", &listener)
+        .option("--keepalive-time", "17s")
+        .option("--user-timeout", "29s")
+        .start();
+    client.echoes("once");
+    let legs = wakeport.connections();
+    assert_eq!(legs.len(), 2);
+    for leg in legs {
+        assert!(leg.tcp_nodelay().expect("an option"), "no delay");
+        assert!(leg.keepalive().expect("an option"), "keepalive");
+        let time = leg.tcp_keepalive_time().expect("an option");
+        assert_eq!(time, Duration::from_secs(17));
+        assert_eq!(sockopt::tcp_user_timeout(&leg).expect("an option"), 29_000);
+    }
+}
+
+#[test]
+fn a_reader_that_stalls_for_longer_than_it_may_is_ended() {
+    let run = Run::new().option("--user-timeout", "1s");
+    let wire = Wire::between(Place::tcp(), Place::tcp(), run);
+    let (client, server) = wire.pair();
+    let answer = Flow::new(&server, &client, 1);
+    answer.hold(true);
+    answer.breaks();
+    wire.wakeport.logs("it or its target is not there any more");
+    until("it is counted", || {
+        wire.wakeport.status().ends_with("1 ended as vanished")
+    });
 }

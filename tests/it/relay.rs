@@ -1,69 +1,10 @@
 //! The relay as both ends see it: as if there were none.
 
 use std::io;
-use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{Client, Place, Run, Server, Wakeport, directory, noise, throughout, until};
-
-/// A target whose ends of the connections the test holds itself, with `wakeport` in front.
-struct Wire {
-    wakeport: Wakeport,
-    front: Place,
-    _server: Server,
-    arrived: Receiver<Client>,
-}
-
-impl Wire {
-    fn new() -> Self {
-        Self::between(Place::tcp(), Place::tcp(), Run::new())
-    }
-
-    fn between(front: Place, target: Place, run: Run) -> Self {
-        let (arrive, arrived) = channel();
-        let server = Server::at(&target, move |end| {
-            let _ = arrive.send(end);
-        });
-        let wakeport = run.to(&target).listen(&front).start();
-        Self {
-            wakeport,
-            front,
-            _server: server,
-            arrived,
-        }
-    }
-
-    /// A client, and the server's end of its connection.
-    fn pair(&self) -> (Client, Client) {
-        let client = self.front.connect();
-        (client, self.server())
-    }
-
-    fn server(&self) -> Client {
-        let end = self.arrived.recv_timeout(Duration::from_secs(30));
-        end.expect("a connection at the target")
-    }
-}
-
-/// Sends in pieces of odd sizes, from a thread of its own.
-fn send_in_pieces(end: &Client, bytes: Vec<u8>, seed: u64) -> thread::JoinHandle<io::Result<()>> {
-    let end = end.clone();
-    thread::spawn(move || {
-        let sizes = noise(seed, bytes.len() / 100 + 16);
-        let (mut rest, mut sizes) = (bytes.as_slice(), sizes.chunks_exact(2).cycle());
-        while !rest.is_empty() {
-            let size = sizes
-                .next()
-                .map_or(1, |two| usize::from(two[0]) * usize::from(two[1]));
-            let (piece, others) = rest.split_at(size.clamp(1, rest.len()));
-            end.try_send(piece)?;
-            rest = others;
-        }
-        end.finish();
-        Ok(())
-    })
-}
+use crate::support::{Place, Run, Wire, directory, noise, send_in_pieces, throughout, until};
 
 #[test]
 fn every_byte_arrives_both_ways_at_once_whatever_the_sizes() {
@@ -143,7 +84,7 @@ fn a_reset_by_the_target_reaches_the_client_after_all_that_was_sent_before() {
         server.send(&bytes);
         client.send("never read");
         // What a reset overtakes at its own end is lost without us, too: wait until it is sent off.
-        until("everything has left the server", || unsent(&server) == 0);
+        until("everything has left the server", || server.unsent() == 0);
         server.reset();
         let (got, end) = client.rest();
         assert_eq!(got.len(), size);
@@ -175,23 +116,6 @@ fn a_reset_is_never_taken_for_an_end() {
     }
 }
 
-/// How many bytes wait to be sent, or to be acknowledged (proc_net_tcp(5)).
-fn unsent(end: &Client) -> u64 {
-    let port = |address: io::Result<socket2::SockAddr>| {
-        let address = address.ok().and_then(|address| address.as_socket());
-        address.map_or(0, |address| address.port())
-    };
-    let local = format!(":{:04X}", port(end.socket().local_addr()));
-    let remote = format!(":{:04X}", port(end.socket().peer_addr()));
-    let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux");
-    let queue = table.lines().find_map(|line| {
-        let fields: Vec<_> = line.split_whitespace().collect();
-        let ours = fields[1].ends_with(&local) && fields[2].ends_with(&remote);
-        ours.then(|| fields[4].split(':').next().map(str::to_owned))?
-    });
-    u64::from_str_radix(&queue.expect("an open connection"), 16).expect("a number")
-}
-
 #[test]
 fn a_slow_reader_gets_all_that_the_target_sent_before_it_broke_off() {
     let wire = Wire::new();
@@ -199,7 +123,7 @@ fn a_slow_reader_gets_all_that_the_target_sent_before_it_broke_off() {
     let server = wire.server();
     let bytes = noise(4, 400_000);
     server.send(&bytes);
-    until("everything has left the server", || unsent(&server) == 0);
+    until("everything has left the server", || server.unsent() == 0);
     server.reset();
     let mut got = Vec::new();
     let end = loop {
@@ -269,7 +193,7 @@ fn a_reader_that_stalls_costs_neither_memory_nor_time_and_loses_nothing() {
     let mut seen = 0;
     // The sender stands still when everything between the two is full.
     until("a standstill", || {
-        let waits = unsent(&server);
+        let waits = server.unsent();
         thread::sleep(Duration::from_millis(100));
         std::mem::replace(&mut seen, waits) == waits && waits > 0
     });

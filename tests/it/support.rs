@@ -1,12 +1,21 @@
 //! What the whole-process tests stand on: the real binary, clients, servers and hooks around it. Everything is looked
 //! at from the outside, and every condition is waited for.
 
-use std::collections::BTreeMap;
+mod trace;
+mod wire;
+
+pub(crate) use trace::Trace;
+pub(crate) use wire::{
+    Flow, Pattern, Wire, in_tiny_segments, is_tcp, kinds, send_in_pieces, with_hardly_any_room,
+};
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
@@ -20,7 +29,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tempfile::TempDir;
 
 /// How long anything may take. Only a test that fails waits for it.
-const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 #[expect(
     clippy::disallowed_methods,
@@ -195,8 +204,13 @@ impl Place {
 
     /// A client with a small receive buffer.
     pub(crate) fn connect_with_little_room(&self) -> Client {
+        self.connect_with(|socket| socket.set_recv_buffer_size(4096).expect("an option"))
+    }
+
+    /// A client whose socket is prepared before it connects.
+    pub(crate) fn connect_with(&self, prepare: impl FnOnce(&Socket)) -> Client {
         let socket = self.socket();
-        socket.set_recv_buffer_size(4096).expect("an option");
+        prepare(&socket);
         socket.connect(&self.address()).expect("a listener");
         Client::from(socket)
     }
@@ -311,6 +325,30 @@ impl Client {
         );
     }
 
+    /// How many bytes wait to be sent, or to be acknowledged (proc_net_tcp(5)).
+    pub(crate) fn unsent(&self) -> u64 {
+        let port = |address: io::Result<SockAddr>| {
+            let address = address.ok().and_then(|address| address.as_socket());
+            address.map_or(0, |address| address.port())
+        };
+        let local = format!(":{:04X}", port(self.0.local_addr()));
+        let remote = format!(":{:04X}", port(self.0.peer_addr()));
+        let table = fs::read_to_string("/proc/net/tcp").expect("Linux");
+        let queue = table.lines().find_map(|line| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            let ours = fields[1].ends_with(&local) && fields[2].ends_with(&remote);
+            ours.then(|| fields[4].split(':').next().map(str::to_owned))?
+        });
+        u64::from_str_radix(&queue.expect("an open connection"), 16).expect("a number")
+    }
+
+    /// Whether there is no room to send anything.
+    pub(crate) fn is_full(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut ends = [PollFd::new(&*self.0, PollFlags::OUT)];
+        poll(&mut ends, Some(&Timespec::default())).expect("poll(2)") == 0
+    }
+
     /// Whether nothing at all is there to be read, not even an end.
     pub(crate) fn is_silent(&self) -> bool {
         let flags = rustix::net::RecvFlags::DONTWAIT | rustix::net::RecvFlags::PEEK;
@@ -332,7 +370,12 @@ pub(crate) struct Server {
 impl Server {
     /// Serves every connection to `place` with `serve`.
     pub(crate) fn at(place: &Place, serve: impl Fn(Client) + Send + Sync + 'static) -> Self {
-        let listener = Arc::new(place.listen());
+        Self::on(place.listen(), serve)
+    }
+
+    /// Serves every connection to `listener` with `serve`.
+    pub(crate) fn on(listener: Socket, serve: impl Fn(Client) + Send + Sync + 'static) -> Self {
+        let listener = Arc::new(listener);
         let (count, open) = (
             Arc::<AtomicUsize>::default(),
             Arc::<Mutex<Vec<_>>>::default(),
@@ -720,6 +763,11 @@ impl Run {
         if !self.variables.contains_key("NOTIFY_SOCKET") {
             let path = dir.path().join("notify");
             let socket = UnixDatagram::bind(&path).expect("a socket of ours");
+            // Whichever user it runs as.
+            for path in [dir.path(), &path] {
+                let all = fs::Permissions::from_mode(0o777);
+                fs::set_permissions(path, all).expect("a file of ours");
+            }
             command.env("NOTIFY_SOCKET", &path);
             ear = Some(thread::spawn({
                 let said = said.clone();
@@ -884,19 +932,53 @@ impl Wakeport {
 
     /// Its connections; for a look at them, not to be used.
     pub(crate) fn connections(&self) -> Vec<Socket> {
+        let connected = |socket: &Socket| socket.peer_addr().is_ok_and(|peer| peer.is_ipv4());
+        let files = self.files(|_| true).into_iter();
+        files.map(Socket::from).filter(connected).collect()
+    }
+
+    /// Its files, as far as `wanted` says so of where their links in proc(5) point to.
+    pub(crate) fn files(&self, wanted: impl Fn(&str) -> bool) -> Vec<OwnedFd> {
         let pid = Pid::from_raw(self.id().cast_signed()).expect("a process ID");
         let process = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
         let process = process.expect("it runs");
-        let files = fs::read_dir(format!("/proc/{}/fd", self.id())).expect("it runs");
-        files
-            .filter_map(|file| file.ok()?.file_name().to_str()?.parse().ok())
-            .filter_map(|number| {
+        let wanted = self
+            .links()
+            .into_iter()
+            .filter(|(_, target)| wanted(target));
+        wanted
+            .filter_map(|(number, _)| {
                 let flags = rustix::process::PidfdGetfdFlags::empty();
                 rustix::process::pidfd_getfd(&process, number, flags).ok()
             })
-            .map(Socket::from)
-            .filter(|socket| socket.peer_addr().is_ok_and(|peer| peer.is_ipv4()))
             .collect()
+    }
+
+    /// How many pipes it has made for itself: those of which it has both ends.
+    pub(crate) fn pipes(&self) -> usize {
+        let mut seen = BTreeSet::new();
+        let links = self.links().into_iter().map(|(_, target)| target);
+        links
+            .filter(|target| target.starts_with("pipe:") && !seen.insert(target.clone()))
+            .count()
+    }
+
+    /// How many sockets it has, whatever number of handles of each.
+    pub(crate) fn sockets(&self) -> usize {
+        let links = self.links().into_iter().map(|(_, target)| target);
+        let sockets = links.filter(|target| target.starts_with("socket:"));
+        sockets.collect::<BTreeSet<_>>().len()
+    }
+
+    /// Its files and where their links in proc(5) point to.
+    fn links(&self) -> Vec<(i32, String)> {
+        let files = fs::read_dir(format!("/proc/{}/fd", self.id())).expect("it runs");
+        let links = files.filter_map(|file| {
+            let path = file.ok()?.path();
+            let target = fs::read_link(&path).ok()?.display().to_string();
+            Some((path.file_name()?.to_str()?.parse().ok()?, target))
+        });
+        links.collect()
     }
 
     /// How many files it has open.
