@@ -38,6 +38,20 @@ pub struct Config {
     pub stay: bool,
 }
 
+impl Config {
+    /// Where the clients of the listener with this name go: to its own target, or to the one
+    /// without a name.
+    pub fn route(&self, listener: &str) -> Option<&Address> {
+        let of = |name: Option<&str>| {
+            let mut routes = self.routes.iter();
+            routes
+                .find(|route| route.name.as_deref() == name)
+                .map(|route| &route.value)
+        };
+        of(Some(listener)).or_else(|| of(None))
+    }
+}
+
 /// A value that may be tied to one listener by name: `NAME=VALUE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named<T> {

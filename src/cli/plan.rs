@@ -37,7 +37,7 @@ impl Plan {
         let mut entrances = Vec::new();
         let mut targets: Vec<Arc<Target>> = Vec::new();
         for listener in &listeners {
-            let target = target_of(listener, &config.routes)?;
+            let target = target_of(listener, config)?;
             if let Some(own) = listeners
                 .iter()
                 .find(|own| leads_to(&target.address, &own.address))
@@ -83,29 +83,20 @@ impl Plan {
     }
 }
 
-/// Where the clients of `listener` go: its own target, or the one without a name.
-fn target_of(listener: &Listener, routes: &[Named<Address>]) -> Result<Target, Fatal> {
+/// Where the clients of `listener` go.
+fn target_of(listener: &Listener, config: &Config) -> Result<Target, Fatal> {
     let name = &listener.name;
-    let own = routes
-        .iter()
-        .find(|route| route.name.as_ref() == Some(name));
-    let route = own
-        .or_else(|| routes.iter().find(|route| route.name.is_none()))
-        .ok_or_else(|| {
-            Fatal::config(format!(
-                "listener `{name}` has no target; add `--to {name}=ADDR`"
-            ))
-        })?;
-    let address = route
-        .value
-        .clone()
-        .with_port(listener.address.port())
-        .ok_or_else(|| {
-            Fatal::config(format!(
-                "target `{}` needs a port: listener `{name}` is a Unix socket and has none to lend",
-                route.value
-            ))
-        })?;
+    let route = config.route(name).ok_or_else(|| {
+        Fatal::config(format!(
+            "listener `{name}` has no target; add `--to {name}=ADDR`"
+        ))
+    })?;
+    let address = route.clone().with_port(listener.address.port());
+    let address = address.ok_or_else(|| {
+        Fatal::config(format!(
+            "target `{route}` needs a port: listener `{name}` is a Unix socket and has none to lend"
+        ))
+    })?;
     Ok(Target { address })
 }
 
