@@ -197,7 +197,7 @@ fn refused(name: &str, text: &str, verb: Verb, unit: &str, of: Manager) -> Failu
         "AccessDenied" | "InteractiveAuthorizationRequired"
             if verb != Verb::Look && of == Manager::System =>
         {
-            "polkit does not let us; add the unit to /etc/polkit-1/rules.d/50-wakeport.rules"
+            "polkit does not let us; `wakeport init` writes the rule, or add the unit to /etc/polkit-1/rules.d/50-wakeport.rules"
                 .to_owned()
         }
         "OnlyByDependency" => {
