@@ -1,11 +1,14 @@
 //! What can be typed: the commands, their help, and their exit codes.
 
+mod check;
 pub mod child;
 mod exporter;
+mod init;
 mod observed;
 mod options;
 mod plan;
 mod run;
+mod say;
 mod status;
 
 use std::ffi::OsString;
@@ -33,6 +36,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(Box<options::Options>),
+    Init(Box<init::Init>),
+    Check(Box<check::Check>),
     Status(status::Status),
     Exporter(exporter::Exporter),
     #[command(hide = true)]
@@ -42,6 +47,8 @@ enum Command {
 /// Exit codes, as systemd names them (systemd.exec(5), "Process Exit Codes").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
+    /// `init` or `check` has found what must be mended first.
+    Findings = 1,
     /// The command line or a `WAKEPORT_…` variable is wrong.
     Usage = 64,
     /// A defect of our own.
@@ -87,6 +94,8 @@ impl Fatal {
 pub fn main() -> ExitCode {
     match parse(std::env::args_os()) {
         Ok(Command::Run(options)) => run::run(*options),
+        Ok(Command::Init(init)) => init::run(*init),
+        Ok(Command::Check(check)) => check::run(*check),
         Ok(Command::Status(status)) => status::run(&status),
         Ok(Command::Exporter(exporter)) => exporter::run(exporter),
         Ok(Command::Child(child)) => child::run(child),
@@ -104,6 +113,7 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, clap:
             _ => argument,
         })
     });
+    let command = command.mut_subcommand("init", init::adjust);
     Ok(Cli::from_arg_matches(&command.try_get_matches_from(arguments)?)?.command)
 }
 
@@ -117,6 +127,25 @@ fn complain(error: &clap::Error) -> ExitCode {
             0
         });
     }
+    let message = format!("{}{}", one_line(error), whence(error));
+    if std::env::args().nth(1).as_deref() != Some("run") {
+        return say::fatal(&Fatal::usage(message));
+    }
+    let inherited = listen::inherit();
+    let _log = journal::start(LogFormat::Auto, LogLevel::Info);
+    run::fail(&Fatal::usage(message), &inherited)
+}
+
+/// What `wakeport run` makes of these arguments, for the tests of others.
+#[cfg(test)]
+pub(crate) fn config(arguments: &[&str]) -> crate::config::Config {
+    let arguments: Vec<_> = arguments.iter().map(|&word| word.to_owned()).collect();
+    let options = options::Options::read(&arguments, &[]).expect("arguments that are right");
+    options.config().expect("arguments that go together")
+}
+
+/// What is wrong with a command line, in one line.
+fn one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let lines = text
         .lines()
@@ -126,11 +155,7 @@ fn complain(error: &clap::Error) -> ExitCode {
         .filter(|line| !line.is_empty())
         .collect::<Vec<_>>()
         .join("; ");
-    let message = message.trim_start_matches("error: ").replace(":;", ":");
-    let message = format!("{message}{}", whence(error));
-    let inherited = listen::inherit();
-    let _log = journal::start(LogFormat::Auto, LogLevel::Info);
-    run::fail(&Fatal::usage(message), &inherited)
+    message.trim_start_matches("error: ").replace(":;", ":")
 }
 
 /// Says what ends a command that somebody has typed.
@@ -140,17 +165,25 @@ fn say_fatal(fatal: &Fatal) -> ExitCode {
     ExitCode::from(fatal.exit as u8)
 }
 
-/// Where a wrong value comes from, if that is not the command line.
-fn whence(error: &clap::Error) -> String {
+/// The variable of the option that `error` is about.
+fn variable_of(error: &clap::Error) -> Option<(String, String)> {
     let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
-        return String::new();
+        return None;
     };
     let option = argument.split([' ', '=', '[']).next().unwrap_or_default();
     let variable = format!(
         "WAKEPORT{}",
         option.replacen('-', "", 1).replace('-', "_").to_uppercase()
     );
-    let typed = std::env::args().any(|typed| typed.split('=').next() == Some(option));
+    Some((option.to_owned(), variable))
+}
+
+/// Where a wrong value comes from, if that is not the command line.
+fn whence(error: &clap::Error) -> String {
+    let Some((option, variable)) = variable_of(error) else {
+        return String::new();
+    };
+    let typed = std::env::args().any(|typed| typed.split('=').next() == Some(&*option));
     match std::env::var_os(&variable) {
         Some(_) if !typed => format!(" The value is that of the variable {variable}."),
         _ => String::new(),

@@ -24,6 +24,7 @@
 //! proxy_header.rs      the PROXY protocol's header, read and written
 //! record.rs record/    what is known of an instance over all its lives, and its text form
 //! metrics.rs           records as Prometheus reads them
+//! setup.rs setup/      the files of an instance, and what is wrong with one
 //! -- connects
 //! driver.rs driver/    the one loop of a service: events in, the lifecycle asked, actions done
 //!   message.rs         what it is told
@@ -47,11 +48,12 @@
 //! state_dir.rs         the records as files: written by a thread of its own, read by everybody
 //! scrape.rs            the metrics over HTTP
 //! survey.rs            what service managers say of the units that run wakeport
+//! machine.rs machine/  what there is on the machine, for `init` and `check`; only looks
 //! sd.rs sd/            READY, STATUS, STOPPING, WATCHDOG; the log; MESSAGE_ID=s; which unit we are
 //! -- commands
 //! cli.rs cli/          options (typed), plan (which listener goes where), run (wires it all),
-//!                      observed (its record), status and exporter
-//!                      (show all records)
+//!                      observed (its record), status and exporter (show all records), init (sets
+//!                      an instance up), check (looks at one), say (to people)
 //! ```
 //!
 //! # The life of a connection
@@ -102,6 +104,7 @@ pub mod config;
 pub mod proxy_header;
 pub mod record;
 pub mod metrics;
+pub mod setup;
 
 pub mod driver;
 pub mod accept;
@@ -120,5 +123,6 @@ pub mod state_dir;
 pub mod survey;
 pub mod scrape;
 pub mod sd;
+pub mod machine;
 
 pub mod cli;

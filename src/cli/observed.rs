@@ -33,6 +33,9 @@ impl FromStr for InstanceName {
     }
 }
 
+/// What is wrong with `--metrics` under socket activation.
+pub(super) const METRICS_GO_WITH_LISTEN: &str = "`--metrics` goes with `--listen`: we are not always here; `wakeport-exporter.socket` serves the metrics of all instances, sleeping ones included";
+
 /// What was asked for.
 #[derive(Clone, Debug)]
 pub(super) struct Observed {
@@ -48,9 +51,7 @@ impl Observed {
             return Ok(None);
         };
         if activated {
-            return Err(Fatal::usage(
-                "`--metrics` goes with `--listen`: we are not always here; `wakeport-exporter.socket` serves the metrics of all instances, sleeping ones included",
-            ));
+            return Err(Fatal::usage(METRICS_GO_WITH_LISTEN));
         }
         Ok(listen::bind_all(&[Named { name: None, value }])?.pop())
     }

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::builder::BoolishValueParser;
-use clap::{ArgAction, Args};
+use clap::builder::{BoolishValueParser, Resettable};
+use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
-use super::Fatal;
-use super::observed::{InstanceName, Observed};
+use super::observed::{InstanceName, METRICS_GO_WITH_LISTEN, Observed};
+use super::{Fatal, one_line, variable_of};
 use crate::config::address::{Address, Bound};
 use crate::config::{
     CommandLine, Config, Limits, Liveness, Manager, Named, ProxyVersion, Readiness, ReadyKind,
@@ -284,6 +285,55 @@ pub(super) struct Options {
     pub(super) log_format: LogFormat,
 }
 
+/// The options of `run` for a command that does not run, but writes them down.
+#[derive(Debug)]
+pub(super) struct Typed {
+    /// What they mean.
+    pub(super) options: Options,
+    /// What was typed, as variables: name and value.
+    pub(super) settings: Vec<(String, String)>,
+}
+
+impl Args for Typed {
+    fn augment_args(command: Command) -> Command {
+        // What the command is about is not what `run` is about.
+        let about = command.get_about().cloned().unwrap_or_default();
+        let long_about = command.get_long_about().cloned();
+        let command = Options::augment_args(command).about(about);
+        match long_about {
+            Some(long_about) => command.long_about(long_about),
+            None => command,
+        }
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Typed {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut settings = Vec::new();
+        for argument in Options::augment_args(Command::new("run")).get_arguments() {
+            let id = argument.get_id().as_str();
+            if matches.value_source(id) != Some(ValueSource::CommandLine) {
+                continue;
+            }
+            if let (Some(name), Some(values)) = (argument.get_env(), matches.get_raw(id)) {
+                let values: Vec<_> = values.map(|value| value.to_string_lossy()).collect();
+                settings.push((name.to_string_lossy().into_owned(), values.join(" ")));
+            }
+        }
+        let options = Options::from_arg_matches(matches)?;
+        Ok(Self { options, settings })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
 /// A list: repeated on the command line, separated by white space in a variable.
 #[derive(Clone, Debug)]
 struct Words<T>(Vec<T>);
@@ -323,8 +373,96 @@ impl Options {
         }
     }
 
+    /// What `wakeport run` would make of these arguments and variables; if it would not, why, in
+    /// one line.
+    pub(super) fn read(
+        arguments: &[String],
+        variables: &[(String, String)],
+    ) -> Result<Self, String> {
+        let known = Self::augment_args(Command::new("wakeport").no_binary_name(true));
+        let command = known
+            .clone()
+            .mut_args(|argument| argument.env(Resettable::Reset));
+        let typed = command.clone().try_get_matches_from(arguments);
+        let typed = typed.map_err(|error| one_line(&error))?;
+        let mut all = arguments.to_vec();
+        for argument in known.get_arguments() {
+            let (Some(name), Some(long)) = (argument.get_env(), argument.get_long()) else {
+                continue;
+            };
+            let value = variables
+                .iter()
+                .rev()
+                .find(|(variable, _)| name == variable.as_str());
+            let id = argument.get_id().as_str();
+            match value {
+                Some((_, value))
+                    if !value.is_empty()
+                        && typed.value_source(id) != Some(ValueSource::CommandLine) =>
+                {
+                    all.push(format!("--{long}={value}"));
+                }
+                _ => (),
+            }
+        }
+        let matches = command.try_get_matches_from(all);
+        let options = matches.and_then(|matches| Self::from_arg_matches(&matches));
+        options.map_err(|error| match variable_of(&error) {
+            Some((_, name)) if variables.iter().any(|(variable, _)| *variable == name) => {
+                format!(
+                    "{} The value is that of the variable {name}.",
+                    one_line(&error)
+                )
+            }
+            _ => one_line(&error),
+        })
+    }
+
+    /// The variables that look like ours, and are none.
+    pub(super) fn unknown(variables: &[(String, String)]) -> Vec<String> {
+        let known = Self::augment_args(Command::new("wakeport"));
+        let known: Vec<_> = known
+            .get_arguments()
+            .filter_map(|argument| argument.get_env())
+            .collect();
+        let names = variables.iter().map(|(name, _)| name);
+        names
+            .filter(|name| {
+                name.starts_with("WAKEPORT_") && !known.iter().any(|known| *known == name.as_str())
+            })
+            .cloned()
+            .collect()
+    }
+
+    /// The same, for an instance of `wakeport@`: it wakes the unit that it is called after, unless
+    /// something else was asked for.
+    pub(super) fn for_instance(mut self, name: &UnitName) -> Self {
+        let hooks = self.start_hook.is_some() || self.stop_hook.is_some();
+        if self.unit.is_empty() && !hooks && self.exec.is_none() {
+            self.unit.push(Words(vec![name.clone()]));
+        }
+        self
+    }
+
+    /// Whether an instance that systemd starts can do with them.
+    pub(super) fn suit_an_instance(&self) -> Result<(), Fatal> {
+        match self.metrics {
+            Some(_) => Err(Fatal::usage(METRICS_GO_WITH_LISTEN)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whose service manager is meant.
+    pub(super) fn manager(&self) -> Manager {
+        match self.user {
+            true => Manager::User,
+            false => Manager::System,
+        }
+    }
+
     /// What the options mean, taken together.
     pub(super) fn config(self) -> Result<Config, Fatal> {
+        let manager = self.manager();
         let units = flatten(self.unit);
         let hooks = self.start_hook.is_some() || self.stop_hook.is_some();
         let ways =
@@ -344,11 +482,6 @@ impl Options {
         } else if units.is_empty() {
             Service::Relay
         } else {
-            let manager = if self.user {
-                Manager::User
-            } else {
-                Manager::System
-            };
             Service::Units { units, manager }
         };
         let routes = flatten(self.to);

@@ -1,11 +1,13 @@
 //! Tests of what is delivered, from the outside.
 
 mod balancers;
+mod check;
 mod cli;
 mod drain;
 mod examples;
 mod exec;
 mod hooks;
+mod init;
 mod limits;
 mod liveness;
 mod listeners;

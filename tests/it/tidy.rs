@@ -8,13 +8,14 @@ use crate::tree::{files, read, repo, run, text};
 
 /// Who may know whom: a module, with its folder, and what it may use of ours. Whoever adds a line here changes the
 /// architecture, and says so in src/lib.rs.
-const KNOWS: [(&str, &[&str]); 23] = [
+const KNOWS: [(&str, &[&str]); 25] = [
     // -- decides
     ("lifecycle", &[]),
     ("config", &[]),
     ("proxy_header", &["config"]),
     ("record", &[]),
     ("metrics", &["record"]),
+    ("setup", &["config"]),
     // -- connects
     (
         "driver",
@@ -60,6 +61,7 @@ const KNOWS: [(&str, &[&str]); 23] = [
     ("survey", &["config"]),
     ("scrape", &["listen", "metrics", "stream"]),
     ("sd", &[]),
+    ("machine", &["config", "setup"]),
     // -- commands
     (
         "cli",
@@ -71,6 +73,7 @@ const KNOWS: [(&str, &[&str]); 23] = [
             "driver",
             "limits",
             "listen",
+            "machine",
             "metrics",
             "probe",
             "program",
@@ -78,6 +81,7 @@ const KNOWS: [(&str, &[&str]); 23] = [
             "scrape",
             "sd",
             "session",
+            "setup",
             "state_dir",
             "survey",
             "workers",
@@ -350,17 +354,17 @@ fn options(help: &str) -> BTreeSet<String> {
         .collect()
 }
 
-fn help() -> String {
+fn help(command: &str) -> String {
     let wakeport = env!("CARGO_BIN_EXE_wakeport");
     text(&run(
-        Command::new(wakeport).args(["run", "--help"]),
+        Command::new(wakeport).args([command, "--help"]),
         "wakeport",
     ))
 }
 
 #[test]
 fn every_option_is_in_the_readme_and_has_its_variable() {
-    let (help, readme) = (help(), read(&repo("README.md")));
+    let (help, readme) = (help("run"), read(&repo("README.md")));
     let options = options(&help);
     assert!(options.len() > 15, "{options:?}");
     for option in options
@@ -381,14 +385,32 @@ fn every_option_is_in_the_readme_and_has_its_variable() {
 
 #[test]
 fn the_readme_names_no_option_that_there_is_not() {
-    let known = options(&help());
-    for line in read(&repo("README.md"))
-        .lines()
-        .filter(|line| line.contains("wakeport run"))
-    {
-        let (_, line) = line.split_once("wakeport run").expect("it is in the line");
-        for option in options(line) {
-            assert!(known.contains(&option), "README.md: --{option}");
+    for command in ["run", "init", "check"] {
+        let known = options(&help(command));
+        let words = format!("wakeport {command}");
+        for line in read(&repo("README.md")).lines() {
+            let Some((_, line)) = line.split_once(&words) else {
+                continue;
+            };
+            for option in options(line) {
+                assert!(known.contains(&option), "README.md: {command} --{option}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_other_commands_know_what_run_knows_and_their_own_options_are_in_the_readme() {
+    let (run, readme) = (options(&help("run")), read(&repo("README.md")));
+    for command in ["init", "check"] {
+        let known = options(&help(command));
+        let missing: Vec<_> = run.difference(&known).collect();
+        assert!(missing.is_empty(), "{command} does not know {missing:?}");
+        for option in &known {
+            assert!(
+                readme.contains(&format!("--{option}")) || option == "help",
+                "README.md does not name --{option} of {command}"
+            );
         }
     }
 }

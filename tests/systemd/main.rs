@@ -7,11 +7,13 @@ mod asleep;
 mod rig;
 
 mod access;
+mod check;
 mod failure;
 mod hooks;
 mod itself;
 mod observe;
 mod operator;
+mod setup;
 mod sockets;
 mod stories;
 mod told;

@@ -8,7 +8,7 @@ const SOURCE: &str = "/run/rig/source";
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn the_five_lines_of_the_readme_put_a_service_behind_wakeport() {
+fn the_four_lines_of_the_readme_put_a_service_behind_wakeport() {
     let rig = Rig::bare();
     rig.write("/run/rig/www/index.html", "hello");
     rig.unit(
@@ -29,16 +29,18 @@ fn the_five_lines_of_the_readme_put_a_service_behind_wakeport() {
 
     let readme = rig.read(&format!("{SOURCE}/README.md"));
     let (_, section) = readme
-        .split_once("\n## On systemd, in five lines\n")
+        .split_once("\n## On systemd, in four lines\n")
         .expect("the section");
     let block = section
         .split("```")
         .nth(1)
         .and_then(|block| block.strip_prefix("sh\n"))
         .expect("a block of commands");
-    assert_eq!(block.lines().count(), 5);
+    assert_eq!(block.lines().count(), 4);
     obey(&rig, "/run/rig/clone", block);
 
+    let written = rig.ask("find /etc/systemd/system /etc/polkit-1 -name '*init.conf' -o -name '*wakeport-myapp.rules' | sort");
+    assert_eq!(written.lines().count(), 3, "{written}");
     assert_eq!(
         rig.ask("systemctl is-enabled myapp.service wakeport@myapp.socket"),
         "disabled\nenabled\n"

@@ -1,0 +1,55 @@
+//! Saying something to whoever sits in front of it, or reads the pipe.
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use super::Fatal;
+use crate::setup::{Finding, Level};
+
+/// Says findings, one line each, on standard error: beside what was asked for.
+pub(super) fn findings(findings: &[Finding]) {
+    lines(findings, io::stderr().is_terminal())
+        .iter()
+        .for_each(|line| error(line));
+}
+
+/// The same on standard output: they are what was asked for.
+pub(super) fn report(findings: &[Finding]) {
+    lines(findings, io::stdout().is_terminal())
+        .iter()
+        .for_each(|text| line(text));
+}
+
+fn lines(findings: &[Finding], terminal: bool) -> Vec<String> {
+    // https://no-color.org
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let line = |Finding { level, text }: &Finding| {
+        let colour = match level {
+            Level::Error => "\x1b[1;31m",
+            Level::Warning => "\x1b[1;33m",
+            Level::Note => "\x1b[1;34m",
+        };
+        match terminal && !plain {
+            true => format!("{colour}{level}:\x1b[0m {text}"),
+            false => format!("{level}: {text}"),
+        }
+    };
+    findings.iter().map(line).collect()
+}
+
+/// Ends with an error.
+pub(super) fn fatal(Fatal { message, exit }: &Fatal) -> ExitCode {
+    findings(&[Finding::error(message)]);
+    ExitCode::from(*exit as u8)
+}
+
+/// A line, or more, on standard output.
+pub(super) fn line(text: &str) {
+    // With nobody left to read there is nobody to tell.
+    let _ = writeln!(io::stdout(), "{}", text.trim_end());
+}
+
+/// A line, or more, on standard error.
+pub(super) fn error(text: &str) {
+    let _ = writeln!(io::stderr(), "{}", text.trim_end());
+}

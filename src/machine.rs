@@ -1,0 +1,148 @@
+//! Finds out about the machine, for `init` and `check`. Only looks: nothing is started, and
+//! nothing is changed.
+
+mod bus;
+mod files;
+mod instance;
+mod polkit;
+mod programs;
+mod sockets;
+
+use std::path::{Path, PathBuf};
+
+use crate::config::{Manager, UnitName};
+use crate::setup::facts::{Facts, Present, Unit};
+use crate::setup::files::Places;
+use crate::setup::{self, Instance};
+
+pub use bus::{Bus, has_polkit};
+pub use instance::{Found, all, instance};
+pub use polkit::permissions;
+pub use programs::Identity;
+pub use sockets::listening;
+
+/// Where programs are that systemd finds by their names (systemd.service(5), "Command lines").
+const PATH: [&str; 2] = ["/usr/local/bin", "/usr/bin"];
+
+/// All that `wakeport init` has to know.
+pub async fn facts(instance: &Instance, places: &Places) -> Facts {
+    let bus = Bus::connect(instance.manager).await;
+    let units = match &bus {
+        Ok(bus) => units(bus, instance.units()).await,
+        Err(reason) => Err(reason.clone()),
+    };
+    let planned = setup::files::files(instance, places, &[String::new()]);
+    let present = files::present(places, planned.into_iter().map(|(path, _)| path));
+    let (mut service, mut sockets) = (None, Vec::new());
+    if let Ok(bus) = &bus {
+        service = bus.unit(&instance.service()).await.ok();
+        for name in instance.sockets() {
+            // systemd complains of a socket without an address in the log, again and again.
+            sockets.push(match files::mention(&present, &name) {
+                true => bus.unit(&name).await.unwrap_or_default(),
+                false => Unit::default(),
+            });
+        }
+    }
+    Facts {
+        units,
+        service,
+        sockets,
+        listening: listening(instance.manager, bus.as_ref().ok()).await,
+        present,
+        user: has_user("wakeport"),
+        polkit: has_polkit(bus.as_ref().ok()).await,
+        linger: bus.is_ok().then(|| linger(instance.manager)).flatten(),
+    }
+}
+
+/// What is left of instances in these places, and whether there is a systemd to be told.
+pub async fn remains(manager: Manager, places: &Places) -> (Vec<Present>, Result<(), String>) {
+    let bus = Bus::connect(manager).await;
+    (files::present(places, std::iter::empty()), bus.map(|_| ()))
+}
+
+/// What the manager says about each of these units.
+pub async fn units(bus: &Bus, names: &[UnitName]) -> Result<Vec<Unit>, String> {
+    let mut units = Vec::new();
+    for name in names {
+        units.push(bus.unit(name.as_str()).await?);
+    }
+    Ok(units)
+}
+
+/// Where the files of this manager's instances go.
+pub fn places(manager: Manager) -> Result<Places, String> {
+    let units = match manager {
+        Manager::System => "/etc/systemd/system".into(),
+        Manager::User => config_home()?.join("systemd/user"),
+    };
+    let program = std::env::current_exe().ok();
+    let known = |path: &PathBuf| {
+        path.parent()
+            .is_some_and(|dir| PATH.map(Path::new).contains(&dir))
+    };
+    Ok(Places {
+        units,
+        rules: "/etc/polkit-1/rules.d".into(),
+        program: program
+            .filter(|path| !known(path))
+            .map(|path| path.display().to_string()),
+    })
+}
+
+fn config_home() -> Result<PathBuf, String> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let config = variable("XDG_CONFIG_HOME").map(PathBuf::from);
+    let home = || variable("HOME").map(|home| Path::new(&home).join(".config"));
+    let path = config.or_else(home);
+    path.filter(|path| path.is_absolute())
+        .ok_or_else(|| "neither XDG_CONFIG_HOME nor HOME is an absolute path; set HOME".to_owned())
+}
+
+/// Whether the user database has `name`. Ours is in the file, where systemd-sysusers puts it.
+fn has_user(name: &str) -> bool {
+    identity(name).is_some()
+}
+
+/// The user and group IDs of `name`, from the file where system users are.
+pub fn identity(name: &str) -> Option<(u32, u32)> {
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let line = users
+        .lines()
+        .find(|line| line.split(':').next() == Some(name))?;
+    let mut fields = line.split(':').skip(2).map(str::parse);
+    Some((fields.next()?.ok()?, fields.next()?.ok()?))
+}
+
+/// Our own user and group IDs.
+pub fn own_ids() -> (u32, u32) {
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    (uid.as_raw(), gid.as_raw())
+}
+
+/// What our own user is called.
+pub fn own_name() -> String {
+    let (uid, _) = own_ids();
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let own = |line: &&str| line.split(':').nth(2) == Some(&uid.to_string());
+    let name = users
+        .lines()
+        .find(own)
+        .and_then(|line| line.split(':').next());
+    name.map_or_else(|| uid.to_string(), str::to_owned)
+}
+
+/// Our own hard limit on open files.
+pub fn open_files() -> u64 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.maximum.unwrap_or(u64::MAX)
+}
+
+/// Whether the user's manager runs without a login, as loginctl(1) notes it down.
+pub fn linger(manager: Manager) -> Option<bool> {
+    let noted = Path::new("/var/lib/systemd/linger").join(own_name());
+    // The system's manager always runs, and elsewhere there may be no logind at all.
+    let matters = manager == Manager::User && Path::new("/run/systemd/users").is_dir();
+    matters.then(|| noted.exists())
+}

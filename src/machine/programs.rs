@@ -1,0 +1,226 @@
+//! Whether a program could be run by somebody else than us.
+
+use std::fs::{self, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::config::CommandLine;
+
+/// Who would run a program, and what of the machine that one sees.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The user.
+    pub uid: u32,
+    /// The groups.
+    pub gids: Vec<u32>,
+    /// Where programs without a directory are looked for.
+    pub path: String,
+    /// `ProtectHome=` hides the home directories.
+    pub hides_home: bool,
+    /// `PrivateTmp=` hides what is in /tmp.
+    pub private_tmp: bool,
+}
+
+impl Identity {
+    /// Ourselves, without a sandbox.
+    pub fn own() -> Self {
+        let (uid, gid) = super::own_ids();
+        let groups = rustix::process::getgroups().unwrap_or_default();
+        let mut gids: Vec<u32> = groups.into_iter().map(|group| group.as_raw()).collect();
+        gids.push(gid);
+        Self {
+            uid,
+            gids,
+            path: std::env::var("PATH").unwrap_or_default(),
+            hides_home: false,
+            private_tmp: false,
+        }
+    }
+
+    /// Whether `command` could be run, as far as file modes tell; if not, why, and what to do.
+    pub fn can_run(&self, command: &CommandLine) -> Result<(), String> {
+        let program = Path::new(&command.program);
+        if command.program.contains('/') {
+            return self.can_execute(program);
+        }
+        let mut outcome = Err(format!(
+            "it is nowhere in PATH ({}); give its full path",
+            self.path
+        ));
+        for directory in std::env::split_paths(&self.path) {
+            let path = directory.join(program);
+            if path.exists() {
+                outcome = self.can_execute(&path);
+            }
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
+    }
+
+    fn can_execute(&self, path: &Path) -> Result<(), String> {
+        if !path.is_absolute() {
+            return Err("its path is relative; give the full one".to_owned());
+        }
+        self.sees(path)?;
+        let real = fs::canonicalize(path).map_err(|error| why(path, &error))?;
+        self.sees(&real)?;
+        for folder in real.ancestors().skip(1) {
+            let meta = fs::metadata(folder).map_err(|error| why(folder, &error))?;
+            if !self.may_execute(&meta) {
+                let folder = folder.display();
+                return Err(format!(
+                    "it has no access to the directory `{folder}`; `chmod o+x {folder}`, or move the program"
+                ));
+            }
+        }
+        let meta = fs::metadata(&real).map_err(|error| why(&real, &error))?;
+        let shown = path.display();
+        if !meta.is_file() {
+            return Err(format!("`{shown}` is no file"));
+        }
+        if !self.may_execute(&meta) {
+            return Err(format!(
+                "its mode is {:o}; `chmod 755 {shown}`",
+                meta.mode() & 0o7777
+            ));
+        }
+        match interpreter(&real) {
+            Some(missing) if !missing.exists() => {
+                let missing = missing.display();
+                Err(format!(
+                    "its first line names `{missing}`, which is not there"
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the sandbox leaves a path visible.
+    fn sees(&self, path: &Path) -> Result<(), String> {
+        let below = |folders: &[&str]| folders.iter().any(|folder| path.starts_with(folder));
+        if self.hides_home && below(&["/home", "/root", "/run/user"]) {
+            return Err("the sandbox hides home directories; move it to /usr/local/libexec, or ProtectHome=no".to_owned());
+        }
+        if self.private_tmp && below(&["/tmp", "/var/tmp"]) {
+            return Err("the sandbox has a /tmp of its own; move it to /usr/local/libexec, or PrivateTmp=no".to_owned());
+        }
+        Ok(())
+    }
+
+    fn may_execute(&self, meta: &Metadata) -> bool {
+        let mode = meta.mode();
+        if self.uid == 0 {
+            return meta.is_dir() || mode & 0o111 != 0;
+        }
+        let shift = match () {
+            () if meta.uid() == self.uid => 6,
+            () if self.gids.contains(&meta.gid()) => 3,
+            () => 0,
+        };
+        mode >> shift & 1 == 1
+    }
+}
+
+fn why(path: &Path, error: &io::Error) -> String {
+    match error.kind() == io::ErrorKind::NotFound {
+        true => format!("there is no `{}`; is the path right?", path.display()),
+        false => format!("`{}` cannot be looked at ({error})", path.display()),
+    }
+}
+
+/// What a script's first line names.
+fn interpreter(path: &Path) -> Option<PathBuf> {
+    let mut start = Vec::new();
+    fs::File::open(path)
+        .ok()?
+        .take(256)
+        .read_to_end(&mut start)
+        .ok()?;
+    let line = start
+        .strip_prefix(b"#!")?
+        .split(|&byte| byte == b'\n')
+        .next()?;
+    let line = String::from_utf8_lossy(line).into_owned();
+    line.split_whitespace().next().map(PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn identity(path: &str) -> Identity {
+        Identity {
+            uid: 4242,
+            gids: vec![4242],
+            path: path.into(),
+            hides_home: false,
+            private_tmp: false,
+        }
+    }
+
+    #[test]
+    fn a_program_that_cannot_be_run_is_found_with_the_reason() {
+        let dir = tempfile::Builder::new()
+            .permissions(fs::Permissions::from_mode(0o755))
+            .tempdir()
+            .unwrap();
+        let make = |name: &str, text: &str, mode: u32| {
+            let path = dir.path().join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            path.display().to_string()
+        };
+        let good = make("good", "#!/bin/sh\n", 0o755);
+        let closed = make("closed", "#!/bin/sh\n", 0o700);
+        let plain = make("plain", "#!/bin/sh\n", 0o644);
+        let broken = make("broken", "#!/no/such/shell\n", 0o755);
+        let path = dir.path().display().to_string();
+        let run = |identity: &Identity, program: &str| {
+            let command = CommandLine {
+                program: program.into(),
+                arguments: Vec::new(),
+            };
+            identity.can_run(&command)
+        };
+        let identity = identity(&path);
+        assert_eq!(run(&identity, &good), Ok(()));
+        assert_eq!(run(&identity, "good"), Ok(()));
+        for (program, words) in [
+            (closed.as_str(), "its mode is 700; `chmod 755 "),
+            (&plain, "its mode is 644; `chmod 755 "),
+            (&broken, "`/no/such/shell`, which is not there"),
+            (&path, "is no file"),
+            ("nothing", "it is nowhere in PATH"),
+            ("./good", "its path is relative"),
+            ("/no/such/program", "there is no `/no/such/program`"),
+        ] {
+            let said = run(&identity, program).expect_err(program);
+            assert!(said.contains(words), "{program}: {said}");
+        }
+        let owner = Identity {
+            uid: fs::metadata(&closed).unwrap().uid(),
+            ..identity.clone()
+        };
+        assert_eq!(run(&owner, &closed), Ok(()));
+        let sandboxed = Identity {
+            private_tmp: true,
+            hides_home: true,
+            ..identity
+        };
+        assert!(
+            run(&sandboxed, "/home/alice/x")
+                .expect_err("hidden")
+                .contains("ProtectHome=no")
+        );
+        assert!(
+            run(&sandboxed, "/tmp/x")
+                .expect_err("hidden")
+                .contains("PrivateTmp=no")
+        );
+    }
+}

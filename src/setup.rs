@@ -1,0 +1,158 @@
+//! What `wakeport init` writes and does, and what is wrong with a set-up: from what was typed and
+//! from [`facts`] about the machine. Pure: whoever calls gathers the facts and does the deeds.
+
+pub mod audit;
+pub mod facts;
+pub mod files;
+pub mod text;
+pub mod traps;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use crate::config::address::Bound;
+use crate::config::{Config, Manager, Named, Service, UnitName};
+
+/// An instance of `wakeport@`, as it was typed.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    /// What it is called: by default the unit that it wakes.
+    pub name: UnitName,
+    /// What `wakeport run` would make of the options.
+    pub config: Config,
+    /// The options as variables, in the order of `--help`; without those that the units say.
+    pub settings: Vec<(String, String)>,
+    /// Whose units these are.
+    pub manager: Manager,
+    /// Whether its units are complete, rather than drop-ins for the installed ones.
+    pub standalone: bool,
+}
+
+/// What there is to say about a set-up: one line, with the remedy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub level: Level,
+    /// The line.
+    pub text: String,
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// It would not work like this.
+    Error,
+    /// It works, but perhaps not as wanted.
+    Warning,
+    /// What was not looked at, or is good to know.
+    Note,
+}
+
+impl Finding {
+    /// It would not work like this.
+    pub fn error(text: impl Into<String>) -> Self {
+        Self::new(Level::Error, text)
+    }
+
+    /// It works, but perhaps not as wanted.
+    pub fn warning(text: impl Into<String>) -> Self {
+        Self::new(Level::Warning, text)
+    }
+
+    /// What was not looked at, or is good to know.
+    pub fn note(text: impl Into<String>) -> Self {
+        Self::new(Level::Note, text)
+    }
+
+    fn new(level: Level, text: impl Into<String>) -> Self {
+        // Names and errors of others may hold anything; a finding is one line all the same.
+        let text = text.into().split_whitespace().collect::<Vec<_>>().join(" ");
+        Self { level, text }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Note => "note",
+        })
+    }
+}
+
+impl Instance {
+    /// What the instance is called in the names of its units: `nginx`, or `media.target`.
+    pub fn stem(&self) -> &str {
+        stem(&self.name)
+    }
+
+    /// The service that relays.
+    pub fn service(&self) -> String {
+        format!("wakeport@{}.service", self.stem())
+    }
+
+    /// The socket units, the service's own one first.
+    pub fn sockets(&self) -> Vec<String> {
+        self.groups().into_iter().map(|group| group.unit).collect()
+    }
+
+    /// The units that it wakes, if it wakes units.
+    pub fn units(&self) -> &[UnitName] {
+        match &self.config.service {
+            Service::Units { units, .. } => units,
+            Service::Relay | Service::Hooks { .. } | Service::Exec(_) => &[],
+        }
+    }
+
+    /// The listeners, one group for each name: `FileDescriptorName=` belongs to a whole unit.
+    fn groups(&self) -> Vec<Group<'_>> {
+        let mut groups: Vec<Group<'_>> = Vec::new();
+        for Named { name, value } in &self.config.listen {
+            let name = name.as_deref();
+            match groups.iter_mut().find(|group| group.name == name) {
+                Some(group) => group.addresses.push(value),
+                None => groups.push(Group {
+                    unit: String::new(),
+                    name,
+                    addresses: vec![value],
+                }),
+            }
+        }
+        // The service requires the socket of its own name; those without a name belong there.
+        groups.sort_by_key(|group| group.name.is_some());
+        for (index, group) in groups.iter_mut().enumerate() {
+            group.unit = match group.name {
+                Some(name) if index > 0 => {
+                    format!("wakeport@{}-{}.socket", self.stem(), text::escape(name))
+                }
+                _ => format!("wakeport@{}.socket", self.stem()),
+            };
+        }
+        groups
+    }
+}
+
+/// Listeners that share a socket unit.
+struct Group<'a> {
+    unit: String,
+    name: Option<&'a str>,
+    addresses: Vec<&'a Bound>,
+}
+
+/// A unit's name as part of the name of its instance.
+pub fn stem(name: &UnitName) -> &str {
+    name.as_str()
+        .strip_suffix(".service")
+        .unwrap_or(name.as_str())
+}
+
+/// How people call systemctl for this manager.
+pub fn systemctl(manager: Manager) -> &'static str {
+    match manager {
+        Manager::System => "systemctl",
+        Manager::User => "systemctl --user",
+    }
+}

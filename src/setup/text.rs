@@ -1,0 +1,175 @@
+//! How things are written in unit files and polkit rules.
+
+use std::fmt::Write;
+
+use crate::config::address::Bound;
+
+/// `NAME=VALUE` as one word of `Environment=`: quotes and escapes as in systemd.syntax(7), and a
+/// `%` that is no specifier. A `$` means nothing there.
+pub fn assignment(name: &str, value: &str) -> String {
+    let plain = |c: char| c.is_ascii_graphic() && !"\"'\\".contains(c);
+    let mut text = String::new();
+    for c in value.chars() {
+        match c {
+            '"' | '\\' => text.extend(['\\', c]),
+            '%' => text.push_str("%%"),
+            '\n' => text.push_str("\\n"),
+            '\t' => text.push_str("\\t"),
+            _ if c.is_control() => {
+                let mut bytes = [0; 4];
+                for byte in c.encode_utf8(&mut bytes).bytes() {
+                    let _ = write!(text, "\\x{byte:02x}");
+                }
+            }
+            _ => text.push(c),
+        }
+    }
+    if value.chars().all(plain) {
+        format!("{name}={text}")
+    } else {
+        format!("\"{name}={text}\"")
+    }
+}
+
+/// A program's path as the first word of `ExecStart=`.
+pub fn program(path: &str) -> String {
+    let path = path.replace('%', "%%").replace('$', "$$");
+    if path.contains(|c: char| !c.is_ascii_graphic() || "\"'\\;".contains(c)) {
+        format!("\"{}\"", path.replace('\\', "\\\\").replace('"', "\\\""))
+    } else {
+        path
+    }
+}
+
+/// An address as `ListenStream=` takes it. A port alone is every address, IPv6 or not.
+pub fn address(bound: &Bound) -> String {
+    match bound {
+        Bound::Tcp(tcp) if tcp.is_ipv6() && tcp.ip().is_unspecified() => tcp.port().to_string(),
+        Bound::Tcp(_) | Bound::Unix(_) => bound.to_string().replace('%', "%%"),
+    }
+}
+
+/// A name as part of a unit's name; without backslashes, which unit files take for escapes.
+pub fn escape(name: &str) -> String {
+    let mut text = String::new();
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            let _ = write!(text, "_{byte:02x}");
+        }
+    }
+    text
+}
+
+/// A string of JavaScript. Units' names have no other character that needs care.
+pub fn script(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// A unit file, or a drop-in: sections with their lines.
+#[derive(Debug, Default)]
+pub struct Sections(Vec<(String, Vec<String>)>);
+
+impl Sections {
+    /// The sections of `text`, without comments and empty lines.
+    pub fn read(text: &str) -> Self {
+        let mut sections = Self::default();
+        for line in text.lines().map(str::trim) {
+            if line.is_empty() || line.starts_with(['#', ';']) {
+                continue;
+            }
+            match line
+                .strip_prefix('[')
+                .and_then(|line| line.strip_suffix(']'))
+            {
+                Some(name) => sections.0.push((name.to_owned(), Vec::new())),
+                None => sections.section("Unit").push(line.to_owned()),
+            }
+        }
+        sections
+    }
+
+    /// Adds `KEY=VALUE` to a section.
+    pub fn add(&mut self, section: &str, key: &str, value: &str) {
+        let line = format!("{key}={value}");
+        if let Some((_, lines)) = self.0.iter_mut().find(|(name, _)| name == section) {
+            lines.push(line);
+        } else {
+            self.0.push((section.to_owned(), vec![line]));
+        }
+    }
+
+    /// The same, in the place of the line that sets `key` so far, if there is one.
+    pub fn set(&mut self, section: &str, key: &str, value: &str) {
+        let lines = self.0.iter_mut().filter(|(name, _)| name == section);
+        let old = lines
+            .flat_map(|(_, lines)| lines)
+            .find(|line| line.split('=').next() == Some(key));
+        match old {
+            Some(line) => *line = format!("{key}={value}"),
+            None => self.add(section, key, value),
+        }
+    }
+
+    /// The file, below its first lines.
+    pub fn write(&self, first: &str) -> String {
+        let mut text = first.to_owned();
+        for (index, (name, lines)) in self.0.iter().enumerate() {
+            if index > 0 {
+                text.push('\n');
+            }
+            let _ = writeln!(text, "[{name}]");
+            for line in lines {
+                let _ = writeln!(text, "{line}");
+            }
+        }
+        text
+    }
+
+    fn section(&mut self, otherwise: &str) -> &mut Vec<String> {
+        if self.0.is_empty() {
+            self.0.push((otherwise.to_owned(), Vec::new()));
+        }
+        let last = self.0.len() - 1;
+        &mut self.0[last].1
+    }
+}
+
+/// The variables of an `EnvironmentFile=` (systemd.exec(5)), in order.
+pub fn environment_file(text: &str) -> Vec<(String, String)> {
+    let mut variables = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let mut line = line.trim().to_owned();
+        if line.starts_with(['#', ';']) {
+            continue;
+        }
+        while line.ends_with('\\') {
+            line.pop();
+            line.push_str(lines.next().unwrap_or_default().trim_end());
+        }
+        if let Some((name, value)) = line.split_once('=') {
+            variables.push((name.trim().to_owned(), unquoted(value.trim())));
+        }
+    }
+    variables
+}
+
+/// A value with its quotes taken off; outside of quotes, white space is kept as it is.
+fn unquoted(value: &str) -> String {
+    let (mut text, mut quote, mut chars) = (String::new(), None, value.chars());
+    while let Some(c) = chars.next() {
+        match (c, quote) {
+            ('"' | '\'', None) => quote = Some(c),
+            _ if Some(c) == quote => quote = None,
+            ('\\', None) => text.extend(chars.next()),
+            ('\\', Some('"')) => match chars.next() {
+                Some(c @ ('"' | '\\' | '`' | '$')) => text.push(c),
+                other => text.extend(['\\'].into_iter().chain(other)),
+            },
+            _ => text.push(c),
+        }
+    }
+    text
+}

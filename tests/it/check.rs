@@ -1,0 +1,158 @@
+//! What `wakeport check` finds in a command line, on a machine without systemd.
+
+use std::process::Command;
+
+use crate::support::{Place, directory, script};
+use crate::tree::text;
+
+/// What it prints, and its exit code.
+fn check(words: &[&str], variables: &[(&str, &str)]) -> (String, i32) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wakeport"));
+    command.arg("check").args(words).env_clear();
+    command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    for bus in ["DBUS_SYSTEM_BUS_ADDRESS", "DBUS_SESSION_BUS_ADDRESS"] {
+        command.env(bus, "unix:path=/nonexistent");
+    }
+    let output = command
+        .envs(variables.iter().copied())
+        .output()
+        .expect("the binary");
+    (text(&output), output.status.code().expect("it ends"))
+}
+
+/// Finds nothing.
+#[track_caller]
+fn good(words: &[&str], variables: &[(&str, &str)]) {
+    assert_eq!(check(words, variables), ("ok\n".into(), 0));
+}
+
+/// Finds one thing, which has these words.
+#[track_caller]
+fn finds(words: &[&str], code: i32, part: &str) {
+    let (said, ended) = check(words, &[]);
+    assert_eq!(
+        (said.lines().count(), ended),
+        (1, code),
+        "{words:?}: {said}"
+    );
+    assert!(said.contains(part), "{words:?}: no `{part}` in {said}");
+}
+
+#[test]
+fn a_command_line_that_works_is_ok() {
+    let (front, dir) = (Place::tcp().to_string(), directory());
+    let hook = script(
+        &dir.path().join("hook"),
+        "#!/bin/sh\ntouch \"${0%/*}/ran\"\n",
+    );
+    let words = [
+        "--listen",
+        &front,
+        "--to",
+        "127.0.0.1:9",
+        "--start-hook",
+        &hook,
+    ];
+    good(&words, &[]);
+    good(
+        &[],
+        &[
+            ("WAKEPORT_LISTEN", &front),
+            ("WAKEPORT_TO", "localhost:9"),
+            ("WAKEPORT_UNIT", ""),
+        ],
+    );
+    assert!(!dir.path().join("ran").exists());
+}
+
+#[test]
+fn what_would_not_work_is_found() {
+    let (front, dir) = (Place::tcp().to_string(), directory());
+    let plain = dir.path().join("plain");
+    std::fs::write(&plain, "#!/bin/sh\n").expect("a file of ours");
+    let plain = plain.display().to_string();
+    let taken = Place::tcp();
+    let _listener = taken.listen();
+    let taken = taken.to_string();
+    let served = ["--listen", front.as_str(), "--to", "127.0.0.1:9"];
+    let with = |more: &[&'static str]| [&served, more].concat();
+    finds(
+        &["--listen", &front, "--to", &front],
+        1,
+        "is our own listener `listen`",
+    );
+    finds(
+        &["--listen", &taken, "--to", "127.0.0.1:9"],
+        1,
+        "is taken by ",
+    );
+    finds(
+        &["--listen", &front, "--to", "nosuch.invalid:9"],
+        1,
+        "`nosuch.invalid:9` cannot be resolved",
+    );
+    finds(
+        &["--listen", "/run/x.sock", "--to", "127.0.0.1"],
+        1,
+        "target `127.0.0.1` needs a port",
+    );
+    finds(
+        &[
+            "--listen",
+            &format!("a={front}"),
+            "--to",
+            "b=127.0.0.1:9",
+            "--to",
+            "a=127.0.0.1:9",
+        ],
+        0,
+        "warning: no listener is called `b`",
+    );
+    let (said, code) = check(&["--to", "127.0.0.1:9"], &[]);
+    assert!(
+        code == 0 && said.contains("note: no `--listen` was given"),
+        "{said}"
+    );
+    finds(
+        &with(&["--exec", "nosuchprogram --now"]),
+        1,
+        "the child process `nosuchprogram` cannot be run",
+    );
+    finds(
+        &[
+            "--listen",
+            &front,
+            "--to",
+            "127.0.0.1:9",
+            "--ready-hook",
+            &plain,
+        ],
+        1,
+        "the ready hook ",
+    );
+    finds(
+        &with(&["--max-connections", "100000000"]),
+        0,
+        "warning: `--max-connections 100000000` needs more open files",
+    );
+    finds(
+        &with(&["--unit", "x"]),
+        1,
+        "error: systemd cannot be asked (",
+    );
+}
+
+#[test]
+fn mistakes_cost_a_line() {
+    for (words, part) in [
+        (&["x", "--to", "127.0.0.1:9"][..], "give either UNIT"),
+        (&["--listen", "1"], "`--to` is missing"),
+        (&["--to", "1"], "127.0.0.1:1"),
+        (&["a/b"], "`/` cannot be part of a unit's name"),
+        (&["--to", "127.0.0.1:9", "--cooldown", "soon"], "soon"),
+    ] {
+        finds(words, 64, part);
+    }
+    // Where nobody can be asked there is nothing to say of an instance.
+    finds(&["x"], 1, "error: systemd cannot be asked (");
+}

@@ -1,0 +1,345 @@
+//! What `wakeport init` prints, on a machine without systemd. The files in golden/ begin with what is typed; with
+//! UPDATE_GOLDEN set they are written anew.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use crate::support::directory;
+use crate::tree::{Tree, files, read, repo, run, text};
+
+const WAKEPORT: &str = env!("CARGO_BIN_EXE_wakeport");
+
+/// The golden files, each with what is typed and what comes of it.
+fn golden() -> Vec<(PathBuf, String, String)> {
+    let golden = files(&repo("tests/it/golden")).into_iter().map(|path| {
+        let file = read(&path);
+        let (typed, printed) = file.split_once('\n').expect("a first line");
+        let typed = typed.strip_prefix("$ wakeport ").expect("a command");
+        let (typed, printed) = (typed.to_owned(), printed.to_owned());
+        (path, typed, printed)
+    });
+    golden.collect()
+}
+
+/// `wakeport`, where no systemd can be asked, with the home of a user who has none.
+fn wakeport(home: &Path) -> Command {
+    let mut command = Command::new(WAKEPORT);
+    command
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("HOME", home)
+        .env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent")
+        .env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent");
+    command
+}
+
+/// What a command line prints: to standard output, and the whole of it, free of what this machine has to do with it.
+fn prints(typed: &str) -> (String, String) {
+    let words = shlex::split(typed).expect("quotes that close");
+    let output = wakeport(Path::new("/home/alice")).args(words).output();
+    let output = output.expect("the binary");
+    assert!(output.status.success(), "{typed}: {}", text(&output));
+    let stdout = String::from_utf8(output.stdout).expect("text");
+    let mut stderr = String::from_utf8(output.stderr).expect("text");
+    if let (Some(from), Some(to)) = (stderr.find("asked ("), stderr.find("), so")) {
+        stderr.replace_range(from + "asked (".len()..to, "REASON");
+    }
+    if let (Some(from), Some(to)) = (stderr.find("systemd-sysusers"), stderr.find("systemctl")) {
+        stderr.replace_range(from..to, "");
+    }
+    let stdout = stdout.replace(WAKEPORT, "/opt/wakeport");
+    let whole = format!("{stdout}--\n{stderr}");
+    (stdout, whole)
+}
+
+#[test]
+fn what_is_printed_is_as_it_was() {
+    for (path, typed, expected) in golden() {
+        let (_, printed) = prints(&typed);
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::write(&path, format!("$ wakeport {typed}\n{printed}")).expect("a golden file");
+        } else {
+            assert_eq!(
+                printed,
+                expected,
+                "{}; UPDATE_GOLDEN=1 writes it anew",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_printed_is_what_systemd_takes() {
+    let mut verified = 0;
+    for (_, typed, _) in golden() {
+        let tree = if typed.contains("--user") {
+            Tree::user()
+        } else {
+            Tree::system()
+        };
+        let (printed, _) = prints(&typed);
+        for file in printed.split("# /").skip(1) {
+            let (path, file) = file.split_once('\n').expect("a path");
+            let path = format!("/{path}").replace("/home/alice/.config", "");
+            // Rules are no units.
+            let file = file.split("\n// /").next().expect("a file");
+            let file = file.replace("/opt/wakeport", "/bin/sh");
+            tree.write(&path, &file);
+            verified += 1;
+        }
+        tree.verify();
+    }
+    assert!(verified > 25, "only {verified}");
+}
+
+/// A user's home, and what init does there.
+struct Home(tempfile::TempDir);
+
+impl Home {
+    fn new() -> Self {
+        Self(directory())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(".config/systemd/user").join(name)
+    }
+
+    fn init(&self, options: &[&str]) -> Output {
+        let mut command = wakeport(self.0.path());
+        command.args(["init", "notes", "--user"]).args(options);
+        run(&mut command, "the program itself")
+    }
+
+    /// What it prints when all goes well.
+    fn does(&self, options: &[&str]) -> String {
+        let output = self.init(options);
+        assert!(output.status.success(), "{options:?}: {}", text(&output));
+        text(&output)
+    }
+}
+
+const ADDRESSES: [&str; 4] = ["--listen", "127.0.0.1:8080", "--to", "127.0.0.1:18080"];
+const SOCKET: &str = "wakeport@notes.socket.d/10-init.conf";
+const SERVICE: &str = "wakeport@notes.service.d/10-init.conf";
+
+fn with(more: &[&'static str]) -> Vec<&'static str> {
+    [&ADDRESSES, more].concat()
+}
+
+#[test]
+fn nothing_is_written_unasked() {
+    let home = Home::new();
+    home.does(&ADDRESSES);
+    assert_eq!(files(home.0.path()), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn what_is_written_is_what_was_printed_and_goes_without_a_trace() {
+    let home = Home::new();
+    let printed = home.does(&ADDRESSES);
+    let said = home.does(&with(&["--write"]));
+    for name in [SOCKET, SERVICE] {
+        let path = home.path(name);
+        assert!(
+            printed.contains(&format!("# {}\n{}", path.display(), read(&path))),
+            "{printed}"
+        );
+        assert!(
+            said.contains(&format!("create  {}\n", path.display())),
+            "{said}"
+        );
+        let mode = fs::metadata(&path).expect("a file").permissions().mode() & 0o777;
+        assert_eq!(mode, 0o644);
+    }
+    assert!(
+        said.contains("      + ListenStream=127.0.0.1:8080\n"),
+        "{said}"
+    );
+    assert!(
+        said.contains("next: systemctl --user daemon-reload &&"),
+        "{said}"
+    );
+    assert_eq!(files(home.0.path()).len(), 2);
+
+    assert!(home.does(&with(&["--write"])).contains("nothing to do"));
+    let said = home.does(&with(&["--write", "--cooldown", "1h"]));
+    assert!(
+        said.contains("change  ") && said.contains("      + Environment=WAKEPORT_COOLDOWN=1h\n"),
+        "{said}"
+    );
+    assert!(
+        !said.contains("create") && !said.contains("ListenStream"),
+        "{said}"
+    );
+
+    // What somebody else adds stays.
+    let own = home.path("wakeport@notes.service.d/own.conf");
+    fs::write(&own, "[Service]\nEnvironment=WAKEPORT_STAY=yes\n").expect("a file of ours");
+    assert!(
+        home.does(&with(&["--write"]))
+            .contains("own.conf` is there as well")
+    );
+    let said = home.does(&["--remove"]);
+    assert_eq!(said.matches("remove  ").count(), 2, "{said}");
+    assert_eq!(files(home.0.path()), std::slice::from_ref(&own));
+    assert!(!home.path("wakeport@notes.socket.d").exists());
+    assert!(home.does(&["--remove"]).contains("nothing to do"));
+    assert!(own.exists());
+}
+
+#[test]
+fn a_listener_that_is_not_asked_for_again_goes() {
+    let home = Home::new();
+    home.does(&with(&["--listen", "admin=127.0.0.1:9090", "--write"]));
+    let admin = home.path("wakeport@notes-admin.socket.d/10-init.conf");
+    assert!(admin.exists());
+    // Another instance's files are not ours, whatever its name.
+    let other = home.path("wakeport@notes-too.socket.d/10-init.conf");
+    fs::create_dir_all(other.parent().expect("a directory")).expect("a directory of ours");
+    fs::write(
+        &other,
+        "# Written by `wakeport init notes-too --user`, and so on\n",
+    )
+    .expect("a file of ours");
+    let said = home.does(&with(&["--write"]));
+    assert!(
+        said.contains(&format!("remove  {}", admin.display())),
+        "{said}"
+    );
+    assert!(!admin.exists() && other.exists());
+}
+
+#[test]
+fn the_form_can_be_changed() {
+    let home = Home::new();
+    home.does(&with(&["--write"]));
+    home.does(&with(&["--write", "--standalone"]));
+    let names = ["wakeport@notes.service", "wakeport@notes.socket"].map(|name| home.path(name));
+    assert_eq!(files(home.0.path()), names);
+    home.does(&["--remove"]);
+    assert_eq!(files(home.0.path()), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn what_somebody_else_has_written_is_kept() {
+    let home = Home::new();
+    let path = home.path(SOCKET);
+    fs::create_dir_all(path.parent().expect("a directory")).expect("a directory of ours");
+    fs::write(&path, "[Socket]\nListenStream=1\n").expect("a file of ours");
+    let output = home.init(&with(&["--write"]));
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("10-init.conf` is there, and") && said.contains("--force"),
+        "{said}"
+    );
+    assert_eq!(read(&path), "[Socket]\nListenStream=1\n");
+    assert!(!home.path(SERVICE).exists(), "all or nothing");
+    assert!(home.does(&["--remove"]).contains("nothing to do"));
+    home.does(&with(&["--write", "--force"]));
+    assert!(read(&path).contains("ListenStream=127.0.0.1:8080\n"));
+}
+
+#[test]
+fn nothing_is_enabled_where_nobody_can_be_told() {
+    let home = Home::new();
+    let output = home.init(&with(&["--write", "--enable"]));
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("error: systemd cannot be told") && said.contains("leave out `--enable`"),
+        "{said}"
+    );
+    assert_eq!(files(home.0.path()), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_port_that_is_taken_is_found() {
+    let home = Home::new();
+    let taken = crate::support::Place::tcp();
+    let _listener = taken.listen();
+    let said = home.does(&["--listen", &taken.to_string(), "--to", "127.0.0.1:18080"]);
+    assert!(
+        said.contains(&format!(
+            "error: {taken}, which wakeport is to take, is taken by "
+        )),
+        "{said}"
+    );
+    assert!(
+        !said.contains("somebody"),
+        "we may look at ourselves: {said}"
+    );
+}
+
+#[test]
+fn mistakes_cost_a_line() {
+    let home = Home::new();
+    for (options, words) in [
+        (
+            &with(&["--metrics", "127.0.0.1:9100"])[..],
+            "`--metrics` goes with `--listen`",
+        ),
+        (&["--to", "127.0.0.1:1"][..], "`--listen` is missing"),
+        (&["--listen", "1"], "`--to` is missing"),
+        (
+            &["--listen", "example.org:1", "--to", "127.0.0.1:1"],
+            "in numbers",
+        ),
+        (
+            &[
+                "--listen",
+                "1",
+                "--to",
+                "127.0.0.1:1",
+                "--exec",
+                "a",
+                "--unit",
+                "b",
+            ],
+            "give only one of",
+        ),
+        (
+            &["--listen", "1", "--to", "127.0.0.1:2", "--enable"],
+            "--write",
+        ),
+        (&["--remove", "--write"], "cannot be used with"),
+        (
+            &["--listen", "1", "--to", "127.0.0.1:2", "--cooldown", "soon"],
+            "soon",
+        ),
+    ] {
+        let output = home.init(options);
+        assert_eq!(
+            output.status.code(),
+            Some(64),
+            "{options:?}: {}",
+            text(&output)
+        );
+        let said = text(&output);
+        assert!(
+            said.contains(words) && said.lines().count() == 1,
+            "{options:?}: {said}"
+        );
+    }
+    assert_eq!(files(home.0.path()), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_variable_around_us_is_no_wish() {
+    let home = Home::new();
+    let mut command = wakeport(home.0.path());
+    command.args(["init", "notes", "--user"]).args(ADDRESSES);
+    command
+        .env("WAKEPORT_COOLDOWN", "soon")
+        .env("WAKEPORT_STAY", "yes");
+    let output = run(&mut command, "the program itself");
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(
+        !text(&output).contains("WAKEPORT_STAY"),
+        "{}",
+        text(&output)
+    );
+}

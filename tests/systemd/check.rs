@@ -1,0 +1,394 @@
+//! `wakeport check` on a booted machine: silent on a good set-up, and each way to break it found in one line.
+
+use crate::asleep::{NEVER, PORT, SOON, TARGET, URL, python};
+use crate::rig::Rig;
+
+/// Ends with an exit code, and has exactly one line that is no note, with all of these words.
+#[track_caller]
+fn finds(rig: &Rig, words: &str, code: i32, parts: &[&str]) {
+    let output = rig.attempt(&format!("wakeport check {words} 2>&1"));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "wakeport check {words}:\n{said}"
+    );
+    let lines = said.lines().filter(|line| !line.starts_with("note: "));
+    let lines: Vec<_> = lines.collect();
+    assert_eq!(lines.len(), 1, "wakeport check {words}:\n{said}");
+    for part in parts {
+        assert!(lines[0].contains(part), "no `{part}`:\n{said}");
+    }
+}
+
+/// What is found with one more drop-in for the instance's service or socket; it is gone afterwards.
+#[track_caller]
+fn with(rig: &Rig, unit: &str, drop_in: &str, code: i32, parts: &[&str]) {
+    rig.drop_in(unit, "zz-broken", drop_in);
+    finds(rig, "web", code, parts);
+    rig.run(&format!(
+        "rm /etc/systemd/system/{unit}.d/zz-broken.conf; systemctl daemon-reload"
+    ));
+}
+
+const SERVICE: &str = "wakeport@web.service";
+const SOCKET: &str = "wakeport@web.socket";
+
+fn good() -> Rig {
+    let rig = Rig::boot();
+    python(&rig);
+    rig.instance("web", PORT, TARGET, &[SOON]);
+    rig
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_good_set_up_is_ok_asleep_and_awake_and_nothing_is_started() {
+    let rig = good();
+    for name in [
+        "web",
+        "web.service",
+        "wakeport@web",
+        "wakeport@web.socket",
+        "",
+    ] {
+        finds(&rig, name, 0, &["ok: wakeport@web"]);
+    }
+    assert_eq!(rig.starts("web.service") + rig.starts(SERVICE), 0);
+    rig.settings("web", &[NEVER]);
+    assert_eq!(rig.curl(URL), "hello");
+    finds(&rig, "web", 0, &["ok: wakeport@web"]);
+
+    // As `init` leaves it, which is the same.
+    rig.run("wakeport init notes --listen 8081 --to 127.0.0.1:18081 --exec 'python3 -m http.server 18081' --write --enable");
+    finds(&rig, "notes", 0, &["ok: wakeport@notes"]);
+
+    // An ordinary user sees less, and is told so.
+    let said = rig.run("runuser -u daemon -- wakeport check web");
+    assert!(said.contains("ok: wakeport@web"), "{said}");
+    assert!(said.contains("note: wakeport@web: whether polkit lets the user `wakeport` start and stop `web.service` is not known: polkit tells only root"), "{said}");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn whatever_is_wrong_with_the_units_is_found() {
+    let rig = good();
+    with(
+        &rig,
+        SERVICE,
+        "[Service]\nEnvironment=WAKEPORT_COOLDOWN=soon\n",
+        1,
+        &[
+            "error: wakeport@web: `wakeport@web.service` would end at once",
+            "soon",
+            "the variable WAKEPORT_COOLDOWN",
+        ],
+    );
+    with(
+        &rig,
+        SERVICE,
+        "[Service]\nEnvironment=WAKEPORT_COOLDWON=5min\n",
+        0,
+        &[
+            "warning: ",
+            "WAKEPORT_COOLDWON, which `wakeport run` does not know",
+        ],
+    );
+    with(
+        &rig,
+        SERVICE,
+        "[Unit]\nRequires=web.service\n",
+        1,
+        &["`wakeport@web.service` cannot be without `web.service`"],
+    );
+    with(
+        &rig,
+        SERVICE,
+        "[Unit]\nStartLimitIntervalSec=10s\n",
+        0,
+        &[
+            "warning: ",
+            "may be started only 5 times in 10s",
+            "StartLimitIntervalSec=0",
+        ],
+    );
+    with(
+        &rig,
+        SERVICE,
+        "[Service]\nUser=nosuch\n",
+        1,
+        &["there is no user `nosuch`"],
+    );
+    with(
+        &rig,
+        SERVICE,
+        "[Service]\nExecStart=\nExecStart=sleep 1\n",
+        1,
+        &["does not run `wakeport run`"],
+    );
+    with(
+        &rig,
+        SERVICE,
+        "[Service]\nLimitNOFILE=100\n",
+        0,
+        &["warning: ", "100 open files is enough for 18 clients"],
+    );
+    with(
+        &rig,
+        SERVICE,
+        "[Service]\nEnvironment=WAKEPORT_UNIT=web.socket.service\n",
+        1,
+        &["there is no unit `web.socket.service`"],
+    );
+    with(
+        &rig,
+        SOCKET,
+        "[Socket]\nTriggerLimitIntervalSec=2s\n",
+        0,
+        &["warning: ", "TriggerLimitIntervalSec=0"],
+    );
+    with(
+        &rig,
+        SOCKET,
+        "[Socket]\nFlushPending=yes\n",
+        0,
+        &["warning: ", "FlushPending=no"],
+    );
+    with(
+        &rig,
+        SOCKET,
+        "[Socket]\nListenDatagram=127.0.0.1:8080\n",
+        1,
+        &["`127.0.0.1:8080` (Datagram)", "use ListenStream="],
+    );
+    rig.write(
+        "/etc/systemd/system/wakeport@web.service.d/zz-late.conf",
+        "[Service]\nEnvironment=A=B\n",
+    );
+    finds(&rig, "web", 0, &["warning: ", "`systemctl daemon-reload`"]);
+    rig.systemctl("daemon-reload");
+
+    rig.systemctl("disable --quiet wakeport@web.socket");
+    finds(
+        &rig,
+        "web",
+        0,
+        &["warning: ", "`systemctl enable wakeport@web.socket`"],
+    );
+    rig.systemctl("enable --quiet wakeport@web.socket");
+    rig.systemctl("stop wakeport@web.socket");
+    finds(
+        &rig,
+        "web",
+        1,
+        &["its port is closed; `systemctl start wakeport@web.socket`"],
+    );
+    rig.systemctl("start wakeport@web.socket");
+    with(
+        &rig,
+        SOCKET,
+        "[Socket]\nListenStream=\n",
+        1,
+        &["`wakeport@web.socket` has no address; `wakeport init`"],
+    );
+    finds(&rig, "web", 0, &["ok"]);
+    finds(
+        &rig,
+        "never-made",
+        1,
+        &["`wakeport@never-made.socket` has no address"],
+    );
+    rig.run("/run/rig/source/systemd/uninstall");
+    rig.run("rm -r /etc/systemd/system/wakeport@*; cp /run/rig/wakeport /usr/local/bin/; systemctl daemon-reload");
+    finds(&rig, "web", 1, &["are not installed"]);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn whatever_is_wrong_with_the_service_is_found() {
+    let rig = good();
+    let with_service =
+        |drop_in: &str, code: i32, parts: &[&str]| with(&rig, "web.service", drop_in, code, parts);
+    with_service(
+        "[Unit]\nStopWhenUnneeded=yes\n",
+        1,
+        &["StopWhenUnneeded=yes"],
+    );
+    with_service("[Unit]\nRefuseManualStop=yes\n", 1, &["RefuseManualStop="]);
+    with_service(
+        "[Service]\nRestart=always\n",
+        0,
+        &["warning: ", "Restart=always"],
+    );
+    with_service("[Service]\nType=oneshot\n", 1, &["Type=oneshot"]);
+    with_service(
+        "[Service]\nExecStart=\n",
+        1,
+        &["`web.service` cannot be loaded (bad-setting: "],
+    );
+    // A unit in /etc cannot be masked there.
+    rig.run("mv /etc/systemd/system/web.service /usr/lib/systemd/system/");
+    rig.systemctl("mask --quiet --runtime web.service");
+    finds(
+        &rig,
+        "web",
+        1,
+        &["`web.service` is masked; `systemctl unmask web.service`"],
+    );
+    rig.systemctl("unmask --quiet --runtime web.service");
+    rig.run("mv /usr/lib/systemd/system/web.service /run/rig/; systemctl daemon-reload");
+    finds(&rig, "web", 1, &["there is no unit `web.service`"]);
+    rig.run("mv /run/rig/web.service /etc/systemd/system/; systemctl daemon-reload");
+    finds(&rig, "web", 0, &["ok"]);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn what_polkit_does_not_allow_is_found_for_the_user_it_runs_as() {
+    let rig = good();
+    rig.unit("secret.service", "[Service]\nExecStart=sleep infinity\n");
+    rig.settings("web", &["WAKEPORT_UNIT=web secret"]);
+    let denied = "polkit does not let the user `wakeport` do `start`, `stop`, `reset-failed` with `secret.service`; `wakeport init secret … --write`";
+    finds(&rig, "web", 1, &[denied]);
+    rig.allow("secret.service");
+    finds(&rig, "web", 0, &["ok"]);
+    // Another user has no rule.
+    with(
+        &rig,
+        SERVICE,
+        "[Service]\nUser=daemon\nEnvironment=WAKEPORT_UNIT=web\n",
+        1,
+        &["the user `daemon`", "`web.service`", "a rule for `daemon`"],
+    );
+    // Root needs none.
+    with(&rig, SERVICE, "[Service]\nUser=\n", 0, &["ok"]);
+    // Part of it is not enough.
+    rig.write(
+        "/etc/polkit-1/rules.d/40-no.rules",
+        "polkit.addRule(function(action, subject) { if (action.lookup(\"verb\") == \"reset-failed\") return polkit.Result.NO; });\n",
+    );
+    rig.settings("web", &[SOON]);
+    rig.systemctl("try-restart polkit.service");
+    finds(&rig, "web", 1, &["do `reset-failed` with `web.service`"]);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_target_that_leads_nowhere_or_back_is_found() {
+    let rig = good();
+    let to = |address: &str, code: i32, parts: &[&str]| {
+        with(
+            &rig,
+            SERVICE,
+            &format!("[Service]\nEnvironment=\"WAKEPORT_TO={address}\"\n"),
+            code,
+            parts,
+        );
+    };
+    to(
+        "127.0.0.1:8080",
+        1,
+        &["target `127.0.0.1:8080` is our own listener `web` on 127.0.0.1:8080"],
+    );
+    to("localhost", 1, &["is our own listener"]);
+    to(
+        "nosuch.invalid:80",
+        1,
+        &["target `nosuch.invalid:80` cannot be resolved"],
+    );
+    to(
+        "127.0.0.1:18080 other=127.0.0.1:1",
+        0,
+        &["warning: ", "no listener is called `other`"],
+    );
+    rig.run("echo '127.0.0.1 me.example' >>/etc/hosts");
+    to(
+        "me.example:8080",
+        1,
+        &["target `me.example:8080` is our own listener"],
+    );
+
+    // Two instances that lead to each other: neither has to do with a service.
+    rig.unit("b.service", "[Service]\nExecStart=sleep infinity\n");
+    rig.instance("b", "127.0.0.1:8082", PORT, &[]);
+    finds(&rig, "b", 0, &["ok"]);
+    to(
+        "127.0.0.1:8082",
+        1,
+        &["leads in a circle, by way of `wakeport@b.service`"],
+    );
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_port_that_is_taken_and_a_hook_that_cannot_be_run_are_found() {
+    let rig = good();
+    rig.systemctl("stop wakeport@web.socket");
+    rig.unit(
+        "thief.service",
+        "[Service]\nExecStart=python3 -m http.server --bind 127.0.0.1 8080\n",
+    );
+    rig.systemctl("start thief.service");
+    rig.wait_for("the port is taken", || rig.try_curl(URL).is_ok());
+    let said = rig.ask("wakeport check web");
+    assert!(
+        said.contains("127.0.0.1:8080, which wakeport is to take, is taken by `thief.service`"),
+        "{said}"
+    );
+    rig.systemctl("stop thief.service");
+    rig.systemctl("start wakeport@web.socket");
+
+    rig.script("/usr/local/bin/wake", "#!/bin/sh\n");
+    rig.script("/usr/local/bin/broken", "#!/no/such/interpreter\n");
+    let hook = |hook: &str, code: i32, parts: &[&str]| {
+        let settings =
+            format!("[Service]\nEnvironment=WAKEPORT_UNIT= WAKEPORT_START_HOOK={hook}\n");
+        with(&rig, SERVICE, &settings, code, parts);
+    };
+    hook("wake", 0, &["ok"]);
+    hook("/usr/local/bin/wake", 0, &["ok"]);
+    hook(
+        "sleep-well",
+        1,
+        &[
+            "the start hook `sleep-well` cannot be run by the user `wakeport`: it is nowhere in PATH",
+        ],
+    );
+    hook("/root/wake", 1, &["the sandbox hides home directories"]);
+    hook("/tmp/wake", 1, &["the sandbox has a /tmp of its own"]);
+    hook("broken", 1, &["`/no/such/interpreter`, which is not there"]);
+    rig.run("chmod 750 /usr/local/bin/wake");
+    hook(
+        "wake",
+        1,
+        &["its mode is 750; `chmod 755 /usr/local/bin/wake`"],
+    );
+    rig.run("chgrp wakeport /usr/local/bin/wake");
+    hook("wake", 0, &["ok"]);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn variables_from_a_file_count() {
+    let rig = good();
+    rig.write("/etc/web.env", "# how long\nWAKEPORT_COOLDOWN=\"ever\"\n");
+    with(
+        &rig,
+        SERVICE,
+        "[Service]\nEnvironmentFile=/etc/web.env\n",
+        1,
+        &["ever", "the variable WAKEPORT_COOLDOWN"],
+    );
+    rig.write("/etc/web.env", "WAKEPORT_COOLDOWN=5min 20s\n");
+    with(
+        &rig,
+        SERVICE,
+        "[Service]\nEnvironmentFile=/etc/web.env\nEnvironmentFile=-/etc/none.env\n",
+        0,
+        &["ok"],
+    );
+    rig.run("chmod 600 /etc/web.env");
+    rig.drop_in(SERVICE, "file", "[Service]\nEnvironmentFile=/etc/web.env\n");
+    let said = rig.run("runuser -u daemon -- wakeport check web");
+    assert!(said.contains("`/etc/web.env` was not read"), "{said}");
+}
