@@ -158,13 +158,6 @@ fn one_line(error: &clap::Error) -> String {
     message.trim_start_matches("error: ").replace(":;", ":")
 }
 
-/// Says what ends a command that somebody has typed.
-fn say_fatal(fatal: &Fatal) -> ExitCode {
-    let _log = journal::start(LogFormat::Text, LogLevel::Info);
-    tracing::error!("{fatal}");
-    ExitCode::from(fatal.exit as u8)
-}
-
 /// The variable of the option that `error` is about.
 fn variable_of(error: &clap::Error) -> Option<(String, String)> {
     let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {

@@ -47,8 +47,7 @@
 //! limits.rs            the limit on open files
 //! state_dir.rs         the records as files: written by a thread of its own, read by everybody
 //! scrape.rs            the metrics over HTTP
-//! survey.rs            what service managers say of the units that run wakeport
-//! machine.rs machine/  what there is on the machine, for `init` and `check`; only looks
+//! machine.rs machine/  what there is on the machine, for `init`, `check` and `status`; only looks
 //! sd.rs sd/            READY, STATUS, STOPPING, WATCHDOG; the log; MESSAGE_ID=s; which unit we are
 //! -- commands
 //! cli.rs cli/          options (typed), plan (which listener goes where), run (wires it all),
@@ -120,7 +119,6 @@ pub mod probe;
 pub mod program;
 pub mod limits;
 pub mod state_dir;
-pub mod survey;
 pub mod scrape;
 pub mod sd;
 pub mod machine;

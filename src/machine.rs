@@ -1,4 +1,4 @@
-//! Finds out about the machine, for `init` and `check`. Only looks: nothing is started, and
+//! Finds out about the machine, for `init`, `check` and `status`. Only looks: nothing is started, and
 //! nothing is changed.
 
 mod bus;
@@ -7,6 +7,7 @@ mod instance;
 mod polkit;
 mod programs;
 mod sockets;
+pub mod survey;
 
 use std::path::{Path, PathBuf};
 

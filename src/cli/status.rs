@@ -15,11 +15,11 @@ use terminal_size::{Height, Width};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::run::Signals;
-use super::{Fatal, say_fatal};
+use super::{Fatal, say};
 use crate::config::Manager;
+use crate::machine::survey::{Survey, survey};
 use crate::record::{Owner, Record};
 use crate::state_dir;
-use crate::survey::{Survey, survey};
 
 use view::View;
 
@@ -68,7 +68,7 @@ pub(super) fn run(status: &Status) -> ExitCode {
         .and_then(|runtime| runtime.block_on(show(status)));
     match shown {
         Ok(()) => ExitCode::SUCCESS,
-        Err(fatal) => say_fatal(&fatal),
+        Err(fatal) => say::fatal(&fatal),
     }
 }
 

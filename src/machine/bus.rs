@@ -32,11 +32,12 @@ trait ServiceManager {
         patterns: &[&str],
     ) -> zbus::Result<Vec<(String, String)>>;
     fn list_units_by_patterns(&self, states: &[&str], patterns: &[&str]) -> zbus::Result<Vec<Row>>;
+    fn list_units_by_names(&self, names: &[&str]) -> zbus::Result<Vec<Row>>;
 }
 
 /// Primary name, description, load state, active state, sub state, followed unit, path, and the
 /// queued job's number, type and path.
-type Row = (
+pub(super) type Row = (
     String,
     String,
     String,
@@ -131,7 +132,7 @@ impl Bus {
     /// The names of units like `pattern` that are loaded or have files.
     pub async fn known(&self, pattern: &str) -> Result<Vec<String>, String> {
         let ask = async {
-            let loaded = self.manager.list_units_by_patterns(&[], &[pattern]).await?;
+            let loaded = self.loaded(pattern).await?;
             let files = self
                 .manager
                 .list_unit_files_by_patterns(&[], &[pattern])
@@ -148,19 +149,38 @@ impl Bus {
         ask.await.map_err(|error: zbus::Error| error.to_string())
     }
 
+    /// The units like `pattern` that are loaded.
+    pub(super) async fn loaded(&self, pattern: &str) -> zbus::Result<Vec<Row>> {
+        self.manager.list_units_by_patterns(&[], &[pattern]).await
+    }
+
+    /// The units with these names, in their order.
+    pub(super) async fn named(&self, names: &[&str]) -> zbus::Result<Vec<Row>> {
+        self.manager.list_units_by_names(names).await
+    }
+
+    /// One property of a unit: cheaper for the manager than all of them.
+    pub(super) async fn get<T>(&self, unit: &Row, interface: &str, name: &str) -> zbus::Result<T>
+    where
+        T: TryFrom<OwnedVariant>,
+    {
+        let interface = InterfaceName::try_from(format!("{SYSTEMD}.{interface}"))?;
+        let value = self.about(&unit.6).await?.get(interface, name).await?;
+        T::try_from(value).map_err(|_| zbus::Error::InvalidReply)
+    }
+
     async fn get_all(
         &self,
         path: &OwnedObjectPath,
         interface: &str,
     ) -> zbus::Result<HashMap<String, OwnedVariant>> {
-        let builder = PropertiesProxy::builder(&self.connection).destination(SYSTEMD);
         let interface = InterfaceName::try_from(format!("{SYSTEMD}.{interface}"))?;
-        Ok(builder
-            .path(path.clone())
-            .build()
-            .await?
-            .get_all(interface)
-            .await?)
+        Ok(self.about(path).await?.get_all(interface).await?)
+    }
+
+    async fn about(&self, path: &OwnedObjectPath) -> zbus::Result<PropertiesProxy<'_>> {
+        let builder = PropertiesProxy::builder(&self.connection).destination(SYSTEMD);
+        builder.path(path.clone()).build().await
     }
 }
 

@@ -8,7 +8,7 @@ use crate::tree::{files, read, repo, run, text};
 
 /// Who may know whom: a module, with its folder, and what it may use of ours. Whoever adds a line here changes the
 /// architecture, and says so in src/lib.rs.
-const KNOWS: [(&str, &[&str]); 25] = [
+const KNOWS: [(&str, &[&str]); 24] = [
     // -- decides
     ("lifecycle", &[]),
     ("config", &[]),
@@ -58,7 +58,6 @@ const KNOWS: [(&str, &[&str]); 25] = [
     ("program", &["config"]),
     ("limits", &[]),
     ("state_dir", &["record"]),
-    ("survey", &["config"]),
     ("scrape", &["listen", "metrics", "stream"]),
     ("sd", &[]),
     ("machine", &["config", "setup"]),
@@ -83,7 +82,6 @@ const KNOWS: [(&str, &[&str]); 25] = [
             "session",
             "setup",
             "state_dir",
-            "survey",
             "workers",
         ],
     ),

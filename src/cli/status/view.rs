@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::machine::survey::{self, Socket, Survey};
 use crate::record::{Bytes, Clients, Kind, Mishap, Moment, Owner, Record, State};
-use crate::survey::{self, Socket, Survey};
 
 /// One instance, as `--json` prints it. docs/observing.md says what the fields mean.
 #[derive(Clone, Debug, PartialEq, Serialize)]

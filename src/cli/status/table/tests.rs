@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use super::*;
+use crate::machine::survey::{Service, Socket, Survey};
 use crate::record::{Kind, Process, Record};
-use crate::survey::{Service, Socket, Survey};
 
 /// So many seconds after the beginning.
 fn at(seconds: i32) -> Moment {

@@ -6,45 +6,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::time::timeout;
-use zbus::connection::Builder;
-use zbus::fdo::PropertiesProxy;
-use zbus::names::InterfaceName;
-use zbus::{Connection, OwnedObjectPath, OwnedVariant, proxy};
 
+use super::bus::Bus;
 use crate::config::Manager;
 
-const SYSTEMD: &str = "org.freedesktop.systemd1";
-
-/// People wait for this.
+/// People look at this every second.
 const ANSWER: Duration = Duration::from_secs(3);
-
-/// One row of `ListUnitsByPatterns`: name, description, load state, active state, sub state,
-/// followed unit, path, and the queued job's number, type and path.
-type Row = (
-    String,
-    String,
-    String,
-    String,
-    String,
-    String,
-    OwnedObjectPath,
-    u32,
-    String,
-    OwnedObjectPath,
-);
 
 /// A command of `ExecStart=`: path, arguments, whether failure is ignored, and how it went last.
 type Command = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
-
-#[proxy(
-    interface = "org.freedesktop.systemd1.Manager",
-    default_service = "org.freedesktop.systemd1",
-    default_path = "/org/freedesktop/systemd1"
-)]
-trait ServiceManager {
-    fn list_units_by_patterns(&self, states: &[&str], patterns: &[&str]) -> zbus::Result<Vec<Row>>;
-    fn list_units_by_names(&self, names: &[&str]) -> zbus::Result<Vec<Row>>;
-}
 
 /// What a manager says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -91,18 +61,16 @@ pub async fn survey(manager: Manager, units: &[String]) -> Option<Survey> {
     }
 }
 
-async fn ask(manager: Manager, units: &[String]) -> zbus::Result<Survey> {
-    let builder = match manager {
-        Manager::System => Builder::system(),
-        Manager::User => Builder::session(),
-    };
-    let bus = builder.method_timeout(ANSWER).build().await?;
-    let proxy = ServiceManagerProxy::new(&bus).await?;
+async fn ask(manager: Manager, units: &[String]) -> Result<Survey, String> {
+    let bus = Bus::connect(manager).await?;
+    look(&bus, units).await.map_err(|error| error.to_string())
+}
+
+async fn look(bus: &Bus, units: &[String]) -> zbus::Result<Survey> {
     let mut survey = Survey::default();
     let mut others = Vec::new();
-    for row in proxy.list_units_by_patterns(&[], &["*.socket"]).await? {
-        let (unit, state, path) = (row.0, row.3, row.6);
-        let triggers: Vec<String> = get(&bus, &path, "Unit", "Triggers").await?;
+    for row in bus.loaded("*.socket").await? {
+        let triggers: Vec<String> = bus.get(&row, "Unit", "Triggers").await?;
         let Some(service) = triggers.into_iter().next() else {
             continue;
         };
@@ -110,7 +78,7 @@ async fn ask(manager: Manager, units: &[String]) -> zbus::Result<Survey> {
             continue;
         }
         if !survey.services.contains_key(&service) {
-            match wakeport(&bus, &proxy, &service, manager).await? {
+            match wakeport(bus, &service).await? {
                 Some(found) => drop(survey.services.insert(service.clone(), found)),
                 None => {
                     others.push(service);
@@ -118,11 +86,13 @@ async fn ask(manager: Manager, units: &[String]) -> zbus::Result<Survey> {
                 }
             }
         }
-        let listen: Vec<(String, String)> = get(&bus, &path, "Socket", "Listen").await?;
+        let listen: Vec<(String, String)> = bus.get(&row, "Socket", "Listen").await?;
+        let enabled = bus.get(&row, "Unit", "UnitFileState").await?;
+        let (unit, _, _, state, ..) = row;
         let socket = Socket {
             unit,
             state,
-            enabled: get(&bus, &path, "Unit", "UnitFileState").await?,
+            enabled,
             listen: listen.into_iter().map(|(_, address)| address).collect(),
         };
         if let Some(found) = survey.services.get_mut(&service) {
@@ -131,29 +101,22 @@ async fn ask(manager: Manager, units: &[String]) -> zbus::Result<Survey> {
     }
     let names: Vec<&str> = units.iter().map(String::as_str).collect();
     if !names.is_empty() {
-        let rows = proxy.list_units_by_names(&names).await?;
-        let states = rows.into_iter().map(|row| row.3);
+        let states = bus.named(&names).await?.into_iter().map(|row| row.3);
         survey.units = units.iter().cloned().zip(states).collect();
     }
     Ok(survey)
 }
 
 /// The service with that name, if it is one of ours.
-async fn wakeport(
-    bus: &Connection,
-    proxy: &ServiceManagerProxy<'_>,
-    name: &str,
-    manager: Manager,
-) -> zbus::Result<Option<Service>> {
+async fn wakeport(bus: &Bus, name: &str) -> zbus::Result<Option<Service>> {
     // Some sockets start units that are no services.
     if !name.ends_with(".service") {
         return Ok(None);
     }
-    let Some(row) = proxy.list_units_by_names(&[name]).await?.pop() else {
+    let Some(row) = bus.named(&[name]).await?.pop() else {
         return Ok(None);
     };
-    let (state, path) = (row.3, row.6);
-    let commands: Vec<Command> = get(bus, &path, "Service", "ExecStart").await?;
+    let commands: Vec<Command> = bus.get(&row, "Service", "ExecStart").await?;
     let ours = commands.iter().any(|(path, arguments, ..)| {
         path.rsplit('/').next() == Some("wakeport")
             && arguments.get(1).is_some_and(|argument| argument == "run")
@@ -161,33 +124,15 @@ async fn wakeport(
     if !ours {
         return Ok(None);
     }
-    let directories: Vec<String> = match manager {
-        Manager::System => get(bus, &path, "Service", "StateDirectory").await?,
+    let directories: Vec<String> = match bus.of {
+        Manager::System => bus.get(&row, "Service", "StateDirectory").await?,
         Manager::User => Vec::new(),
     };
     let base = PathBuf::from("/var/lib");
+    let state = row.3;
     Ok(Some(Service {
         active: state == "active" || state == "deactivating",
         sockets: Vec::new(),
         state_directories: directories.iter().map(|name| base.join(name)).collect(),
     }))
-}
-
-async fn get<T>(
-    bus: &Connection,
-    path: &OwnedObjectPath,
-    interface: &str,
-    name: &str,
-) -> zbus::Result<T>
-where
-    T: TryFrom<OwnedVariant>,
-{
-    let interface = InterfaceName::try_from(format!("{SYSTEMD}.{interface}"))?;
-    let proxy = PropertiesProxy::builder(bus)
-        .destination(SYSTEMD)
-        .path(path.clone())
-        .build()
-        .await?;
-    let value = proxy.get(interface, name).await?;
-    T::try_from(value).map_err(|_| zbus::Error::InvalidReply)
 }
