@@ -1,6 +1,7 @@
 //! What the architecture page in src/lib.rs promises, and what every change has to keep in step.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -425,6 +426,41 @@ fn the_changelog_has_one_heading_for_what_comes_next() {
         .iter()
         .filter(|heading| heading.contains("Unreleased") || heading.contains(version));
     assert_eq!(current.count(), 1, "{headings:?}");
+}
+
+/// Where a test may be that the table of faults calls `suite::module::name`, or `module::name` if it is one of ours.
+fn may_be_in(path: &str) -> Vec<PathBuf> {
+    let file = path.replace("::", "/");
+    match path.split_once("::").map(|(suite, _)| suite) {
+        Some("it" | "systemd") => vec![repo(&format!("tests/{file}.rs"))],
+        _ => vec![
+            repo(&format!("src/{file}.rs")),
+            repo(&format!("src/{}.rs", file.trim_end_matches("/tests"))),
+        ],
+    }
+}
+
+#[test]
+fn every_test_that_the_table_of_faults_names_exists() {
+    let table = read(&repo("docs/faults.md"));
+    let mut named = 0;
+    for row in table.lines().filter(|line| line.starts_with("| ")) {
+        let shown_by = row.split(" | ").nth(2).unwrap_or_default();
+        let tests = shown_by
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .filter_map(|words| words.rsplit_once("::"));
+        for (path, name) in tests {
+            let found = may_be_in(path)
+                .iter()
+                .filter_map(|file| fs::read_to_string(file).ok())
+                .any(|text| text.contains(&format!("fn {name}(")));
+            assert!(found, "docs/faults.md: there is no `{path}::{name}`");
+            named += 1;
+        }
+    }
+    assert!(named > 50, "only {named} tests are named");
 }
 
 #[test]
