@@ -366,6 +366,10 @@ impl Driver {
                 }
                 self.seen_down = phase == Phase::Down;
                 self.tell(Event::Seen(phase));
+                if self.lifecycle.state() == State::Asleep && !self.seen_down {
+                    // On its way, by somebody else's order; news may tell how it ends.
+                    self.look_at = now().checked_add(QUICK_POLL);
+                }
             }
             Err(why) => {
                 self.story.look_failed(&why.0);

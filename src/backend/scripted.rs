@@ -26,6 +26,7 @@ pub struct Script {
     pub stop_fails: bool,
     pub starts: usize,
     pub stops: usize,
+    pub looks: usize,
     under_way: usize,
 }
 
@@ -39,6 +40,7 @@ impl Service {
             stop_fails: false,
             starts: 0,
             stops: 0,
+            looks: 0,
             under_way: 0,
         };
         Self {
@@ -58,7 +60,9 @@ impl Service {
     }
 
     pub fn look(&self) -> Phase {
-        self.script().phase
+        let mut script = self.script.lock().unwrap();
+        script.looks += 1;
+        script.phase
     }
 
     pub async fn wake(&self, order: WakeOrder) -> Woken {

@@ -262,6 +262,21 @@ async fn a_service_that_runs_already_is_adopted_and_sleeps_a_cooldown_later() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_service_found_on_its_way_is_not_looked_at_without_a_pause() {
+    for phase in [Phase::Stopping, Phase::Starting] {
+        let mut world = World::new(phase);
+        // The clock stands still as long as somebody has something to do.
+        for _ in 0..10_000 {
+            tokio::task::yield_now().await;
+        }
+        let looks = world.service.script().looks;
+        assert!(looks < 10, "{looks} looks at a service that is {phase:?}");
+        world.service.set(|script| script.phase = Phase::Down);
+        world.asleep().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failed_start_does_not_stop_what_somebody_else_started() {
     let mut world = World::new(Phase::Up);
     let mut permit = world.arrive(SILENT);
