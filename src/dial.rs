@@ -2,15 +2,16 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, send, socket_with,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
 use crate::config::address::{Address, Peer, UnixAddress};
@@ -192,9 +193,19 @@ async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, port)]);
     }
-    Ok(limited(tokio::net::lookup_host((host, port)))
-        .await?
-        .collect())
+    limited(look_up(host.to_owned(), port)).await
+}
+
+/// As tokio does it, but that one panics where no thread can be started.
+async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let (reply, answer) = oneshot::channel();
+    thread::Builder::new()
+        .name("resolve".into())
+        .spawn(move || {
+            let found = (host.as_str(), port).to_socket_addrs();
+            let _ = reply.send(found.map(Vec::from_iter));
+        })?;
+    answer.await.map_err(io::Error::other)?
 }
 
 async fn connect_to(address: SocketAddr) -> io::Result<Stream> {

@@ -13,8 +13,17 @@ use sd_notify::NotifyState;
 
 /// Tells the service manager how we are. Without one it tells nobody.
 #[derive(Clone, Debug)]
-pub struct Notifier {
-    post: Option<SyncSender<Word>>,
+pub struct Notifier(Way);
+
+/// How words get there.
+#[derive(Clone, Debug)]
+enum Way {
+    /// Not at all: nobody listens.
+    None,
+    Thread(SyncSender<Word>),
+    /// From the thread that has something to say, where there is no other: a manager that is never
+    /// told that we are ready ends us.
+    Here,
 }
 
 #[derive(Debug)]
@@ -42,14 +51,12 @@ impl Notifier {
         let started = thread::Builder::new()
             .name("notify".into())
             .spawn(move || send_all(&words));
-        Self {
-            post: started.is_ok().then_some(post),
-        }
+        Self(started.map_or(Way::Here, |_| Way::Thread(post)))
     }
 
     /// Tells nobody.
     pub fn silent() -> Self {
-        Self { post: None }
+        Self(Way::None)
     }
 
     /// The sockets are ours.
@@ -81,9 +88,14 @@ impl Notifier {
     }
 
     fn say(&self, word: Word) -> bool {
-        self.post
-            .as_ref()
-            .is_some_and(|post| post.try_send(word).is_ok())
+        match &self.0 {
+            Way::None => false,
+            Way::Thread(post) => post.try_send(word).is_ok(),
+            Way::Here => {
+                send(word);
+                true
+            }
+        }
     }
 }
 
@@ -94,20 +106,24 @@ const NO_HURRY: Duration = Duration::from_millis(20);
 fn send_all(words: &Receiver<Word>) {
     thread::sleep(NO_HURRY);
     while let Ok(word) = words.recv() {
-        // Nobody is there to be told of a failure but the one who does not listen.
-        let _ = match &word {
-            Word::Ready => sd_notify::notify(&[NotifyState::Ready]),
-            Word::Status(text) => sd_notify::notify(&[NotifyState::Status(&one_line(text))]),
-            Word::Alive => sd_notify::notify(&[NotifyState::Watchdog]),
-            Word::Extend(time) => {
-                let usec = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
-                sd_notify::notify(&[NotifyState::ExtendTimeoutUsec(usec)])
-            }
-            Word::Stopping(_) => sd_notify::notify(&[NotifyState::Stopping]),
-        };
-        if let Word::Stopping(said) = word {
-            let _ = said.send(());
+        send(word);
+    }
+}
+
+fn send(word: Word) {
+    // Nobody is there to be told of a failure but the one who does not listen.
+    let _ = match &word {
+        Word::Ready => sd_notify::notify(&[NotifyState::Ready]),
+        Word::Status(text) => sd_notify::notify(&[NotifyState::Status(&one_line(text))]),
+        Word::Alive => sd_notify::notify(&[NotifyState::Watchdog]),
+        Word::Extend(time) => {
+            let usec = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+            sd_notify::notify(&[NotifyState::ExtendTimeoutUsec(usec)])
         }
+        Word::Stopping(_) => sd_notify::notify(&[NotifyState::Stopping]),
+    };
+    if let Word::Stopping(said) = word {
+        let _ = said.send(());
     }
 }
 

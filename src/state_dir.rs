@@ -185,6 +185,11 @@ impl Keeper {
         let started = thread::Builder::new()
             .name("record".into())
             .spawn(move || other.write_all(&path));
+        if let Err(error) = &started {
+            tracing::warn!(
+                "cannot start the thread that keeps the record ({error}); `wakeport status` and the metrics stand still"
+            );
+        }
         let keeper = Self(started.is_ok().then_some(desk));
         (keeper.clone(), Closing(keeper))
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 
-use tokio::runtime::{Builder, Handle};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// The threads. There are as many as are of use: the first one begins with the first client, the
@@ -71,12 +71,12 @@ impl Workers {
 
 impl Worker {
     fn start(end: &CancellationToken) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let handle = runtime.handle().clone();
+        let turns = Turns(Some(Builder::new_current_thread().enable_all().build()?));
+        let handle = turns.runtime().handle().clone();
         let end = end.clone();
         thread::Builder::new()
             .name("relay".into())
-            .spawn(move || runtime.block_on(end.cancelled()))?;
+            .spawn(move || turns.runtime().block_on(end.cancelled()))?;
         Ok(Self {
             runtime: handle,
             clients: Arc::default(),
@@ -93,6 +93,24 @@ impl Worker {
 
     fn clients(&self) -> usize {
         self.clients.load(Ordering::Relaxed)
+    }
+}
+
+/// An event loop that may be dropped anywhere: where no thread can be started for it, that is within
+/// another one, and there tokio forbids to wait for what it still does.
+struct Turns(Option<Runtime>);
+
+impl Turns {
+    fn runtime(&self) -> &Runtime {
+        self.0.as_ref().expect("it is taken in the end only")
+    }
+}
+
+impl Drop for Turns {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 

@@ -121,6 +121,12 @@ pub fn start(format: LogFormat, level: LogLevel) -> Log {
         }
         let _ = ended.send(());
     });
+    if let Err(error) = &started {
+        let _ = writeln!(
+            std::io::stderr(),
+            "cannot start the thread that writes the log ({error}): nothing will be logged"
+        );
+    }
     Log {
         post: started.is_ok().then_some(post),
         over,

@@ -1,10 +1,11 @@
-//! What happens when something runs short: places, or files.
+//! What happens when something runs short: places, files, threads, or memory.
 
 use std::fs;
+use std::net::IpAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::{Place, Run, Server, Stage, throughout, until};
+use crate::support::{Place, Run, Server, Stage, Trace, Wakeport, throughout, until};
 
 #[test]
 fn a_client_beyond_max_connections_waits_in_the_backlog_until_another_leaves() {
@@ -91,6 +92,14 @@ fn a_place_in_the_queue_is_free_again_when_a_client_breaks_off() {
     front.connect().echoes("hello");
 }
 
+/// Sets the limit on open files of one that runs.
+fn limit_files(wakeport: &Wakeport, files: usize) {
+    let mut prlimit = Command::new("prlimit");
+    let pid = format!("--pid={}", wakeport.id());
+    let status = prlimit.args([pid, format!("--nofile={files}:")]).status();
+    assert!(status.expect("util-linux").success());
+}
+
 #[test]
 fn without_files_for_more_clients_it_neither_spins_nor_ends_and_recovers() {
     let (front, target) = (Place::tcp(), Place::tcp());
@@ -100,17 +109,9 @@ fn without_files_for_more_clients_it_neither_spins_nor_ends_and_recovers() {
         .listen(&front)
         .option("--start-timeout", "infinity")
         .start();
-    let limit = |files: usize| {
-        let pid = wakeport.id().to_string();
-        let mut prlimit = Command::new("prlimit");
-        let status = prlimit
-            .args([format!("--pid={pid}"), format!("--nofile={files}:")])
-            .status();
-        assert!(status.expect("util-linux").success());
-    };
     let first = front.connect();
     first.echoes("first");
-    limit(wakeport.open_files() + 5);
+    limit_files(&wakeport, wakeport.open_files() + 5);
     let clients: Vec<_> = (0..20).map(|_| front.connect()).collect();
     wakeport.logs("clients wait in the backlog");
     let cpu = wakeport.cpu();
@@ -122,7 +123,7 @@ fn without_files_for_more_clients_it_neither_spins_nor_ends_and_recovers() {
         cpu < Duration::from_millis(500),
         "{cpu:?} of processor time in a second"
     );
-    limit(500);
+    limit_files(&wakeport, 500);
     for (number, client) in clients.iter().enumerate() {
         client.echoes(&format!("client {number}"));
     }
@@ -193,4 +194,45 @@ fn by_default_as_many_clients_are_let_in_as_there_are_files_for() {
         "{}",
         wakeport.log()
     );
+}
+
+/// Lets the first threads be started, and none after them.
+fn without_threads_after(count: usize) -> Trace {
+    let calls = "clone,clone3";
+    Trace::of(calls).inject(&format!("{calls}:error=EAGAIN:when={}+", count + 1))
+}
+
+#[test]
+fn without_a_thread_to_relay_on_clients_are_served_on_the_main_one() {
+    let (front, target) = (Place::tcp(), Place::tcp());
+    let _server = Server::echo(&target);
+    // The log and the notifications have theirs.
+    let trace = without_threads_after(2);
+    let mut wakeport = trace.around(Run::new().to(&target).listen(&front)).start();
+    let clients: Vec<_> = (0..10).map(|_| front.connect()).collect();
+    clients.iter().for_each(|client| client.echoes("hello"));
+    wakeport.logs("cannot start a thread");
+    wakeport.is("awake: 10 clients");
+    assert!(wakeport.is_running());
+}
+
+#[test]
+fn without_a_thread_to_resolve_a_name_in_it_is_tried_again() {
+    let (front, Place::Tcp(target)) = (Place::tcp(), Place::tcp()) else {
+        panic!("it is TCP");
+    };
+    let _server = Server::echo(&Place::Tcp(target));
+    // One that only the resolver knows: two numbers in place of four.
+    let IpAddr::V4(ip) = target.ip() else {
+        panic!("it is IPv4");
+    };
+    let name = format!("127.{}:{}", ip.to_bits() & 0xff_ffff, target.port());
+    // The relay has its thread; the first times that a name is resolved have none.
+    let trace = Trace::of("clone,clone3").inject("clone,clone3:error=EAGAIN:when=4..8");
+    let wakeport = trace.around(Run::new().to(name).listen(&front)).start();
+    for _ in 0..3 {
+        front.connect().echoes("hello");
+    }
+    assert!(!wakeport.log().contains("panicked"), "{}", wakeport.log());
+    assert!(trace.count(&["INJECTED"]) > 3);
 }

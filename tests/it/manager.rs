@@ -8,7 +8,8 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::support::{
-    Client, Place, Run, Server, Stage, Wakeport, directory, echo, now, script, throughout, until,
+    Client, Place, Run, Server, Stage, Trace, Wakeport, directory, echo, now, script, throughout,
+    until,
 };
 
 #[test]
@@ -142,6 +143,22 @@ fn a_service_manager_that_does_not_listen_holds_nobody_up() {
         front.connect().echoes(&format!("round {round}"));
     }
     wakeport.ends();
+}
+
+#[test]
+fn without_a_thread_to_tell_it_from_the_manager_is_told_all_the_same() {
+    let (front, target) = (Place::tcp(), Place::tcp());
+    let _server = Server::echo(&target);
+    let calls = "clone,clone3";
+    // The first thread is the log's.
+    let trace = Trace::of(calls).inject(&format!("{calls}:error=EAGAIN:when=2"));
+    let mut wakeport = trace.around(Run::new().to(&target).listen(&front)).start();
+    front.connect().echoes("hello");
+    wakeport.is("cooling");
+    wakeport.signal(Signal::TERM);
+    wakeport.ends();
+    let said = wakeport.said();
+    assert_eq!(said.last().map(String::as_str), Some("STOPPING=1"));
 }
 
 #[test]
