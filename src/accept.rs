@@ -2,13 +2,16 @@
 //! kernel's backlog.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::listen::{Listener, Watched};
-use crate::session::{Entrance, Hall};
+use crate::config::address::Peer;
+use crate::listen::Listener;
+use crate::session::{Entrance, Hall, Room};
+use crate::stream::Unwatched;
 
 /// A listener, and where its clients go.
 #[derive(Debug)]
@@ -16,6 +19,8 @@ pub struct Acceptor {
     listener: Listener,
     entrance: Entrance,
     hall: Hall,
+    /// It was said that nobody can be accepted, and nobody was since.
+    complained: AtomicBool,
 }
 
 /// How long to wait when a client cannot be accepted for want of something: descriptors, memory.
@@ -29,48 +34,64 @@ impl Acceptor {
             listener,
             entrance,
             hall,
+            complained: AtomicBool::new(false),
         }
     }
 
     /// Accepts until `stop` is cancelled. Every client that was accepted is known to the driver
     /// by then.
-    pub async fn run(&self, stop: CancellationToken) -> io::Result<()> {
+    pub async fn run(&self, stop: CancellationToken) {
         // Most likely somebody waits: that is why we were started. The driver then knows why, too,
         // before it does anything else.
         self.accept_now();
-        let socket = self.listener.watch()?;
         tokio::select! {
             biased;
-            () = stop.cancelled() => Ok(()),
+            () = stop.cancelled() => (),
             // Nothing is lost where it waits: a client that was accepted is let in at once.
-            () = self.accept(&socket) => Ok(()),
+            () = self.accept() => (),
         }
     }
 
     /// Accepts for ever.
-    async fn accept(&self, socket: &Watched<'_>) {
+    async fn accept(&self) {
         let mut pause = FIRST_PAUSE;
+        let socket = loop {
+            match self.listener.watch() {
+                Ok(socket) => break socket,
+                Err(error) => self.cannot(&error, &mut pause).await,
+            }
+        };
         loop {
             let room = self.hall.room().await;
             match socket.accept().await {
                 Ok((client, peer)) => {
-                    self.hall.admit(client, peer, &self.entrance, room);
+                    self.admit(client, peer, room);
                     pause = FIRST_PAUSE;
                 }
                 Err(error) if concerns_one_client(&error) => (),
                 Err(error) => {
                     drop(room);
-                    if pause == FIRST_PAUSE {
-                        tracing::warn!(
-                            "cannot accept on `{}`: {error}; clients wait in the backlog",
-                            self.entrance.listener
-                        );
-                    }
-                    sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    self.cannot(&error, &mut pause).await;
                 }
             }
         }
+    }
+
+    fn admit(&self, client: Unwatched, peer: Peer, room: Room) {
+        self.complained.store(false, Ordering::Relaxed);
+        self.hall.admit(client, peer, &self.entrance, room);
+    }
+
+    /// Waits until it may be tried again; says why, but not each time.
+    async fn cannot(&self, error: &io::Error, pause: &mut Duration) {
+        if !self.complained.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "cannot accept on `{}`: {error}; clients wait in the backlog",
+                self.entrance.listener
+            );
+        }
+        sleep(*pause).await;
+        *pause = (*pause * 2).min(LONGEST_PAUSE);
     }
 
     /// Takes in a client that waits right now; says whether there was one.
@@ -80,7 +101,7 @@ impl Acceptor {
         };
         match self.listener.try_accept() {
             Ok((client, peer)) => {
-                self.hall.admit(client, peer, &self.entrance, room);
+                self.admit(client, peer, room);
                 true
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,

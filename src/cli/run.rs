@@ -1,12 +1,14 @@
 //! `wakeport run`: takes the sockets, wires everything, and waits for the end.
 
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -65,7 +67,12 @@ pub(super) fn run(options: Options) -> ExitCode {
             let observed = (observed, metrics);
             match serve_to_the_end(config, plan, inherited.listeners, observed) {
                 Ok(()) => ExitCode::SUCCESS,
-                Err(fatal) => fail(&fatal, &Inherited::default()),
+                Err(fatal) => {
+                    let code = fail(&fatal, &Inherited::default());
+                    // Whoever waits is left to the next instance.
+                    thread::sleep(SHORTEST_LIFE);
+                    code
+                }
             }
         }
     };
@@ -111,6 +118,12 @@ fn serve_to_the_end(
     inherited: Vec<Listener>,
     observed: (Observed, Option<Listener>),
 ) -> Result<(), Fatal> {
+    // tokio begins with six files, and panics where it cannot have the two for its signals.
+    drop([
+        UnixStream::pair()?,
+        UnixStream::pair()?,
+        UnixStream::pair()?,
+    ]);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -215,8 +228,8 @@ async fn serve(
                 let message = "the driver has ended, which is a defect of wakeport".into();
                 return Err(Fatal { message, exit: Exit::Software });
             }
-            Some(error) = doors.broken() => {
-                let message = format!("cannot accept: {error}");
+            Some(_) = doors.broken() => {
+                let message = "an accept loop has ended, which is a defect of wakeport".into();
                 return Err(Fatal { message, exit: Exit::Software });
             }
         }
@@ -319,7 +332,7 @@ impl Signals {
 /// All listeners, opened and closed together.
 struct Doors {
     acceptors: Vec<Arc<Acceptor>>,
-    running: JoinSet<io::Result<()>>,
+    running: JoinSet<()>,
     stop: CancellationToken,
 }
 
@@ -351,11 +364,8 @@ impl Doors {
         self.acceptors.iter().any(|acceptor| acceptor.accept_now())
     }
 
-    /// Why a listener cannot be used any more.
-    async fn broken(&mut self) -> Option<io::Error> {
-        match self.running.join_next().await? {
-            Ok(Err(error)) => Some(error),
-            Ok(Ok(())) | Err(_) => Some(io::Error::other("the accept loop has ended")),
-        }
+    /// Waits until an accept loop has ended that was not told to.
+    async fn broken(&mut self) -> Option<Result<(), JoinError>> {
+        self.running.join_next().await
     }
 }

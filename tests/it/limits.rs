@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::{Place, Run, Server, Stage, Trace, Wakeport, throughout, until};
+use crate::support::{Place, Run, Server, Stage, Trace, Wakeport, now, throughout, until};
 
 #[test]
 fn a_client_beyond_max_connections_waits_in_the_backlog_until_another_leaves() {
@@ -194,6 +194,49 @@ fn by_default_as_many_clients_are_let_in_as_there_are_files_for() {
         "{}",
         wakeport.log()
     );
+}
+
+#[test]
+fn without_files_to_begin_with_it_ends_after_a_moment_and_leaves_its_clients_to_the_next_instance()
+{
+    let (front, target) = (Place::tcp(), Place::tcp());
+    let _server = Server::echo(&target);
+    let listener = front.listen();
+    let client = front.connect();
+    client.send("hello");
+    let run = || Run::new().to(&target).inherit("web", &listener);
+    for files in 5..10 {
+        let began = now();
+        let limit = format!("--nofile={files}:{files}");
+        let (said, code) = run().under(&["prlimit", &limit]).fails();
+        assert_eq!(code, 70, "{said}");
+        assert!(said.contains("cannot begin: Too many open files"), "{said}");
+        assert!(
+            began.elapsed() >= Duration::from_millis(250),
+            "systemd gives it up"
+        );
+    }
+    let _wakeport = run().start();
+    assert_eq!(client.take(5), b"hello");
+}
+
+#[test]
+fn without_files_for_anybody_it_says_so_once_and_stays_until_there_are_some() {
+    let (front, target) = (Place::tcp(), Place::tcp());
+    let _server = Server::echo(&target);
+    let listener = front.listen();
+    let run = Run::new().to(&target).inherit("web", &listener);
+    let mut wakeport = run.start();
+    // Not one more, whatever is open.
+    limit_files(&wakeport, 3);
+    let client = front.connect();
+    client.send("hello");
+    wakeport.logs("clients wait in the backlog");
+    // It would exit by now, but somebody may wait.
+    throughout(Duration::from_secs(1), "it stays", || wakeport.is_running());
+    assert_eq!(wakeport.log().matches("cannot accept").count(), 1);
+    limit_files(&wakeport, 500);
+    assert_eq!(client.take(5), b"hello");
 }
 
 /// Lets the first threads be started, and none after them.

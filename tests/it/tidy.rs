@@ -31,7 +31,7 @@ const KNOWS: [(&str, &[&str]); 24] = [
             "state_dir",
         ],
     ),
-    ("accept", &["listen", "session"]),
+    ("accept", &["config", "listen", "session", "stream"]),
     (
         "session",
         &[
