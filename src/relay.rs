@@ -23,6 +23,9 @@ enum End {
     SourceBroken(Cause),
     /// The sink is broken; nobody is there to pass anything to.
     SinkBroken(Cause),
+    /// There was no memory to write with: nothing is wrong with the sink, so that nobody else would
+    /// find out.
+    Failed,
 }
 
 /// Why a connection broke.
@@ -135,6 +138,9 @@ impl Relay<'_> {
         match (self.up.end(), self.down.end()) {
             (Some(End::SourceBroken(cause)), _) => Some(Outcome::ClientBroken(cause)),
             (_, Some(End::SourceBroken(cause))) => Some(Outcome::TargetBroken(cause)),
+            (Some(End::Failed), _) | (_, Some(End::Failed)) => {
+                Some(Outcome::ClientBroken(Cause::Reset))
+            }
             (Some(End::Finished), Some(End::Finished)) => Some(Outcome::Closed),
             (Some(_), Some(End::SinkBroken(cause))) => Some(Outcome::ClientBroken(cause)),
             (Some(End::SinkBroken(cause)), Some(_)) => Some(Outcome::TargetBroken(cause)),

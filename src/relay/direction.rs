@@ -228,7 +228,7 @@ impl<'a> Direction<'a> {
                 Step::CaughtUp
             }
             Err(error) if is_would_block(&error) => Step::Stuck,
-            Err(error) => Step::Over(End::SinkBroken(Cause::from(&error))),
+            Err(error) => Step::Over(cannot_write(&error)),
         }
     }
 
@@ -245,7 +245,7 @@ impl<'a> Direction<'a> {
             let written = match self.sink.try_write(&buffer[..n]) {
                 Ok(written) => written,
                 Err(error) if is_would_block(&error) => 0,
-                Err(error) => return Step::Over(End::SinkBroken(Cause::from(&error))),
+                Err(error) => return Step::Over(cannot_write(&error)),
             };
             *self.total += written as u64;
             if written == n {
@@ -280,7 +280,7 @@ impl<'a> Direction<'a> {
                     }
                     Err(error) => return Step::Over(End::SourceBroken(Cause::from(&error))),
                 },
-                Err(error) => return Step::Over(End::SinkBroken(Cause::from(&error))),
+                Err(error) => return Step::Over(cannot_write(&error)),
             }
         }
         Step::Moved(held)
@@ -296,6 +296,14 @@ impl<'a> Direction<'a> {
             Ok(()) => End::Finished,
             Err(error) => End::SinkBroken(Cause::from(&error)),
         })
+    }
+}
+
+/// How a direction ends whose sink takes nothing because of `error`.
+fn cannot_write(error: &io::Error) -> End {
+    match Errno::from_io_error(error) {
+        Some(Errno::NOBUFS | Errno::NOMEM) => End::Failed,
+        _ => End::SinkBroken(Cause::from(error)),
     }
 }
 

@@ -1,11 +1,14 @@
 //! What happens when something runs short: places, files, threads, or memory.
 
 use std::fs;
+use std::io;
 use std::net::IpAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::{Place, Run, Server, Stage, Trace, Wakeport, now, throughout, until};
+use crate::support::{
+    Place, Run, Server, Stage, Trace, Wakeport, Wire, now, soon, throughout, until,
+};
 
 #[test]
 fn a_client_beyond_max_connections_waits_in_the_backlog_until_another_leaves() {
@@ -278,4 +281,26 @@ fn without_a_thread_to_resolve_a_name_in_it_is_tried_again() {
     }
     assert!(!wakeport.log().contains("panicked"), "{}", wakeport.log());
     assert!(trace.count(&["INJECTED"]) > 3);
+}
+
+#[test]
+fn a_connection_that_there_is_no_memory_to_write_to_is_reset_and_others_go_on() {
+    for error in ["ENOBUFS", "ENOMEM"] {
+        let trace = Trace::of("sendto").inject(&format!("sendto:error={error}:when=5"));
+        let run = Run::new().option("--threads", 1);
+        let wire = Wire::between(Place::tcp(), Place::tcp(), trace.around(run));
+        let (other, other_server) = wire.pair();
+        let (client, server) = wire.pair();
+        let told = soon("it fails", || {
+            client.send("ping");
+            match server.some() {
+                Ok(bytes) => (bytes != b"ping").then_some(Ok(bytes)),
+                Err(error) => Some(Err(error.kind())),
+            }
+        });
+        assert_eq!(told, Err(io::ErrorKind::ConnectionReset));
+        client.is_reset();
+        other.send("ping");
+        assert_eq!(other_server.take(4), b"ping");
+    }
 }
