@@ -22,6 +22,7 @@ mod schedules;
 mod stalls;
 mod storm;
 mod support;
+mod sweep;
 mod tidy;
 mod tree;
 mod units;

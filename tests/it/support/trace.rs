@@ -26,6 +26,13 @@ impl Trace {
         Self { dir, words }
     }
 
+    /// Watches `wakeport` alone, not the programs that it runs.
+    pub(crate) fn alone(mut self) -> Self {
+        self.words.retain(|word| word != "--seccomp-bpf");
+        self.words.push("--detach-on=execve".into());
+        self
+    }
+
     /// Has system calls fail, as in `splice:error=EINVAL`.
     pub(crate) fn inject(mut self, what: &str) -> Self {
         self.words.push(format!("--inject={what}"));
@@ -37,9 +44,15 @@ impl Trace {
         run.under(&words)
     }
 
+    /// The calls so far, each in a line that begins with the number of its thread.
+    pub(crate) fn text(&self) -> String {
+        let bytes = fs::read(self.path()).expect("strace is installed (tests/run does)");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
     /// The calls so far in which all of `words` occur.
     pub(crate) fn count(&self, words: &[&str]) -> usize {
-        let text = fs::read_to_string(self.path()).expect("strace is installed (tests/run does)");
+        let text = self.text();
         let lines = text.lines();
         lines
             .filter(|line| words.iter().all(|word| line.contains(word)))
