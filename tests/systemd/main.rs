@@ -17,4 +17,5 @@ mod setup;
 mod sockets;
 mod stories;
 mod told;
+mod upstream;
 mod wake;
