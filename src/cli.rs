@@ -103,9 +103,15 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// All that can be typed, for whoever describes it: `systemd/pages` makes man pages and completions
+/// of it.
+pub fn command() -> clap::Command {
+    Cli::command().mut_subcommand("init", init::adjust)
+}
+
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
     // In a unit's drop-in, `Environment=WAKEPORT_UNIT=` is the way to take a setting back.
-    let command = Cli::command().mut_subcommands(|command| {
+    let command = command().mut_subcommands(|command| {
         command.mut_args(|argument| match argument.get_env() {
             Some(name) if std::env::var_os(name).is_some_and(|value| value.is_empty()) => {
                 argument.env(Resettable::Reset)
@@ -113,7 +119,6 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, clap:
             _ => argument,
         })
     });
-    let command = command.mut_subcommand("init", init::adjust);
     Ok(Cli::from_arg_matches(&command.try_get_matches_from(arguments)?)?.command)
 }
 

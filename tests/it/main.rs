@@ -14,6 +14,7 @@ mod listeners;
 mod manager;
 mod observe;
 mod orders;
+mod pages;
 mod pipes;
 mod proxy_protocol;
 mod ready;

@@ -1,0 +1,191 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_wakeport_global_optspecs
+    string join \n h/help V/version
+end
+
+function __fish_wakeport_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_wakeport_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_wakeport_using_subcommand
+    set -l cmd (__fish_wakeport_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c wakeport -n "__fish_wakeport_needs_command" -s h -l help -d 'Print help'
+complete -c wakeport -n "__fish_wakeport_needs_command" -s V -l version -d 'Print version'
+complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "run" -d 'Waits for clients, and wakes the service for them'
+complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "check" -d 'Looks whether an instance, or a command line, would work; starts nothing'
+complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "status" -d 'Shows every instance on the machine, asleep ones included'
+complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "exporter" -d 'Serves the metrics of every instance to Prometheus, at /metrics'
+complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "init" -d 'Puts a service behind wakeport: says what that takes, or does it'
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l to -d 'Where to relay to: host:port, host (the listener\'s own port), /path, @abstract' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l unit -d 'Start and stop this unit over D-Bus; a name without a suffix means .service' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l user -d 'Talk to the user\'s service manager instead of the system\'s' -r -f -a "yes\t''
+no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l start-hook -d 'Start the service with this program; split as a shell would, but no shell runs' -r -f -a "(__fish_complete_command)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l stop-hook -d 'Stop the service with this program; tried again with a back-off until it exits with 0' -r -f -a "(__fish_complete_command)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l exec -d 'Run the service as a child process, which ends when we end' -r -f -a "(__fish_complete_command)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l ready -d 'What the target does when it is ready: connect, banner (it sends a first byte), or http://HOST:PORT/PATH (it answers below 500; http:///PATH asks the target itself)' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l ready-hook -d 'This program has to exit with 0 before the target is asked' -r -f -a "(__fish_complete_command)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l send-proxy -d 'Tell the target who the client is, by a PROXY header of this version: v1 or v2' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l accept-proxy -d 'Take the client\'s address from the PROXY header, v1 or v2, that the load balancer in front of us sends' -r -f -a "yes\t''
+no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l cooldown -d 'How long after the last client left the service sleeps' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l start-timeout -d 'How long the service may take to start and answer' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l stop-timeout -d 'How long the service may take to stop' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l drain-timeout -d 'How long connections may go on after SIGTERM' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l client-idle-timeout -d 'End a connection that has moved no byte for so long' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l keepalive-time -d 'How long a silent peer is left alone before TCP asks whether it is still there' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l keepalive-interval -d 'How long until it is asked again' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l keepalive-probes -d 'How many questions may remain without an answer; the connection ends then' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l user-timeout -d 'How long bytes may remain without an acknowledgement; infinity leaves it to the kernel' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l listen -d 'Listen on this address ourselves: ADDRESS:PORT, PORT, /path, @abstract' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l max-connections -d 'Relay at most so many clients at once; the others wait in the kernel\'s backlog [default: as many as the limit on open files allows]' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l max-waiting -d 'Let at most so many clients wait for the service; the others wait in the backlog' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l threads -d 'Relay on at most so many threads; they are started as clients come [default: one for each core]' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l stop-on-exit -d 'On SIGTERM, put the service to sleep after draining' -r -f -a "yes\t''
+no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l stay -d 'Do not exit when idle' -r -f -a "yes\t''
+no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l name -d 'What `wakeport status` and the metrics call this instance; by default as its unit is called, without wakeport@' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l state-dir -d 'Keep in this directory what `wakeport status` shows: instances/NAME.json, for everybody to read [default: the unit\'s StateDirectory=; by hand nothing is kept]' -r -f -a "(__fish_complete_directories)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l metrics -d 'With --listen, serve metrics for Prometheus on this address, at /metrics: ADDRESS:PORT, PORT, /path, @abstract' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l log-level -d 'How much to log' -r -f -a "error\t'What failed'
+warn\t'And what needs attention'
+info\t'And every change of state'
+debug\t'And every connection'
+trace\t'And everything else'"
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l log-format -d 'Where to log' -r -f -a "auto\t'The journal when stderr is the journal, readable lines otherwise'
+journal\t'The journal, with fields'
+text\t'Readable lines on stderr'"
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l to -d 'Where to relay to: host:port, host (the listener\'s own port), /path, @abstract' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l unit -d 'Start and stop this unit over D-Bus; a name without a suffix means .service' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l user -d 'Talk to the user\'s service manager instead of the system\'s' -r -f -a "yes\t''
+no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l start-hook -d 'Start the service with this program; split as a shell would, but no shell runs' -r -f -a "(__fish_complete_command)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l stop-hook -d 'Stop the service with this program; tried again with a back-off until it exits with 0' -r -f -a "(__fish_complete_command)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l exec -d 'Run the service as a child process, which ends when we end' -r -f -a "(__fish_complete_command)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l ready -d 'What the target does when it is ready: connect, banner (it sends a first byte), or http://HOST:PORT/PATH (it answers below 500; http:///PATH asks the target itself)' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l ready-hook -d 'This program has to exit with 0 before the target is asked' -r -f -a "(__fish_complete_command)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l send-proxy -d 'Tell the target who the client is, by a PROXY header of this version: v1 or v2' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l accept-proxy -d 'Take the client\'s address from the PROXY header, v1 or v2, that the load balancer in front of us sends' -r -f -a "yes\t''
+no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l cooldown -d 'How long after the last client left the service sleeps' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l start-timeout -d 'How long the service may take to start and answer' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l stop-timeout -d 'How long the service may take to stop' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l drain-timeout -d 'How long connections may go on after SIGTERM' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l client-idle-timeout -d 'End a connection that has moved no byte for so long' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l keepalive-time -d 'How long a silent peer is left alone before TCP asks whether it is still there' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l keepalive-interval -d 'How long until it is asked again' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l keepalive-probes -d 'How many questions may remain without an answer; the connection ends then' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l user-timeout -d 'How long bytes may remain without an acknowledgement; infinity leaves it to the kernel' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l listen -d 'Listen on this address ourselves: ADDRESS:PORT, PORT, /path, @abstract' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l max-connections -d 'Relay at most so many clients at once; the others wait in the kernel\'s backlog [default: as many as the limit on open files allows]' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l max-waiting -d 'Let at most so many clients wait for the service; the others wait in the backlog' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l threads -d 'Relay on at most so many threads; they are started as clients come [default: one for each core]' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l stop-on-exit -d 'On SIGTERM, put the service to sleep after draining' -r -f -a "yes\t''
+no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l stay -d 'Do not exit when idle' -r -f -a "yes\t''
+no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l name -d 'What `wakeport status` and the metrics call this instance; by default as its unit is called, without wakeport@' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l state-dir -d 'Keep in this directory what `wakeport status` shows: instances/NAME.json, for everybody to read [default: the unit\'s StateDirectory=; by hand nothing is kept]' -r -f -a "(__fish_complete_directories)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l metrics -d 'With --listen, serve metrics for Prometheus on this address, at /metrics: ADDRESS:PORT, PORT, /path, @abstract' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l log-level -d 'How much to log' -r -f -a "error\t'What failed'
+warn\t'And what needs attention'
+info\t'And every change of state'
+debug\t'And every connection'
+trace\t'And everything else'"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l log-format -d 'Where to log' -r -f -a "auto\t'The journal when stderr is the journal, readable lines otherwise'
+journal\t'The journal, with fields'
+text\t'Readable lines on stderr'"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c wakeport -n "__fish_wakeport_using_subcommand status" -l state-dir -d 'Look for records in this directory only, and ask no service manager. May be repeated' -r -f -a "(__fish_complete_directories)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand status" -l json -d 'Print JSON; the fields are in docs/observing.md. With --watch a line for each look'
+complete -c wakeport -n "__fish_wakeport_using_subcommand status" -l watch -d 'Look again every second, until Ctrl-C'
+complete -c wakeport -n "__fish_wakeport_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c wakeport -n "__fish_wakeport_using_subcommand exporter" -l state-dir -d 'Look for records in this directory; may be repeated [default: the system\'s and one\'s own]' -r -f -a "(__fish_complete_directories)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand exporter" -l idle-timeout -d 'Exit when nobody has asked for so long' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand exporter" -l listen -d 'Listen on this address ourselves, and do not exit: ADDRESS:PORT, PORT, /path, @abstract' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand exporter" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l unit -d 'Start and stop this unit over D-Bus; a name without a suffix means .service' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l user -d 'Talk to the user\'s service manager instead of the system\'s' -r -f -a "yes\t''
+no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l start-hook -d 'Start the service with this program; split as a shell would, but no shell runs' -r -f -a "(__fish_complete_command)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l stop-hook -d 'Stop the service with this program; tried again with a back-off until it exits with 0' -r -f -a "(__fish_complete_command)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l exec -d 'Run the service as a child process, which ends when we end' -r -f -a "(__fish_complete_command)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l ready -d 'What the target does when it is ready: connect, banner (it sends a first byte), or http://HOST:PORT/PATH (it answers below 500; http:///PATH asks the target itself)' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l ready-hook -d 'This program has to exit with 0 before the target is asked' -r -f -a "(__fish_complete_command)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l send-proxy -d 'Tell the target who the client is, by a PROXY header of this version: v1 or v2' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l accept-proxy -d 'Take the client\'s address from the PROXY header, v1 or v2, that the load balancer in front of us sends' -r -f -a "yes\t''
+no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l cooldown -d 'How long after the last client left the service sleeps' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l start-timeout -d 'How long the service may take to start and answer' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l stop-timeout -d 'How long the service may take to stop' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l drain-timeout -d 'How long connections may go on after SIGTERM' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l client-idle-timeout -d 'End a connection that has moved no byte for so long' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l keepalive-time -d 'How long a silent peer is left alone before TCP asks whether it is still there' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l keepalive-interval -d 'How long until it is asked again' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l keepalive-probes -d 'How many questions may remain without an answer; the connection ends then' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l user-timeout -d 'How long bytes may remain without an acknowledgement; infinity leaves it to the kernel' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l max-connections -d 'Relay at most so many clients at once; the others wait in the kernel\'s backlog [default: as many as the limit on open files allows]' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l max-waiting -d 'Let at most so many clients wait for the service; the others wait in the backlog' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l threads -d 'Relay on at most so many threads; they are started as clients come [default: one for each core]' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l stop-on-exit -d 'On SIGTERM, put the service to sleep after draining' -r -f -a "yes\t''
+no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l stay -d 'Do not exit when idle' -r -f -a "yes\t''
+no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l name -d 'What `wakeport status` and the metrics call this instance; by default as its unit is called, without wakeport@' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l state-dir -d 'Keep in this directory what `wakeport status` shows: instances/NAME.json, for everybody to read [default: the unit\'s StateDirectory=; by hand nothing is kept]' -r -f -a "(__fish_complete_directories)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l metrics -d 'With --listen, serve metrics for Prometheus on this address, at /metrics: ADDRESS:PORT, PORT, /path, @abstract' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l log-level -d 'How much to log' -r -f -a "error\t'What failed'
+warn\t'And what needs attention'
+info\t'And every change of state'
+debug\t'And every connection'
+trace\t'And everything else'"
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l log-format -d 'Where to log' -r -f -a "auto\t'The journal when stderr is the journal, readable lines otherwise'
+journal\t'The journal, with fields'
+text\t'Readable lines on stderr'"
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l listen -d 'The port that wakeport takes: ADDRESS:PORT, PORT, /path, @abstract' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l to -d 'Where to relay to: host:port, host (the listener\'s own port), /path, @abstract' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l write -d 'Write the files, rather than print them'
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l enable -d 'Open the port at once, and at every boot'
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l remove -d 'Close the port and take away what init has written for this instance, and nothing else'
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l standalone -d 'Write complete units, rather than drop-ins for the installed wakeport@.socket and .service'
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l force -d 'Overwrite files that init has not written, and enable in spite of errors found'
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -s h -l help -d 'Print help (see more with \'--help\')'
+
+# The names of units, from systemd: services for `init` and `--unit`, instances for `check` and `status`.
+function __fish_wakeport_user
+    contains -- --user (commandline -opc); and echo --user
+end
+
+function __fish_wakeport_services
+    set -l user (__fish_wakeport_user)
+    begin
+        systemctl $user list-units --all --plain --no-legend --type=service
+        systemctl $user list-unit-files --plain --no-legend --type=service
+    end 2>/dev/null | sed 's/ .*//; /@\.service$/d; /^wakeport[@-]/d; s/\.service$//' | sort -u
+end
+
+function __fish_wakeport_instances
+    systemctl (__fish_wakeport_user) list-units --all --plain --no-legend 'wakeport@*.socket' 2>/dev/null |
+        sed 's/ .*//; s/^wakeport@//; s/\.socket$//'
+end
+
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -f -a "(__fish_wakeport_services)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check status" -f -a "(__fish_wakeport_instances)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand run init check" -l unit -x -a "(__fish_wakeport_services)"
