@@ -464,6 +464,13 @@ fn every_test_that_the_table_of_faults_names_exists() {
 }
 
 #[test]
+fn the_package_has_the_version_of_the_program() {
+    let changelog = read(&repo("systemd/debian/changelog"));
+    let version = format!("wakeport ({}-1) ", env!("CARGO_PKG_VERSION"));
+    assert!(changelog.starts_with(&version), "no `{version}`");
+}
+
+#[test]
 fn each_kind_of_message_has_an_id_of_its_own() {
     let text = read(&repo("src/sd/message.rs"));
     let ids: Vec<_> = text

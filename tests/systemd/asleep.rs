@@ -57,6 +57,11 @@ pub(crate) fn python(rig: &Rig) {
 
 /// A fresh PostgreSQL cluster on port 15432, whatever the host has, without passwords. Returns its unit's name.
 pub(crate) fn postgresql(rig: &Rig) -> String {
+    postgresql_on(rig, "15432", "trust")
+}
+
+/// The same on another port; those who do not come as its own user by the Unix socket are asked by `auth`.
+pub(crate) fn postgresql_on(rig: &Rig, port: &str, auth: &str) -> String {
     let version = rig.run("ls /usr/lib/postgresql | sort --version-sort | tail -n 1");
     let version = version.trim();
     rig.run(
@@ -66,7 +71,8 @@ pub(crate) fn postgresql(rig: &Rig) -> String {
          done",
     );
     rig.run(&format!(
-        "pg_createcluster --port 15432 {version} main -- --auth=trust --no-sync"
+        "pg_createcluster --port {port} {version} main -- --auth-local={} --auth-host={auth} --no-sync",
+        if auth == "trust" { auth } else { "peer" }
     ));
     format!("postgresql@{version}-main")
 }

@@ -13,6 +13,7 @@ mod hooks;
 mod itself;
 mod observe;
 mod operator;
+mod package;
 mod setup;
 mod sockets;
 mod stories;
