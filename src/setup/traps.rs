@@ -320,7 +320,7 @@ fn unasked(instance: &Instance, reason: &str) -> Finding {
 /// polkit is what lets an unprivileged user start and stop units.
 pub fn no_polkit() -> Finding {
     Finding::error(
-        "polkit is not installed, and without it wakeport may start no unit; install it (Debian: polkitd), or see \"Without any privilege\" in systemd/README.md",
+        "polkit is not installed, and without it wakeport may start no unit; install it (Debian: polkitd), or see \"Without any privilege\" in docs/recipes.md",
     )
 }
 

@@ -12,8 +12,10 @@ mod limits;
 mod liveness;
 mod listeners;
 mod manager;
+mod manual;
 mod observe;
 mod orders;
+#[path = "../docs/pages.rs"]
 mod pages;
 mod pipes;
 mod proxy_protocol;

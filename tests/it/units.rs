@@ -1,4 +1,4 @@
-//! What lies in `systemd/`: the units, the drop-ins that its README gives, and its two scripts.
+//! What lies in `systemd/`: the units and its two scripts; and the drop-ins that the pages show.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,18 +8,25 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
+use crate::pages::Page;
 use crate::tree::{Tree, files, read, repo, run, text};
 
 #[test]
-fn every_drop_in_of_the_readme_verifies() {
-    let readme = read(&repo("systemd/README.md"));
+fn every_drop_in_that_a_page_shows_verifies() {
     let mut verified = 0;
-    for chapter in readme.split("\n## ") {
-        let drop_ins = drop_ins(chapter);
+    for section in Page::all().iter().flat_map(Page::sections) {
+        let blocks = section.blocks.iter().filter(|block| block.is("ini"));
+        let drop_ins: Vec<_> = blocks
+            .map(|block| {
+                block.file().unwrap_or_else(|| {
+                    panic!("{}: where does this lie?\n{}", section.place, block.text)
+                })
+            })
+            .collect();
         if drop_ins.is_empty() {
             continue;
         }
-        let user = drop_ins.iter().any(|(path, _)| path.starts_with("~"));
+        let user = drop_ins.iter().any(|(path, _)| path.starts_with('~'));
         let tree = if user { Tree::user() } else { Tree::system() };
         for (path, text) in &drop_ins {
             tree.write(path.strip_prefix("~/.config").unwrap_or(path), text);
@@ -27,10 +34,7 @@ fn every_drop_in_of_the_readme_verifies() {
         tree.verify();
         verified += drop_ins.len();
     }
-    assert!(
-        verified >= 12,
-        "only {verified} drop-ins were found in systemd/README.md"
-    );
+    assert!(verified >= 12, "only {verified} drop-ins were found");
 }
 
 #[test]
@@ -203,12 +207,15 @@ fn every_variable_exists() {
             "CLIENT",
             "ATTEMPT",
             "TIMEOUT_SEC",
-            // A field of the journal.
+            // Fields of the journal.
+            "STATE",
             "WAKE_USEC",
+            "BYTES_UP",
+            "BYTES_DOWN",
         ]
         .map(|name| format!("WAKEPORT_{name}")),
     );
-    for path in ["systemd", "examples"]
+    for path in ["systemd", "examples", "docs"]
         .iter()
         .flat_map(|dir| files(&repo(dir)))
     {
@@ -222,19 +229,6 @@ fn every_variable_exists() {
             path.display()
         );
     }
-}
-
-/// The code blocks that begin with the path of a drop-in: path and text.
-fn drop_ins(chapter: &str) -> Vec<(String, String)> {
-    chapter
-        .split("```ini\n")
-        .skip(1)
-        .filter_map(|block| {
-            let text = block.split("```").next()?;
-            let path = text.lines().next()?.strip_prefix("# ")?;
-            Some((path.to_owned(), text.to_owned()))
-        })
-        .collect()
 }
 
 fn variables(text: &str) -> BTreeSet<String> {
