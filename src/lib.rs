@@ -19,7 +19,7 @@
 //! ```text
 //! main.rs              calls cli
 //! -- decides: pure, knows std only, opens nothing
-//! lifecycle.rs         (Event, Crowd, now) -> Action
+//! lifecycle.rs lifecycle/  (Event, Crowd, now) -> Action; how often it may wake
 //! config.rs config/    what was typed -> what it means; every default with its reason
 //! proxy_header.rs      the PROXY protocol's header, read and written
 //! record.rs record/    what is known of an instance over all its lives, and its text form

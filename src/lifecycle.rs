@@ -10,7 +10,11 @@
 #![doc = include_str!("lifecycle/grid.txt")]
 //! ```
 
+mod budget;
+
 use std::time::{Duration, Instant};
+
+pub use budget::Budget;
 
 use State::{Asleep, Awake, Cooling, Failed, Stopping, Waking};
 
@@ -143,10 +147,11 @@ pub struct Times {
 /// A failure is forgotten when no other has followed for so long.
 pub const FORGET_AFTER: Duration = Duration::from_secs(60);
 
-/// The state of one service, and how often it has failed in a row.
+/// The state of one service, how often it has failed in a row, and how often it may be woken.
 #[derive(Clone, Debug)]
 pub struct Lifecycle {
     times: Times,
+    budget: Budget,
     state: State,
     failed_wakes: u32,
     failed_sleeps: u32,
@@ -157,15 +162,32 @@ impl Lifecycle {
     pub fn new(times: Times) -> Self {
         Self {
             times,
+            budget: Budget::default(),
             state: Asleep,
             failed_wakes: 0,
             failed_sleeps: 0,
         }
     }
 
+    /// Wakes it only as often as `budget` allows.
+    pub fn limited(self, budget: Budget) -> Self {
+        Self { budget, ..self }
+    }
+
     /// What the service is doing.
     pub fn state(&self) -> State {
         self.state
+    }
+
+    /// From when on the service may be woken again, if it was woken too often lately.
+    pub fn no_wake_until(&self, now: Instant) -> Option<Instant> {
+        self.budget.empty_until(now)
+    }
+
+    /// Whether somebody waits to hear what the service does right now; the driver must look then.
+    pub fn wants_a_look(&self, crowd: Crowd) -> bool {
+        let rests = matches!(self.state, Asleep | Failed { undoing: false, .. });
+        rests && crowd.waiting > 0
     }
 
     /// When the driver must report [`Event::Due`] if nothing happens first.
@@ -193,6 +215,9 @@ impl Lifecycle {
             Event::Seen(_) | Event::Due => (),
         }
         let (state, action) = self.next(event, crowd, now);
+        if action == Some(Action::Wake) {
+            self.budget.spend(now);
+        }
         match (self.state, state) {
             (Waking { .. }, Failed { .. }) => self.failed_wakes += 1,
             (Failed { .. }, Asleep) => self.failed_wakes = 0,
@@ -207,8 +232,14 @@ impl Lifecycle {
 
         let due = event == Due && self.deadline().is_some_and(|at| at <= now);
         match (self.state, event) {
-            (Asleep, Arrived) => self.wake(now),
-            (Asleep, Seen(Phase::Up)) => (self.up(crowd, now), None),
+            (Asleep, Arrived) => self.wake_or_look(now),
+            (Asleep | Failed { undoing: false, .. }, Seen(Phase::Up)) => {
+                let admit = (crowd.waiting > 0).then_some(Action::Admit);
+                (self.up(crowd, now), admit)
+            }
+            (Asleep | Failed { undoing: false, .. }, Seen(Phase::Down)) if crowd.waiting > 0 => {
+                self.wake(self.state, now)
+            }
 
             (Waking { give_up_at, .. }, Started) => (
                 Waking {
@@ -247,10 +278,8 @@ impl Lifecycle {
             (Failed { retry_at, .. }, Arrived) if now < retry_at => {
                 (self.state, Some(Action::TurnAway))
             }
-            (Failed { undoing: false, .. }, Arrived) => self.wake(now),
-            (Failed { undoing: false, .. }, Seen(Phase::Up)) => (self.up(crowd, now), None),
+            (Failed { undoing: false, .. }, Arrived) => self.wake_or_look(now),
             (Failed { undoing: false, .. }, Due) if due => (Asleep, None),
-            (Failed { undoing: true, .. }, Slept) if crowd.waiting > 0 => self.wake(now),
             (
                 Failed {
                     undoing: true,
@@ -258,21 +287,29 @@ impl Lifecycle {
                     forget_at,
                 },
                 Slept,
-            ) => (
-                Failed {
+            ) => {
+                let undone = Failed {
                     undoing: false,
                     retry_at,
                     forget_at,
-                },
-                None,
-            ),
+                };
+                match crowd.waiting {
+                    0 => (undone, None),
+                    _ => self.wake(undone, now),
+                }
+            }
 
             // Late news about a state already left changes nothing.
             (state, _) => (state, None),
         }
     }
 
-    fn wake(&self, now: Instant) -> (State, Option<Action>) {
+    /// Wakes it for those who wait, or turns them away if it was woken too often; the state is
+    /// `otherwise` then.
+    fn wake(&self, otherwise: State, now: Instant) -> (State, Option<Action>) {
+        if self.no_wake_until(now).is_some() {
+            return (otherwise, Some(Action::TurnAway));
+        }
         let give_up_at = now.checked_add(self.times.start_timeout);
         (
             Waking {
@@ -281,6 +318,15 @@ impl Lifecycle {
             },
             Some(Action::Wake),
         )
+    }
+
+    /// The same for a client of a service that was down when somebody looked last. If it may not be
+    /// woken it may still be up by now, by somebody else's doing: the client waits for a look.
+    fn wake_or_look(&self, now: Instant) -> (State, Option<Action>) {
+        match self.no_wake_until(now) {
+            Some(_) => (self.state, None),
+            None => self.wake(self.state, now),
+        }
     }
 
     fn fail(&self, crowd: Crowd, now: Instant) -> (State, Option<Action>) {
@@ -306,7 +352,7 @@ impl Lifecycle {
 
     fn down(&self, crowd: Crowd, now: Instant) -> (State, Option<Action>) {
         if crowd.waiting > 0 {
-            self.wake(now)
+            self.wake(Asleep, now)
         } else {
             (Asleep, None)
         }
@@ -323,7 +369,7 @@ impl Lifecycle {
                 None,
             ),
             Phase::Up => (Awake, Some(Action::Admit)),
-            Phase::Down if crowd.waiting > 0 => self.wake(now),
+            Phase::Down if crowd.waiting > 0 => self.wake(Stopping(Stop::Again { at: again }), now),
             // Even if it looks down: a stop hook that failed may have left a machine running.
             Phase::Starting | Phase::Stopping | Phase::Down => {
                 (Stopping(Stop::Again { at: again }), None)

@@ -1,7 +1,5 @@
 //! The lifecycle as sentences, and as a grid.
 
-use std::fmt::Write;
-
 use super::*;
 
 const TIMES: Times = Times {
@@ -9,10 +7,22 @@ const TIMES: Times = Times {
     start_timeout: Duration::from_secs(90),
 };
 
+/// Plays a script with a service that may be woken as often as anybody likes.
+fn check(script: &str) {
+    play(Lifecycle::new(TIMES), script);
+}
+
+/// Plays a script with one that may be woken twice an hour.
+fn check_limited(script: &str) {
+    let budget = Budget::new(2, HOUR, []);
+    play(Lifecycle::new(TIMES).limited(budget), script);
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
 /// Plays a script. A line is `[+TIME] EVENT  STATE  [ACTION]`: what happens, how much later, and
 /// what must come of it. Clients are counted as the driver would.
-fn check(script: &str) {
-    let mut life = Lifecycle::new(TIMES);
+fn play(mut life: Lifecycle, script: &str) {
     let mut now = some_day();
     let mut crowd = Crowd::default();
     for line in script
@@ -384,6 +394,127 @@ fn a_client_is_served_by_a_service_that_would_not_stop() {
 }
 
 #[test]
+fn who_would_wake_it_too_often_is_turned_away_once_it_is_known_to_be_down() {
+    check_limited(
+        "
+        arrived        waking           wake
+        started        waking(started)
+        ready          awake            admit
+        seen:down      asleep
+        left           asleep
+        +59min arrived waking           wake
+        started        waking(started)
+        ready          awake            admit
+        left           cooling
+        arrived        awake            admit
+        left           cooling
+        +5min due      stopping         sleep
+        slept          asleep
+        arrived        waking           wake
+        started        waking(started)
+        ready          awake            admit
+        seen:down      asleep
+        left           asleep
+        arrived        asleep
+        seen:stopping  asleep
+        arrived        asleep
+        seen:down      asleep           turn-away
+        +54min arrived asleep
+        +1min seen:down waking          wake
+    ",
+    );
+}
+
+#[test]
+fn a_service_that_runs_anyway_is_used_however_often_it_was_woken() {
+    check_limited(
+        "
+        arrived      waking           wake
+        started      waking(started)
+        seen:down    failed(undoing)  give-up+undo
+        slept        failed
+        +1s arrived  waking           wake
+        wake-failed  failed(undoing)  give-up+undo
+        slept        failed
+        +1s arrived  failed           turn-away
+        +1s arrived  failed
+        seen:up        awake            admit
+        left           cooling
+        seen:down      asleep
+        arrived        asleep
+        seen:starting  asleep
+        seen:up        awake            admit
+    ",
+    );
+}
+
+#[test]
+fn who_waited_through_a_stop_is_turned_away_when_it_may_not_be_woken() {
+    for (stop, end, state) in [
+        ("+5min due stopping sleep", "slept", "asleep"),
+        ("seen:stopping stopping(theirs)", "seen:down", "asleep"),
+        (
+            "+5min due stopping sleep",
+            "sleep-failed:down",
+            "stopping(again)",
+        ),
+    ] {
+        check_limited(&format!(
+            "
+            arrived      waking           wake
+            wake-failed  failed(undoing)  give-up+undo
+            slept        failed
+            +2s arrived  waking           wake
+            started      waking(started)
+            ready        awake            admit
+            left         cooling
+            {stop}
+            arrived      {}
+            {end}        {state}          turn-away
+        ",
+            stop.split(' ')
+                .rfind(|word| word.starts_with("stopping"))
+                .unwrap()
+        ));
+    }
+    check_limited(
+        "
+        arrived      waking           wake
+        wake-failed  failed(undoing)  give-up+undo
+        slept        failed
+        +1s arrived  waking           wake
+        wake-failed  failed(undoing)  give-up+undo
+        +3s arrived  failed(undoing)
+        slept        failed           turn-away
+    ",
+    );
+}
+
+#[test]
+fn the_budget_counts_the_wakes_of_any_such_time() {
+    let begin = some_day();
+    let at = |minutes: u64| begin + Duration::from_secs(60 * minutes);
+    let mut budget = Budget::new(3, HOUR, [at(20), at(0), at(10)]);
+    assert_eq!(budget.empty_until(at(59)), Some(at(60)));
+    assert_eq!(budget.empty_until(at(60)), None);
+    budget.spend(at(65));
+    assert_eq!(budget.empty_until(at(65)), Some(at(70)));
+    assert_eq!(budget.empty_until(at(70)), None);
+    // Only the latest ones count.
+    let budget = Budget::new(2, HOUR, (0..10).map(at));
+    assert_eq!(budget.empty_until(at(10)), Some(at(68)));
+    // Nothing is too long, and nothing too little.
+    let budget = Budget::new(0, Duration::MAX, [at(0)]);
+    assert!(
+        budget
+            .empty_until(at(10))
+            .is_some_and(|until| until > at(1_000_000))
+    );
+    assert_eq!(Budget::new(1, HOUR, []).empty_until(at(0)), None);
+    assert_eq!(Budget::default().empty_until(at(0)), None);
+}
+
+#[test]
 fn no_time_is_too_long() {
     let forever = Times {
         cooldown: Duration::MAX,
@@ -461,12 +592,44 @@ fn grid() -> String {
             undoing: true,
         },
     ];
-    let crowds = [(0, 0), (1, 0), (0, 1)].map(|(waiting, connected)| Crowd { waiting, connected });
-    let mut text = format!(
-        "{:22} {:22} {:30} {:30} {}\n",
-        "state", "event", "nobody is here", "somebody waits", "somebody is connected"
+    let mut text = line(
+        &[
+            "state",
+            "event",
+            "nobody is here",
+            "somebody waits",
+            "somebody is connected",
+        ]
+        .map(str::to_owned),
     );
-    for state in states {
+    let plain = rows(&states, &Budget::default(), now);
+    let happens = |cells: &[String; 5]| cells[2..].iter().any(|c| !c.is_empty() && c != "·");
+    for cells in plain.iter().filter(|cells| happens(cells)) {
+        text += &line(cells);
+    }
+    text += "\nwhere that is different after too many wakes:\n";
+    let spent = rows(&states, &Budget::new(1, HOUR, [now]), now);
+    for (cells, _) in spent
+        .iter()
+        .zip(&plain)
+        .filter(|(cells, plain)| cells != plain)
+    {
+        text += &line(cells);
+    }
+    text
+}
+
+fn line(cells: &[String; 5]) -> String {
+    let [state, event, nobody, waits, connected] = cells;
+    let line = format!("{state:22} {event:22} {nobody:30} {waits:30} {connected}");
+    line.trim_end().to_owned() + "\n"
+}
+
+/// For each state and event what comes of it: for nobody, who waits, who is connected.
+fn rows(states: &[State], budget: &Budget, now: Instant) -> Vec<[String; 5]> {
+    let crowds = [(0, 0), (1, 0), (0, 1)].map(|(waiting, connected)| Crowd { waiting, connected });
+    let mut rows = Vec::new();
+    for &state in states {
         let retry = matches!(state, Failed { retry_at, .. } if retry_at <= now);
         let retry = if retry { ", retry" } else { "" };
         let title = format!("{}{retry}", name(state));
@@ -474,7 +637,7 @@ fn grid() -> String {
             let cells = crowds.map(|crowd| {
                 let mut life = Lifecycle {
                     state,
-                    ..Lifecycle::new(TIMES)
+                    ..Lifecycle::new(TIMES).limited(budget.clone())
                 };
                 // A client that has arrived is there; one that is not can only be an old one.
                 let action = match (event, crowd.waiting) {
@@ -489,12 +652,9 @@ fn grid() -> String {
                     (false, Some(action)) => format!("{}: {}", name(life.state()), called(action)),
                 }
             });
-            if cells.iter().any(|cell| !cell.is_empty() && cell != "·") {
-                let [nobody, waits, connected] = cells;
-                let line = format!("{title:22} {word:22} {nobody:30} {waits:30} {connected}");
-                writeln!(text, "{}", line.trim_end()).unwrap();
-            }
+            let [nobody, waits, connected] = cells;
+            rows.push([title.clone(), word.to_owned(), nobody, waits, connected]);
         }
     }
-    text
+    rows
 }
