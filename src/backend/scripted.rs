@@ -51,8 +51,13 @@ impl Service {
 
     /// Changes the script, as somebody else would change the service.
     pub fn set(&self, change: impl FnOnce(&mut Script)) {
-        change(&mut self.script.lock().unwrap());
+        self.quietly(change);
         self.changed.notify_one();
+    }
+
+    /// The same, and nobody is told.
+    pub fn quietly(&self, change: impl FnOnce(&mut Script)) {
+        change(&mut self.script.lock().unwrap());
     }
 
     pub fn script(&self) -> Script {

@@ -386,6 +386,22 @@ async fn clients_wait_while_somebody_else_restarts_the_service() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_service_that_somebody_else_starts_is_not_looked_at_all_the_time() {
+    let mut world = World::new(Phase::Starting);
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    // Not by the clock: it stands still as long as there is something to do.
+    assert!(world.service.script().looks < 5, "{:?}", world.service);
+    sleep(SECOND * 10).await;
+    assert!(world.service.script().looks >= 10, "{:?}", world.service);
+    // Nobody tells that it is up.
+    world.service.quietly(|script| script.phase = Phase::Up);
+    world.asleep().await;
+    assert_eq!(world.counts(), (0, 1), "it was adopted");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_service_that_will_not_stop_is_told_again() {
     let mut world = World::new(Phase::Up);
     world.service.set(|script| script.stop_fails = true);
