@@ -1,15 +1,20 @@
 //! What was typed, and what it means: the types of a validated configuration, and every
 //! default with its reason. Pure: parses text, opens nothing.
 
+pub mod access;
 pub mod address;
 pub mod span;
+mod wake_rate;
 
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::str::FromStr;
 use std::time::Duration;
 
+use access::AccessList;
 use address::{Address, Bound, HttpUrl};
+
+pub use wake_rate::WakeRate;
 
 /// Everything that `wakeport run` has to know.
 #[derive(Clone, Debug)]
@@ -30,8 +35,10 @@ pub struct Config {
     pub limits: Limits,
     /// The PROXY header that every connection to the target begins with.
     pub send_proxy: Option<ProxyVersion>,
-    /// Whether every client begins with a PROXY header, as behind a load balancer.
-    pub accept_proxy: bool,
+    /// Who counts as a client.
+    pub admission: Admission,
+    /// How often the service may be woken; `None` is as often as anybody comes.
+    pub wake_rate: Option<WakeRate>,
     /// Whether the service sleeps when we are told to end.
     pub stop_on_exit: bool,
     /// Whether we stay when idle, instead of leaving the sockets to systemd.
@@ -229,6 +236,17 @@ pub struct Limits {
 impl Limits {
     /// The kernel's own default for `net.core.somaxconn`: as many again as a full backlog.
     pub const MAX_WAITING: NonZeroUsize = NonZeroUsize::new(4096).expect("4096 is not 0");
+}
+
+/// Who counts as a client, of all who connect.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Admission {
+    /// The networks that they come from.
+    pub access: AccessList,
+    /// Whether every client begins with a PROXY header, as behind a load balancer.
+    pub accept_proxy: bool,
+    /// Whether one is a client only once it has sent something.
+    pub wake_on_data: bool,
 }
 
 /// The name of a unit, with its suffix.

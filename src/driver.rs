@@ -23,9 +23,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backend::{Backend, Extent, Failure};
-use crate::config::Timing;
+use crate::config::{Timing, WakeRate};
 use crate::dial::Target;
-use crate::lifecycle::{Action, Crowd, Event, Lifecycle, Phase, State, Stop, Times};
+use crate::lifecycle::{Action, Budget, Crowd, Event, Lifecycle, Phase, State, Stop, Times};
 use crate::probe::Prober;
 
 pub use books::Books;
@@ -39,6 +39,9 @@ pub use story::Story;
 const SLOW_POLL: Duration = Duration::from_secs(30);
 /// The same, while somebody waits for the answer.
 const QUICK_POLL: Duration = Duration::from_secs(1);
+
+/// How long after somebody was refused we stay at least.
+const A_WHILE: Duration = Duration::from_secs(10);
 
 /// Drives one service through its life.
 pub struct Driver {
@@ -70,6 +73,9 @@ pub struct Driver {
     look_at: Option<Instant>,
     /// The service was seen down since it fell asleep.
     seen_down: bool,
+    wake_rate: Option<WakeRate>,
+    /// Somebody was refused, and others may follow: as long as that we stay.
+    stay_until: Option<Instant>,
     story: Story,
 }
 
@@ -110,8 +116,22 @@ impl Driver {
             look_again: false,
             look_at: None,
             seen_down: false,
+            wake_rate: None,
+            stay_until: None,
             story,
         }
+    }
+
+    /// Wakes the service at most so often, what is known of earlier lives included.
+    pub fn waking_at_most(mut self, rate: Option<WakeRate>) -> Self {
+        if let Some(WakeRate { wakes, per }) = rate {
+            let (now, ages) = (now(), self.story.earlier_wakes());
+            let spent = ages.into_iter().filter_map(|age| now.checked_sub(age));
+            let budget = Budget::new(wakes, per, spent);
+            self.lifecycle = self.lifecycle.limited(budget);
+            self.wake_rate = rate;
+        }
+        self
     }
 
     /// How clients reach this driver.
@@ -161,10 +181,18 @@ impl Driver {
             Message::Knocked(ticket) => {
                 self.knocking.insert(ticket);
             }
+            Message::Barred(listener, peer) => {
+                self.story.barred(&listener, peer);
+                self.stay();
+            }
             Message::Arrived(waiter) => {
                 self.knocking.remove(&waiter.ticket);
                 self.doors[waiter.ticket.door].wait(waiter);
                 self.tell(Event::Arrived);
+                // What a look under way says is as good.
+                if self.lifecycle.wants_a_look(self.crowd()) && !self.looking {
+                    self.look();
+                }
             }
             Message::Refused(waiter, why) => {
                 self.connected.remove(&waiter.ticket);
@@ -182,7 +210,8 @@ impl Driver {
                 if self.doors[ticket.door].leave(ticket) {
                     self.story.gone();
                 }
-                if self.connected.remove(&ticket) {
+                // Who was ended as idle may have been no client yet.
+                if self.connected.remove(&ticket) || traffic.idle > 0 {
                     self.story.left(traffic);
                 }
                 self.tell(Event::Left);
@@ -251,6 +280,7 @@ impl Driver {
         let before = self.lifecycle.state();
         let action = self.lifecycle.handle(event, self.crowd(), now());
         let after = self.lifecycle.state();
+        self.keep_count(action);
         if before != after {
             self.enter(event, before, after);
         }
@@ -258,9 +288,22 @@ impl Driver {
             Some(Action::Wake) => self.wake(),
             Some(Action::Sleep) => self.sleep(),
             Some(Action::Admit) => self.serve(),
-            Some(Action::TurnAway) => self.turn_all_away(),
+            Some(Action::TurnAway) => {
+                let turned_away = self.turn_all_away();
+                match (after, self.wake_rate) {
+                    (State::Failed { retry_at, .. }, _) if now() < retry_at => {
+                        self.story.turned_away(turned_away);
+                    }
+                    (_, Some(rate)) => {
+                        self.story.rationed(turned_away, rate);
+                        self.stay();
+                    }
+                    (_, None) => self.story.turned_away(turned_away),
+                }
+            }
             Some(Action::GiveUp { undo }) => {
-                self.turn_all_away();
+                let turned_away = self.turn_all_away();
+                self.story.turned_away(turned_away);
                 self.give_up(undo);
             }
             None => (),
@@ -298,6 +341,8 @@ impl Driver {
                 (false, false)
             }
         };
+        // That ends as well, should nobody ever see the service.
+        let waits_for_a_look = self.lifecycle.wants_a_look(self.crowd());
         for (index, door) in self.doors.iter_mut().enumerate() {
             if awake {
                 let before = self.connected.len();
@@ -307,6 +352,8 @@ impl Driver {
                     .extract_if(|ticket| self.connected.contains(ticket));
                 let again = again.count();
                 self.story.admitted(self.connected.len() - before - again);
+            }
+            if awake || waits_for_a_look {
                 door.set_limits(now().checked_add(self.start_timeout));
             }
             if !awake {
@@ -321,9 +368,26 @@ impl Driver {
         }
     }
 
-    fn turn_all_away(&mut self) {
-        let turned_away = self.doors.iter_mut().map(Door::turn_all_away).sum();
-        self.story.turned_away(turned_away);
+    fn turn_all_away(&mut self) -> usize {
+        self.doors.iter_mut().map(Door::turn_all_away).sum()
+    }
+
+    /// Keeps the count of wakes, where they are limited.
+    fn keep_count(&mut self, action: Option<Action>) {
+        let Some(WakeRate { wakes, .. }) = self.wake_rate else {
+            return;
+        };
+        if action == Some(Action::Wake) {
+            self.story.wakes(wakes);
+        }
+        let now = now();
+        let until = self.lifecycle.no_wake_until(now);
+        self.story.no_wake_until(until, now);
+    }
+
+    /// Stays for a while: one process for all who are refused, and not one for each.
+    fn stay(&mut self) {
+        self.stay_until = now().checked_add(A_WHILE);
     }
 
     // -- looks
@@ -366,8 +430,9 @@ impl Driver {
                 }
                 self.seen_down = phase == Phase::Down;
                 self.tell(Event::Seen(phase));
-                if self.lifecycle.state() == State::Asleep && !self.seen_down {
-                    // On its way, by somebody else's order; news may tell how it ends.
+                // Somebody else is at it: what comes of it is asked for, but not all the time.
+                let waited_for = self.lifecycle.wants_a_look(self.crowd());
+                if waited_for || self.lifecycle.state() == State::Asleep && !self.seen_down {
                     self.look_at = now().checked_add(QUICK_POLL);
                 }
             }
@@ -387,7 +452,8 @@ impl Driver {
                 false
             }
         };
-        nothing_to_do && self.crowd().is_empty() && self.knocking.is_empty()
+        let nobody_here = self.crowd().is_empty() && self.knocking.is_empty();
+        nothing_to_do && nobody_here && self.stay_until.is_none()
     }
 
     // -- time
@@ -397,6 +463,7 @@ impl Driver {
         let others = [
             self.lifecycle.deadline(),
             self.look_at,
+            self.stay_until,
             self.story.next_word(),
         ];
         others.into_iter().flatten().chain(limits).min()
@@ -416,6 +483,7 @@ impl Driver {
         if self.look_at.is_some_and(|at| at <= now) {
             self.look();
         }
+        self.stay_until = self.stay_until.filter(|&at| at > now);
         for index in 0..self.doors.len() {
             let turned_away = self.doors[index].turn_away_at(now);
             if turned_away > 0 {
@@ -428,6 +496,7 @@ impl Driver {
     /// After every event: what follows from the state as it is now.
     fn settle(&mut self) {
         self.serve();
+        self.keep_count(None);
         let state = self.lifecycle.state();
         if self.looking {
             // What comes of it is known in a moment.

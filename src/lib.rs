@@ -59,9 +59,10 @@
 //!
 //! [`accept`] takes it when there is room and hands it to the [`session::Hall`], which tells the
 //! driver ([`driver::Handle::arrive`]) before anything else happens, and spawns a session on the
-//! thread of [`workers`] that has the fewest. (Behind
-//! a load balancer it is only said that somebody knocks, [`driver::Handle::knock`], which prevents
-//! the exit and wakes nobody; that it is a client is said when its PROXY header has come.) The
+//! thread of [`workers`] that has the fewest. (Whoever comes from a network that is not let in is
+//! reset instead, and the driver only counts it. Behind a load balancer, and with `--wake-on-data`,
+//! it is only said that somebody knocks, [`driver::Handle::knock`], which prevents the exit and
+//! wakes nobody; that it is a client is said when its PROXY header or its first byte has come.) The
 //! session holds a [`driver::Permit`] from then on; dropping it *is* leaving. It waits for the
 //! driver's [`driver::Verdict`]. The driver gives one when the service is awake *and* the
 //! client's own target answers: the connection that proved it goes to the first client, the
@@ -93,8 +94,9 @@
 //! # Exit
 //!
 //! Only with inherited sockets, and only when the service was seen down since it fell asleep (or,
-//! where only systemd's start of us starts it, when a wake was in vain) and nobody is here: stop
-//! accepting, ask the driver once more, accept a last time without waiting.
+//! where only systemd's start of us starts it, when a wake was in vain), nobody is here, and nobody
+//! was refused for a while (all who are take one life, not one each): stop accepting, ask the driver
+//! once more, accept a last time without waiting.
 //! Anything found cancels the exit. What arrives later stays in the backlog and makes systemd
 //! start us again.
 

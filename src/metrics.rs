@@ -138,10 +138,12 @@ impl Page<'_> {
         self.each(
             "wakeport_clients_refused_total",
             "counter",
-            "Clients that were reset: the service could not be woken (failed), or just their target did not answer (silent).",
+            "Clients that were reset: the service could not be woken (failed), just their target did not answer (silent), the service was woken too often (rate), or they come from the wrong network (address).",
             |Instance { record, .. }, row| {
                 row.with("reason", "failed").is(record.clients.refused_failed as f64);
                 row.with("reason", "silent").is(record.clients.refused_silent as f64);
+                row.with("reason", "rate").is(record.clients.refused_rate as f64);
+                row.with("reason", "address").is(record.clients.refused_address as f64);
             },
         );
         self.each(

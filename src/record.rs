@@ -158,6 +158,10 @@ pub struct Clients {
     pub refused_failed: u64,
     /// Turned away because just their target was silent.
     pub refused_silent: u64,
+    /// Turned away because the service was woken too often.
+    pub refused_rate: u64,
+    /// Turned away because of where they come from.
+    pub refused_address: u64,
     /// Gone while they waited.
     pub gave_up: u64,
     /// Ended because they moved no byte for too long.

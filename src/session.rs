@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
+use crate::config::access::AccessList;
 use crate::config::address::Peer;
-use crate::config::{Liveness, span};
+use crate::config::{Admission, Liveness, span};
 use crate::dial::{Dialer, Target};
 use crate::driver::{Handle, Permit, Traffic, Verdict};
 use crate::probe::Answer;
@@ -38,7 +40,9 @@ pub struct Hall {
 #[derive(Debug)]
 struct House {
     dialer: Dialer,
+    access: AccessList,
     reception: Option<Reception>,
+    wake_on_data: bool,
     liveness: Liveness,
     /// Made when the connections that are left are to end.
     cut: Cut,
@@ -63,15 +67,15 @@ pub struct Entrance {
 }
 
 impl Hall {
-    /// A hall with so many seats, and so many places to wait. With `introduced`, each client has
-    /// to be introduced by a PROXY header.
+    /// A hall with so many seats, and so many places to wait, for whom `admission` takes for a
+    /// client.
     pub fn new(
         driver: Handle,
         dialer: Dialer,
         workers: Workers,
         (seats, bench): (usize, usize),
         liveness: Liveness,
-        introduced: bool,
+        admission: Admission,
     ) -> Self {
         let semaphore = |n: usize| Arc::new(Semaphore::new(n.clamp(1, Semaphore::MAX_PERMITS)));
         Self {
@@ -82,7 +86,9 @@ impl Hall {
             tasks: TaskTracker::new(),
             house: Arc::new(House {
                 dialer,
-                reception: introduced.then(Reception::new),
+                access: admission.access,
+                reception: admission.accept_proxy.then(Reception::new),
+                wake_on_data: admission.wake_on_data,
                 liveness,
                 cut: Cut::default(),
             }),
@@ -106,16 +112,24 @@ impl Hall {
         })
     }
 
-    /// Takes in a client. The driver knows of it when this returns.
+    /// Takes in a client, or resets one that may not come in. The driver knows of it when this
+    /// returns.
     pub fn admit(&self, client: Unwatched, peer: Peer, entrance: &Entrance, room: Room) {
         let Entrance {
             listener,
             door,
             target,
         } = entrance;
-        let permit = match self.house.reception {
-            None => self.driver.arrive(*door, listener, peer),
-            Some(_) => self.driver.knock(*door, listener, peer),
+        let house = &self.house;
+        // Behind a balancer it is not known yet who it is.
+        if house.reception.is_none() && !house.access.admits(peer) {
+            client.reset();
+            self.driver.barred(listener, peer);
+            return;
+        }
+        let permit = match house.knows_at_once() {
+            true => self.driver.arrive(*door, listener, peer),
+            false => self.driver.knock(*door, listener, peer),
         };
         let (house, target) = (self.house.clone(), target.clone());
         let (place, thread) = self.workers.place();
@@ -155,6 +169,7 @@ struct Served {
 enum Reached {
     Target(Stream, Vec<u8>),
     ClientGone,
+    ClientIdle,
     TurnedAway,
 }
 
@@ -211,6 +226,11 @@ impl House {
                 client.reset();
                 None
             }
+            Reached::ClientIdle => {
+                permit.traffic.idle = 1;
+                report(&permit, Ended::Idle, self.liveness.idle_timeout);
+                None
+            }
             Reached::ClientGone => {
                 tracing::debug!(client = %peer, "a client left before it was served");
                 None
@@ -219,17 +239,10 @@ impl House {
     }
 
     async fn reach(&self, client: &Stream, target: &Target, permit: &mut Permit) -> Reached {
-        let mut origin = self.origin(client, permit.peer());
-        if let Some(reception) = &self.reception {
-            match reception.receive(client, permit).await {
-                Introduction::Made(introduced) => {
-                    origin = introduced.unwrap_or(origin);
-                    permit.introduce(introduced.and_then(Origin::client));
-                }
-                Introduction::Left => return Reached::ClientGone,
-                Introduction::Missing => return Reached::TurnedAway,
-            }
-        }
+        let origin = match self.find_out(client, permit).await {
+            Ok(origin) => origin,
+            Err(no_client) => return no_client,
+        };
         loop {
             let answer = match permit.verdict().await {
                 Verdict::TurnedAway => return Reached::TurnedAway,
@@ -244,6 +257,42 @@ impl House {
                 Err(error) => permit.refused(error.to_string()),
             }
         }
+    }
+
+    /// Whether everybody who is let in is a client from the beginning.
+    fn knows_at_once(&self) -> bool {
+        self.reception.is_none() && !self.wake_on_data
+    }
+
+    /// Finds out whether it is a client, and on whose behalf it comes; the driver knows then.
+    async fn find_out(&self, client: &Stream, permit: &mut Permit) -> Result<Origin, Reached> {
+        let mut origin = self.origin(client, permit.peer());
+        let mut introduced = None;
+        if let Some(reception) = &self.reception {
+            introduced = match reception.receive(client, permit).await {
+                Introduction::Made(introduced) => introduced,
+                Introduction::Left => return Err(Reached::ClientGone),
+                Introduction::Missing => return Err(Reached::TurnedAway),
+            };
+            origin = introduced.unwrap_or(origin);
+        }
+        let introduced = introduced.and_then(Origin::client);
+        let peer = introduced.unwrap_or(permit.peer());
+        if self.reception.is_some() && !self.access.admits(peer) {
+            permit.barred(peer);
+            return Err(Reached::TurnedAway);
+        }
+        if self.wake_on_data {
+            match timeout(self.liveness.idle_timeout, client.says_something()).await {
+                Ok(true) => (),
+                Ok(false) => return Err(Reached::ClientGone),
+                Err(_) => return Err(Reached::ClientIdle),
+            }
+        }
+        if !self.knows_at_once() {
+            permit.introduce(introduced);
+        }
+        Ok(origin)
     }
 
     /// On whose behalf the target is connected to, if it is told at all, for a client that nobody

@@ -178,6 +178,12 @@ impl Stream {
         }
     }
 
+    /// Waits for the first byte, which stays where it is; says whether there is one before the end.
+    pub async fn says_something(&self) -> bool {
+        let first = |seen: &[u8]| seen.first().copied();
+        self.peek(&mut [0], first).await.is_ok()
+    }
+
     /// Reads exactly as much as the buffer holds.
     pub async fn read_exact(&self, mut buffer: &mut [u8]) -> io::Result<()> {
         while !buffer.is_empty() {

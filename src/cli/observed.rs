@@ -74,6 +74,12 @@ impl Observed {
             Some(directory) => Keeper::start(directory, &name),
             None => Keeper::none(),
         };
+        if config.wake_rate.is_some() && directory.is_none() && !config.stay {
+            tracing::warn!(
+                "`--wake-rate` counts only the wakes since wakeport was started, and it exits when \
+                 idle: give it a `StateDirectory=` or `--state-dir`, or `--stay`"
+            );
+        }
         let (units, units_manager) = match &config.service {
             Service::Units { units, manager } => (
                 units.iter().map(ToString::to_string).collect(),

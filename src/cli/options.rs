@@ -11,10 +11,11 @@ use clap::{ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
 use super::observed::{InstanceName, METRICS_GO_WITH_LISTEN, Observed};
 use super::{Fatal, one_line, variable_of};
+use crate::config::access::{AccessList, Networks};
 use crate::config::address::{Address, Bound};
 use crate::config::{
-    CommandLine, Config, Limits, Liveness, Manager, Named, ProxyVersion, Readiness, ReadyKind,
-    Service, Timing, UnitName, span,
+    Admission, CommandLine, Config, Limits, Liveness, Manager, Named, ProxyVersion, Readiness,
+    ReadyKind, Service, Timing, UnitName, WakeRate, span,
 };
 use crate::sd::journal::{LogFormat, LogLevel};
 
@@ -126,6 +127,54 @@ pub(super) struct Options {
           default_value = "no", hide_default_value = true, action = ArgAction::Set,
           value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     accept_proxy: bool,
+
+    /// Let clients from this network in: 192.0.2.0/24, 2001:db8::1, any, localhost, link-local
+    ///
+    /// Whoever comes from none of these networks is reset, and neither wakes the service nor keeps
+    /// it awake. The most specific network of --allow and --deny decides. With --accept-proxy it
+    /// is the address in the header that counts; clients of Unix sockets are always let in. May be
+    /// repeated.
+    #[arg(
+        long,
+        env = "WAKEPORT_ALLOW",
+        value_name = "CIDR",
+        help_heading = "Clients"
+    )]
+    allow: Vec<Words<Networks>>,
+
+    /// Reset clients from this network, before they wake the service
+    ///
+    /// Between equal networks it is --deny that decides. May be repeated.
+    #[arg(
+        long,
+        env = "WAKEPORT_DENY",
+        value_name = "CIDR",
+        help_heading = "Clients"
+    )]
+    deny: Vec<Words<Networks>>,
+
+    /// Take for a client only who has sent something: a port scan wakes nobody
+    ///
+    /// Not for protocols in which the server speaks first, such as SSH, SMTP, FTP and MySQL: their
+    /// clients would wait for ever.
+    #[arg(long, env = "WAKEPORT_WAKE_ON_DATA", value_name = "yes|no", help_heading = "Clients",
+          num_args = 0..=1, require_equals = true, default_missing_value = "yes",
+          default_value = "no", hide_default_value = true, action = ArgAction::Set,
+          value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    wake_on_data: bool,
+
+    /// Wake the service at most N times in any such TIME, as in 6/1h; clients for whom it would be
+    /// woken once more are reset
+    ///
+    /// Whoever comes while it runs or starts is served. Earlier wakes are known from the record in
+    /// the state directory; without one, only those since wakeport was started count.
+    #[arg(
+        long,
+        env = "WAKEPORT_WAKE_RATE",
+        value_name = "N/TIME",
+        help_heading = "Clients"
+    )]
+    wake_rate: Option<WakeRate>,
 
     /// How long after the last client left the service sleeps
     #[arg(long, env = "WAKEPORT_COOLDOWN", value_name = "TIME", default_value = Timing::COOLDOWN,
@@ -484,6 +533,11 @@ impl Options {
         } else {
             Service::Units { units, manager }
         };
+        if let (Some(rate), Service::Relay) = (self.wake_rate, &service) {
+            return Err(Fatal::usage(format!(
+                "`--wake-rate {rate}` limits what wakeport starts, and it starts nothing without `--unit`, `--start-hook` or `--exec`"
+            )));
+        }
         let routes = flatten(self.to);
         if routes.is_empty() {
             return Err(Fatal::usage(
@@ -527,7 +581,12 @@ impl Options {
                 threads: self.threads,
             },
             send_proxy: self.send_proxy,
-            accept_proxy: self.accept_proxy,
+            admission: Admission {
+                access: AccessList::new(&flatten(self.allow), &flatten(self.deny)),
+                accept_proxy: self.accept_proxy,
+                wake_on_data: self.wake_on_data,
+            },
+            wake_rate: self.wake_rate,
             stop_on_exit: self.stop_on_exit,
         })
     }

@@ -182,7 +182,8 @@ async fn serve(
         &config.timing,
         tasks.clone(),
         story,
-    );
+    )
+    .waking_at_most(config.wake_rate);
     let (handle, mut idle) = (driver.handle(), driver.idle());
     // Nobody waits for whoever asks for metrics when we end.
     let _metrics = metrics.map(|listener| {
@@ -194,7 +195,7 @@ async fn serve(
         Workers::new(config.limits.threads),
         (seats, config.limits.max_waiting),
         config.liveness,
-        config.accept_proxy,
+        config.admission,
     );
     let listeners = inherited.into_iter().chain(bound).zip(entrances);
     let mut doors = Doors::new(

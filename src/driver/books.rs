@@ -27,6 +27,8 @@ impl Books {
     /// Goes on with `record`, of this process from now on, for `keeper`.
     pub fn open(mut record: Record, keeper: Keeper) -> Self {
         record.begin(state_dir::this_process(), state_dir::moment());
+        // Said anew, if it still is so.
+        record.wakes.not_before = None;
         Self {
             record,
             keeper,
@@ -53,6 +55,25 @@ impl Books {
             self.turned = true;
             self.changed = true;
         }
+    }
+
+    /// An order to start is given; so many of the latest ones count.
+    pub(super) fn wakes(&mut self, keep: usize) {
+        self.record.wakes.order(state_dir::moment().wall, keep);
+        self.changed = true;
+    }
+
+    /// How long ago the wakes of earlier lives were ordered.
+    pub(super) fn earlier_wakes(&self) -> Vec<Duration> {
+        self.record.wakes.ages(state_dir::moment().wall)
+    }
+
+    /// There may be no wake for so long, or there may be one.
+    pub(super) fn no_wake_for(&mut self, left: Option<Duration>) {
+        let now = state_dir::moment().wall;
+        let until = left.and_then(|left| now.checked_add(left).ok());
+        self.record.wakes.not_before = until;
+        self.changed = true;
     }
 
     pub(super) fn woke(&mut self, took: Duration) {
@@ -85,6 +106,16 @@ impl Books {
     pub(super) fn refused_silent(&mut self, clients: usize) {
         self.record.clients.refused_silent += clients as u64;
         self.changed |= clients > 0;
+    }
+
+    pub(super) fn refused_rate(&mut self, clients: usize) {
+        self.record.clients.refused_rate += clients as u64;
+        self.changed |= clients > 0;
+    }
+
+    pub(super) fn refused_address(&mut self) {
+        self.record.clients.refused_address += 1;
+        self.changed = true;
     }
 
     pub(super) fn gave_up(&mut self) {

@@ -1,11 +1,13 @@
 //! What the driver is told.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::door::Waiter;
 use crate::backend::Failure;
+use crate::config::address::Peer;
 use crate::lifecycle::Phase;
 use crate::probe::Answer;
 use crate::record::Record;
@@ -17,6 +19,9 @@ pub enum Message {
     /// Somebody came in, of whom it is not known yet whether it is a client: nobody wakes for it,
     /// but nobody exits under it.
     Knocked(Ticket),
+    /// Somebody was reset before anything else, because of where it comes from: the listener, and
+    /// its address.
+    Barred(Arc<str>, Peer),
     /// A client came in.
     Arrived(Waiter),
     /// A client that was let through could not reach the target, and waits again.

@@ -64,6 +64,11 @@ impl Handle {
         permit
     }
 
+    /// Somebody came in by `listener` who may not, and was reset.
+    pub fn barred(&self, listener: &Arc<str>, peer: Peer) {
+        self.post(Message::Barred(listener.clone(), peer));
+    }
+
     fn permit(
         &self,
         door: usize,
@@ -119,6 +124,11 @@ impl Permit {
         let (reply, verdict) = oneshot::channel();
         self.verdict = verdict;
         let _ = self.post.send(Message::Arrived(self.waiter(reply)));
+    }
+
+    /// It may not come in, as whoever it turned out to be.
+    pub fn barred(&self, peer: Peer) {
+        let _ = self.post.send(Message::Barred(self.listener.clone(), peer));
     }
 
     /// Waits for the driver's verdict.

@@ -8,7 +8,7 @@ use super::Traffic;
 use super::books::Books;
 use super::door::{Door, Waiter};
 use crate::config::address::Peer;
-use crate::config::span;
+use crate::config::{WakeRate, span};
 use crate::lifecycle::{Crowd, Event, State, Stop};
 use crate::record::{Kind, Record};
 use crate::sd::{Notifier, message};
@@ -38,6 +38,12 @@ pub struct Story {
     cooled: bool,
     why: Option<String>,
     blind: bool,
+    /// Until when there is no wake, as an instant and in words; and for which of these it was said
+    /// that clients are turned away.
+    no_wake: Option<(Instant, String)>,
+    rationed: Option<Instant>,
+    /// It was said that somebody comes from the wrong network.
+    barred: bool,
 }
 
 /// STATUS= follows the numbers at most that often: each one is a message to PID 1.
@@ -71,6 +77,9 @@ impl Story {
             woken_at: None,
             why: None,
             blind: false,
+            no_wake: None,
+            rationed: None,
+            barred: false,
         }
     }
 
@@ -311,6 +320,60 @@ impl Story {
         }
     }
 
+    /// An order to start is given; so many of the latest ones count.
+    pub(super) fn wakes(&mut self, keep: usize) {
+        self.books.wakes(keep);
+    }
+
+    /// How long ago the wakes of earlier lives were ordered.
+    pub(super) fn earlier_wakes(&self) -> Vec<Duration> {
+        self.books.earlier_wakes()
+    }
+
+    /// Until when there is no wake, because there were too many.
+    pub(super) fn no_wake_until(&mut self, until: Option<Instant>, now: Instant) {
+        if self.no_wake.as_ref().map(|(at, _)| *at) != until {
+            let left = until.map(|at| at.saturating_duration_since(now));
+            self.books.no_wake_for(left);
+            self.no_wake = until.zip(left.map(in_so_long));
+        }
+    }
+
+    /// Clients were turned away because the service was woken too often. Said once, until it was
+    /// woken again.
+    pub(super) fn rationed(&mut self, clients: usize, rate: WakeRate) {
+        self.books.refused_rate(clients);
+        let (unit, turned_away) = (self.service.as_str(), count(clients, "client"));
+        tracing::debug!(
+            unit,
+            "{turned_away} turned away: {unit} was woken too often"
+        );
+        if let Some((until, words)) = &self.no_wake
+            && self.rationed.replace(*until) != Some(*until)
+        {
+            tracing::warn!(
+                message_id = message::WOKEN_TOO_OFTEN,
+                unit,
+                "{unit} is not woken for its clients before {words}: that would be more than \
+                 `--wake-rate {rate}` allows; they are turned away"
+            );
+        }
+    }
+
+    /// Somebody was turned away who comes from the wrong network. Loud the first time only:
+    /// whoever can reach the port can make us say it.
+    pub(super) fn barred(&mut self, listener: &str, peer: Peer) {
+        self.books.refused_address();
+        tracing::debug!(client = %peer, "resetting {peer}, a client of `{listener}`");
+        if !std::mem::replace(&mut self.barred, true) {
+            tracing::info!(
+                client = %peer,
+                "{peer} was reset: `--allow` and `--deny` do not let it in by `{listener}` (said \
+                 once; from now on at log level debug)"
+            );
+        }
+    }
+
     /// Clients were turned away because just their target is silent.
     pub(super) fn gave_up(&mut self, door: &Door, clients: usize) {
         let why = door.why_not().unwrap_or("it was not reached in time");
@@ -337,7 +400,8 @@ impl Story {
             .watchdog
             .zip(self.fed_at)
             .map(|(interval, fed_at)| fed_at + interval);
-        let times = [self.say_at, self.books.next(), feed_at];
+        let no_wake = self.no_wake.as_ref().map(|(until, _)| *until);
+        let times = [self.say_at, self.books.next(), feed_at, no_wake];
         times.into_iter().flatten().min()
     }
 
@@ -411,8 +475,12 @@ impl Story {
                 ended(self.traffic.vanished, "ended as vanished")
             )
         };
+        let no_wake = || match &self.no_wake {
+            Some((_, words)) => format!(", no wake before {words} (woken too often)"),
+            None => String::new(),
+        };
         match state {
-            State::Asleep => format!("asleep, {}", served()),
+            State::Asleep => format!("asleep{}, {}", no_wake(), served()),
             State::Waking { started: false, .. } => {
                 format!("waking: {} starts{waiting}", self.service)
             }
@@ -435,7 +503,9 @@ impl Story {
             }
             State::Failed { retry_at, .. } => {
                 let why = self.why.as_deref().unwrap_or("it could not be started");
-                if retry_at <= now {
+                if retry_at <= now && self.no_wake.is_some() {
+                    format!("failed: {why}{}", no_wake())
+                } else if retry_at <= now {
                     format!("failed: {why}; the next client tries again{waiting}")
                 } else {
                     format!(
@@ -463,6 +533,25 @@ fn time_of_day(time: SystemTime) -> String {
     let time = jiff::Timestamp::try_from(time).unwrap_or_default();
     let local = time.to_zoned(jiff::tz::TimeZone::system());
     local.strftime("%H:%M").to_string()
+}
+
+/// What the clock will show then, never too early.
+fn in_so_long(span: Duration) -> String {
+    const HOUR: i64 = 3600;
+    let seconds = i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
+    let (step, format) = match seconds {
+        0..HOUR => (1, "%H:%M:%S"),
+        HOUR..43_200 => (60, "%H:%M"),
+        _ => (60, "%Y-%m-%d %H:%M"),
+    };
+    let then = SystemTime::now().checked_add(span);
+    let then = then.and_then(|then| jiff::Timestamp::try_from(then).ok());
+    let then = then.unwrap_or(jiff::Timestamp::MAX).as_second();
+    let rounded = jiff::Timestamp::from_second((then / step + 1).saturating_mul(step));
+    let local = rounded
+        .unwrap_or(jiff::Timestamp::MAX)
+        .to_zoned(jiff::tz::TimeZone::system());
+    local.strftime(format).to_string()
 }
 
 fn sleeps(sleep_at: Option<Instant>, now: Instant) -> String {

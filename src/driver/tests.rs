@@ -21,6 +21,7 @@ use crate::sd::Notifier;
 use crate::state_dir::Keeper;
 
 const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
 const COOLDOWN: Duration = Duration::from_secs(300);
 const START_TIMEOUT: Duration = Duration::from_secs(90);
 
@@ -40,6 +41,15 @@ const SILENT: usize = 1;
 
 impl World {
     fn new(phase: Phase) -> Self {
+        Self::with(phase, None)
+    }
+
+    /// With a service that may be woken so often in an hour.
+    fn limited(phase: Phase, wakes: usize) -> Self {
+        Self::with(phase, Some(WakeRate { wakes, per: HOUR }))
+    }
+
+    fn with(phase: Phase, wake_rate: Option<WakeRate>) -> Self {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("answering");
         let answering = UnixListener::bind(&path).unwrap();
@@ -67,7 +77,8 @@ impl World {
                 max_waiting: 1,
             },
             send_proxy: None,
-            accept_proxy: false,
+            admission: config::Admission::default(),
+            wake_rate,
             stop_on_exit: false,
             stay: false,
         };
@@ -92,7 +103,8 @@ impl World {
             &config.timing,
             tasks.clone(),
             story,
-        );
+        )
+        .waking_at_most(config.wake_rate);
         let (handle, idle) = (driver.handle(), driver.idle());
         tasks.spawn(driver.run());
         Self {
@@ -399,6 +411,70 @@ async fn a_service_that_somebody_else_starts_is_not_looked_at_all_the_time() {
     world.service.quietly(|script| script.phase = Phase::Up);
     world.asleep().await;
     assert_eq!(world.counts(), (0, 1), "it was adopted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_would_be_one_wake_too_many_is_turned_away_after_a_look() {
+    let mut world = World::limited(Phase::Down, 1);
+    let (permit, _) = world.served().await;
+    let mut second = world.arrive(ANSWERING);
+    assert!(matches!(second.verdict().await, Verdict::Admitted(_)));
+    drop((permit, second));
+    sleep(COOLDOWN + SECOND * 3).await;
+    assert_eq!(world.counts(), (1, 1));
+    let mut refused = world.arrive(ANSWERING);
+    assert!(matches!(refused.verdict().await, Verdict::TurnedAway));
+    drop(refused);
+    assert!(!world.handle.may_exit().await, "others may follow");
+    world.asleep().await;
+    let record = world.handle.record().await.unwrap();
+    assert_eq!(record.clients.refused_rate, 1);
+    assert!(record.wakes.not_before.is_some());
+
+    // Somebody else starts it, and at first nobody is told.
+    world
+        .service
+        .quietly(|script| script.phase = Phase::Starting);
+    let mut waiting = world.arrive(ANSWERING);
+    let verdict = tokio::time::timeout(SECOND * 20, waiting.verdict());
+    assert!(verdict.await.is_err(), "it waits to see what comes of that");
+    world.service.quietly(|script| script.phase = Phase::Up);
+    assert!(matches!(waiting.verdict().await, Verdict::Admitted(_)));
+    drop(waiting);
+    sleep(COOLDOWN + SECOND * 3).await;
+
+    // And if nothing ever comes of it, nobody waits for ever.
+    world
+        .service
+        .quietly(|script| script.phase = Phase::Starting);
+    let mut hopeless = world.arrive(ANSWERING);
+    let began = now();
+    assert!(matches!(hopeless.verdict().await, Verdict::TurnedAway));
+    assert_eq!(now() - began, START_TIMEOUT);
+    drop(hopeless);
+
+    world.service.quietly(|script| script.phase = Phase::Down);
+    sleep(HOUR).await;
+    drop(world.served().await);
+    assert_eq!(world.counts().0, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_barred_is_counted_and_has_us_stay_for_a_while() {
+    let mut world = World::new(Phase::Down);
+    world.asleep().await;
+    let began = now();
+    for _ in 0..20 {
+        world.handle.barred(&"listener".into(), SOMEBODY);
+        sleep(SECOND).await;
+        assert!(!world.handle.may_exit().await);
+    }
+    world.asleep().await;
+    assert!(world.handle.may_exit().await);
+    assert!(now() - began < SECOND * 30);
+    assert_eq!(world.counts(), (0, 0));
+    let clients = world.handle.record().await.unwrap().clients;
+    assert_eq!((clients.refused_address, clients.gave_up), (20, 0));
 }
 
 #[tokio::test(start_paused = true)]

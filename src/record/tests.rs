@@ -21,6 +21,27 @@ fn written(mut record: Record, seconds: f64) -> Record {
 }
 
 #[test]
+fn the_latest_orders_to_start_are_known_to_later_lives() {
+    let mut record = begun(0.0);
+    for seconds in [0.0, 10.0, 20.0] {
+        record.wakes.order(at(seconds).wall, 2);
+    }
+    let record = written(record, 30.0);
+    let ages = |seconds| record.wakes.ages(at(seconds).wall);
+    let seconds = Duration::from_secs;
+    assert_eq!(ages(30.0), [seconds(20), seconds(10)]);
+    // The clock was set back: what lies ahead is not known to have been.
+    assert_eq!(ages(15.0), [seconds(5)]);
+    assert_eq!(ages(-1e9), []);
+    // And a clock that runs away only makes them older.
+    assert_eq!(record.wakes.ages(Timestamp::MAX).len(), 2);
+    // They are kept whatever becomes of the histogram.
+    let mut other = record.clone();
+    other.wakes.buckets.clear();
+    assert_eq!(written(other, 30.0).wakes, record.wakes);
+}
+
+#[test]
 fn what_is_written_is_read() {
     let mut record = begun(0.0);
     record.turn(State::Waking, at(1.0));

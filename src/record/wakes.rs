@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// Up to which time each bucket counts, in seconds: from a socket-activated daemon to a virtual
@@ -25,6 +26,11 @@ pub struct Wakes {
     pub recent: Vec<f64>,
     /// All of them by duration; one that is longer than the last bound is in none.
     pub buckets: Vec<Bucket>,
+    /// When the latest orders to start were given, the last one last: as many as `--wake-rate`
+    /// counts.
+    pub ordered: Vec<Timestamp>,
+    /// From when on there may be another one, if there were too many lately.
+    pub not_before: Option<Timestamp>,
 }
 
 /// Wakes that took about as long.
@@ -43,6 +49,8 @@ impl Default for Wakes {
             seconds: 0.0,
             recent: Vec::new(),
             buckets: BOUNDS.map(|le| Bucket { le, count: 0 }).to_vec(),
+            ordered: Vec::new(),
+            not_before: None,
         }
     }
 }
@@ -59,6 +67,20 @@ impl Wakes {
         self.recent.push((took * 1e6).round() / 1e6);
         let surplus = self.recent.len().saturating_sub(RECENT);
         self.recent.drain(..surplus);
+    }
+
+    /// An order to start; so many of the latest ones are kept.
+    pub fn order(&mut self, at: Timestamp, keep: usize) {
+        self.ordered.push(at);
+        let surplus = self.ordered.len().saturating_sub(keep);
+        self.ordered.drain(..surplus);
+    }
+
+    /// How long ago the latest orders to start were given. One that lies ahead, since the clock was
+    /// set back, is forgotten: it must not count for longer than it is meant to.
+    pub fn ages(&self, now: Timestamp) -> Vec<Duration> {
+        let ages = self.ordered.iter().map(|at| now.duration_since(*at));
+        ages.filter_map(|age| age.try_into().ok()).collect()
     }
 
     /// What the last one took, in seconds.
@@ -88,7 +110,11 @@ impl Wakes {
             && self.seconds >= 0.0
             && self.recent.iter().all(|took| *took >= 0.0);
         if !sane {
-            *self = Self::default();
+            *self = Self {
+                ordered: std::mem::take(&mut self.ordered),
+                not_before: self.not_before,
+                ..Self::default()
+            };
         }
         let surplus = self.recent.len().saturating_sub(RECENT);
         self.recent.drain(..surplus);

@@ -13,6 +13,8 @@ pub const STOPPING: &str = "e6f5097570474a83be68ff04e836dfbc";
 pub const ASLEEP: &str = "cdec4603f1d94a2eb12e8e4afa4b56a9";
 /// The service could not be started, or did not answer.
 pub const WAKE_FAILED: &str = "4834a34d6ece4b81b04e457b2c3d3b4e";
+/// The service is not woken for now: it was too often.
+pub const WOKEN_TOO_OFTEN: &str = "294b1bb18ba74134b742ce3eb02f2bf6";
 /// The service could not be stopped.
 pub const SLEEP_FAILED: &str = "3195398212f24132a257674e8cc9597a";
 /// The process ends, since nobody needs it.

@@ -49,7 +49,7 @@ impl Reception {
             Ok(origin) if is_for_somebody(origin, peer) => Introduction::Made(Some(origin)),
             // Perhaps only to see whether we are there: then no more is said, and nobody is woken
             // or kept awake.
-            Ok(_) => match timeout(LIMIT, said_something(client)).await {
+            Ok(_) => match timeout(LIMIT, client.says_something()).await {
                 Ok(false) => Introduction::Left,
                 Ok(true) | Err(_) => Introduction::Made(None),
             },
@@ -91,9 +91,4 @@ fn is_for_somebody(origin: Origin, peer: Peer) -> bool {
         Origin::Unix => true,
         Origin::Local | Origin::Unknown => false,
     }
-}
-
-async fn said_something(client: &Stream) -> bool {
-    let first = |seen: &[u8]| seen.first().copied();
-    client.peek(&mut [0], first).await.is_ok()
 }

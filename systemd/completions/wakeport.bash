@@ -52,7 +52,7 @@ _wakeport() {
             return 0
             ;;
         wakeport__subcmd__check)
-            opts="-h --to --unit --user --start-hook --stop-hook --exec --ready --ready-hook --send-proxy --accept-proxy --cooldown --start-timeout --stop-timeout --drain-timeout --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --listen --max-connections --max-waiting --threads --stop-on-exit --stay --name --state-dir --metrics --log-level --log-format --help"
+            opts="-h --to --unit --user --start-hook --stop-hook --exec --ready --ready-hook --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --cooldown --start-timeout --stop-timeout --drain-timeout --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --listen --max-connections --max-waiting --threads --stop-on-exit --stay --name --state-dir --metrics --log-level --log-format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -105,6 +105,31 @@ _wakeport() {
                     ;;
                 --accept-proxy)
                     COMPREPLY=($(compgen -W "yes no" -- "${cur}"))
+                    return 0
+                    ;;
+                --allow)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --deny)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --wake-on-data)
+                    COMPREPLY=($(compgen -W "yes no" -- "${cur}"))
+                    return 0
+                    ;;
+                --wake-rate)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
                     return 0
                     ;;
                 --cooldown)
@@ -278,7 +303,7 @@ _wakeport() {
             return 0
             ;;
         wakeport__subcmd__init)
-            opts="-h --write --enable --remove --standalone --force --unit --user --start-hook --stop-hook --exec --ready --ready-hook --send-proxy --accept-proxy --cooldown --start-timeout --stop-timeout --drain-timeout --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --max-connections --max-waiting --threads --stop-on-exit --stay --name --state-dir --metrics --log-level --log-format --listen --to --help"
+            opts="-h --write --enable --remove --standalone --force --unit --user --start-hook --stop-hook --exec --ready --ready-hook --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --cooldown --start-timeout --stop-timeout --drain-timeout --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --max-connections --max-waiting --threads --stop-on-exit --stay --name --state-dir --metrics --log-level --log-format --listen --to --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -324,6 +349,31 @@ _wakeport() {
                     ;;
                 --accept-proxy)
                     COMPREPLY=($(compgen -W "yes no" -- "${cur}"))
+                    return 0
+                    ;;
+                --allow)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --deny)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --wake-on-data)
+                    COMPREPLY=($(compgen -W "yes no" -- "${cur}"))
+                    return 0
+                    ;;
+                --wake-rate)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
                     return 0
                     ;;
                 --cooldown)
@@ -469,7 +519,7 @@ _wakeport() {
             return 0
             ;;
         wakeport__subcmd__run)
-            opts="-h --to --unit --user --start-hook --stop-hook --exec --ready --ready-hook --send-proxy --accept-proxy --cooldown --start-timeout --stop-timeout --drain-timeout --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --listen --max-connections --max-waiting --threads --stop-on-exit --stay --name --state-dir --metrics --log-level --log-format --help"
+            opts="-h --to --unit --user --start-hook --stop-hook --exec --ready --ready-hook --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --cooldown --start-timeout --stop-timeout --drain-timeout --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --listen --max-connections --max-waiting --threads --stop-on-exit --stay --name --state-dir --metrics --log-level --log-format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -522,6 +572,31 @@ _wakeport() {
                     ;;
                 --accept-proxy)
                     COMPREPLY=($(compgen -W "yes no" -- "${cur}"))
+                    return 0
+                    ;;
+                --allow)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --deny)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --wake-on-data)
+                    COMPREPLY=($(compgen -W "yes no" -- "${cur}"))
+                    return 0
+                    ;;
+                --wake-rate)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
                     return 0
                     ;;
                 --cooldown)

@@ -43,6 +43,11 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l ready-hook -d 
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l send-proxy -d 'Tell the target who the client is, by a PROXY header of this version: v1 or v2' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l accept-proxy -d 'Take the client\'s address from the PROXY header, v1 or v2, that the load balancer in front of us sends' -r -f -a "yes\t''
 no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l allow -d 'Let clients from this network in: 192.0.2.0/24, 2001:db8::1, any, localhost, link-local' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l deny -d 'Reset clients from this network, before they wake the service' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l wake-on-data -d 'Take for a client only who has sent something: a port scan wakes nobody' -r -f -a "yes\t''
+no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l wake-rate -d 'Wake the service at most N times in any such TIME, as in 6/1h; clients for whom it would be woken once more are reset' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l cooldown -d 'How long after the last client left the service sleeps' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l start-timeout -d 'How long the service may take to start and answer' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l stop-timeout -d 'How long the service may take to stop' -r -f
@@ -84,6 +89,11 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l ready-hook -
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l send-proxy -d 'Tell the target who the client is, by a PROXY header of this version: v1 or v2' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l accept-proxy -d 'Take the client\'s address from the PROXY header, v1 or v2, that the load balancer in front of us sends' -r -f -a "yes\t''
 no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l allow -d 'Let clients from this network in: 192.0.2.0/24, 2001:db8::1, any, localhost, link-local' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l deny -d 'Reset clients from this network, before they wake the service' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l wake-on-data -d 'Take for a client only who has sent something: a port scan wakes nobody' -r -f -a "yes\t''
+no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l wake-rate -d 'Wake the service at most N times in any such TIME, as in 6/1h; clients for whom it would be woken once more are reset' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l cooldown -d 'How long after the last client left the service sleeps' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l start-timeout -d 'How long the service may take to start and answer' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l stop-timeout -d 'How long the service may take to stop' -r -f
@@ -132,6 +142,11 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l ready-hook -d
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l send-proxy -d 'Tell the target who the client is, by a PROXY header of this version: v1 or v2' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l accept-proxy -d 'Take the client\'s address from the PROXY header, v1 or v2, that the load balancer in front of us sends' -r -f -a "yes\t''
 no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l allow -d 'Let clients from this network in: 192.0.2.0/24, 2001:db8::1, any, localhost, link-local' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l deny -d 'Reset clients from this network, before they wake the service' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l wake-on-data -d 'Take for a client only who has sent something: a port scan wakes nobody' -r -f -a "yes\t''
+no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l wake-rate -d 'Wake the service at most N times in any such TIME, as in 6/1h; clients for whom it would be woken once more are reset' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l cooldown -d 'How long after the last client left the service sleeps' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l start-timeout -d 'How long the service may take to start and answer' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l stop-timeout -d 'How long the service may take to stop' -r -f

@@ -6,6 +6,7 @@ mod cli;
 mod drain;
 mod examples;
 mod exec;
+mod filters;
 mod hooks;
 mod init;
 mod limits;

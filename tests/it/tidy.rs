@@ -234,7 +234,7 @@ fn what_was_typed_is_understood_without_opening_anything() {
         {
             let root = line.split([':', ';', ' ']).next().unwrap_or_default();
             assert!(
-                ["std", "super", "address", "span"].contains(&root),
+                ["std", "super", "access", "address", "span"].contains(&root),
                 "{}: use {line}",
                 source.path.display()
             );

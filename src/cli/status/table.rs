@@ -102,7 +102,7 @@ pub(super) fn details(view: &View, now: Moment) -> String {
     }
     if let Some(since) = view.counting_since {
         let c = view.clients;
-        let gone = c.refused_failed + c.refused_silent;
+        let gone = c.refused_failed + c.refused_silent + c.refused_rate + c.refused_address;
         say(
             "Clients",
             format!(
@@ -198,6 +198,12 @@ fn attention(view: &View) -> Vec<(Style, String)> {
     if view.state.is_none() {
         let text = "wakeport runs and keeps no record: its unit has no StateDirectory=";
         notes.push((DIM, text.into()));
+    }
+    if let Some(at) = view.wakes.not_before
+        && matches!(view.state, Some(State::Asleep | State::Failed))
+    {
+        let text = format!("woken too often: no wake before {} (--wake-rate)", date(at));
+        notes.push((WARNING, text));
     }
     if view.state == Some(State::Unattended) {
         let text = "wakeport was ended: the service may run, and nobody puts it to sleep until the next client comes";

@@ -40,6 +40,8 @@ pub(super) struct Wakes {
     pub(super) total: u64,
     pub(super) median_seconds: Option<f64>,
     pub(super) last_seconds: Option<f64>,
+    /// Until when there is none, if there were too many.
+    pub(super) not_before: Option<Timestamp>,
 }
 
 impl View {
@@ -78,6 +80,7 @@ impl View {
                 total: record.wakes.total,
                 median_seconds: record.wakes.median(),
                 last_seconds: record.wakes.last(),
+                not_before: record.wakes.not_before.filter(|at| *at > now.wall),
             },
             sleeps: record.sleeps,
             asleep_share: record.share_asleep(alive, now),

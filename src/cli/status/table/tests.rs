@@ -51,6 +51,28 @@ fn plain(text: &str) -> String {
 }
 
 #[test]
+fn a_service_that_was_woken_too_often_says_until_when() {
+    let mut record = record("web");
+    record.wakes.not_before = Some(at(3600).wall);
+    for (seconds, shown) in [(3599, true), (3600, false)] {
+        let now = at(seconds);
+        let views = [View::of(&record, false, None, now)];
+        assert_eq!(
+            plain(&table(&views, None, now)).contains("no wake before"),
+            shown
+        );
+        assert_eq!(
+            plain(&details(&views[0], now)).contains("woken too often"),
+            shown
+        );
+    }
+    // Not what it is like as long as it runs.
+    record.turn(State::Awake, at(1));
+    let view = View::of(&record, true, None, at(2));
+    assert!(!plain(&details(&view, at(2))).contains("woken too often"));
+}
+
+#[test]
 fn the_table_has_80_columns_and_says_what_needs_attention() {
     let survey = survey(&[
         ("web", "active"),

@@ -1,0 +1,477 @@
+//! Who may wake the service: networks, a rate, and nobody who has said nothing.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use socket2::{Domain, Socket, Type};
+
+use crate::support::{
+    Client, Place, Run, Server, Stage, Wakeport, directory, now, throughout, until,
+};
+
+const A_MOMENT: Duration = Duration::from_millis(500);
+
+/// A client that comes from this address.
+fn from(ip: &str, front: &Place) -> Client {
+    let ip: IpAddr = ip.parse().expect("an address");
+    front.connect_with(|socket| {
+        let any_port = SocketAddr::new(ip, 0);
+        socket.bind(&any_port.into()).expect("it is ours");
+    })
+}
+
+/// What the record of the instance `app` says in the line of `field`.
+fn recorded(state: &Path, field: &str) -> u64 {
+    let text = fs::read_to_string(state.join("instances/app.json")).unwrap_or_default();
+    let field = format!("\"{field}\": ");
+    let line = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix(&field));
+    let number = line.and_then(|line| line.trim_end_matches(',').parse().ok());
+    number.unwrap_or_default()
+}
+
+fn keeping(run: Run, state: &Path) -> Run {
+    run.option("--state-dir", state.display())
+        .option("--name", "app")
+}
+
+// -- by network
+
+#[test]
+fn who_comes_from_the_wrong_network_is_reset_and_wakes_nobody() {
+    let (stage, front, state) = (Stage::new(), Place::tcp(), directory());
+    let run = keeping(stage.run().listen(&front), state.path())
+        .option("--deny", "127.9.0.0/16")
+        .option("--allow", "127.9.9.9");
+    let wakeport = run.start();
+    for _ in 0..20 {
+        from("127.9.9.8", &front).is_reset();
+    }
+    assert_eq!(stage.count("start"), 0);
+    // One line, however many there were.
+    wakeport.logs("127.9.9.8:");
+    assert_eq!(wakeport.log().matches("was reset").count(), 1);
+    assert!(!wakeport.log().contains("waking"), "{}", wakeport.log());
+    until("they are in the record", || {
+        recorded(state.path(), "refused_address") == 20
+    });
+    from("127.9.9.9", &front).echoes("hello");
+    assert_eq!(stage.count("start"), 1);
+    // In a list, who is in none of the networks is refused.
+    from("127.8.0.1", &front).is_reset();
+}
+
+#[test]
+fn who_is_refused_does_not_keep_the_service_awake() {
+    let (stage, front) = (Stage::new(), Place::tcp());
+    let _wakeport = stage
+        .run()
+        .listen(&front)
+        .variable("WAKEPORT_DENY", "127.9.0.0/16 ::1")
+        .cooldown("300ms")
+        .start();
+    front.connect().echoes("hello");
+    until("it is put to sleep among those who are refused", || {
+        from("127.9.9.9", &front).is_reset();
+        stage.count("stop") == 1
+    });
+    assert_eq!(stage.count("start"), 1);
+}
+
+#[test]
+fn both_families_are_told_apart_on_one_socket() {
+    let target = Place::tcp();
+    let _server = Server::echo(&target);
+    let socket = Socket::new(Domain::IPV6, Type::STREAM, None).expect("a socket");
+    socket.set_only_v6(false).expect("an option");
+    let wildcard: SocketAddr = "[::]:0".parse().expect("an address");
+    socket.bind(&wildcard.into()).expect("a free port");
+    socket.listen(16).expect("a listener");
+    let bound = socket.local_addr().expect("it is bound");
+    let port = bound.as_socket().expect("TCP").port();
+    let four = Place::Tcp(([127, 0, 0, 1], port).into());
+    let six = Place::Tcp(([0, 0, 0, 0, 0, 0, 0, 1], port).into());
+    for (allow, deny, four_may, six_may) in [
+        ("127.0.0.0/8", "", true, false),
+        ("::1", "", false, true),
+        ("", "::ffff:127.0.0.0/104", false, true),
+        ("localhost", "127.0.0.1", false, true),
+        ("any", "", true, true),
+        ("", "any", false, false),
+    ] {
+        let _wakeport = Run::new()
+            .inherit("web", &socket)
+            .to(&target)
+            .variable("WAKEPORT_ALLOW", allow)
+            .variable("WAKEPORT_DENY", deny)
+            .start();
+        for (place, may) in [(&four, four_may), (&six, six_may)] {
+            match may {
+                true => place.connect().echoes("hello"),
+                false => place.connect().is_reset(),
+            }
+        }
+    }
+}
+
+#[test]
+fn clients_of_unix_sockets_are_let_in() {
+    let (dir, target) = (directory(), Place::tcp());
+    let _server = Server::echo(&target);
+    for front in [Place::path(&dir), Place::abstract_name()] {
+        let run = Run::new().to(&target).listen(&front);
+        let _wakeport = run.option("--deny", "any").start();
+        front.connect().echoes("hello");
+    }
+}
+
+#[test]
+fn behind_a_balancer_it_is_the_address_in_the_header_that_counts() {
+    let (stage, front) = (Stage::new(), Place::tcp());
+    let wakeport = stage
+        .run()
+        .listen(&front)
+        .flag("--accept-proxy")
+        .option("--allow", "203.0.113.0/24")
+        .start();
+    let by_way = |header: &str| {
+        let client = front.connect();
+        client.send(header);
+        client
+    };
+    by_way("PROXY TCP4 203.0.114.7 198.51.100.1 4711 443\r\nhello").is_reset();
+    by_way("PROXY TCP6 2001:db8::7 2001:db8::1 4711 443\r\n").is_reset();
+    // The balancer's own: they count as what they are.
+    by_way("PROXY UNKNOWN\r\nhello").is_reset();
+    assert_eq!(stage.count("start"), 0);
+    wakeport.logs("203.0.114.7:4711 was reset");
+    by_way("PROXY TCP6 ::ffff:203.0.113.7 ::1 4711 443\r\n").echoes("hello");
+    assert_eq!(stage.count("start"), 1);
+}
+
+#[test]
+fn those_who_are_refused_share_one_life() {
+    let (stage, front) = (Stage::new(), Place::tcp());
+    let listener = front.listen();
+    let run = stage
+        .run()
+        .inherit("web", &listener)
+        .option("--deny", "127.9.0.0/16");
+    let refused = from("127.9.9.9", &front);
+    let mut wakeport = run.start();
+    refused.is_reset();
+    let began = now();
+    throughout(Duration::from_secs(1), "it stays", || {
+        from("127.9.9.9", &front).is_reset();
+        wakeport.is_running()
+    });
+    wakeport.ends();
+    assert!(began.elapsed() > Duration::from_secs(5), "it had to stay");
+    assert_eq!(stage.calls(), [], "nobody was woken");
+}
+
+#[test]
+fn whoever_mistypes_a_network_or_a_rate_is_told_so_in_one_line() {
+    for (variable, value, remedy) in [
+        ("WAKEPORT_ALLOW", "192.0.2.0/33", "0 to 32"),
+        ("WAKEPORT_ALLOW", "::1 example.org", "`192.0.2.0/24`"),
+        ("WAKEPORT_DENY", "fe80::1%eth0", "`link-local`"),
+        ("WAKEPORT_DENY", "10.0.0.0/8,::1", "0 to 32"),
+        ("WAKEPORT_WAKE_RATE", "6", "`6/1h`"),
+        ("WAKEPORT_WAKE_RATE", "0/1h", "1 to 1000"),
+        ("WAKEPORT_WAKE_RATE", "6/infinity", "1s to a year"),
+    ] {
+        let run = Run::new().to("127.0.0.1:9").option("--start-hook", "true");
+        let (log, code) = run.variable(variable, value).fails();
+        assert_eq!(code, 64, "{value}: {log}");
+        assert!(
+            log.contains(variable) && log.contains(remedy),
+            "{value}: {log}"
+        );
+        assert_eq!(log.trim().lines().count(), 1, "{value}: {log}");
+    }
+    let (log, code) = Run::new()
+        .to("127.0.0.1:9")
+        .option("--wake-rate", "6/1h")
+        .fails();
+    assert_eq!(code, 64);
+    assert!(log.contains("starts nothing without `--unit`"), "{log}");
+}
+
+// -- by data
+
+/// A wakeport that waits for the first byte, for a service that hooks start.
+fn on_data(stage: &Stage, front: &Place) -> Run {
+    stage.run().listen(front).flag("--wake-on-data")
+}
+
+/// Whether nobody was woken, for a while.
+fn nobody_is_woken(stage: &Stage, wakeport: &Wakeport) {
+    throughout(A_MOMENT, "nobody is woken", || {
+        stage.calls().is_empty() && !wakeport.log().contains("waking")
+    });
+}
+
+#[test]
+fn a_port_scan_wakes_nobody_and_a_byte_does() {
+    let dir = directory();
+    for front in [Place::tcp(), Place::path(&dir)] {
+        let stage = Stage::new();
+        let wakeport = on_data(&stage, &front).start();
+        for _ in 0..10 {
+            drop(front.connect());
+            front.connect().reset();
+            let polite = front.connect();
+            polite.finish();
+            assert!(polite.all().is_empty());
+        }
+        let silent = front.connect();
+        nobody_is_woken(&stage, &wakeport);
+        assert!(silent.is_silent());
+        silent.echoes("hello");
+        assert_eq!(stage.count("start"), 1);
+        // What comes in one go with its end is served as well.
+        let hasty = front.connect();
+        hasty.send("all of it");
+        hasty.finish();
+        assert_eq!(hasty.all(), b"all of it");
+    }
+}
+
+#[test]
+fn who_says_nothing_prevents_the_exit_and_no_more() {
+    let (stage, front) = (Stage::new(), Place::tcp());
+    let listener = front.listen();
+    let mut wakeport = stage
+        .run()
+        .inherit("web", &listener)
+        .flag("--wake-on-data")
+        .cooldown("100ms")
+        .start();
+    front.connect().echoes("hello");
+    let silent = front.connect();
+    // It keeps nobody awake.
+    stage.reaches("stop", 1);
+    throughout(Duration::from_secs(1), "it stays", || wakeport.is_running());
+    silent.echoes("hello after all");
+    assert_eq!(stage.count("start"), 2);
+    let second = front.connect();
+    drop(silent);
+    stage.reaches("stop", 2);
+    drop(second);
+    wakeport.ends();
+    assert_eq!(stage.count("start"), 2);
+}
+
+#[test]
+fn who_says_nothing_takes_a_seat_until_it_counts_as_idle() {
+    let (stage, front) = (Stage::new(), Place::tcp());
+    let wakeport = on_data(&stage, &front)
+        .option("--max-connections", 1)
+        .option("--client-idle-timeout", "1s")
+        .start();
+    let silent = front.connect();
+    let second = front.connect();
+    second.send("hello");
+    assert!(silent.all().is_empty(), "an orderly end");
+    assert_eq!(second.take(5), b"hello");
+    wakeport.logs("was ended: it moved no byte for 1s");
+    wakeport.is("awake: 1 client");
+}
+
+#[test]
+fn who_says_nothing_is_reset_when_draining_is_over() {
+    let (stage, front) = (Stage::new(), Place::tcp());
+    let mut wakeport = on_data(&stage, &front)
+        .option("--drain-timeout", "500ms")
+        .start();
+    let [silent, late] = [front.connect(), front.connect()];
+    until("both are in", || wakeport.sockets() >= 4);
+    wakeport.signal(Signal::TERM);
+    wakeport.logs("2 clients have left");
+    late.echoes("hello");
+    silent.is_reset();
+    wakeport.ends();
+}
+
+#[test]
+fn behind_a_balancer_the_first_byte_is_the_one_after_the_header() {
+    for header in [
+        "PROXY TCP4 203.0.113.7 198.51.100.1 4711 443\r\n",
+        "PROXY UNKNOWN\r\n",
+    ] {
+        let (stage, front) = (Stage::new(), Place::tcp());
+        let run = on_data(&stage, &front).flag("--accept-proxy");
+        let wakeport = run.start();
+        let gone = front.connect();
+        gone.send(header);
+        gone.finish();
+        assert!(gone.all().is_empty());
+        let client = front.connect();
+        client.send(header);
+        nobody_is_woken(&stage, &wakeport);
+        client.echoes("hello");
+        assert_eq!(stage.count("start"), 1);
+        if header.contains("203") {
+            wakeport.logs("for 203.0.113.7:4711");
+        }
+    }
+}
+
+// -- by rate
+
+/// Wakes the service and waits until it sleeps again.
+fn round(stage: &Stage, front: &Place, count: usize) {
+    let client = front.connect();
+    client.echoes("hello");
+    drop(client);
+    stage.reaches("stop", count);
+}
+
+#[test]
+fn a_service_is_woken_as_often_as_allowed_and_then_later() {
+    let (stage, front, state) = (Stage::new(), Place::tcp(), directory());
+    let wakeport = keeping(stage.run().listen(&front), state.path())
+        .cooldown("0")
+        .option("--wake-rate", "2/8s")
+        .start();
+    let began = now();
+    for count in [1, 2] {
+        round(&stage, &front, count);
+    }
+    for _ in 0..10 {
+        front.connect().is_reset();
+    }
+    assert_eq!(stage.count("start"), 2);
+    wakeport.is("asleep, no wake before ");
+    wakeport.logs("more than `--wake-rate 2/8s` allows");
+    assert_eq!(wakeport.log().matches("allows").count(), 1);
+    until("they are in the record", || {
+        recorded(state.path(), "refused_rate") >= 10
+    });
+    until("a client is served again", || {
+        front.connect().try_echo("hello").is_ok()
+    });
+    assert!(began.elapsed() >= Duration::from_secs(8), "too early");
+    assert_eq!(stage.count("start"), 3);
+}
+
+#[test]
+fn wakes_count_over_all_lives() {
+    let (stage, front, state) = (Stage::new(), Place::tcp(), directory());
+    let listener = front.listen();
+    let run = keeping(stage.run().inherit("web", &listener), state.path())
+        .cooldown("0")
+        .option("--wake-rate", "2/1h");
+    for count in [1, 2] {
+        let mut wakeport = run.start();
+        round(&stage, &front, count);
+        wakeport.ends();
+    }
+    let waiting = front.connect();
+    let wakeport = run.start();
+    waiting.is_reset();
+    front.connect().is_reset();
+    wakeport.is("asleep, no wake before ");
+    assert_eq!(stage.count("start"), 2);
+    drop(wakeport);
+    // Somebody has set the clock back by years: what lies ahead is forgotten.
+    let path = state.path().join("instances/app.json");
+    let text = fs::read_to_string(&path).expect("a record");
+    let ahead: Vec<_> = text
+        .lines()
+        .map(|line| match line.trim_start().strip_prefix("\"20") {
+            Some(rest) if line.starts_with("      \"20") => format!("      \"29{rest}"),
+            _ => line.to_owned(),
+        })
+        .collect();
+    assert_ne!(text.trim(), ahead.join("\n"));
+    fs::write(&path, ahead.join("\n")).expect("a file of ours");
+    let _wakeport = run.start();
+    front.connect().echoes("hello");
+    assert_eq!(stage.count("start"), 3);
+}
+
+#[test]
+fn the_rate_does_not_concern_a_service_that_runs() {
+    let (stage, front) = (Stage::new(), Place::tcp());
+    let _wakeport = stage
+        .run()
+        .listen(&front)
+        .cooldown("200ms")
+        .option("--wake-rate", "1/1h")
+        .start();
+    let first = front.connect();
+    for _ in 0..5 {
+        front.connect().echoes("hello");
+    }
+    drop(first);
+    stage.reaches("stop", 1);
+    front.connect().is_reset();
+    // Somebody else starts it: nobody has told, and the next client finds out.
+    stage.scene().up();
+    front.connect().echoes("hello");
+    assert_eq!(stage.count("start"), 1);
+    stage.reaches("stop", 2);
+    front.connect().is_reset();
+}
+
+#[test]
+fn who_came_during_the_stop_is_reset_if_it_may_not_be_woken() {
+    let (begin, go) = std::sync::mpsc::channel::<()>();
+    let go = std::sync::Mutex::new(go);
+    let stage = Stage::play(move |_, call| {
+        if call.event == "stop" {
+            let _ = go.lock().expect("no panic").recv();
+        }
+    });
+    let front = Place::tcp();
+    let wakeport = stage
+        .run()
+        .listen(&front)
+        .cooldown("0")
+        .option("--wake-rate", "1/1h")
+        .start();
+    front.connect().echoes("hello");
+    wakeport.is("stopping");
+    let waiting = front.connect();
+    wakeport.is("stopping: the service goes down, 1 client waiting");
+    assert!(
+        waiting.is_silent(),
+        "the stop may fail: it can be served then"
+    );
+    begin.send(()).expect("the hook runs");
+    waiting.is_reset();
+    wakeport.is("asleep, no wake before ");
+    assert_eq!(stage.count("start"), 1);
+}
+
+#[test]
+fn starts_that_fail_count_as_well() {
+    let stage = Stage::direct(|_| (), |_, call| i32::from(call.event == "start"));
+    let front = Place::tcp();
+    let run = stage.run().listen(&front).option("--wake-rate", "2/1h");
+    let wakeport = run.start();
+    until("it is not tried any more", || {
+        front.connect().is_reset();
+        wakeport.log().contains("allows")
+    });
+    assert_eq!(stage.count("start"), 2);
+    wakeport.is("failed: ");
+    until("the status tells when", || {
+        wakeport.status().contains("no wake before")
+    });
+}
+
+#[test]
+fn without_a_record_it_is_said_that_earlier_lives_do_not_count() {
+    let (stage, front) = (Stage::new(), Place::tcp());
+    let listener = front.listen();
+    let run = stage.run().option("--wake-rate", "2/1h");
+    let wakeport = run.inherit("web", &listener).start();
+    wakeport.logs("`--wake-rate` counts only the wakes since wakeport was started");
+}
