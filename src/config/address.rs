@@ -108,8 +108,8 @@ impl FromStr for Bound {
             return Ok(Self::Unix(unix));
         }
         // As in a .socket unit's ListenStream=: a port alone means every address.
-        if let Ok(port) = text.parse() {
-            return Ok(Self::Tcp((Ipv6Addr::UNSPECIFIED, port).into()));
+        if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+            return Ok(Self::Tcp((Ipv6Addr::UNSPECIFIED, port(text)?).into()));
         }
         let (host, port) = host_and_port(text)?;
         let ip: IpAddr = match host.as_str() {
@@ -272,14 +272,14 @@ fn host_and_port(text: &str) -> Result<(String, Option<u16>), String> {
             "`{host}` is a port without a host; write `127.0.0.1:{host}`"
         ));
     }
-    let port = match port {
-        None => None,
-        Some(port) => match port.parse() {
-            Ok(number) if number > 0 && port.bytes().all(|b| b.is_ascii_digit()) => Some(number),
-            _ => return Err(format!("`{port}` is no port; ports go from 1 to 65535")),
-        },
-    };
-    Ok((host.to_owned(), port))
+    Ok((host.to_owned(), port.map(self::port).transpose()?))
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(number) if number > 0 && text.bytes().all(|b| b.is_ascii_digit()) => Ok(number),
+        _ => Err(format!("`{text}` is no port; ports go from 1 to 65535")),
+    }
 }
 
 #[cfg(test)]
@@ -379,7 +379,7 @@ mod tests {
                 "{text}"
             );
         }
-        for text in ["example.org:80", "127.0.0.1", ""] {
+        for text in ["example.org:80", "127.0.0.1", "", "0", "+80", "65536"] {
             assert!(text.parse::<Bound>().is_err(), "{text}");
         }
     }
