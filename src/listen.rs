@@ -70,10 +70,11 @@ pub enum ListenError {
         "no sockets were passed in; start the `.socket` unit, or give `--listen ADDR` to run by hand"
     )]
     NotActivated,
-    #[error("`LISTEN_FDS={0}` is no number of sockets; start wakeport from its `.socket` unit")]
+    #[error("`LISTEN_FDS={}` is no number of sockets; start wakeport from its `.socket` unit", .0.escape_debug())]
     Malformed(String),
     #[error(
-        "the sockets passed in are for process `{0}`, not for us; let `ExecStart=` run wakeport itself, without a shell around it"
+        "the sockets passed in are for process `{}`, not for us; let `ExecStart=` run wakeport itself, without a shell around it",
+        .0.escape_debug()
     )]
     NotForUs(String),
     #[error(
@@ -106,33 +107,44 @@ pub struct Inherited {
 /// before any thread exists: it changes the environment.
 pub fn inherit() -> Inherited {
     let mut inherited = Inherited::default();
-    let Some(count) = env::var_os("LISTEN_FDS").filter(|count| !count.is_empty()) else {
+    let value = |name| env::var_os(name).unwrap_or_default();
+    let value = |name| value(name).to_string_lossy().into_owned();
+    let fds = value("LISTEN_FDS");
+    if fds.is_empty() {
         return inherited;
+    }
+    let (pid, names) = (value("LISTEN_PID"), value("LISTEN_FDNAMES"));
+    let names = match self::names(&fds, &pid, &names, std::process::id()) {
+        Ok(names) => names,
+        Err(error) => {
+            inherited.errors.push(error);
+            return inherited;
+        }
     };
-    let count = count.to_string_lossy().into_owned();
-    // No process has more than that many (fs/file.c: `sysctl_nr_open`).
-    if !count.parse().is_ok_and(|n: u32| (1..=1 << 20).contains(&n)) {
-        inherited.errors.push(ListenError::Malformed(count));
-        return inherited;
-    }
-    let pid = env::var("LISTEN_PID").unwrap_or_default();
-    if pid != std::process::id().to_string() {
-        inherited.errors.push(ListenError::NotForUs(pid));
-        return inherited;
-    }
-    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
-    let mut names = names.split(':');
     let mut fds = ListenFd::from_env();
-    for index in 0..fds.len() {
-        // As sd_listen_fds_with_names(3) calls one that has none. It has its place all the same.
-        let name = names.next().filter(|name| !name.is_empty());
-        let name = name.unwrap_or("unknown").to_owned();
+    for (index, name) in names.into_iter().enumerate() {
         match take(&mut fds, index) {
             Some(socket) => inherited.add(name, socket),
             None => inherited.errors.push(ListenError::NotAStream(name)),
         }
     }
     inherited
+}
+
+/// What the sockets are called that `LISTEN_FDS=` counts, in their order; `pid` is ours.
+pub fn names(fds: &str, to: &str, names: &str, pid: u32) -> Result<Vec<String>, ListenError> {
+    // No process has more than that many (fs/file.c: `sysctl_nr_open`).
+    let count = fds.parse().ok().filter(|n| (1..=1 << 20).contains(n));
+    let count: usize = count.ok_or_else(|| ListenError::Malformed(fds.to_owned()))?;
+    if to != pid.to_string() {
+        return Err(ListenError::NotForUs(to.to_owned()));
+    }
+    // As sd_listen_fds_with_names(3) calls one that has none, or none that it could give. It has
+    // its place all the same.
+    let is_one = |name: &str| !name.is_empty() && !name.contains(|c: char| c.is_control());
+    let called = |name| if is_one(name) { name } else { "unknown" }.to_owned();
+    let names = names.split(':').chain(std::iter::repeat(""));
+    Ok(names.take(count).map(called).collect())
 }
 
 /// Takes descriptor `index`, whatever socket it is.
@@ -365,5 +377,28 @@ impl Watched<'_> {
         self.socket
             .async_io(Interest::READABLE, |_| self.listener.try_accept())
             .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_socket_has_a_name() {
+        let called = |names| names_of("3", "7", names).unwrap();
+        fn names_of(fds: &str, to: &str, names: &str) -> Result<Vec<String>, String> {
+            super::names(fds, to, names, 7).map_err(|error| error.to_string())
+        }
+        assert_eq!(called("a:b:c:d"), ["a", "b", "c"]);
+        assert_eq!(called(":b\n"), ["unknown"; 3]);
+        for (fds, to) in [
+            ("0", "7"),
+            ("", "7"),
+            ("1\n", "7"),
+            ("1048577", "7"),
+            ("1", "8\n"),
+        ] {
+            let error = names_of(fds, to, "").unwrap_err();
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
     }
 }
