@@ -17,6 +17,9 @@ pub use wakes::{Bucket, Wakes};
 /// The version that is written, and the newest that is read.
 pub const VERSION: u32 = 1;
 
+/// Nobody counts that far: with more, sums would not fit, and the metrics would not be exact.
+const MOST: u64 = 1 << 53;
+
 /// No clock that is set shows a time before this program was written.
 const CLOCK_IS_SET: Timestamp = Timestamp::constant(1_735_689_600, 0); // 2025-01-01
 
@@ -285,15 +288,39 @@ impl Record {
         struct Versioned {
             version: u32,
         }
-        let damaged = |error: serde_json::Error| Unreadable::Damaged(error.to_string());
+        // What it quotes may hold anything.
+        let line = |error: serde_json::Error| error.to_string().replace(char::is_control, " ");
+        let damaged = |error| Unreadable::Damaged(line(error));
         let Versioned { version } = serde_json::from_str(text).map_err(damaged)?;
         if version > VERSION {
             return Err(Unreadable::Newer(version));
         }
         let mut record: Self = serde_json::from_str(text).map_err(damaged)?;
-        record.wakes.mend();
-        record.seconds.retain(|_, seconds| *seconds >= 0.0);
+        record.mend();
         Ok(record)
+    }
+
+    /// Puts right what somebody else has written.
+    fn mend(&mut self) {
+        self.wakes.mend();
+        self.seconds.retain(|_, seconds| *seconds >= 0.0);
+        let (clients, bytes) = (&mut self.clients, &mut self.bytes);
+        let counts = [
+            &mut clients.active,
+            &mut clients.waiting,
+            &mut clients.served,
+            &mut clients.refused_failed,
+            &mut clients.refused_silent,
+            &mut clients.gave_up,
+            &mut clients.ended_idle,
+            &mut clients.ended_vanished,
+            &mut bytes.up,
+            &mut bytes.down,
+            &mut self.sleeps,
+        ];
+        for count in counts.into_iter().chain(self.failures.values_mut()) {
+            *count = (*count).min(MOST);
+        }
     }
 
     /// The record as text.

@@ -54,6 +54,30 @@ fn what_is_written_is_read() {
 }
 
 #[test]
+fn times_are_read_to_their_last_digit() {
+    let mut record = begun(0.0);
+    for n in 1..1000 {
+        record.seconds.insert(State::Awake, f64::from(n).sqrt());
+        assert_eq!(Record::from_text(&record.to_text()).as_ref(), Ok(&record));
+    }
+}
+
+#[test]
+fn no_count_is_so_large_that_nothing_can_be_added() {
+    let most = u64::MAX;
+    let text = format!(
+        r#"{{"version": 1, "sleeps": {most}, "wakes": {{"total": {most}}}, "failures": {{"start": {most}, "stop": {most}}},
+            "clients": {{"refused_failed": {most}, "refused_silent": {most}}}, "bytes": {{"up": {most}}}}}"#
+    );
+    let mut record = Record::from_text(&text).unwrap();
+    record.wakes.add(Duration::from_secs(1));
+    record.fails(Kind::Start, "", at(0.0).wall);
+    let total = record.failures.values().sum::<u64>() + record.wakes.total + record.sleeps;
+    let clients = record.clients.refused_failed + record.clients.refused_silent;
+    assert!(total > 0 && clients + record.bytes.up > 0);
+}
+
+#[test]
 fn what_is_damaged_or_newer_is_said_so() {
     for damaged in ["", "{", "[]", "{}", "\0\0\0", "{\"version\": -1}"] {
         let read = Record::from_text(damaged);
@@ -62,6 +86,8 @@ fn what_is_damaged_or_newer_is_said_so() {
     let wrong = r#"{"version": 1, "state": "levitating"}"#;
     let read = Record::from_text(wrong);
     assert!(matches!(read, Err(Unreadable::Damaged(_))), "{read:?}");
+    let why = Record::from_text(r#"{"version": 1, "state": "a\nb\u001b"}"#).unwrap_err();
+    assert!(!why.to_string().contains(char::is_control), "{why}");
     let newer = r#"{"version": 2, "state": "levitating"}"#;
     assert_eq!(Record::from_text(newer), Err(Unreadable::Newer(2)));
     let text = begun(0.0).to_text();

@@ -103,6 +103,7 @@ impl Wakes {
     /// Puts right what somebody else has written: other bounds make counting begin anew, since a
     /// histogram has to add up.
     pub(super) fn mend(&mut self) {
+        self.total = self.total.min(super::MOST);
         let counted = self.buckets.iter().map(|bucket| u128::from(bucket.count));
         let known = self.buckets.iter().map(|bucket| bucket.le).eq(BOUNDS);
         let sane = known
