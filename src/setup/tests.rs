@@ -5,7 +5,7 @@ use std::path::Path;
 use super::audit::{Permission, Port, Relay, Subject, VERBS};
 use super::facts::{Facts, Holder, Listening, Unit};
 use super::files::{Places, Plan, in_words, set_up};
-use super::text::{assignment, environment_file};
+use super::text::{assignment, environment_file, escape};
 use super::*;
 use crate::config::span;
 
@@ -345,6 +345,19 @@ fn a_value_is_written_as_systemd_reads_it() {
         ("ü", "\"X=ü\""),
     ] {
         assert_eq!(assignment("X", value), expected);
+    }
+}
+
+#[test]
+fn no_two_listeners_share_a_unit() {
+    for (name, part) in [
+        ("web", "web"),
+        ("my_web", "my_web"),
+        ("a b", "a_20b"),
+        ("a_20b", "a_5f20b"),
+        ("_/", "__2f"),
+    ] {
+        assert_eq!(escape(name), part);
     }
 }
 

@@ -49,11 +49,15 @@ pub fn address(bound: &Bound) -> String {
     }
 }
 
-/// A name as part of a unit's name; without backslashes, which unit files take for escapes.
+/// A name as part of a unit's name; without backslashes, which unit files take for escapes. No two
+/// names become the same: an underscore that looks like an escape is escaped itself.
 pub fn escape(name: &str) -> String {
     let mut text = String::new();
-    for byte in name.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.".contains(&byte) {
+    let bytes = name.as_bytes();
+    for (index, &byte) in bytes.iter().enumerate() {
+        let next = bytes.get(index + 1..index + 3);
+        let as_escape = next.is_some_and(|next| next.iter().all(u8::is_ascii_hexdigit));
+        if byte.is_ascii_alphanumeric() || b"-.".contains(&byte) || byte == b'_' && !as_escape {
             text.push(char::from(byte));
         } else {
             let _ = write!(text, "_{byte:02x}");
