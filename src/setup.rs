@@ -107,6 +107,15 @@ impl Instance {
         }
     }
 
+    /// A listener that no unit file can name: there a line goes on after a backslash.
+    pub fn unspeakable(&self) -> Option<String> {
+        let listen = self.config.listen.iter();
+        let mut words = listen.flat_map(|Named { name, value }| {
+            [name.clone().unwrap_or_default(), value.to_string()]
+        });
+        words.find(|word| word.ends_with('\\'))
+    }
+
     /// The listeners, one group for each name: `FileDescriptorName=` belongs to a whole unit.
     fn groups(&self) -> Vec<Group<'_>> {
         let mut groups: Vec<Group<'_>> = Vec::new();

@@ -10,7 +10,7 @@ use clap::builder::Resettable;
 
 use super::options::Typed;
 use super::{Exit, Fatal, say};
-use crate::config::{Manager, UnitName};
+use crate::config::UnitName;
 use crate::machine;
 use crate::setup::facts::Facts;
 use crate::setup::files::{self, Change, DROP_IN, Places, Plan, Step, in_words};
@@ -95,7 +95,7 @@ impl Init {
             return take_away(&plan, systemd);
         }
         let (write, enable, force) = (self.write, self.enable, self.force);
-        let instance = self.instance(manager)?;
+        let instance = self.instance()?;
         let facts = runtime.block_on(machine::facts(&instance, &places));
         let plan = files::set_up(&instance, &places, &facts, enable);
         let mut findings = traps::of(&instance, &facts, &plan);
@@ -131,7 +131,9 @@ impl Init {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn instance(self, manager: Manager) -> Result<Instance, Fatal> {
+    /// The instance that is meant.
+    pub(super) fn instance(self) -> Result<Instance, Fatal> {
+        let manager = self.typed.options.manager();
         let Typed {
             options,
             mut settings,
@@ -146,13 +148,19 @@ impl Init {
                 "`--listen` is missing: say which port wakeport takes, as in `--listen 8080`",
             ));
         }
-        Ok(Instance {
+        let instance = Instance {
             name: self.instance,
             config,
             settings,
             manager,
             standalone: self.standalone,
-        })
+        };
+        match instance.unspeakable() {
+            Some(word) => Err(Fatal::usage(format!(
+                "`{word}` ends with a backslash, which a unit file takes for a line that goes on; take another name"
+            ))),
+            None => Ok(instance),
+        }
     }
 }
 

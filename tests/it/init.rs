@@ -307,6 +307,10 @@ fn mistakes_cost_a_line() {
         ),
         (&["--remove", "--write"], "cannot be used with"),
         (
+            &["--listen", "/run/a\\", "--to", "127.0.0.1:2"],
+            "ends with a backslash",
+        ),
+        (
             &["--listen", "1", "--to", "127.0.0.1:2", "--cooldown", "soon"],
             "soon",
         ),
