@@ -263,7 +263,7 @@ fn host_and_port(text: &str) -> Result<(String, Option<u16>), String> {
     };
     if host.is_empty()
         || host.len() > 253
-        || host.contains(|c: char| c.is_whitespace() || "/@".contains(c))
+        || host.contains(|c: char| c.is_whitespace() || c.is_control() || "/@".contains(c))
     {
         return Err("the host is missing or malformed; write `host:port`, `[v6]:port`, `host`, `/path` or `@abstract`".into());
     }
@@ -317,8 +317,8 @@ mod tests {
     fn what_cannot_be_a_target_is_refused() {
         let long = format!("/{}", "x".repeat(108));
         for text in [
-            "", ":80", "80", "::1", "::1:80", "[::1", "[::1]80", "[x]:1", "a b:1", "h:", "h:0",
-            "h:+1", "h:65536", "@", "h:1:2", &long,
+            "", ":80", "80", "::1", "::1:80", "[::1", "[::1]80", "[x]:1", "a b:1", "a\0b:1", "h:",
+            "h:0", "h:+1", "h:65536", "@", "h:1:2", &long,
         ] {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }
