@@ -30,6 +30,10 @@ pub struct Instance {
     pub standalone: bool,
 }
 
+/// A file's name has 255 bytes (NAME_MAX), and the directory of a unit's drop-ins two more than the
+/// unit.
+const LONGEST_UNIT: usize = 253;
+
 /// What there is to say about a set-up: one line, with the remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
@@ -107,13 +111,22 @@ impl Instance {
         }
     }
 
-    /// A listener that no unit file can name: there a line goes on after a backslash.
-    pub fn unspeakable(&self) -> Option<String> {
+    /// Why no unit files can be written for it, if so.
+    pub fn unwritable(&self) -> Option<String> {
         let listen = self.config.listen.iter();
         let mut words = listen.flat_map(|Named { name, value }| {
             [name.clone().unwrap_or_default(), value.to_string()]
         });
-        words.find(|word| word.ends_with('\\'))
+        if let Some(word) = words.find(|word| word.ends_with('\\')) {
+            return Some(format!(
+                "`{word}` ends with a backslash, which a unit file takes for a line that goes on; take another name"
+            ));
+        }
+        let units = [self.service()].into_iter().chain(self.sockets());
+        let long = units.into_iter().find(|unit| unit.len() > LONGEST_UNIT)?;
+        Some(format!(
+            "`{long}` is too long for a unit's name; call the instance, or the listener, by a shorter one"
+        ))
     }
 
     /// The listeners, one group for each name: `FileDescriptorName=` belongs to a whole unit.

@@ -155,10 +155,8 @@ impl Init {
             manager,
             standalone: self.standalone,
         };
-        match instance.unspeakable() {
-            Some(word) => Err(Fatal::usage(format!(
-                "`{word}` ends with a backslash, which a unit file takes for a line that goes on; take another name"
-            ))),
+        match instance.unwritable() {
+            Some(reason) => Err(Fatal::usage(reason)),
             None => Ok(instance),
         }
     }

@@ -277,6 +277,7 @@ fn a_port_that_is_taken_is_found() {
 #[test]
 fn mistakes_cost_a_line() {
     let home = Home::new();
+    let long = format!("a=1 {}=2", "/".repeat(100).replace('/', "a+"));
     for (options, words) in [
         (
             &with(&["--metrics", "127.0.0.1:9100"])[..],
@@ -309,6 +310,10 @@ fn mistakes_cost_a_line() {
         (
             &["--listen", "/run/a\\", "--to", "127.0.0.1:2"],
             "ends with a backslash",
+        ),
+        (
+            &["--listen", &long, "--to", "127.0.0.1:2"],
+            "too long for a unit's name",
         ),
         (
             &["--listen", "1", "--to", "127.0.0.1:2", "--cooldown", "soon"],
