@@ -4,6 +4,8 @@ mod check;
 pub mod child;
 mod exporter;
 mod init;
+#[cfg(any(test, fuzzing))]
+pub mod inside;
 mod observed;
 mod options;
 mod plan;
@@ -139,14 +141,6 @@ fn complain(error: &clap::Error) -> ExitCode {
     let inherited = listen::inherit();
     let _log = journal::start(LogFormat::Auto, LogLevel::Info);
     run::fail(&Fatal::usage(message), &inherited)
-}
-
-/// What `wakeport run` makes of these arguments, for the tests of others.
-#[cfg(test)]
-pub(crate) fn config(arguments: &[&str]) -> crate::config::Config {
-    let arguments: Vec<_> = arguments.iter().map(|&word| word.to_owned()).collect();
-    let options = options::Options::read(&arguments, &[]).expect("arguments that are right");
-    options.config().expect("arguments that go together")
 }
 
 /// What is wrong with a command line, in one line.

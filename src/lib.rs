@@ -52,7 +52,7 @@
 //! -- commands
 //! cli.rs cli/          options (typed), plan (which listener goes where), run (wires it all),
 //!                      observed (its record), status and exporter (show all records), init (sets
-//!                      an instance up), check (looks at one), say (to people)
+//!                      an instance up), check (looks at one), say (to people), inside (for tests)
 //! ```
 //!
 //! # The life of a connection
@@ -126,3 +126,9 @@ pub mod sd;
 pub mod machine;
 
 pub mod cli;
+
+#[cfg(test)]
+extern crate self as wakeport;
+#[cfg(test)]
+#[path = "../tests/fuzz/properties/mod.rs"]
+mod properties;

@@ -206,7 +206,7 @@ async fn ask_over_http(stream: &Stream, url: &HttpUrl) -> io::Result<()> {
 }
 
 /// The status of the final response in `bytes`, if it is complete; `1xx` ones only precede it.
-fn status(mut bytes: &[u8]) -> io::Result<Option<u16>> {
+pub fn status(mut bytes: &[u8]) -> io::Result<Option<u16>> {
     loop {
         let mut headers = [httparse::EMPTY_HEADER; 128];
         let mut response = httparse::Response::new(&mut headers);

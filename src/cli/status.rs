@@ -252,6 +252,18 @@ fn seen(
 
 // -- showing
 
+/// An instance in every form.
+#[cfg(any(test, fuzzing))]
+pub(super) fn shown(record: &Record, alive: bool, now: crate::record::Moment) -> [String; 3] {
+    let view = View::of(record, alive, None, now);
+    let (details, json) = (table::details(&view, now), serde_json::to_string(&view));
+    [
+        table::table(&[view], Some(80), now),
+        details,
+        json.unwrap_or_default(),
+    ]
+}
+
 fn print(text: &str) -> io::Result<()> {
     // Without colours where nobody sees them, and where `NO_COLOR` says so.
     let mut out = anstream::stdout().lock();

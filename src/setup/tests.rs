@@ -11,10 +11,10 @@ use crate::config::span;
 
 /// `nginx` behind port 80, at 127.0.0.1:8080.
 fn nginx() -> Instance {
-    let arguments = ["--unit=nginx", "--listen=80", "--to=127.0.0.1:8080"];
+    let arguments = ["--unit=nginx", "--listen=80", "--to=127.0.0.1:8080"].map(str::to_owned);
     Instance {
         name: "nginx".parse().unwrap(),
-        config: crate::cli::config(&arguments),
+        config: crate::cli::inside::run(&arguments, &[]).unwrap(),
         settings: vec![("WAKEPORT_TO".into(), "127.0.0.1:8080".into())],
         manager: Manager::System,
         standalone: false,

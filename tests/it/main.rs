@@ -23,6 +23,7 @@ mod proxy_protocol;
 mod ready;
 mod relay;
 mod schedules;
+mod spans;
 mod stalls;
 mod storm;
 mod support;

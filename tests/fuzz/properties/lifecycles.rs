@@ -1,0 +1,273 @@
+//! The lifecycle, told one thing after the other: two bytes for each event. It is told what can
+//! happen where orders are carried out one at a time, and besides what comes too late or is not
+//! true; then less holds, but never nothing.
+
+use std::time::{Duration, Instant};
+
+use wakeport::lifecycle::{
+    Action, Crowd, Event, FORGET_AFTER, Lifecycle, Phase, State, Stop, Times,
+};
+
+const PHASES: [Phase; 4] = [Phase::Up, Phase::Starting, Phase::Stopping, Phase::Down];
+
+/// The longest back-off.
+const BACK_OFF: Duration = Duration::from_secs(30);
+
+/// The first byte says how long the states last, and whether only what can happen happens.
+pub(super) fn property(bytes: &[u8]) {
+    let Some((first, rest)) = bytes.split_first() else {
+        return;
+    };
+    let spans = [0, 1, 90, u64::MAX].map(Duration::from_secs);
+    let times = Times {
+        cooldown: spans[usize::from(first & 3)],
+        start_timeout: spans[usize::from(first >> 2 & 3)],
+    };
+    let mut play = Play {
+        life: Lifecycle::new(times),
+        times,
+        now: wakeport::driver::now(),
+        crowd: Crowd::default(),
+        order: None,
+    };
+    for pair in rest.chunks_exact(2) {
+        let (what, value) = (pair[0], pair[1]);
+        if first & 16 == 0 {
+            play.honest(what, value);
+        } else {
+            play.anything(what, value);
+        }
+    }
+}
+
+/// An order that is under way.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Order {
+    Wake,
+    Sleep,
+}
+
+struct Play {
+    life: Lifecycle,
+    times: Times,
+    now: Instant,
+    crowd: Crowd,
+    order: Option<Order>,
+}
+
+impl Play {
+    /// Something that can happen now.
+    fn honest(&mut self, what: u8, value: u8) {
+        let phase = PHASES[usize::from(value & 3)];
+        let started = matches!(self.life.state(), State::Waking { started: true, .. });
+        let event = match (what % 10, self.order) {
+            (0, _) => {
+                self.crowd.waiting += 1;
+                Event::Arrived
+            }
+            (1, _) if self.crowd.connected > 0 => {
+                self.crowd.connected -= 1;
+                Event::Left
+            }
+            (2, _) if self.crowd.waiting > 0 => {
+                self.crowd.waiting -= 1;
+                Event::Left
+            }
+            // Let through, and refused by the target.
+            (3, _) if self.crowd.connected > 0 => {
+                self.crowd.connected -= 1;
+                self.crowd.waiting += 1;
+                Event::Arrived
+            }
+            (4, Some(Order::Wake)) if !started => {
+                let done = value & 1 == 0;
+                if !done {
+                    self.order = None;
+                }
+                if done {
+                    Event::Started
+                } else {
+                    Event::WakeFailed
+                }
+            }
+            (5, Some(Order::Wake)) if started => {
+                self.order = None;
+                Event::Ready
+            }
+            (6, Some(Order::Sleep)) => {
+                self.order = None;
+                match value & 4 {
+                    0 => Event::Slept,
+                    _ => Event::SleepFailed(phase),
+                }
+            }
+            (7, _) => Event::Seen(phase),
+            (8, _) => {
+                let Some(at) = self.life.deadline() else {
+                    return;
+                };
+                self.now = self.now.max(at);
+                Event::Due
+            }
+            _ => {
+                self.now += Duration::from_millis(100) * value.into();
+                return;
+            }
+        };
+        self.tell(event, true);
+        self.nobody_is_forgotten();
+    }
+
+    /// Something that may be late, early, or not true.
+    fn anything(&mut self, what: u8, value: u8) {
+        let phase = PHASES[usize::from(value & 3)];
+        self.crowd = Crowd {
+            waiting: usize::from(value >> 4 & 3),
+            connected: usize::from(value >> 6),
+        };
+        self.now += Duration::from_millis(250) * u32::from(what >> 4);
+        let event = match what & 15 {
+            0 | 1 => {
+                self.crowd.waiting += 1;
+                Event::Arrived
+            }
+            2 => Event::Left,
+            3 => Event::Started,
+            4 => Event::Ready,
+            5 => Event::WakeFailed,
+            6 => Event::Slept,
+            7 => Event::SleepFailed(phase),
+            8 | 9 => Event::Seen(phase),
+            10 => {
+                self.now = self.life.deadline().unwrap_or(self.now).max(self.now);
+                Event::Due
+            }
+            _ => Event::Due,
+        };
+        self.tell(event, false);
+    }
+
+    fn tell(&mut self, event: Event, honest: bool) {
+        let (before, deadline) = (self.life.state(), self.life.deadline());
+        let action = self.life.handle(event, self.crowd, self.now);
+        let after = self.life.state();
+        let what = format!(
+            "{before:?}, {event:?} with {:?}: {after:?}, {action:?}",
+            self.crowd
+        );
+        let due = deadline.is_some_and(|at| at <= self.now);
+        if event == Event::Due {
+            assert!(
+                self.life.deadline().is_none_or(|at| at > self.now),
+                "still due: {what}"
+            );
+            assert!(
+                due || (after == before && action.is_none()),
+                "too early: {what}"
+            );
+        }
+        match action {
+            Some(Action::Wake) => {
+                let told = !matches!(
+                    before,
+                    State::Waking { .. } | State::Awake | State::Cooling { .. }
+                ) || event == Event::Seen(Phase::Down);
+                assert!(told && self.crowd.waiting > 0, "{what}");
+                assert!(
+                    matches!(after, State::Waking { started: false, .. }),
+                    "{what}"
+                );
+                self.takes_turns(honest, Order::Wake, &what);
+            }
+            Some(Action::Sleep) => {
+                assert!(
+                    matches!(
+                        before,
+                        State::Cooling { .. } | State::Stopping(Stop::Again { .. })
+                    ),
+                    "{what}"
+                );
+                assert_eq!(after, State::Stopping(Stop::Ours), "{what}");
+                // Nobody is put out: with a client here, only what does not stop is asked to again.
+                let nobody = self.crowd.is_empty() || !matches!(before, State::Cooling { .. });
+                assert!(nobody || !honest, "{what}");
+                self.takes_turns(honest, Order::Sleep, &what);
+            }
+            Some(Action::Admit) => {
+                assert!(
+                    matches!(after, State::Awake | State::Cooling { .. }),
+                    "{what}"
+                );
+                self.crowd.connected += std::mem::take(&mut self.crowd.waiting);
+            }
+            Some(Action::TurnAway) => {
+                let State::Failed { retry_at, .. } = after else {
+                    panic!("{what}")
+                };
+                assert!(self.now < retry_at && event == Event::Arrived, "{what}");
+                self.crowd.waiting = 0;
+            }
+            Some(Action::GiveUp { undo }) => {
+                let State::Failed {
+                    retry_at,
+                    forget_at,
+                    undoing,
+                } = after
+                else {
+                    panic!("{what}")
+                };
+                assert!(matches!(before, State::Waking { .. }), "{what}");
+                assert_eq!((undo, undoing), (self.crowd.connected == 0, undo), "{what}");
+                let wait = retry_at.duration_since(self.now);
+                assert!(!wait.is_zero() && wait <= BACK_OFF, "{what}");
+                assert_eq!(forget_at.duration_since(self.now), FORGET_AFTER, "{what}");
+                self.crowd.waiting = 0;
+                self.order = undo.then_some(Order::Sleep);
+            }
+            None => (),
+        }
+        if let State::Cooling { sleep_at: Some(at) } = after {
+            let longest = self.times.cooldown.max(BACK_OFF);
+            assert!(at.saturating_duration_since(self.now) <= longest, "{what}");
+        }
+    }
+
+    /// One order at a time.
+    fn takes_turns(&mut self, honest: bool, next: Order, what: &str) {
+        let before = self.order.replace(next);
+        assert!(
+            before.is_none() || !honest,
+            "{before:?} is under way: {what}"
+        );
+    }
+
+    /// Whoever waits waits for something: an order, the deadline, or what somebody else does.
+    fn nobody_is_forgotten(&self) {
+        let state = self.life.state();
+        if self.crowd.waiting > 0 {
+            let waits = match state {
+                State::Waking { .. } => self.order == Some(Order::Wake),
+                State::Stopping(Stop::Ours) | State::Failed { undoing: true, .. } => {
+                    self.order == Some(Order::Sleep)
+                }
+                State::Stopping(Stop::Again { .. }) => self.life.deadline().is_some(),
+                State::Stopping(Stop::Theirs) => true,
+                State::Asleep
+                | State::Awake
+                | State::Cooling { .. }
+                | State::Failed { undoing: false, .. } => false,
+            };
+            assert!(
+                waits,
+                "{state:?} with {:?} and {:?}",
+                self.crowd, self.order
+            );
+        }
+        if self.crowd.is_empty() {
+            assert_ne!(state, State::Awake, "nobody is here");
+        }
+        if let State::Cooling { .. } = state {
+            assert!(self.crowd.is_empty(), "somebody is here");
+        }
+    }
+}
