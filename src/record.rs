@@ -311,6 +311,8 @@ impl Record {
             &mut clients.served,
             &mut clients.refused_failed,
             &mut clients.refused_silent,
+            &mut clients.refused_rate,
+            &mut clients.refused_address,
             &mut clients.gave_up,
             &mut clients.ended_idle,
             &mut clients.ended_vanished,
