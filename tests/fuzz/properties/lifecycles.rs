@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use wakeport::lifecycle::{
-    Action, Crowd, Event, FORGET_AFTER, Lifecycle, Phase, State, Stop, Times,
+    Action, Budget, Crowd, Event, FORGET_AFTER, Lifecycle, Phase, State, Stop, Times,
 };
 
 const PHASES: [Phase; 4] = [Phase::Up, Phase::Starting, Phase::Stopping, Phase::Down];
@@ -13,7 +13,8 @@ const PHASES: [Phase; 4] = [Phase::Up, Phase::Starting, Phase::Stopping, Phase::
 /// The longest back-off.
 const BACK_OFF: Duration = Duration::from_secs(30);
 
-/// The first byte says how long the states last, and whether only what can happen happens.
+/// The first byte says how long the states last, whether only what can happen happens, and how
+/// often the service may be woken.
 pub(super) fn property(bytes: &[u8]) {
     let Some((first, rest)) = bytes.split_first() else {
         return;
@@ -23,10 +24,18 @@ pub(super) fn property(bytes: &[u8]) {
         cooldown: spans[usize::from(first & 3)],
         start_timeout: spans[usize::from(first >> 2 & 3)],
     };
+    let now = wakeport::driver::now();
+    let (wakes, span) = (usize::from(first >> 6), Duration::from_secs(10));
+    let mut life = Lifecycle::new(times);
+    if wakes > 0 {
+        life = life.limited(Budget::new(wakes, span, [now]));
+    }
     let mut play = Play {
-        life: Lifecycle::new(times),
+        life,
         times,
-        now: wakeport::driver::now(),
+        woken: vec![now; usize::from(wakes > 0)],
+        limit: (wakes, span),
+        now,
         crowd: Crowd::default(),
         order: None,
     };
@@ -50,6 +59,10 @@ enum Order {
 struct Play {
     life: Lifecycle,
     times: Times,
+    /// When.
+    woken: Vec<Instant>,
+    /// So many wakes in such a time; 0 is any number.
+    limit: (usize, Duration),
     now: Instant,
     crowd: Crowd,
     order: Option<Order>,
@@ -178,6 +191,11 @@ impl Play {
                     "{what}"
                 );
                 self.takes_turns(honest, Order::Wake, &what);
+                let (most, span) = self.limit;
+                let lately = |at: &&Instant| self.now.duration_since(**at) < span;
+                let lately = self.woken.iter().filter(lately).count();
+                assert!(most == 0 || lately < most, "{lately} wakes lately: {what}");
+                self.woken.push(self.now);
             }
             Some(Action::Sleep) => {
                 assert!(
@@ -201,10 +219,10 @@ impl Play {
                 self.crowd.connected += std::mem::take(&mut self.crowd.waiting);
             }
             Some(Action::TurnAway) => {
-                let State::Failed { retry_at, .. } = after else {
-                    panic!("{what}")
-                };
-                assert!(self.now < retry_at && event == Event::Arrived, "{what}");
+                let too_often = self.life.no_wake_until(self.now).is_some();
+                let too_early = matches!(after, State::Failed { retry_at, .. }
+                    if self.now < retry_at && event == Event::Arrived);
+                assert!(too_often || too_early, "{what}");
                 self.crowd.waiting = 0;
             }
             Some(Action::GiveUp { undo }) => {
@@ -252,10 +270,11 @@ impl Play {
                 }
                 State::Stopping(Stop::Again { .. }) => self.life.deadline().is_some(),
                 State::Stopping(Stop::Theirs) => true,
-                State::Asleep
-                | State::Awake
-                | State::Cooling { .. }
-                | State::Failed { undoing: false, .. } => false,
+                // For a look, since it may not be woken right now.
+                State::Asleep | State::Failed { undoing: false, .. } => {
+                    self.limit.0 > 0 && self.life.wants_a_look(self.crowd)
+                }
+                State::Awake | State::Cooling { .. } => false,
             };
             assert!(
                 waits,

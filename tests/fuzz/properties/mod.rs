@@ -7,6 +7,7 @@ mod answers;
 mod commands;
 mod lifecycles;
 mod listeners;
+mod networks;
 mod proxy_headers;
 mod records;
 mod setups;
@@ -17,12 +18,13 @@ mod units;
 pub(super) type Property = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub(super) const PROPERTIES: [(&str, Property); 10] = [
+pub(super) const PROPERTIES: [(&str, Property); 11] = [
     ("addresses", addresses::property),
     ("answers", answers::property),
     ("commands", commands::property),
     ("lifecycles", lifecycles::property),
     ("listeners", listeners::property),
+    ("networks", networks::property),
     ("proxy_headers", proxy_headers::property),
     ("records", records::property),
     ("setups", setups::property),

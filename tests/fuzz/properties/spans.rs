@@ -1,8 +1,9 @@
-//! Spans of time: what is shown is read as what is shown, and what is written side by side adds
+//! Spans of time, and rates: what is shown is read as what is shown, and what is written side by side adds
 //! up. What the spans are that are kept here, the real systemd is asked as well (tests/it/spans.rs).
 
 use std::time::Duration;
 
+use wakeport::config::WakeRate;
 use wakeport::config::span::{parse, show};
 
 pub(super) fn property(bytes: &[u8]) {
@@ -16,6 +17,14 @@ pub(super) fn property(bytes: &[u8]) {
             if let Some(sum) = span.checked_add(Duration::from_secs(90)) {
                 assert_eq!(more, Ok(sum));
             }
+        }
+        Err(reason) => assert!(super::is_one_line(&reason), "{reason:?}"),
+    }
+    match text.parse::<WakeRate>() {
+        Ok(rate) => {
+            let shown = rate.to_string();
+            let again: Result<WakeRate, _> = shown.parse();
+            assert_eq!(again.map(|rate| rate.to_string()), Ok(shown));
         }
         Err(reason) => assert!(super::is_one_line(&reason), "{reason:?}"),
     }
