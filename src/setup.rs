@@ -4,6 +4,7 @@
 pub mod audit;
 pub mod facts;
 pub mod files;
+pub mod filters;
 pub mod text;
 pub mod traps;
 

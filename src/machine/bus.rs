@@ -239,10 +239,9 @@ impl Properties {
         let mut names = |name| self.take::<Vec<String>>(name).unwrap_or_default();
         unit.triggered_by = names("TriggeredBy");
         unit.upheld_by = names("UpheldBy");
-        unit.bound_to = ["Requires", "Requisite", "BindsTo", "PartOf"]
-            .into_iter()
-            .flat_map(names)
-            .collect();
+        let required = [names("Requires"), names("BindsTo")].concat();
+        unit.pulls_in = [names("Wants"), required.clone()].concat();
+        unit.bound_to = [required, names("Requisite"), names("PartOf")].concat();
         unit
     }
 }

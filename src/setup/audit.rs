@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::facts::{Listening, Unit};
 use super::traps::{self, in_a_row};
-use super::{Finding, stem, systemctl};
+use super::{Finding, filters, stem, systemctl};
 use crate::config::address::{Address, Bound};
 use crate::config::{Config, Manager, Service, UnitName};
 
@@ -116,6 +116,9 @@ pub fn findings(subject: &Subject) -> Vec<Finding> {
         ))),
         Ok(units) => findings.extend(woken(subject, units)),
     }
+    let relay = subject.instance.as_ref().map(|relay| &relay.service);
+    let woken_units = subject.units.as_deref().unwrap_or_default();
+    findings.extend(filters::of(&subject.config, relay, woken_units));
     findings.extend(permissions(subject));
     for (what, program, outcome) in &subject.programs {
         if let Err(reason) = outcome {

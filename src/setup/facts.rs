@@ -51,6 +51,8 @@ pub struct Unit {
     pub triggered_by: Vec<String>,
     /// Those that start it again whenever it is down.
     pub upheld_by: Vec<String>,
+    /// What is started along with it.
+    pub pulls_in: Vec<String>,
     /// What it cannot run without: stopping one of these stops it.
     pub bound_to: Vec<String>,
 }

@@ -438,6 +438,83 @@ fn a_good_instance_has_no_findings() {
     assert_eq!(audit::findings(&subject()), Vec::new());
 }
 
+/// The same, with these options on top of those of `nginx()`.
+#[track_caller]
+fn filtered(options: &[&str], pulls_in: &str, words: &str) {
+    let mut arguments = vec!["--to=127.0.0.1:8080"];
+    arguments.extend(options);
+    let mut subject = subject();
+    subject.config = crate::cli::config(&arguments);
+    let relay = subject.instance.as_mut().unwrap();
+    relay.service.pulls_in = vec!["sysinit.target".into(), pulls_in.into()];
+    let found = audit::findings(&subject);
+    let found: Vec<_> = found
+        .iter()
+        .map(|it| format!("{}: {}", it.level, it.text))
+        .collect();
+    match words {
+        "" => assert_eq!(found, Vec::<String>::new(), "{options:?}"),
+        _ => assert!(
+            found.len() == 1 && found[0].contains(words),
+            "{options:?}: {found:#?}"
+        ),
+    }
+}
+
+#[test]
+fn filters_that_come_too_late_are_told() {
+    let both = "warning: `wakeport@nginx.service` pulls in `nginx.service` (Wants= or the like), so systemd starts both at once, before ";
+    let unit = "--unit=nginx";
+    for (filter, named) in [
+        ("--allow=::1", "`--allow` or `--deny` can"),
+        ("--deny=::1", "`--allow` or `--deny` can"),
+        ("--wake-on-data", "`--wake-on-data` can"),
+        ("--wake-rate=6/1h", "`--wake-rate` can"),
+    ] {
+        filtered(&[unit, filter], "nginx.service", &format!("{both}{named}"));
+        filtered(&[unit, filter], "other.service", "");
+        filtered(&[unit, filter], "wakeport@nginx.socket", "");
+    }
+    filtered(&[unit], "nginx.service", "");
+    // Without privilege, whatever service it is.
+    filtered(&["--deny=::1"], "other.service", "pulls in `other.service`");
+    filtered(&["--deny=::1"], "wakeport@nginx.socket", "");
+    let all = ["--deny=::1", "--wake-on-data"];
+    filtered(
+        &all,
+        "other.service",
+        "before `--allow` or `--deny` and `--wake-on-data` can",
+    );
+
+    let banner = ["--ready=banner", unit];
+    filtered(&banner, "", "");
+    filtered(
+        &[&banner[..], &["--wake-on-data"]].concat(),
+        "",
+        "warning: `--wake-on-data` is for clients that speak first",
+    );
+}
+
+#[test]
+fn init_tells_of_filters_that_come_too_late() {
+    let mut instance = nginx();
+    let arguments = [
+        "--unit=nginx",
+        "--listen=80",
+        "--to=127.0.0.1:8080",
+        "--deny=::1",
+    ];
+    instance.config = crate::cli::config(&arguments);
+    let mut facts = facts();
+    assert_eq!(found(&instance, &facts), Vec::<String>::new());
+    facts.service.as_mut().unwrap().pulls_in = vec!["nginx.service".into()];
+    let found = found(&instance, &facts);
+    assert!(
+        found.len() == 1 && found[0].contains("systemd starts both at once"),
+        "{found:?}"
+    );
+}
+
 #[test]
 fn each_thing_that_is_wrong_with_an_instance_is_one_line() {
     fn port(subject: &mut Subject) -> &mut Port {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::audit::NOT_INSTALLED;
 use super::facts::{Facts, Holder, Listening, Unit};
 use super::files::{self, Plan};
+use super::filters;
 use super::{Finding, Instance, systemctl};
 use crate::config::address::{Address, Bound};
 use crate::config::{Config, Manager, Named, ReadyKind, span};
@@ -46,6 +47,8 @@ pub fn of(instance: &Instance, facts: &Facts, plan: &Plan) -> Vec<Finding> {
         findings.push(no_polkit());
     }
     findings.extend(linger(facts.linger));
+    let woken = facts.units.as_deref().unwrap_or_default();
+    findings.extend(filters::of(config, facts.service.as_ref(), woken));
     findings.extend(beside(instance, facts, plan));
     findings.sort_by_key(|finding| finding.level);
     findings

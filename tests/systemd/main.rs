@@ -9,6 +9,7 @@ mod rig;
 mod access;
 mod check;
 mod failure;
+mod filters;
 mod hooks;
 mod itself;
 mod observe;
