@@ -295,7 +295,7 @@ impl Driver {
                         self.story.turned_away(turned_away);
                     }
                     (_, Some(rate)) => {
-                        self.story.rationed(turned_away, rate);
+                        self.story.rationed(turned_away, rate, now());
                         self.stay();
                     }
                     (_, None) => self.story.turned_away(turned_away),

@@ -228,7 +228,7 @@ impl House {
             }
             Reached::ClientIdle => {
                 permit.traffic.idle = 1;
-                report(&permit, Ended::Idle, self.liveness.idle_timeout);
+                tracing::debug!(client = %peer, "{peer} was ended: it has said nothing");
                 None
             }
             Reached::ClientGone => {

@@ -38,12 +38,26 @@ pub struct Story {
     cooled: bool,
     why: Option<String>,
     blind: bool,
-    /// Until when there is no wake, as an instant and in words; and for which of these it was said
-    /// that clients are turned away.
-    no_wake: Option<(Instant, String)>,
+    /// Until when there is no wake, and for which such time it was said that clients are turned away.
+    no_wake: Option<NoWake>,
     rationed: Option<Instant>,
     /// It was said that somebody comes from the wrong network.
     barred: bool,
+}
+
+/// For a while there is no wake.
+#[derive(Debug)]
+struct NoWake {
+    until: Instant,
+    /// What the clock shows then. Only when somebody asks: see [`time_of_day`].
+    words: OnceCell<String>,
+}
+
+impl NoWake {
+    fn words(&self, now: Instant) -> &str {
+        let left = self.until.saturating_duration_since(now);
+        self.words.get_or_init(|| in_so_long(left))
+    }
 }
 
 /// STATUS= follows the numbers at most that often: each one is a message to PID 1.
@@ -332,25 +346,29 @@ impl Story {
 
     /// Until when there is no wake, because there were too many.
     pub(super) fn no_wake_until(&mut self, until: Option<Instant>, now: Instant) {
-        if self.no_wake.as_ref().map(|(at, _)| *at) != until {
+        if self.no_wake.as_ref().map(|no_wake| no_wake.until) != until {
             let left = until.map(|at| at.saturating_duration_since(now));
             self.books.no_wake_for(left);
-            self.no_wake = until.zip(left.map(in_so_long));
+            self.no_wake = until.map(|until| NoWake {
+                until,
+                words: OnceCell::new(),
+            });
         }
     }
 
     /// Clients were turned away because the service was woken too often. Said once, until it was
     /// woken again.
-    pub(super) fn rationed(&mut self, clients: usize, rate: WakeRate) {
+    pub(super) fn rationed(&mut self, clients: usize, rate: WakeRate, now: Instant) {
         self.books.refused_rate(clients);
         let (unit, turned_away) = (self.service.as_str(), count(clients, "client"));
         tracing::debug!(
             unit,
             "{turned_away} turned away: {unit} was woken too often"
         );
-        if let Some((until, words)) = &self.no_wake
-            && self.rationed.replace(*until) != Some(*until)
+        if let Some(no_wake) = &self.no_wake
+            && self.rationed.replace(no_wake.until) != Some(no_wake.until)
         {
+            let words = no_wake.words(now);
             tracing::warn!(
                 message_id = message::WOKEN_TOO_OFTEN,
                 unit,
@@ -400,7 +418,7 @@ impl Story {
             .watchdog
             .zip(self.fed_at)
             .map(|(interval, fed_at)| fed_at + interval);
-        let no_wake = self.no_wake.as_ref().map(|(until, _)| *until);
+        let no_wake = self.no_wake.as_ref().map(|no_wake| no_wake.until);
         let times = [self.say_at, self.books.next(), feed_at, no_wake];
         times.into_iter().flatten().min()
     }
@@ -476,7 +494,7 @@ impl Story {
             )
         };
         let no_wake = || match &self.no_wake {
-            Some((_, words)) => format!(", no wake before {words} (woken too often)"),
+            Some(no_wake) => format!(", no wake before {} (woken too often)", no_wake.words(now)),
             None => String::new(),
         };
         match state {

@@ -269,18 +269,22 @@ fn who_says_nothing_prevents_the_exit_and_no_more() {
 
 #[test]
 fn who_says_nothing_takes_a_seat_until_it_counts_as_idle() {
-    let (stage, front) = (Stage::new(), Place::tcp());
-    let wakeport = on_data(&stage, &front)
+    let (stage, front, state) = (Stage::new(), Place::tcp(), directory());
+    let wakeport = keeping(on_data(&stage, &front), state.path())
         .option("--max-connections", 1)
         .option("--client-idle-timeout", "1s")
+        .option("--log-level", "debug")
         .start();
     let silent = front.connect();
     let second = front.connect();
     second.send("hello");
     assert!(silent.all().is_empty(), "an orderly end");
     assert_eq!(second.take(5), b"hello");
-    wakeport.logs("was ended: it moved no byte for 1s");
-    wakeport.is("awake: 1 client");
+    wakeport.logs("was ended: it has said nothing");
+    assert!(second.all().is_empty());
+    until("both are in the record", || {
+        recorded(state.path(), "ended_idle") == 2
+    });
 }
 
 #[test]
