@@ -1,9 +1,10 @@
 //! Scenarios on a real systemd: each boots one of its own in namespaces and looks at it from the outside.
 //!
 //! They need root, so plain `cargo test` leaves them out and says so; `tests/run` runs them.
-//! `rig.rs` is the machine and `asleep.rs` the services on it; the other files are what their users see.
+//! `rig.rs` is the machine, `asleep.rs` and `echo.rs` the services on it; the other files are what their users see.
 
 mod asleep;
+mod echo;
 mod rig;
 
 mod access;
@@ -12,8 +13,10 @@ mod failure;
 mod filters;
 mod hooks;
 mod itself;
+mod kills;
 mod observe;
 mod operator;
+mod outages;
 mod package;
 mod setup;
 mod sockets;

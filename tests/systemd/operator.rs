@@ -1,4 +1,4 @@
-//! What an administrator may do at any time: stop, kill and restart wakeport, the service, D-Bus and systemd itself.
+//! What an administrator may do at any time: stop, kill and restart wakeport and the service.
 //! Nothing gets stuck, and the service sleeps a cooldown after its last client.
 
 use std::thread;
@@ -119,49 +119,6 @@ fn a_killed_wakeport_comes_back_and_lets_the_service_sleep() {
     assert_eq!(rig.starts("nginx.service"), 1);
     assert_eq!(rig.starts("wakeport@nginx.service"), 2);
     assert_eq!(rig.curl(URL), "hello");
-}
-
-#[test]
-#[ignore = "needs root: tests/run runs it"]
-fn a_restart_of_the_bus_disturbs_nobody() {
-    whatever_happens("systemctl restart dbus.service");
-}
-
-#[test]
-#[ignore = "needs root: tests/run runs it"]
-fn a_reexecution_of_systemd_disturbs_nobody() {
-    whatever_happens("systemctl daemon-reexec");
-}
-
-/// Runs `event` while the service is awake, cooling, stopping and waking: each time the next thing happens as it should.
-fn whatever_happens(event: &str) {
-    let rig = Rig::boot();
-    nginx(&rig);
-    nginx_does(&rig, "ExecStartPre=sleep 1\nExecStop=\nExecStop=sleep 1");
-    rig.instance("nginx", PORT, TARGET, &["WAKEPORT_COOLDOWN=2s"]);
-    let happens_while = |state: &str| {
-        rig.wait_until(state, "nginx.service");
-        rig.run(event);
-    };
-
-    let early = Client::asks(PORT);
-    happens_while("activating");
-    assert_eq!(early.page(), "hello", "`{event}` while waking");
-    happens_while("active"); // cooling
-    rig.wait_until_asleep("nginx");
-
-    let mut client = Client::connect(PORT);
-    assert_eq!(client.ask_again(), "hello");
-    happens_while("active"); // awake
-    assert_eq!(client.ask_again(), "hello", "`{event}` while awake");
-    drop(client);
-    happens_while("deactivating");
-    rig.wait_until_asleep("nginx");
-    assert_eq!(rig.starts("nginx.service"), 2);
-    assert_eq!(rig.stops("nginx.service"), 2);
-
-    assert_eq!(rig.curl(URL), "hello");
-    rig.wait_until_asleep("nginx");
 }
 
 #[test]

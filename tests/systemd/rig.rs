@@ -5,6 +5,7 @@
 //! What does not belong here: anything that knows what a scenario is about.
 
 mod clients;
+mod processes;
 mod services;
 
 pub(crate) use clients::{Client, GoneAs};

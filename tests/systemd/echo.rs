@@ -1,0 +1,233 @@
+//! A service that says back what it is told, and clients that check every byte of it.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::rig::Rig;
+
+/// Starts in no time, and serves each client on a thread of its own.
+const PROGRAM: &str = "\
+import socket, sys, threading, time
+
+def echo(client):
+    try:
+        while data := client.recv(65536):
+            client.sendall(data)
+    except OSError:
+        pass
+    client.close()
+
+time.sleep(float(sys.argv[2]))
+server = socket.create_server(('127.0.0.1', int(sys.argv[1])), backlog=1024)
+while True:
+    threading.Thread(target=echo, args=(server.accept()[0],), daemon=True).start()
+";
+
+/// Nobody waits longer than this for a byte: a client that hangs fails its scenario.
+const ANSWER: Duration = Duration::from_secs(120);
+
+/// An instance of wakeport, and the service behind it.
+pub(crate) struct Echo<'a> {
+    pub(crate) rig: &'a Rig,
+    pub(crate) name: String,
+    /// Where clients come.
+    pub(crate) address: String,
+}
+
+impl<'a> Echo<'a> {
+    /// Puts the service NAME.service behind wakeport. It opens its port 50 ms after it has started; `service` is
+    /// more for its `[Service]` section.
+    pub(crate) fn asleep(rig: &'a Rig, name: &str, service: &str, settings: &[&str]) -> Self {
+        let port = 8100 + rig.ask("ls /run/rig/echo").lines().count();
+        rig.write("/run/rig/echo.py", PROGRAM);
+        rig.write(&format!("/run/rig/echo/{name}"), "");
+        rig.unit(
+            &format!("{name}.service"),
+            &format!(
+                "[Service]\nExecStart=python3 -IS /run/rig/echo.py {} 0.05\n{service}\n",
+                port + 10_000
+            ),
+        );
+        let address = format!("127.0.0.1:{port}");
+        let target = format!("127.0.0.1:{}", port + 10_000);
+        rig.instance(name, &address, &target, settings);
+        Self {
+            rig,
+            name: name.to_owned(),
+            address,
+        }
+    }
+
+    pub(crate) fn service(&self) -> String {
+        format!("{}.service", self.name)
+    }
+
+    pub(crate) fn wakeport(&self) -> String {
+        format!("wakeport@{}.service", self.name)
+    }
+
+    /// A client that is served: it says something and gets all of it back.
+    #[track_caller]
+    pub(crate) fn serves(&self, visit: &Visit) {
+        assert_eq!(visit.pay(&self.address), Ok(()), "{visit:?}");
+    }
+
+    /// What is kept of the instance; nothing before its first client.
+    pub(crate) fn record(&self) -> Option<Value> {
+        let path = format!("/var/lib/wakeport/instances/{}.json", self.name);
+        let text = std::fs::read_to_string(self.rig.path(&path)).ok()?;
+        Some(serde_json::from_str(&text).expect("a record is whole at any time"))
+    }
+
+    /// What the service does, as far as the record says.
+    pub(crate) fn state(&self) -> String {
+        let record = self.record().unwrap_or_default();
+        record["state"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+/// A connection to an echo: how much is said, and how.
+#[derive(Clone, Debug)]
+pub(crate) struct Visit {
+    /// Decides about the bytes.
+    pub(crate) seed: u64,
+    pub(crate) bytes: usize,
+    /// How often, on the same connection.
+    pub(crate) times: usize,
+    /// Between the times, and after the last one.
+    pub(crate) pause: Duration,
+    /// The client says that it has no more to say before it reads the last answer.
+    pub(crate) ends_first: bool,
+}
+
+impl Visit {
+    /// Says a few words and leaves.
+    pub(crate) fn short() -> Self {
+        Self {
+            seed: 1,
+            bytes: 100,
+            times: 1,
+            pause: Duration::ZERO,
+            ends_first: true,
+        }
+    }
+
+    /// Comes, and reports after how many good bytes the connection broke, if it did. A wrong byte, and one that
+    /// does not come, fail the scenario.
+    #[track_caller]
+    pub(crate) fn pay(&self, address: &str) -> Result<(), usize> {
+        let stream =
+            TcpStream::connect(address).unwrap_or_else(|why| panic!("connect to {address}: {why}"));
+        self.talk(stream)
+    }
+
+    /// The same, on a connection that is there already.
+    #[track_caller]
+    pub(crate) fn talk(&self, stream: TcpStream) -> Result<(), usize> {
+        stream
+            .set_read_timeout(Some(ANSWER))
+            .and_then(|()| stream.set_write_timeout(Some(ANSWER)))
+            .expect("a limit can be set");
+        let said = words(self.seed, self.bytes);
+        for time in 1..=self.times {
+            let last = time == self.times;
+            let heard = thread::scope(|scope| {
+                scope.spawn(|| self.say(&stream, &said, last));
+                hear(&stream, &said)
+            });
+            if heard < said.len() {
+                return Err((time - 1) * said.len() + heard);
+            }
+            thread::sleep(self.pause);
+        }
+        if self.ends_first {
+            match (&stream).read(&mut [0]) {
+                Ok(0) => (),
+                Ok(_) => panic!("more was heard than was said"),
+                Err(why) if is_broken(&why) => return Err(self.times * said.len()),
+                Err(why) => panic!("waiting for the end: {why}"),
+            }
+        }
+        Ok(())
+    }
+
+    fn say(&self, mut stream: &TcpStream, said: &[u8], last: bool) {
+        match stream.write_all(said) {
+            Ok(()) if last && self.ends_first => {
+                let _ = stream.shutdown(Shutdown::Write);
+            }
+            Ok(()) => (),
+            Err(why) => assert!(is_broken(&why), "saying something: {why}"),
+        }
+    }
+}
+
+/// How much of `said` comes back.
+fn hear(mut stream: &TcpStream, said: &[u8]) -> usize {
+    let mut buffer = vec![0; 65_536];
+    let mut heard = 0;
+    while heard < said.len() {
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(length) => {
+                let expected = said.get(heard..heard + length);
+                assert!(
+                    expected == Some(&buffer[..length]),
+                    "wrong bytes after {heard} good ones"
+                );
+                heard += length;
+            }
+            Err(why) if is_broken(&why) => break,
+            Err(why) => panic!("after {heard} of {} bytes: {why}", said.len()),
+        }
+    }
+    heard
+}
+
+fn is_broken(why: &std::io::Error) -> bool {
+    matches!(
+        why.kind(),
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+    )
+}
+
+/// Bytes that nobody says by mistake.
+fn words(seed: u64, length: usize) -> Vec<u8> {
+    let mut dice = Dice::new(seed);
+    let mut words = Vec::with_capacity(length + 8);
+    while words.len() < length {
+        words.extend(dice.next().to_le_bytes());
+    }
+    words.truncate(length);
+    words
+}
+
+/// Chance that can be had again (xorshift64*).
+#[derive(Clone, Debug)]
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// From 0 to `below - 1`.
+    pub(crate) fn below(&mut self, below: u64) -> u64 {
+        (self.next() >> 16) % below
+    }
+
+    pub(crate) fn millis(&mut self, below: u64) -> Duration {
+        Duration::from_micros(self.below(below * 1000 + 1))
+    }
+}

@@ -1,0 +1,361 @@
+//! wakeport killed by SIGKILL in every state, hundreds of times, with clients at work: who is connected sees the
+//! connection break and no wrong byte, all others are served, the service sleeps in the end, and the books balance.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::echo::{Dice, Echo, Visit};
+use crate::rig::Rig;
+
+/// How many kills there are, and what chance begins with; the same run again by the same two variables.
+const KILLS: (&str, usize) = ("WAKEPORT_TEST_KILLS", 240);
+const SEED: (&str, usize) = ("WAKEPORT_TEST_SEED", 1);
+
+/// Instances that are killed at the same time.
+const INSTANCES: usize = 4;
+
+/// When to kill: what is waited for, and for how many milliseconds at most after that.
+const MOMENTS: [(Moment, u64); 6] = [
+    (Moment::Begun, 30),
+    (Moment::Is("waking"), 250),
+    (Moment::Is("awake"), 150),
+    (Moment::Is("cooling"), 150),
+    (Moment::Is("stopping"), 150),
+    (Moment::AsleepAgain, 3),
+];
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Moment {
+    /// The process is there; it may not even have been executed.
+    Begun,
+    /// The service does this.
+    Is(&'static str),
+    /// The service has just fallen asleep: the process is about to exit.
+    AsleepAgain,
+}
+
+/// An instance under fire.
+struct Target<'a> {
+    echo: Echo<'a>,
+    /// Kills that have begun, and those that are over: who came and left between the same two of them was not
+    /// touched by any.
+    begun: AtomicUsize,
+    over: AtomicUsize,
+    clients: AtomicUsize,
+    broken: AtomicUsize,
+    /// How often it was killed in which state.
+    killed: Mutex<BTreeMap<String, usize>>,
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn killed_in_every_state_hundreds_of_times_it_loses_nobody_but_who_was_connected() {
+    let rig = Rig::boot();
+    let [kills, seed] = [KILLS, SEED].map(|(variable, default)| {
+        let value = std::env::var(variable).ok();
+        value.map_or(default, |value| value.parse().expect(variable))
+    });
+    let targets: Vec<_> = (0..INSTANCES)
+        .map(|number| Target::new(&rig, &format!("echo{number}")))
+        .collect();
+    thread::scope(|scope| {
+        for (number, target) in targets.iter().enumerate() {
+            let dice = Dice::new((seed + number) as u64);
+            scope.spawn(move || target.endure(kills.div_ceil(INSTANCES), dice));
+        }
+    });
+    let mut killed = BTreeMap::new();
+    for target in &targets {
+        for (state, count) in &*target.killed.lock().expect("nobody has panicked") {
+            *killed.entry(state.clone()).or_insert(0) += count;
+        }
+        target.balances();
+    }
+    say(&format!("killed {killed:?} by seed {seed}"));
+    for state in ["asleep", "waking", "awake", "cooling", "stopping"] {
+        assert!(killed.contains_key(state), "never killed when {state}");
+    }
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn killed_after_a_failed_start_it_serves_again_as_soon_as_that_is_mended() {
+    const ROUNDS: u64 = 8;
+    let rig = Rig::boot();
+    let service = "ExecStartPre=test ! -e /run/rig/broken";
+    let echo = Echo::asleep(&rig, "echo", service, &["WAKEPORT_COOLDOWN=100ms"]);
+    let mut dice = Dice::new(SEED.1 as u64);
+    let (mut refused, mut served) = (0, 0);
+    for round in 0..ROUNDS {
+        rig.write("/run/rig/broken", "");
+        for _ in 0..2 {
+            refused += 1;
+            assert_eq!(Visit::short().pay(&echo.address), Err(0), "round {round}");
+            rig.wait_for("it has failed", || echo.state() == "failed");
+            thread::sleep(dice.millis(100));
+            assert!(rig.kill(&echo.wakeport()), "it stays to remember");
+        }
+        rig.run("rm /run/rig/broken");
+        // Whoever is killed forgets that there was a failure; the next one may just be in the middle of one.
+        rig.wait_for("a client is served", || {
+            let paid = Visit::short().pay(&echo.address);
+            refused += u64::from(paid.is_err());
+            paid.is_ok()
+        });
+        served += 1;
+        rig.wait_until_asleep("echo");
+    }
+    assert_eq!(rig.show("Result", "wakeport@echo.socket"), "success");
+    let record = echo.record().expect("there were clients");
+    let clients = &record["clients"];
+    assert_eq!(clients["served"], served, "{record:#}");
+    for (count, at_least, at_most) in [
+        (&clients["refused_failed"], 1, refused),
+        (&record["failures"]["start"], 2 * ROUNDS, refused),
+    ] {
+        let count = count.as_u64().expect("a number");
+        assert!((at_least..=at_most).contains(&count), "{record:#}");
+    }
+    whole_time_is_accounted_for(&record);
+}
+
+impl<'a> Target<'a> {
+    fn new(rig: &'a Rig, name: &str) -> Self {
+        let service = "ExecStartPre=sleep 0.1\nExecStop=sleep 0.15";
+        Self {
+            echo: Echo::asleep(rig, name, service, &["WAKEPORT_COOLDOWN=150ms"]),
+            begun: AtomicUsize::new(0),
+            over: AtomicUsize::new(0),
+            clients: AtomicUsize::new(0),
+            broken: AtomicUsize::new(0),
+            killed: Mutex::default(),
+        }
+    }
+
+    /// Is killed so many times, and has clients all the while.
+    fn endure(&self, kills: usize, mut dice: Dice) {
+        let mut rounds = 0;
+        while self.over.load(SeqCst) < kills {
+            rounds += 1;
+            assert!(rounds <= 4 * kills, "too few rounds end with a kill");
+            let (moment, at_most) = MOMENTS[rounds % MOMENTS.len()];
+            let later = dice.millis(at_most);
+            if matches!(moment, Moment::Begun | Moment::Is("waking")) {
+                self.echo.rig.wait_for("nothing runs", || !self.runs());
+            }
+            let crowd = crowd(&mut dice);
+            thread::scope(|scope| {
+                let crowd: Vec<_> = crowd
+                    .into_iter()
+                    .map(|(comes, visit)| {
+                        scope.spawn(move || {
+                            thread::sleep(comes);
+                            self.is_visited(&visit);
+                        })
+                    })
+                    .collect();
+                let over = || crowd.iter().all(|client| client.is_finished());
+                if self.reaches(moment, over) {
+                    thread::sleep(later);
+                    self.kill(&format!("{moment:?} and {later:?}"));
+                    // Every other time somebody comes at once, or else whoever is left of the crowd, or nobody.
+                    if dice.below(2) == 0 {
+                        self.is_visited(&Visit::short());
+                    }
+                }
+            });
+        }
+    }
+
+    /// Waits for the moment. It may be missed: then nothing will come of it any more.
+    fn reaches(&self, moment: Moment, crowd_is_over: impl Fn() -> bool) -> bool {
+        let mut was_up = false;
+        loop {
+            let nothing_comes = crowd_is_over();
+            let (state, runs) = (self.echo.state(), self.runs());
+            was_up |= ["awake", "cooling", "stopping"].contains(&state.as_str());
+            let reached = match moment {
+                Moment::Begun => runs,
+                Moment::Is(wanted) => runs && state == wanted,
+                Moment::AsleepAgain => runs && was_up && state == "asleep",
+            };
+            if reached || nothing_comes && !runs {
+                return reached;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn runs(&self) -> bool {
+        !self.echo.rig.pids(&self.echo.wakeport()).is_empty()
+    }
+
+    fn kill(&self, when: &str) {
+        let before = self.echo.record();
+        self.begun.fetch_add(1, SeqCst);
+        let state = self.echo.state();
+        let killed = self.echo.rig.kill(&self.echo.wakeport());
+        self.over.fetch_add(1, SeqCst);
+        if !killed {
+            // It has ended by itself in the meantime.
+            self.begun.fetch_sub(1, SeqCst);
+            self.over.fetch_sub(1, SeqCst);
+            return;
+        }
+        *self
+            .killed
+            .lock()
+            .expect("nobody has panicked")
+            .entry(state)
+            .or_default() += 1;
+        if let (Some(before), Some(after)) = (before, self.echo.record()) {
+            for (name, count) in counters(&before) {
+                assert!(counters(&after)[&name] >= count, "{name} after {when}");
+            }
+        }
+    }
+
+    /// A client comes, and is served whole unless wakeport is killed while it is here.
+    fn is_visited(&self, visit: &Visit) {
+        let before = self.over.load(SeqCst);
+        self.clients.fetch_add(1, SeqCst);
+        if let Err(good) = visit.pay(&self.echo.address) {
+            let kills = self.begun.load(SeqCst) - before;
+            assert!(
+                kills > 0,
+                "{visit:?} broke after {good} bytes without a kill"
+            );
+            self.broken.fetch_add(1, SeqCst);
+        }
+    }
+
+    /// Nobody comes any more: the service sleeps, the port is open, and what is written down adds up.
+    fn balances(&self) {
+        let Echo { rig, name, .. } = &self.echo;
+        rig.wait_until_asleep(name);
+        let socket = format!("wakeport@{name}.socket");
+        assert_eq!(rig.show("Result", &socket), "success");
+        let before = self.echo.record().expect("there were clients");
+        let (starts, kills) = (rig.starts(&self.echo.service()), self.over.load(SeqCst));
+        for (count, at_most) in [
+            (total(&before, "clients"), self.clients.load(SeqCst)),
+            // To an instance that finds clients waiting, a service that runs already is woken at once.
+            (total(&before, "wakes"), starts + kills),
+            (total(&before, "sleeps"), rig.stops(&self.echo.service())),
+        ] {
+            assert!(count <= at_most as u64, "{before:#}");
+            assert!(count > 0, "{before:#}");
+        }
+        assert_eq!(before["clients"]["refused_failed"], 0, "{before:#}");
+        assert_eq!(before["failures"], serde_json::json!({}), "{before:#}");
+
+        // From a calm round nothing is missing.
+        let visits = [100, 5_000, 300_000];
+        for bytes in visits {
+            let visit = Visit {
+                bytes,
+                ..Visit::short()
+            };
+            self.echo.serves(&visit);
+        }
+        rig.wait_until_asleep(name);
+        let after = self.echo.record().expect("there were clients");
+        let more = |path: &str| {
+            let [before, after] = [&before, &after]
+                .map(|record| record.pointer(path).and_then(Value::as_u64).unwrap_or(0));
+            after - before
+        };
+        let bytes = visits.iter().sum::<usize>() as u64;
+        assert_eq!(more("/clients/served"), 3, "{after:#}");
+        assert_eq!(total(&after, "clients") - total(&before, "clients"), 3);
+        assert_eq!((more("/bytes/up"), more("/bytes/down")), (bytes, bytes));
+        assert_eq!(total(&after, "wakes") - total(&before, "wakes"), 1);
+        assert_eq!(more("/sleeps"), 1);
+        assert_eq!(after["clients"]["active"], 0);
+        assert_eq!(after["clients"]["waiting"], 0);
+        whole_time_is_accounted_for(&after);
+    }
+}
+
+/// The time that each state has taken is all the time that has passed, kills or not.
+fn whole_time_is_accounted_for(record: &Value) {
+    let time = |field: &str| -> jiff::Timestamp {
+        let text = record[field].as_str().expect("a time");
+        text.parse().expect("a time")
+    };
+    let passed = time("since")
+        .duration_since(time("first_seen"))
+        .as_secs_f64();
+    let states = record["seconds"].as_object().expect("states");
+    let spent: f64 = states.values().filter_map(Value::as_f64).sum();
+    assert!(
+        (passed - spent).abs() < 0.5,
+        "{spent} s of {passed} s are accounted for: {record:#}"
+    );
+}
+
+/// Everything that is counted in a record.
+fn counters(record: &Value) -> BTreeMap<String, u64> {
+    let groups = ["clients", "bytes", "wakes", "failures"];
+    let groups = groups.iter().filter_map(|group| record[group].as_object());
+    let mut counters: BTreeMap<_, _> = groups
+        .flatten()
+        .filter(|(name, _)| !["active", "waiting"].contains(&name.as_str()))
+        .filter_map(|(name, count)| Some((name.clone(), count.as_u64()?)))
+        .collect();
+    counters.insert("sleeps".into(), total(record, "sleeps"));
+    counters
+}
+
+/// How many there were in all.
+fn total(record: &Value, what: &str) -> u64 {
+    let count = |path: &str| record.pointer(path).and_then(Value::as_u64).unwrap_or(0);
+    match what {
+        "clients" => {
+            let ends = ["served", "refused_failed", "refused_silent", "gave_up"];
+            ends.iter()
+                .map(|end| count(&format!("/clients/{end}")))
+                .sum()
+        }
+        "wakes" => count("/wakes/total"),
+        _ => count(&format!("/{what}")),
+    }
+}
+
+/// Who comes in a round, and when: some together, some later, one of them with much to say or to stay for a while.
+fn crowd(dice: &mut Dice) -> Vec<(Duration, Visit)> {
+    let mut crowd = Vec::new();
+    for _ in 0..=dice.below(4) {
+        let visit = Visit {
+            seed: dice.next(),
+            bytes: 1 + dice.below(20_000) as usize,
+            times: 1 + dice.below(3) as usize,
+            pause: dice.millis(20),
+            ends_first: dice.below(2) == 0,
+        };
+        crowd.push((dice.millis(150), visit));
+    }
+    let stays = dice.below(2) == 0;
+    crowd[0] = (
+        Duration::ZERO,
+        Visit {
+            bytes: if stays { 64 } else { 4 << 20 },
+            times: if stays { 8 } else { 1 },
+            ..crowd[0].1.clone()
+        },
+    );
+    crowd
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "the test harness shows it with a failure"
+)]
+fn say(words: &str) {
+    eprintln!("{words}");
+}

@@ -1,0 +1,292 @@
+//! Whatever wakeport leans on goes away, or stands still, in each state of the service: the bus, the journal,
+//! process 1, the whole machine, wakeport itself. All clients are served, and the service sleeps in the end.
+
+use std::net::TcpStream;
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::echo::{Echo, Visit};
+use crate::rig::{Client, GoneAs, Rig};
+
+const BUS: &str = "dbus.service";
+const JOURNAL: &str = "systemd-journald.service";
+const JOURNALS_SOCKETS: &str =
+    "systemd-journald.socket systemd-journald-dev-log.socket systemd-journald-audit.socket";
+const WAKEPORT: &str = "wakeport@echo.service";
+
+/// How long an outage lasts: longer than the cooldown, and than a start or a stop.
+const LASTS: Duration = Duration::from_millis(900);
+
+/// What happens, and how it is put right again.
+struct Outage {
+    begin: fn(&Rig),
+    end: fn(&Rig),
+    /// Clients of a service that is awake notice nothing; otherwise they wait for the end.
+    serves_on: bool,
+    /// There is nothing that could go away where nothing runs.
+    asleep_as_well: bool,
+}
+
+/// Something that is over at once.
+const fn event(begin: fn(&Rig)) -> Outage {
+    outage(begin, |_| ())
+}
+
+const fn outage(begin: fn(&Rig), end: fn(&Rig)) -> Outage {
+    Outage {
+        begin,
+        end,
+        serves_on: true,
+        asleep_as_well: true,
+    }
+}
+
+/// An outage that lasts until this is dropped, so that the journal can be read if the scenario fails.
+struct Lasting<'a>(&'a Rig, &'a Outage);
+
+impl Drop for Lasting<'_> {
+    fn drop(&mut self) {
+        (self.1.end)(self.0);
+    }
+}
+
+impl Outage {
+    fn begins<'a>(&'a self, rig: &'a Rig) -> Lasting<'a> {
+        let lasting = Lasting(rig, self);
+        (self.begin)(rig);
+        lasting
+    }
+
+    /// Takes place in each state, one after the other.
+    fn disturbs_nobody(&self) {
+        let rig = Rig::boot();
+        let echo = Echo::asleep(
+            &rig,
+            "echo",
+            "ExecStartPre=sleep 0.3\nExecStop=sleep 0.3",
+            &["WAKEPORT_COOLDOWN=400ms"],
+        );
+        if self.asleep_as_well {
+            self.takes_place(&echo, "asleep");
+            self.sleeps_again(&echo);
+        }
+        for state in ["waking", "cooling", "stopping"] {
+            let first = echo.visit();
+            self.takes_place(&echo, state);
+            assert_eq!(first.join().expect("no wrong byte"), Ok(()), "{state}");
+            self.sleeps_again(&echo);
+        }
+        // This one stays for longer than the outage, and is not quiet.
+        let long = Visit {
+            times: 8,
+            pause: LASTS / 5,
+            ..Visit::short()
+        };
+        let address = echo.address.clone();
+        let long = thread::spawn(move || long.pay(&address));
+        self.takes_place(&echo, "awake");
+        assert_eq!(long.join().expect("no wrong byte"), Ok(()));
+        self.sleeps_again(&echo);
+        // And nothing is left of it.
+        echo.serves(&Visit::short());
+        self.sleeps_again(&echo);
+    }
+
+    /// Begins in a state, and lasts for a while. One client comes at once, another one towards its end.
+    fn takes_place(&self, echo: &Echo<'_>, state: &str) {
+        let rig = echo.rig;
+        if state != "asleep" {
+            rig.wait_for(state, || echo.state() == state);
+        }
+        let outage = self.begins(rig);
+        let early = echo.visit();
+        if state == "awake" && self.serves_on {
+            assert_eq!(early.join().expect("no wrong byte"), Ok(()), "meanwhile");
+            thread::sleep(LASTS);
+            drop(outage);
+        } else {
+            thread::sleep(LASTS);
+            let late = echo.visit();
+            drop(outage);
+            for client in [early, late] {
+                assert_eq!(client.join().expect("no wrong byte"), Ok(()), "{state}");
+            }
+        }
+    }
+
+    fn sleeps_again(&self, echo: &Echo<'_>) {
+        echo.rig.wait_until_asleep(&echo.name);
+        let record = echo.record().expect("there were clients");
+        assert_eq!(record["state"], "asleep");
+        assert_eq!(record["clients"]["refused_failed"], 0, "{record:#}");
+    }
+}
+
+impl Echo<'_> {
+    /// A client comes; what becomes of it is known when its thread ends.
+    fn visit(&self) -> thread::JoinHandle<Result<(), usize>> {
+        let address = self.address.clone();
+        thread::spawn(move || Visit::short().pay(&address))
+    }
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_restart_of_the_bus_disturbs_nobody() {
+    event(|rig| rig.systemctl(&format!("restart {BUS}"))).disturbs_nobody();
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_bus_that_is_killed_disturbs_nobody() {
+    event(|rig| assert!(rig.kill(BUS), "there is a bus")).disturbs_nobody();
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_bus_that_is_away_for_a_while_disturbs_nobody() {
+    outage(
+        |rig| rig.systemctl(&format!("stop dbus.socket {BUS}")),
+        |rig| rig.systemctl(&format!("start dbus.socket {BUS}")),
+    )
+    .disturbs_nobody();
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_bus_that_stands_still_disturbs_nobody() {
+    outage(|rig| rig.freeze(BUS), |rig| rig.thaw(BUS)).disturbs_nobody();
+}
+
+/// Nobody can be woken then; but everybody is told so, and the port stays open.
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_bus_that_stays_away_turns_clients_away_until_it_is_back() {
+    let rig = Rig::boot();
+    let echo = Echo::asleep(&rig, "echo", "", &[]);
+    rig.systemctl(&format!("stop dbus.socket {BUS}"));
+    for _ in 0..3 {
+        let refused = Client::asks(&echo.address).reads();
+        assert_eq!(refused, (String::new(), GoneAs::Reset));
+        assert!(rig.is("active", "wakeport@echo.socket"));
+    }
+    assert!(rig.said(WAKEPORT, "does not answer") > 0);
+    rig.systemctl(&format!("start dbus.socket {BUS}"));
+    rig.wait_for("a client is served", || {
+        Visit::short().pay(&echo.address).is_ok()
+    });
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_journal_that_is_stopped_disturbs_nobody() {
+    outage(
+        |rig| rig.systemctl(&format!("stop {JOURNALS_SOCKETS} {JOURNAL}")),
+        |rig| rig.systemctl(&format!("start {JOURNALS_SOCKETS} {JOURNAL}")),
+    )
+    .disturbs_nobody();
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_journal_that_is_killed_disturbs_nobody() {
+    event(|rig| assert!(rig.kill(JOURNAL), "there is a journal")).disturbs_nobody();
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_journal_that_stands_still_disturbs_nobody() {
+    outage(
+        |rig| {
+            rig.freeze(JOURNAL);
+            fill(rig, "/run/systemd/journal/socket");
+        },
+        |rig| rig.thaw(JOURNAL),
+    )
+    .disturbs_nobody();
+}
+
+/// Sends to a socket of datagrams until it takes no more.
+fn fill(rig: &Rig, path: &str) {
+    let fill = "\
+import socket, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.setblocking(False)
+s.connect(sys.argv[1])
+try:
+    while True:
+        s.send(b'MESSAGE=nothing\\n')
+except BlockingIOError:
+    pass
+";
+    rig.write("/run/rig/fill.py", fill);
+    rig.run(&format!("python3 -IS /run/rig/fill.py {path}"));
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_reexecution_of_systemd_disturbs_nobody() {
+    event(|rig| rig.systemctl("daemon-reexec")).disturbs_nobody();
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_reload_of_systemd_disturbs_nobody() {
+    event(|rig| (0..5).for_each(|_| rig.systemctl("daemon-reload"))).disturbs_nobody();
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_systemd_that_stands_still_disturbs_nobody() {
+    outage(
+        |rig| rig.signal_init(Signal::STOP),
+        |rig| rig.signal_init(Signal::CONT),
+    )
+    .disturbs_nobody();
+}
+
+/// What a suspended machine looks like to those who were on it, except that their clock went on.
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_machine_that_stands_still_loses_nobody() {
+    Outage {
+        serves_on: false,
+        ..outage(|rig| rig.freeze_all(), |rig| rig.thaw_all())
+    }
+    .disturbs_nobody();
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_wakeport_that_stands_still_loses_nobody() {
+    Outage {
+        serves_on: false,
+        asleep_as_well: false,
+        ..outage(|rig| rig.freeze(WAKEPORT), |rig| rig.thaw(WAKEPORT))
+    }
+    .disturbs_nobody();
+}
+
+/// It is ended by systemd's watchdog; who was connected sees that, and the next instance takes over.
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_wakeport_that_hangs_is_ended_by_the_watchdog_and_another_one_takes_over() {
+    let rig = Rig::boot();
+    let echo = Echo::asleep(&rig, "echo", "", &["WAKEPORT_COOLDOWN=300ms"]);
+    rig.drop_in(
+        WAKEPORT,
+        "watchdog",
+        "[Service]\nWatchdogSec=1s\nTimeoutAbortSec=1s\n",
+    );
+    let connected = TcpStream::connect(&echo.address).expect("the port is open");
+    rig.wait_for("it is awake", || echo.state() == "awake");
+    rig.freeze(WAKEPORT);
+    let waits = echo.visit();
+    assert!(Visit::short().talk(connected).is_err());
+    assert_eq!(waits.join().expect("no wrong byte"), Ok(()));
+    rig.wait_until_asleep("echo");
+    assert!(rig.said(WAKEPORT, "watchdog") > 0);
+    assert_eq!(rig.starts("echo.service"), 1, "it was adopted");
+}

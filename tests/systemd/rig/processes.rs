@@ -1,0 +1,81 @@
+//! What happens to the processes of a unit from outside: killed by the kernel, or standing still.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::Rig;
+
+impl Rig {
+    /// Kills every process of a service at once, as the kernel would. Returns when they are dead; says whether
+    /// there were any.
+    pub(crate) fn kill(&self, unit: &str) -> bool {
+        let pids = self.pids(unit);
+        if pids.is_empty() || fs::write(self.unit_cgroup(unit).join("cgroup.kill"), "1").is_err() {
+            return false;
+        }
+        self.wait_for("the killed are dead", || {
+            !pids.iter().copied().any(is_alive)
+        });
+        true
+    }
+
+    /// The processes of a service, as the outside counts.
+    pub(crate) fn pids(&self, unit: &str) -> Vec<u32> {
+        let procs = fs::read_to_string(self.unit_cgroup(unit).join("cgroup.procs"));
+        let procs = procs.unwrap_or_default();
+        procs.lines().filter_map(|pid| pid.parse().ok()).collect()
+    }
+
+    /// Lets a service stand still: its sockets fill, and it answers nobody.
+    pub(crate) fn freeze(&self, unit: &str) {
+        stand_still(&self.unit_cgroup(unit), "1");
+    }
+
+    /// Lets it go on, if it is still there.
+    pub(crate) fn thaw(&self, unit: &str) {
+        let cgroup = self.unit_cgroup(unit);
+        if cgroup.exists() {
+            stand_still(&cgroup, "0");
+        }
+    }
+
+    /// Lets everything in the rig stand still.
+    pub(crate) fn freeze_all(&self) {
+        stand_still(&self.cgroup, "1");
+    }
+
+    /// Lets all of it go on.
+    pub(crate) fn thaw_all(&self) {
+        stand_still(&self.cgroup, "0");
+    }
+
+    /// Sends a signal to process 1, which only the outside can do with those that cannot be caught.
+    pub(crate) fn signal_init(&self, signal: Signal) {
+        let init = i32::try_from(self.init).ok().and_then(Pid::from_raw);
+        kill_process(init.expect("a process"), signal)
+            .expect("root may signal the rig's process 1");
+    }
+
+    /// Where a system service has its processes.
+    fn unit_cgroup(&self, unit: &str) -> PathBuf {
+        let slice = self.cgroup.join("system.slice");
+        match unit.split_once('@') {
+            Some((template, _)) => slice.join(format!("system-{template}.slice")).join(unit),
+            None => slice.join(unit),
+        }
+    }
+}
+
+fn stand_still(cgroup: &Path, still: &str) {
+    let freeze = cgroup.join("cgroup.freeze");
+    fs::write(&freeze, still).unwrap_or_else(|why| panic!("{}: {why}", freeze.display()));
+}
+
+/// Whether a process runs; one that nobody has taken notice of does not.
+fn is_alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+    state.is_some_and(|state| !state.starts_with(['Z', 'X']))
+}
