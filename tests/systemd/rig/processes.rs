@@ -51,6 +51,46 @@ impl Rig {
         stand_still(&self.cgroup, "0");
     }
 
+    /// Takes all memory away from a service, so that the kernel kills its processes as soon as they need more;
+    /// `demand` makes them need some. Returns when they are dead, for want of memory as far as systemd can tell.
+    pub(crate) fn starve(&self, unit: &str, mut demand: impl FnMut()) {
+        const LITTLE: &str = "65536";
+        let pids = self.pids(unit);
+        assert!(!pids.is_empty(), "{unit} runs");
+        let limit = self.unit_cgroup(unit).join("memory.max");
+        // Where the controller is in a hierarchy of its own, systemd cannot set limits, nor hear of kills.
+        let hierarchy = Path::new("/sys/fs/cgroup/memory");
+        let group = hierarchy.join(self.cgroup.file_name().expect("a name"));
+        let by_systemd = limit.exists();
+        if by_systemd {
+            fs::write(&limit, LITTLE).expect("root may set a limit");
+        } else {
+            assert!(hierarchy.exists(), "there is a memory controller");
+            fs::create_dir(&group)
+                .and_then(|()| fs::write(group.join("memory.limit_in_bytes"), LITTLE))
+                .expect("root may make a cgroup");
+            for pid in &pids {
+                fs::write(group.join("cgroup.procs"), pid.to_string()).expect("it runs");
+            }
+        }
+        self.wait_for("it is killed for want of memory", || {
+            demand();
+            !pids.iter().copied().any(is_alive)
+        });
+        if by_systemd {
+            assert!(self.said(unit, "OOM killer") > 0, "systemd knows why");
+        } else {
+            let control = fs::read_to_string(group.join("memory.oom_control")).unwrap_or_default();
+            assert!(
+                control
+                    .lines()
+                    .any(|line| line.starts_with("oom_kill ") && line != "oom_kill 0"),
+                "{control}"
+            );
+            self.wait_for("nothing is left of it", || fs::remove_dir(&group).is_ok());
+        }
+    }
+
     /// Sends a signal to process 1, which only the outside can do with those that cannot be caught.
     pub(crate) fn signal_init(&self, signal: Signal) {
         let init = i32::try_from(self.init).ok().and_then(Pid::from_raw);

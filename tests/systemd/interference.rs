@@ -1,0 +1,298 @@
+//! A service that does not do as it is told, and administrators who tell it something else in the middle: nobody
+//! waits for ever, the port stays open, and what is put right works again.
+
+use std::thread;
+use std::time::Duration;
+
+use crate::echo::{Dice, Echo, Visit};
+use crate::rig::{Client, GoneAs, Rig};
+
+/// It is open, but does not react to the order to stop.
+const DEAF: &str = "KillSignal=SIGWINCH\nTimeoutStopSec=2s";
+const SOON: &str = "WAKEPORT_COOLDOWN=200ms";
+
+impl Echo<'_> {
+    fn refuses(&self) -> bool {
+        Visit::short().pay(&self.address) == Err(0)
+    }
+
+    #[track_caller]
+    fn is_mended_and_sleeps(&self) {
+        let serves = || !self.refuses();
+        self.rig.wait_for("a client is served again", serves);
+        self.rig.wait_until_asleep(&self.name);
+        let socket = format!("wakeport@{}.socket", self.name);
+        assert_eq!(self.rig.show("Result", &socket), "success");
+    }
+
+    /// Changes the unit as an editor would.
+    fn edit(&self, service: &str) {
+        let drop_in = format!("[Service]\n{service}\n");
+        self.rig.drop_in(&self.service(), "edited", &drop_in);
+    }
+}
+
+// -- the stop
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn whoever_comes_during_a_stop_that_hangs_is_served_when_systemd_has_ended_it() {
+    a_hanging_stop(&[SOON]);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn whoever_comes_during_a_stop_that_hangs_for_longer_than_we_wait_is_served_all_the_same() {
+    a_hanging_stop(&[SOON, "WAKEPORT_STOP_TIMEOUT=1s"]);
+}
+
+fn a_hanging_stop(settings: &[&str]) {
+    let rig = Rig::boot();
+    let echo = Echo::asleep(&rig, "echo", DEAF, settings);
+    for round in 1..=2 {
+        echo.serves(&Visit::short());
+        rig.wait_for("it is told to stop", || echo.state() == "stopping");
+        // It still answers, and whoever gets through to it is cut off.
+        thread::scope(|scope| {
+            for number in 0..20 {
+                let echo = &echo;
+                scope.spawn(move || {
+                    thread::sleep(Duration::from_millis(150 * number));
+                    echo.serves(&Visit::short());
+                });
+            }
+        });
+        assert!(rig.starts("echo.service") > round);
+    }
+    rig.wait_until("failed", "echo.service"); // by the result `timeout`
+    rig.wait_until("inactive", "wakeport@echo.service");
+    echo.edit("KillSignal=SIGTERM");
+    echo.is_mended_and_sleeps();
+}
+
+// -- the start
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_start_that_hangs_is_given_up_and_what_it_has_started_is_stopped() {
+    let rig = Rig::boot();
+    let hangs = "Type=notify\nTimeoutStartSec=infinity";
+    let settings = [SOON, "WAKEPORT_START_TIMEOUT=1s"];
+    let echo = Echo::asleep(&rig, "echo", hangs, &settings);
+    let waiting: Vec<_> = (0..5).map(|_| Client::asks(&echo.address)).collect();
+    for client in waiting {
+        assert_eq!(client.reads(), (String::new(), GoneAs::Reset));
+    }
+    rig.wait_until("inactive", "echo.service");
+    assert_eq!(rig.processes("python3"), 0);
+    assert!(rig.is("active", "wakeport@echo.socket"));
+    echo.edit("Type=simple");
+    echo.is_mended_and_sleeps();
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_start_job_that_is_cancelled_goes_on_without_it() {
+    let rig = Rig::boot();
+    let echo = Echo::asleep(&rig, "echo", "ExecStartPre=sleep 1", &[SOON]);
+    thread::scope(|scope| {
+        let client = scope.spawn(|| Visit::short().pay(&echo.address));
+        rig.wait_until("activating", "echo.service");
+        rig.systemctl("cancel");
+        assert_eq!(client.join().expect("no wrong byte"), Ok(()));
+    });
+    echo.is_mended_and_sleeps();
+    assert_eq!(rig.processes("python3"), 0);
+    let record = echo.record().expect("there were clients");
+    assert_eq!(record["clients"]["refused_failed"], 0, "{record:#}");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_service_stopped_in_the_middle_of_its_start_turns_away_who_waits_and_starts_for_the_next() {
+    let rig = Rig::boot();
+    let echo = Echo::asleep(&rig, "echo", "ExecStartPre=sleep 1", &[SOON]);
+    let client = Client::asks(&echo.address);
+    rig.wait_until("activating", "echo.service");
+    rig.systemctl("stop echo.service");
+    assert_eq!(client.reads(), (String::new(), GoneAs::Reset));
+    assert!(rig.said("wakeport@echo.service", "somebody else stopped it") > 0);
+    echo.is_mended_and_sleeps();
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_service_restarted_in_the_middle_of_its_start_is_waited_for() {
+    let rig = Rig::boot();
+    let echo = Echo::asleep(&rig, "echo", "ExecStartPre=sleep 1", &[SOON]);
+    thread::scope(|scope| {
+        let client = scope.spawn(|| Visit::short().pay(&echo.address));
+        rig.wait_until("activating", "echo.service");
+        rig.systemctl("restart --no-block echo.service");
+        assert_eq!(client.join().expect("no wrong byte"), Ok(()));
+    });
+    echo.is_mended_and_sleeps();
+}
+
+/// It stops the service and wakeport, all at once, but not the socket.
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn an_isolation_ends_the_service_and_wakeport_and_the_next_client_wakes_both() {
+    let rig = Rig::boot();
+    let echo = Echo::asleep(&rig, "echo", "ExecStartPre=sleep 1", &[SOON]);
+    let connected = Client::connect(&echo.address);
+    rig.wait_for("it is awake", || echo.state() == "awake");
+    rig.systemctl("isolate multi-user.target");
+    assert_eq!(connected.reads().0, "");
+    echo.is_mended_and_sleeps();
+    // In the middle of a start as well.
+    let waiting = Client::asks(&echo.address);
+    rig.wait_until("activating", "echo.service");
+    rig.systemctl("isolate multi-user.target");
+    assert_eq!(waiting.reads(), (String::new(), GoneAs::Reset));
+    echo.is_mended_and_sleeps();
+}
+
+// -- the unit
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_unit_that_is_masked_while_it_is_awake_serves_on_sleeps_and_starts_when_it_is_unmasked() {
+    unit_goes(
+        "systemctl mask --quiet --runtime echo.service",
+        "systemctl unmask --quiet --runtime echo.service",
+    );
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_unit_that_is_removed_while_it_is_awake_serves_on_sleeps_and_starts_when_it_is_back() {
+    unit_goes(
+        "mv /usr/lib/systemd/system/echo.service /run/rig/ && systemctl daemon-reload",
+        "mv /run/rig/echo.service /usr/lib/systemd/system/ && systemctl daemon-reload",
+    );
+}
+
+fn unit_goes(goes: &str, comes_back: &str) {
+    let rig = Rig::boot();
+    let echo = Echo::asleep(&rig, "echo", "", &[SOON]);
+    // A unit in /etc cannot be masked.
+    rig.run(
+        "mv /etc/systemd/system/echo.service /usr/lib/systemd/system/ && systemctl daemon-reload",
+    );
+    let stays = Visit {
+        times: 6,
+        pause: Duration::from_millis(300),
+        ..Visit::short()
+    };
+    thread::scope(|scope| {
+        let connected = scope.spawn(|| stays.pay(&echo.address));
+        rig.wait_for("it is awake", || echo.state() == "awake");
+        rig.run(goes);
+        echo.serves(&Visit::short());
+        assert_eq!(connected.join().expect("no wrong byte"), Ok(()));
+    });
+    rig.wait_until_asleep("echo");
+    assert_eq!(rig.processes("python3"), 0);
+    for _ in 0..3 {
+        assert!(echo.refuses());
+        assert!(rig.is("active", "wakeport@echo.socket"));
+    }
+    rig.run(comes_back);
+    echo.is_mended_and_sleeps();
+    // And while it sleeps.
+    rig.run(goes);
+    assert!(echo.refuses());
+    rig.run(comes_back);
+    echo.is_mended_and_sleeps();
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_unit_that_is_changed_while_it_is_awake_is_started_as_it_is_next_time() {
+    let rig = Rig::boot();
+    let echo = Echo::asleep(&rig, "echo", "", &[SOON]);
+    let connected = Client::connect(&echo.address);
+    rig.wait_for("it is awake", || echo.state() == "awake");
+    echo.edit("ExecStartPre=touch /run/rig/changed");
+    echo.serves(&Visit::short());
+    drop(connected);
+    rig.wait_until_asleep("echo");
+    assert!(!rig.path("/run/rig/changed").exists());
+    echo.is_mended_and_sleeps();
+    assert!(rig.path("/run/rig/changed").exists());
+}
+
+// -- the service itself
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_service_that_dies_while_nobody_uses_it_is_asleep_and_the_next_client_wakes_it() {
+    let rig = Rig::boot();
+    let echo = Echo::asleep(&rig, "echo", "", &["WAKEPORT_COOLDOWN=1h"]);
+    for starts in 1..=3 {
+        echo.serves(&Visit::short());
+        rig.wait_for("it cools", || echo.state() == "cooling");
+        assert_eq!(rig.starts("echo.service"), starts);
+        assert!(rig.kill("echo.service"));
+        rig.wait_until("inactive", "wakeport@echo.service");
+    }
+    assert!(rig.is("active", "wakeport@echo.socket"));
+}
+
+/// It never gets as far as to answer; systemd would go on for ever.
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_service_that_restarts_in_a_loop_is_given_up_and_stopped() {
+    let rig = Rig::boot();
+    let settings = [SOON, "WAKEPORT_START_TIMEOUT=2s"];
+    let echo = Echo::asleep(&rig, "echo", "", &settings);
+    rig.drop_in(
+        "echo.service",
+        "edited",
+        "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestart=always\nRestartSec=100ms\n\
+         ExecStart=\nExecStart=sh -c 'sleep 0.2; exit 1'\n",
+    );
+    for _ in 0..2 {
+        assert!(echo.refuses());
+        rig.wait_for("nothing is left of the loop", || {
+            ["inactive", "failed"].contains(&rig.state("echo.service").as_str())
+        });
+    }
+    assert!(rig.said("echo.service", "Scheduled restart job") > 1);
+    rig.run("rm /etc/systemd/system/echo.service.d/edited.conf && systemctl daemon-reload");
+    echo.is_mended_and_sleeps();
+}
+
+/// It answers for a while each time: whoever is connected then is cut off, and all others wait for the next time.
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn clients_of_a_service_that_keeps_restarting_are_served_or_see_it_die_and_it_sleeps_in_the_end() {
+    let rig = Rig::boot();
+    let echo = Echo::asleep(&rig, "echo", "", &[SOON]);
+    rig.drop_in(
+        "echo.service",
+        "edited",
+        "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestart=always\nRestartSec=100ms\nRuntimeMaxSec=400ms\n",
+    );
+    let mut dice = Dice::new(3);
+    let mut served = 0;
+    for client in 0..60 {
+        thread::sleep(dice.millis(60));
+        let visit = Visit {
+            bytes: 20_000,
+            ..Visit::short()
+        };
+        match visit.pay(&echo.address) {
+            Ok(()) => served += 1,
+            Err(good) => assert!(good < 20_000, "client {client}"),
+        }
+    }
+    assert!(served > 30, "only {served} of 60 were served");
+    rig.wait_for("it sleeps", || {
+        ["inactive", "failed"].contains(&rig.state("echo.service").as_str())
+            && rig.is("inactive", "wakeport@echo.service")
+    });
+    assert_eq!(rig.processes("python3"), 0);
+    assert!(rig.is("active", "wakeport@echo.socket"));
+}

@@ -1,0 +1,45 @@
+//! The kernel kills the service, or wakeport, for want of memory.
+
+use std::net::TcpStream;
+
+use crate::echo::{Echo, Visit};
+use crate::rig::Rig;
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_service_that_is_killed_for_want_of_memory_is_started_again_by_the_next_client() {
+    let rig = Rig::boot();
+    let echo = Echo::asleep(&rig, "echo", "", &["WAKEPORT_COOLDOWN=300ms"]);
+    for _ in 0..2 {
+        let connected = TcpStream::connect(&echo.address).expect("the port is open");
+        rig.wait_for("it is awake", || echo.state() == "awake");
+        let starts = rig.starts("echo.service");
+        let greedy = Visit {
+            bytes: 1 << 20,
+            ..Visit::short()
+        };
+        rig.starve("echo.service", || {
+            let _ = greedy.pay(&echo.address);
+        });
+        assert!(greedy.talk(connected).is_err());
+        echo.serves(&Visit::short());
+        assert!(rig.starts("echo.service") > starts);
+        rig.wait_until_asleep("echo");
+    }
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_wakeport_that_is_killed_for_want_of_memory_is_followed_by_another_one() {
+    let rig = Rig::boot();
+    let echo = Echo::asleep(&rig, "echo", "", &["WAKEPORT_COOLDOWN=300ms"]);
+    let connected = TcpStream::connect(&echo.address).expect("the port is open");
+    rig.wait_for("it is awake", || echo.state() == "awake");
+    rig.starve(&echo.wakeport(), || {
+        let _ = Visit::short().pay(&echo.address);
+    });
+    assert!(Visit::short().talk(connected).is_err());
+    echo.serves(&Visit::short());
+    rig.wait_until_asleep("echo");
+    assert_eq!(rig.starts("echo.service"), 1, "it was adopted");
+}
