@@ -3,6 +3,7 @@
 mod balancers;
 mod check;
 mod cli;
+mod clocks;
 mod drain;
 mod examples;
 mod exec;

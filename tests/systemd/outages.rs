@@ -11,6 +11,7 @@ use crate::echo::{Echo, Visit};
 use crate::rig::{Client, GoneAs, Rig};
 
 const BUS: &str = "dbus.service";
+const POLKIT: &str = "polkit.service";
 const JOURNAL: &str = "systemd-journald.service";
 const JOURNALS_SOCKETS: &str =
     "systemd-journald.socket systemd-journald-dev-log.socket systemd-journald-audit.socket";
@@ -158,6 +159,20 @@ fn a_bus_that_is_away_for_a_while_disturbs_nobody() {
 #[ignore = "needs root: tests/run runs it"]
 fn a_bus_that_stands_still_disturbs_nobody() {
     outage(|rig| rig.freeze(BUS), |rig| rig.thaw(BUS)).disturbs_nobody();
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_polkit_that_stands_still_disturbs_nobody() {
+    outage(
+        |rig| {
+            // Nobody has needed it yet, maybe.
+            rig.systemctl(&format!("start {POLKIT}"));
+            rig.freeze(POLKIT);
+        },
+        |rig| rig.thaw(POLKIT),
+    )
+    .disturbs_nobody();
 }
 
 /// Nobody can be woken then; but everybody is told so, and the port stays open.
