@@ -25,6 +25,7 @@ mod ready;
 mod relay;
 mod schedules;
 mod spans;
+mod soak;
 mod stalls;
 mod storm;
 mod support;

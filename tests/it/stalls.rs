@@ -5,17 +5,9 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::support::{
-    Client, Flow, Place, Run, Trace, Wakeport, Wire, directory, kinds, noise, throughout, until,
-};
+use crate::support::{Client, Flow, Place, Run, Trace, Wire, directory, kinds, noise, until};
 
-/// Makes sure that it uses next to no processor time. Whoever spins uses all there is.
-fn is_quiet(wakeport: &Wakeport) {
-    let before = wakeport.cpu();
-    throughout(Duration::from_secs(1), "it runs", || {
-        wakeport.cpu() - before < Duration::from_millis(100)
-    });
-}
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Connections with bulk both ways, whose readers stall.
 fn stalled(wire: &Wire, count: u64, is_bulk: impl Fn() -> bool) -> Vec<Flow> {
@@ -47,7 +39,7 @@ fn cost_nothing(trace: impl Fn() -> Trace + Sync, call: &str) {
                 let wire = Wire::between(front, target, trace.around(Run::new()));
                 let before = wire.wakeport.memory();
                 let flows = stalled(&wire, 4, || trace.count(&[call]) > 0);
-                is_quiet(&wire.wakeport);
+                wire.wakeport.is_quiet(SECOND);
                 let memory = wire.wakeport.memory() - before;
                 assert!(memory < 4096, "{memory} KiB more");
                 flows.into_iter().for_each(Flow::ends);
@@ -103,7 +95,7 @@ fn an_end_behind_a_reader_that_stalls_costs_nothing_and_is_read_in_its_turn() {
     let wire = Wire::new();
     let (client, server, answer) = more_than_there_is_room_for(&wire);
     server.finish();
-    is_quiet(&wire.wakeport);
+    wire.wakeport.is_quiet(SECOND);
     assert!(client.all() == answer);
     client.finish();
     assert!(server.all().is_empty());
@@ -114,7 +106,7 @@ fn a_reset_behind_a_reader_that_stalls_costs_nothing_and_comes_after_all_that_is
     let wire = Wire::new();
     let (client, server, answer) = more_than_there_is_room_for(&wire);
     server.reset();
-    is_quiet(&wire.wakeport);
+    wire.wakeport.is_quiet(SECOND);
     let (got, end) = client.rest();
     assert_eq!(got.len(), answer.len());
     assert!(got == answer);

@@ -919,6 +919,35 @@ impl Wakeport {
         Duration::from_millis(ticks * 10)
     }
 
+    /// The same, exactly: `/proc/PID/task/*/schedstat` (sched-stats.rst in the kernel's documentation).
+    pub(crate) fn ran(&self) -> Duration {
+        let nanos = self.tasks().into_iter().filter_map(|task| {
+            let text = fs::read_to_string(task.join("schedstat")).ok()?;
+            text.split(' ').next()?.parse::<u64>().ok()
+        });
+        Duration::from_nanos(nanos.sum())
+    }
+
+    /// Makes sure that it uses next to no processor time for `span`, and says how much. Whoever spins uses all there is.
+    pub(crate) fn is_quiet(&self, span: Duration) -> Duration {
+        let before = self.ran();
+        let used = || self.ran().saturating_sub(before);
+        throughout(span, "it uses no time", || {
+            used() < Duration::from_millis(10)
+        });
+        used()
+    }
+
+    /// How many threads it has.
+    pub(crate) fn threads(&self) -> usize {
+        self.tasks().len()
+    }
+
+    fn tasks(&self) -> Vec<PathBuf> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.id())).expect("it runs");
+        tasks.flatten().map(|task| task.path()).collect()
+    }
+
     /// Its memory, in KiB.
     pub(crate) fn memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).expect("it runs");
