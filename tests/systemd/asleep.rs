@@ -85,3 +85,24 @@ pub(crate) fn psql(rig: &Rig, query: &str) -> String {
     .trim()
     .to_owned()
 }
+
+/// A user whose manager runs without her, and her own notes.service on [`TARGET`], whose only page is `hers`. Returns
+/// what runs a command as her.
+pub(crate) fn alice(rig: &Rig) -> impl Fn(&str) -> String {
+    rig.run("useradd --home-dir /var/lib/alice --create-home --shell /bin/sh alice; loginctl enable-linger alice");
+    let manager = format!("user@{}.service", rig.run("id -u alice").trim());
+    rig.wait_until("active", &manager);
+    rig.write(
+        "/var/lib/alice/.config/systemd/user/notes.service",
+        "[Service]\nExecStart=python3 -m http.server --bind 127.0.0.1 18080\n",
+    );
+    rig.write("/var/lib/alice/index.html", "hers");
+    rig.run("chown -R alice: /var/lib/alice");
+    let as_alice = |command: &str| {
+        rig.run(&format!(
+            "runuser -u alice -- env HOME=/var/lib/alice XDG_RUNTIME_DIR=/run/user/$(id -u alice) {command} 2>&1"
+        ))
+    };
+    as_alice("systemctl --user daemon-reload");
+    as_alice
+}

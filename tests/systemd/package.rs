@@ -5,10 +5,10 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 
-use crate::asleep::{PORT, TARGET, URL, nginx, postgresql_on};
+use crate::asleep::{PORT, TARGET, URL, alice, nginx, postgresql_on};
 use crate::rig::{Client, Rig};
 
 /// The package as `cargo deb` makes it of Cargo.toml, around the program that is tested.
@@ -87,6 +87,16 @@ fn install(rig: &Rig, package: &Path) {
     rig.run("rm -f /etc/dpkg/dpkg.cfg.d/*");
     fs::copy(package, rig.path("/run/rig/wakeport.deb")).expect("a package");
     rig.run("DEBIAN_FRONTEND=noninteractive dpkg -i /run/rig/wakeport.deb 2>&1");
+}
+
+/// `dpkg -r`, begun, with these ports closed.
+fn removal(rig: &Rig, ports: &[&str]) -> Child {
+    let mut removal = rig.command(["dpkg", "-r", "wakeport"]);
+    let removal = removal.stdout(Stdio::null()).spawn();
+    for port in ports {
+        rig.wait_for("the port is closed", || TcpStream::connect(port).is_err());
+    }
+    removal.expect("dpkg can be run")
 }
 
 /// All that has our name, outside of what the rig and the journal keep.
@@ -247,14 +257,7 @@ fn a_removal_drains_and_a_purge_leaves_nothing_of_ours() {
     let mut client = Client::connect(PORT);
     assert_eq!(client.ask_again(), "hello");
 
-    let mut removal = rig.command(["dpkg", "-r", "wakeport"]);
-    let mut removal = removal
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("dpkg can be run");
-    for port in [PORT, "127.0.0.1:8081", "127.0.0.1:19752"] {
-        rig.wait_for("the port is closed", || TcpStream::connect(port).is_err());
-    }
+    let mut removal = removal(&rig, &[PORT, "127.0.0.1:8081", "127.0.0.1:19752"]);
     assert_eq!(client.ask_again(), "hello", "who was there may finish");
     drop(client);
     assert!(removal.wait().expect("dpkg ends").success());
@@ -292,5 +295,32 @@ fn a_removal_drains_and_a_purge_leaves_nothing_of_ours() {
         ours,
         ["/etc/systemd/system/wakeport@nginx.socket.d"],
         "but what an administrator has written"
+    );
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_removal_drains_the_instances_of_users_as_well() {
+    let rig = Rig::bare();
+    install(&rig, &FIRST);
+    let as_alice = alice(&rig);
+    as_alice(&format!(
+        "wakeport init notes --user --listen {PORT} --to {TARGET} --cooldown 300ms --write --enable"
+    ));
+    let mut client = Client::connect(PORT);
+    rig.wait_for("her notes are awake", || rig.processes("python3") == 1);
+
+    let mut removal = removal(&rig, &[PORT]);
+    assert_eq!(client.ask_again(), "hers", "who was there may finish");
+    drop(client);
+    assert!(removal.wait().expect("dpkg ends").success());
+    assert_eq!(rig.processes("wakeport"), 0);
+    assert_eq!(
+        as_alice("systemctl --user --failed --plain --no-legend"),
+        ""
+    );
+    assert_eq!(
+        as_alice("systemctl --user list-units --plain --no-legend 'wakeport*'"),
+        ""
     );
 }

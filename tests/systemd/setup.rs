@@ -1,6 +1,6 @@
 //! `wakeport init` on a booted machine: what a new user does, what stands in his way, and how it goes away again.
 
-use crate::asleep::{PORT, TARGET, URL, nginx, postgresql, psql, python};
+use crate::asleep::{PORT, TARGET, URL, alice, nginx, postgresql, psql, python};
 use crate::rig::Rig;
 
 /// What `wakeport WORDS` prints, and how it ends.
@@ -348,21 +348,7 @@ fn complete_units_need_nothing_but_the_program() {
 #[ignore = "needs root: tests/run runs it"]
 fn a_user_puts_a_service_of_his_own_to_sleep_by_one_line() {
     let rig = Rig::boot();
-    rig.run("useradd --home-dir /var/lib/alice --create-home --shell /bin/sh alice; loginctl enable-linger alice");
-    let manager = format!("user@{}.service", rig.run("id -u alice").trim());
-    rig.wait_until("active", &manager);
-    rig.write(
-        "/var/lib/alice/.config/systemd/user/notes.service",
-        "[Service]\nExecStart=python3 -m http.server --bind 127.0.0.1 18080\n",
-    );
-    rig.write("/var/lib/alice/index.html", "hers");
-    rig.run("chown -R alice: /var/lib/alice");
-    let as_alice = |command: &str| {
-        rig.run(&format!(
-            "runuser -u alice -- env HOME=/var/lib/alice XDG_RUNTIME_DIR=/run/user/$(id -u alice) {command} 2>&1"
-        ))
-    };
-    as_alice("systemctl --user daemon-reload");
+    let as_alice = alice(&rig);
     let before = as_alice("find /var/lib/alice -not -path */.config/wakeport* | sort");
     let line = format!(
         "wakeport init notes --user --listen {PORT} --to {TARGET} --cooldown 300ms --write --enable"
