@@ -766,12 +766,15 @@ fi
 
 # The names of units, from systemd: services for `init` and `--unit`, instances for `check` and `status`.
 _wakeport_units() {
-    _wakeport "$@"
-    # By hand: bash breaks words at `@` and `=`.
-    local word=${COMP_LINE:0:COMP_POINT} user='' all
+    # By hand, since bash breaks words at `@` and `=` as well.
+    local word=${COMP_LINE:0:COMP_POINT} previous=$3 user='' all
     word=${word##*[[:space:]]}
+    if [[ $word == --*=* ]]; then
+        previous=${word%%=*} word=${word#*=}
+    fi
+    _wakeport "$1" "$2" "$previous"
     [[ " ${COMP_WORDS[*]} " != *' --user '* ]] || user=--user
-    case ${COMP_WORDS[1]}:$3:$word in
+    case ${COMP_WORDS[1]}:$previous:$word in
         init:--unit:* | run:--unit:* | check:--unit:*)
             all=$(_wakeport_services $user) ;;
         *:--*:* | *:*:-*)

@@ -182,6 +182,14 @@ fn bash_completes_commands_options_and_units() {
         2
     );
     assert_eq!(completes("wakeport check ''", "wakeport check "), ["nginx"]);
+    assert_eq!(
+        completes("wakeport run --unit = ngi", "wakeport run --unit=ngi"),
+        ["nginx"]
+    );
+    assert_eq!(
+        completes("wakeport run --user = y", "wakeport run --user=y"),
+        ["yes"]
+    );
     assert!(
         !completes("wakeport ''", "wakeport ").contains(&"child".to_owned()),
         "that is hidden"
