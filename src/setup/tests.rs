@@ -107,6 +107,12 @@ fn each_trap_of_the_unit_is_named_with_its_remedy() {
         "warning: `nginx.service` is enabled, so it starts at boot without any client; `systemctl disable nginx.service`",
     );
     trap(
+        |unit| unit.file_state = text("enabled-runtime"),
+        "warning: `nginx.service` is enabled by a generator (/run/systemd/generator), or by hand until the next boot; if it \
+         starts at boot it does so without any client, until its own configuration says otherwise (a cluster of Debian's \
+         PostgreSQL: `manual` in its start.conf)",
+    );
+    trap(
         |unit| unit.restart = text("always"),
         "warning: `nginx.service` has Restart=always",
     );

@@ -109,10 +109,15 @@ pub fn woken(name: &str, unit: &Unit, config: &Config, manager: Manager) -> Vec<
 fn habits(name: &str, unit: &Unit, ctl: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut warning = |text: String| findings.push(Finding::warning(text));
-    if ["enabled", "enabled-runtime"].contains(&unit.file_state.as_str()) {
-        warning(format!(
+    match unit.file_state.as_str() {
+        "enabled" => warning(format!(
             "`{name}` is enabled, so it starts at boot without any client; `{ctl} disable {name}`"
-        ));
+        )),
+        // There `systemctl disable` changes nothing.
+        "enabled-runtime" => warning(format!(
+            "`{name}` is enabled by a generator (/run/systemd/generator), or by hand until the next boot; if it starts at boot it does so without any client, until its own configuration says otherwise (a cluster of Debian's PostgreSQL: `manual` in its start.conf)"
+        )),
+        _ => (),
     }
     let others: Vec<_> = unit
         .triggered_by

@@ -146,6 +146,10 @@ fn a_new_user_puts_postgresql_and_a_web_app_to_sleep_with_one_command_each() {
             "wakeport init {name} --listen 192.0.2.5:{port} --to 127.0.0.1:{port} --cooldown 300ms --write --enable 2>&1"
         ));
         assert!(!said.contains("error"), "{said}");
+        assert!(
+            name == "notes" || said.contains("`manual` in its start.conf"),
+            "{said}"
+        );
     }
     for _ in 0..2 {
         assert_eq!(rig.curl("http://192.0.2.5:8000/"), "my notes");
