@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::facts::{Facts, Present};
 use super::text::{self, Sections};
 use super::{Instance, stem, systemctl};
+use crate::config::address::Bound;
 use crate::config::{Manager, UnitName};
 
 /// The name of our drop-ins. Those that an administrator adds sort behind it, and so win.
@@ -114,6 +115,9 @@ pub fn files(instance: &Instance, places: &Places, ids: &[String]) -> Vec<(PathB
         for address in &group.addresses {
             sections.add("Socket", "ListenStream", &text::address(address));
         }
+        if group.addresses.iter().any(|address| comes_late(address)) {
+            sections.add("Socket", "FreeBind", "yes");
+        }
         if let Some(name) = group.name {
             sections.set("Socket", "FileDescriptorName", &name.replace('%', "%%"));
         }
@@ -130,6 +134,15 @@ pub fn files(instance: &Instance, places: &Places, ids: &[String]) -> Vec<(PathB
         files.push((rule, polkit(instance, ids)));
     }
     files
+}
+
+/// Whether the machine may not have the address yet when ports open at boot: it comes with the
+/// network.
+fn comes_late(address: &Bound) -> bool {
+    match address {
+        Bound::Tcp(tcp) => !tcp.ip().is_unspecified() && !tcp.ip().is_loopback(),
+        Bound::Unix(_) => false,
+    }
 }
 
 /// The service that relays.

@@ -151,6 +151,12 @@ fn a_new_user_puts_postgresql_and_a_web_app_to_sleep_with_one_command_each() {
             "{said}"
         );
     }
+    // As at boot, where ports open before there is a network.
+    let sockets = format!("wakeport@notes.socket wakeport@{postgresql}.socket");
+    rig.systemctl(&format!("stop {sockets}"));
+    rig.run("ip address del 192.0.2.5/24 dev lo");
+    rig.systemctl(&format!("start {sockets}"));
+    rig.run("ip address add 192.0.2.5/24 dev lo");
     for _ in 0..2 {
         assert_eq!(rig.curl("http://192.0.2.5:8000/"), "my notes");
         let query =
