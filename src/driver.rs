@@ -59,6 +59,8 @@ pub struct Driver {
     returned: HashSet<Ticket>,
     /// Who came in and may turn out to be no client.
     knocking: HashSet<Ticket>,
+    /// Who was turned away and is not gone yet: its session still has to reset it.
+    leaving: HashSet<Ticket>,
     /// The door of the client that the service was woken for.
     woken_for: usize,
     /// The order under way or last carried out; the next one waits for it.
@@ -107,6 +109,7 @@ impl Driver {
             connected: HashSet::new(),
             returned: HashSet::new(),
             knocking: HashSet::new(),
+            leaving: HashSet::new(),
             woken_for: 0,
             order: None,
             given_up: CancellationToken::new(),
@@ -206,6 +209,7 @@ impl Driver {
             }
             Message::Left(ticket, traffic) => {
                 self.knocking.remove(&ticket);
+                self.leaving.remove(&ticket);
                 self.returned.remove(&ticket);
                 if self.doors[ticket.door].leave(ticket) {
                     self.story.gone();
@@ -369,7 +373,8 @@ impl Driver {
     }
 
     fn turn_all_away(&mut self) -> usize {
-        self.doors.iter_mut().map(Door::turn_all_away).sum()
+        let (doors, leaving) = (self.doors.iter_mut(), &mut self.leaving);
+        doors.map(|door| door.turn_all_away(leaving)).sum()
     }
 
     /// Keeps the count of wakes, where they are limited.
@@ -453,7 +458,7 @@ impl Driver {
             }
         };
         let nobody_here = self.crowd().is_empty() && self.knocking.is_empty();
-        nothing_to_do && nobody_here && self.stay_until.is_none()
+        nothing_to_do && nobody_here && self.leaving.is_empty() && self.stay_until.is_none()
     }
 
     // -- time
@@ -485,7 +490,7 @@ impl Driver {
         }
         self.stay_until = self.stay_until.filter(|&at| at > now);
         for index in 0..self.doors.len() {
-            let turned_away = self.doors[index].turn_away_at(now);
+            let turned_away = self.doors[index].turn_away_at(now, &mut self.leaving);
             if turned_away > 0 {
                 self.story.gave_up(&self.doors[index], turned_away);
                 self.tell(Event::Left);

@@ -173,22 +173,29 @@ impl Door {
         }
     }
 
-    pub(super) fn turn_all_away(&mut self) -> usize {
-        self.turn_away(|_| true)
+    /// Turns everybody away, to be `leaving` until gone.
+    pub(super) fn turn_all_away(&mut self, leaving: &mut HashSet<Ticket>) -> usize {
+        self.turn_away(leaving, |_| true)
     }
 
-    /// Turns away those whose limit has passed.
-    pub(super) fn turn_away_at(&mut self, now: Instant) -> usize {
-        self.turn_away(|waiter| waiter.limit.is_some_and(|limit| limit <= now))
+    /// The same for those whose limit has passed.
+    pub(super) fn turn_away_at(&mut self, now: Instant, leaving: &mut HashSet<Ticket>) -> usize {
+        let is_over = |limit| limit <= now;
+        self.turn_away(leaving, |waiter| waiter.limit.is_some_and(is_over))
     }
 
-    fn turn_away(&mut self, which: impl Fn(&Waiter) -> bool) -> usize {
+    fn turn_away(
+        &mut self,
+        leaving: &mut HashSet<Ticket>,
+        which: impl Fn(&Waiter) -> bool,
+    ) -> usize {
         let gone: Vec<_> = self
             .waiting
             .extract_if(.., |_, waiter| which(waiter))
             .collect();
         let count = gone.len();
-        for (_, waiter) in gone {
+        for (ticket, waiter) in gone {
+            leaving.insert(ticket);
             let _ = waiter.reply.send(Verdict::TurnedAway);
         }
         count

@@ -267,6 +267,21 @@ async fn whoever_arrived_before_the_question_prevents_the_exit() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_is_turned_away_prevents_the_exit_until_it_is_gone() {
+    let mut world = World::new(Phase::Down);
+    let mut hopeless = world.arrive(SILENT);
+    drop(world.served().await);
+    assert!(matches!(hopeless.verdict().await, Verdict::TurnedAway));
+    // Its session has not reset it yet; on the way out it would see a silent end.
+    sleep(COOLDOWN * 2).await;
+    assert_eq!(world.counts(), (1, 1));
+    assert!(!world.handle.may_exit().await);
+    drop(hopeless);
+    world.asleep().await;
+    assert!(world.handle.may_exit().await);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_service_that_runs_already_is_adopted_and_sleeps_a_cooldown_later() {
     let mut world = World::new(Phase::Up);
     world.asleep().await;
