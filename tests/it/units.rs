@@ -29,7 +29,19 @@ fn every_drop_in_that_a_page_shows_verifies() {
         let user = drop_ins.iter().any(|(path, _)| path.starts_with('~'));
         let tree = if user { Tree::user() } else { Tree::system() };
         for (path, text) in &drop_ins {
-            tree.write(path.strip_prefix("~/.config").unwrap_or(path), text);
+            let path = path.strip_prefix("~/.config").unwrap_or(path);
+            tree.write(path, text);
+            // What `wakeport init` adds: without an address there is no instance.
+            let unit = path.rsplit_once(".d/").map(|(unit, _)| unit);
+            let instance = unit
+                .and_then(|unit| unit.rsplit_once('.'))
+                .map(|(name, _)| name);
+            if let Some(name) = instance.filter(|name| name.contains("/wakeport@")) {
+                tree.write(
+                    &format!("{name}.socket.d/10-init.conf"),
+                    "[Socket]\nListenStream=8080\n",
+                );
+            }
         }
         tree.verify();
         verified += drop_ins.len();

@@ -5,6 +5,11 @@
 
 mod asleep;
 mod echo;
+//! `rig.rs` is the machine, `asleep.rs` the services on it, and `reader.rs` somebody who does what a page says; the other
+//! files are what their users see.
+#[path = "../docs/pages.rs"]
+mod pages;
+mod reader;
 mod rig;
 
 mod access;
@@ -12,6 +17,7 @@ mod check;
 mod failure;
 mod filters;
 mod herd;
+mod guide;
 mod hooks;
 mod interference;
 mod itself;

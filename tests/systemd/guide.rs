@@ -1,0 +1,129 @@
+//! The guide, done as it says it: every block of commands in a page is run, section by section, on a machine that has
+//! what the section takes for granted.
+
+mod migrating;
+mod pages;
+mod recipes;
+mod symptoms;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use crate::asleep::SOON;
+use crate::pages::Page;
+use crate::rig::Rig;
+
+/// Commands that no scenario runs, and why: the beginning of the block, and the reason.
+const NOT_RUN: [(&str, &str); 1] = [("tests/run", "it runs the scenarios themselves")];
+
+/// A whole page is played by a scenario that names its sections, as a word in quotes.
+#[test]
+fn every_command_of_every_page_is_run() {
+    let mut sources = String::new();
+    for dir in ["tests/systemd", "tests/systemd/guide"] {
+        for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(dir)).expect(dir) {
+            let path = entry.expect("a listed file").path();
+            if path.extension().is_some_and(|extension| extension == "rs") {
+                sources += &fs::read_to_string(&path).expect("a source file");
+            }
+        }
+    }
+    let (mut forgotten, mut left_out) = (Vec::new(), BTreeSet::new());
+    for section in Page::all().iter().flat_map(Page::sections) {
+        for block in section.blocks.iter().filter(|block| block.is("sh")) {
+            let reason = NOT_RUN
+                .iter()
+                .find(|(begins, _)| block.text.starts_with(begins));
+            match reason {
+                Some((begins, _)) => drop(left_out.insert(*begins)),
+                None if sources.contains(&format!("\"{}\"", section.place)) => (),
+                None => forgotten.push(format!("{}:\n{}", section.place, block.text)),
+            }
+        }
+    }
+    assert!(
+        forgotten.is_empty(),
+        "commands that no scenario runs (`Reader::follows` runs a section):\n{}",
+        forgotten.join("\n")
+    );
+    assert_eq!(
+        left_out.len(),
+        NOT_RUN.len(),
+        "NOT_RUN names what is not there"
+    );
+}
+
+/// A web server's unit: it serves /srv/NAME, where there is one page with its name.
+pub(crate) fn server(rig: &Rig, name: &str, address: &str) {
+    let (host, port) = address.rsplit_once(':').expect("an address");
+    rig.run(&format!(
+        "mkdir -p /srv/{name} && echo {name} >/srv/{name}/index.html"
+    ));
+    rig.unit(
+        &format!("{name}.service"),
+        &format!(
+            "[Service]\nExecStart=python3 -m http.server --bind {host} --directory /srv/{name} {port}\n\
+             [Install]\nWantedBy=multi-user.target\n"
+        ),
+    );
+}
+
+/// The same, for a machine far away that programs switch on and off: they may start and stop its unit.
+pub(crate) fn far_server(rig: &Rig, name: &str, address: &str) {
+    let (host, _) = address.rsplit_once(':').expect("an address");
+    rig.run(&format!("ip address add {host}/32 dev lo"));
+    server(rig, name, address);
+    rig.allow(&format!("{name}.service"));
+}
+
+/// A stand-in for a program that switches `name` on and off, by words in its command line.
+pub(crate) fn switch(rig: &Rig, program: &str, name: &str, on: &str, off: &str) {
+    rig.script(
+        &format!("/usr/local/bin/{program}"),
+        &format!(
+            "#!/bin/sh\ncase $* in\n*'{on}'*) exec systemctl --no-ask-password start {name} ;;\n\
+             *'{off}'*) exec systemctl --no-ask-password stop {name} ;;\nesac\n"
+        ),
+    );
+}
+
+/// A stand-in for Docker, which runs a web server as any container.
+fn docker(rig: &Rig) {
+    rig.write("/srv/whoami/index.html", "whoami\n");
+    rig.script(
+        "/usr/local/bin/docker",
+        "#!/bin/sh\n[ \"$1\" != run ] || exec python3 -m http.server --bind 127.0.0.1 --directory /srv/whoami 18080\n",
+    );
+}
+
+/// What examples/game-server takes for granted: a user, and Java, which stands for the whole game. It answers the game's own
+/// question a second after its start.
+pub(crate) fn game_server(rig: &Rig) {
+    rig.run("useradd --system minecraft; mkdir /srv/minecraft");
+    rig.script(
+        "/usr/local/bin/java",
+        "#!/usr/bin/env python3\nimport socket, time\nserver = socket.create_server(('127.0.0.1', 25566))\ntime.sleep(1)\n\
+         while True:\n    client = server.accept()[0]\n    client.recv(64)\n    client.sendall(b'\\x05\\x00\\x03{ }')\n    client.close()\n",
+    );
+}
+
+/// Makes the cooldown one that a scenario can do with, whatever the page says.
+pub(crate) fn cooldown(rig: &Rig, name: &str, setting: &str) {
+    rig.drop_in(
+        &format!("wakeport@{name}.service"),
+        "zz-scenario",
+        &format!("[Service]\nEnvironment={setting}\n"),
+    );
+}
+
+/// `name` is woken by a client of the port, serves its page, and sleeps, twice.
+#[track_caller]
+pub(crate) fn sleeps(rig: &Rig, name: &str, url: &str) {
+    cooldown(rig, name, SOON);
+    rig.systemctl(&format!("stop wakeport@{name}.service"));
+    for _ in 0..2 {
+        assert_eq!(rig.curl(url), format!("{name}\n"));
+        rig.wait_until_asleep(name);
+    }
+}

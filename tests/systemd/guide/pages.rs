@@ -1,0 +1,58 @@
+//! The pages that look, rather than do: docs/observing.md, docs/tuning.md, docs/security.md.
+
+use super::{cooldown, server};
+use crate::asleep::{NEVER, URL};
+use crate::reader::Reader;
+use crate::rig::Rig;
+
+/// `name` is awake behind a port.
+fn awake(rig: &Rig, name: &str, line: &str) {
+    Reader::new(rig);
+    server(rig, name, "127.0.0.1:18080");
+    rig.run(&format!(
+        "wakeport init {name} {line} --to 127.0.0.1:18080 --write --enable"
+    ));
+    cooldown(rig, name, NEVER);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn what_there_is_to_be_observed_is() {
+    let rig = Rig::boot();
+    awake(&rig, "nginx", "--listen 8080");
+    rig.run(
+        "wakeport init broken --listen 8081 --to 127.0.0.1:18081 --exec false --write --enable",
+    );
+    assert_eq!(rig.curl(URL), "nginx\n");
+    assert!(rig.try_curl("http://127.0.0.1:8081/").is_err());
+    let reader = Reader::new(&rig);
+    reader.follows("docs/observing.md#wakeport-status");
+    reader.follows("docs/observing.md#metrics");
+    reader.follows("docs/observing.md#the-journal");
+    assert!(
+        rig.curl("http://127.0.0.1:19752/metrics")
+            .contains("name=\"nginx\"")
+    );
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn what_can_be_tuned_and_made_safe_is() {
+    let rig = Rig::boot();
+    awake(&rig, "myapp", "--listen 8000");
+    let url = "http://127.0.0.1:8000/";
+    assert_eq!(rig.curl(url), "myapp\n");
+    let reader = Reader::new(&rig);
+    reader.follows("docs/tuning.md");
+    let variables = rig.show("Environment", "wakeport@myapp.service");
+    assert!(
+        variables.contains("WAKEPORT_START_TIMEOUT=3min"),
+        "{variables}"
+    );
+    reader.follows("docs/tuning.md#many-clients");
+    reader.follows("docs/tuning.md#memory");
+    reader.follows("docs/security.md#who-may-connect");
+    reader.follows("docs/security.md#what-wakeport-may-do");
+    reader.follows("docs/security.md#what-the-polkit-rule-allows");
+    assert_eq!(rig.curl(url), "myapp\n");
+}

@@ -1,0 +1,259 @@
+//! docs/recipes.md
+
+use super::{docker, far_server, server, sleeps, switch};
+use crate::asleep::{URL, postgresql, psql};
+use crate::reader::Reader;
+use crate::rig::Rig;
+
+/// A machine with a reader on it.
+fn machine() -> Rig {
+    let rig = Rig::boot();
+    Reader::new(&rig);
+    rig
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_web_application() {
+    let rig = machine();
+    server(&rig, "myapp", "127.0.0.1:18000");
+    rig.systemctl("enable --quiet --now myapp.service");
+    Reader::new(&rig).follows("docs/recipes.md#a-web-application");
+    sleeps(&rig, "myapp", "http://127.0.0.1:8000/");
+    Reader::new(&rig).follows("docs/recipes.md#changing-it-and-taking-it-away");
+    assert!(rig.try_curl("http://127.0.0.1:8000/").is_err());
+    rig.wait_for("the service is as it was", || {
+        rig.try_curl("http://127.0.0.1:18000/").as_deref() == Ok("myapp\n")
+    });
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_cluster_of_postgresql() {
+    let rig = Rig::boot();
+    let unit = postgresql(&rig);
+    let cluster = unit.trim_start_matches("postgresql@").to_owned();
+    rig.systemctl(&format!("start {unit}"));
+    let reader = Reader::new(&rig).who_changes(move |text| {
+        text.replace("15-main", &cluster)
+            .replace("15/main", &cluster.replace('-', "/"))
+            .replace("15 main", &cluster.replace('-', " "))
+    });
+    reader.follows("docs/recipes.md#postgresql");
+    super::cooldown(&rig, &unit, crate::asleep::SOON);
+    rig.systemctl(&format!("stop wakeport@{unit}"));
+    for _ in 0..2 {
+        assert_eq!(psql(&rig, "select 6 * 7"), "42");
+        rig.wait_until_asleep(&unit);
+    }
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_container_as_a_unit() {
+    let rig = machine();
+    docker(&rig);
+    Reader::new(&rig).follows("docs/recipes.md#a-container");
+    sleeps(&rig, "whoami", URL);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_game_server() {
+    let rig = machine();
+    server(&rig, "minecraft", "127.0.0.1:25566");
+    Reader::new(&rig).follows("docs/recipes.md#a-game-server");
+    sleeps(&rig, "minecraft", "http://127.0.0.1:25565/");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_virtual_machine_in_the_cloud() {
+    let rig = machine();
+    far_server(&rig, "gamebox", "192.0.2.10:7777");
+    switch(
+        &rig,
+        "gcloud",
+        "gamebox",
+        "instances start gamebox",
+        "instances stop gamebox",
+    );
+    // Its machine is this one as well, so not every address is wakeport's.
+    let reader = Reader::new(&rig)
+        .who_changes(|text| text.replace("--listen 7777", "--listen 127.0.0.1:7777"));
+    reader.follows("docs/recipes.md#a-virtual-machine-in-the-cloud");
+    sleeps(&rig, "gamebox", "http://127.0.0.1:7777/");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_virtual_machine_of_libvirt() {
+    let rig = machine();
+    far_server(&rig, "devbox", "192.168.122.10:22");
+    rig.unit(
+        "devbox.service",
+        "[Service]\nExecStart=python3 -c \"import socket\\nserver = socket.create_server(('192.168.122.10', 22))\\n\
+         while True:\\n    server.accept()[0].sendall(b'SSH-2.0-devbox\\\\n')\"\n",
+    );
+    switch(
+        &rig,
+        "virsh",
+        "devbox",
+        "start devbox",
+        "managedsave devbox",
+    );
+    rig.run("getent group libvirt || groupadd libvirt");
+    Reader::new(&rig).follows("docs/recipes.md#a-virtual-machine-of-libvirt");
+    super::cooldown(&rig, "devbox", crate::asleep::SOON);
+    for _ in 0..2 {
+        let banner = rig.run("curl -sS --max-time 60 telnet://127.0.0.1:2222 </dev/null");
+        assert_eq!(banner, "SSH-2.0-devbox\n");
+        rig.wait_until_asleep("devbox");
+    }
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_language_model_server() {
+    let rig = machine();
+    server(&rig, "ollama", "127.0.0.1:0");
+    rig.run("mkdir -p /srv/ollama/api && echo '{}' >/srv/ollama/api/version");
+    rig.script(
+        "/usr/local/bin/ollama",
+        "#!/bin/sh\nexec python3 -m http.server --bind \"${OLLAMA_HOST%:*}\" --directory /srv/ollama \"${OLLAMA_HOST#*:}\"\n",
+    );
+    rig.unit(
+        "ollama.service",
+        "[Service]\nEnvironment=OLLAMA_HOST=127.0.0.1:11434\nExecStart=ollama serve\n[Install]\nWantedBy=multi-user.target\n",
+    );
+    rig.systemctl("enable --quiet --now ollama.service");
+    Reader::new(&rig).follows("docs/recipes.md#a-language-model-server");
+    sleeps(&rig, "ollama", "http://127.0.0.1:11434/");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_pod_of_kubernetes() {
+    let rig = machine();
+    far_server(&rig, "shop", "192.0.2.20:80");
+    rig.run(&format!(
+        "echo 192.0.2.20 shop.internal >>/etc/hosts; echo config >{}/kubeconfig",
+        crate::reader::CLONE
+    ));
+    switch(&rig, "kubectl", "shop", "--replicas=1", "--replicas=0");
+    Reader::new(&rig).follows("docs/recipes.md#a-pod-of-kubernetes");
+    sleeps(&rig, "shop", URL);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_program_without_a_unit() {
+    let rig = machine();
+    Reader::new(&rig).follows("docs/recipes.md#a-program-without-a-unit");
+    rig.run("echo files >/srv/files/index.html");
+    sleeps(&rig, "files", URL);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn two_ports_with_one_life() {
+    let rig = machine();
+    server(&rig, "app", "127.0.0.1:18080");
+    rig.drop_in(
+        "app.service",
+        "admin",
+        "[Service]\nExecStartPre=-/bin/true\nExecStart=\nExecStart=sh -c \
+         'python3 -m http.server --bind 127.0.0.1 -d /srv/app 18080 & exec python3 -m http.server --bind 127.0.0.1 -d /srv/app 19090'\n",
+    );
+    Reader::new(&rig).follows("docs/recipes.md#two-ports-one-life-cycle");
+    sleeps(&rig, "app", "http://127.0.0.1:9090/");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn behind_a_balancer() {
+    let rig = machine();
+    server(&rig, "myapp", "127.0.0.1:18000");
+    Reader::new(&rig).follows("docs/recipes.md#behind-haproxy-or-nginx");
+    // The last file is for a balancer on another machine, and this one is not.
+    rig.systemctl("daemon-reload");
+    rig.systemctl("restart wakeport@myapp.socket");
+    assert!(rig.try_curl("http://127.0.0.1/").is_err(), "not 192.0.2.5");
+    rig.run("rm /etc/systemd/system/wakeport@myapp.socket.d/balancer.conf");
+    rig.systemctl("daemon-reload");
+    rig.systemctl("restart wakeport@myapp.socket");
+    sleeps(&rig, "myapp", "http://127.0.0.1/");
+    assert!(
+        rig.try_curl("http://127.0.0.1:8000/").is_err(),
+        "without a header"
+    );
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_service_that_knows_its_clients() {
+    let rig = machine();
+    Reader::new(&rig).follows("docs/recipes.md#a-service-that-must-know-its-clients");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn as_an_ordinary_user() {
+    let rig = machine();
+    // What whoever is logged in may do for themselves; nobody logs in here.
+    rig.write(
+        "/etc/polkit-1/rules.d/linger.rules",
+        "polkit.addRule(function(action, subject) { \
+         if (action.id == 'org.freedesktop.login1.set-self-linger') return polkit.Result.YES; });\n",
+    );
+    rig.systemctl("try-restart polkit.service");
+    rig.run("useradd --home-dir /var/lib/alice --create-home --shell /bin/sh alice");
+    let manager = "/var/lib/alice/.config/systemd/user";
+    rig.write(
+        &format!("{manager}/notes.service"),
+        "[Service]\nExecStart=python3 -m http.server --bind 127.0.0.1 18080\n",
+    );
+    rig.write(
+        &format!("{manager}/wakeport@notes.service.d/zz-scenario.conf"),
+        &format!("[Service]\nEnvironment={}\n", crate::asleep::SOON),
+    );
+    rig.run("chown -R alice: /var/lib/alice");
+    Reader::user(&rig, "alice").follows("docs/recipes.md#as-an-ordinary-user");
+    rig.wait_for("it sleeps", || {
+        rig.processes("wakeport") == 0 && rig.processes("python3") == 0
+    });
+    rig.curl(URL);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_service_that_keeps_its_port() {
+    let rig = machine();
+    rig.run("ip address add 192.0.2.5/32 dev lo");
+    server(&rig, "stubborn", "0.0.0.0:8080");
+    rig.systemctl("start stubborn.service");
+    Reader::new(&rig).follows("docs/recipes.md#a-service-that-keeps-its-port");
+    sleeps(&rig, "stubborn", "http://192.0.2.5:8080/");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn without_any_privilege() {
+    let rig = machine();
+    server(&rig, "jellyfin", "127.0.0.1:18096");
+    Reader::new(&rig).follows("docs/recipes.md#without-any-privilege");
+    sleeps(&rig, "jellyfin", "http://127.0.0.1:8096/");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn without_systemd() {
+    let rig = machine();
+    let reader = Reader::new(&rig);
+    let _wakeport = reader.leaves_running("docs/recipes.md#without-systemd");
+    rig.wait_for("the port is open", || rig.try_curl(URL).is_ok());
+    assert!(
+        rig.curl("http://127.0.0.1:19752/metrics")
+            .contains("wakeport_state")
+    );
+}

@@ -1,0 +1,130 @@
+//! docs/troubleshooting.md: each symptom is brought about, and looked at as the page says.
+
+use super::{cooldown, server};
+use crate::asleep::{NEVER, PORT, SOON, URL};
+use crate::reader::Reader;
+use crate::rig::{Client, GoneAs, Rig};
+
+/// A machine on which all is well: the page's myapp sleeps behind port 8080.
+fn machine() -> Rig {
+    let rig = Rig::boot();
+    Reader::new(&rig);
+    server(&rig, "myapp", "127.0.0.1:18080");
+    rig.run("wakeport init myapp --listen 8080 --to 127.0.0.1:18080 --write --enable");
+    cooldown(&rig, "myapp", SOON);
+    rig
+}
+
+/// One client is served, and the service sleeps.
+fn a_round(rig: &Rig) {
+    assert_eq!(rig.curl(URL), "myapp\n");
+    rig.wait_until_asleep("myapp");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn who_came_and_how_long_it_took_is_seen() {
+    let rig = machine();
+    a_round(&rig);
+    let reader = Reader::new(&rig);
+    reader.follows("docs/troubleshooting.md#where-to-look-first");
+    reader.follows("docs/troubleshooting.md#the-service-sleeps-under-its-work");
+    reader.follows("docs/troubleshooting.md#it-wakes-by-itself");
+    reader.follows("docs/troubleshooting.md#the-first-answer-is-slow");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_client_hangs_for_a_service_that_listens_elsewhere() {
+    let rig = machine();
+    server(&rig, "myapp", "127.0.0.1:9999");
+    let _client = Client::asks(PORT);
+    Reader::new(&rig).follows("docs/troubleshooting.md#a-client-hangs");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_client_is_reset_for_a_service_that_fails() {
+    let rig = machine();
+    rig.unit(
+        "myapp.service",
+        "[Service]\nExecStart=sh -c 'sleep 0.1; exit 3'\n",
+    );
+    let reader = Reader::new(&rig);
+    assert_eq!(Client::asks(PORT).reads().1, GoneAs::Reset);
+    reader.follows("docs/troubleshooting.md#a-client-is-reset");
+    reader.follows("docs/troubleshooting.md#status-says-failed");
+    rig.drop_in(
+        "myapp.service",
+        "limit",
+        "[Unit]\nStartLimitBurst=1\nStartLimitIntervalSec=1h\n",
+    );
+    rig.wait_for("the start limit", || {
+        let _ = Client::asks(PORT).reads();
+        rig.said("wakeport@myapp.service", "start-limit-hit") > 0
+    });
+    server(&rig, "myapp", "127.0.0.1:18080");
+    reader.follows("docs/troubleshooting.md#the-start-limit");
+    rig.wait_for("a client is served", || rig.try_curl(URL).is_ok());
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_service_that_never_sleeps_and_one_that_is_left_alone() {
+    let rig = machine();
+    cooldown(&rig, "myapp", NEVER);
+    let reader = Reader::new(&rig);
+    let client = Client::connect(PORT);
+    rig.wait_until("active", "myapp.service");
+    reader.follows("docs/troubleshooting.md#the-service-never-sleeps");
+    drop(client);
+    cooldown(&rig, "myapp", SOON);
+    rig.systemctl("stop wakeport@myapp.service");
+    reader.follows("docs/troubleshooting.md#status-says-unattended");
+    rig.wait_until_asleep("myapp");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_port_that_is_closed_or_taken() {
+    let rig = machine();
+    let reader = Reader::new(&rig);
+    rig.systemctl("disable --quiet --now wakeport@myapp.socket");
+    reader.follows("docs/troubleshooting.md#the-port-is-dead-after-boot");
+    a_round(&rig);
+    rig.systemctl("stop wakeport@myapp.socket");
+    server(&rig, "other", "0.0.0.0:8080");
+    rig.systemctl("start other.service");
+    rig.wait_for("it has the port", || rig.try_curl(URL).is_ok());
+    let _ = rig.attempt("systemctl start wakeport@myapp.socket");
+    assert!(rig.is("failed", "wakeport@myapp.socket"));
+    reader.follows("docs/troubleshooting.md#address-already-in-use");
+    a_round(&rig);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn what_polkit_forbids_is_said() {
+    let rig = machine();
+    rig.run("rm /etc/polkit-1/rules.d/50-wakeport-myapp.rules");
+    rig.systemctl("try-restart polkit.service");
+    assert_eq!(Client::asks(PORT).reads().1, GoneAs::Reset);
+    Reader::new(&rig).follows("docs/troubleshooting.md#access-is-denied");
+    rig.wait_for("a client is served", || rig.try_curl(URL).is_ok());
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_bad_setting_and_one_that_was_not_read() {
+    let rig = machine();
+    let reader = Reader::new(&rig);
+    cooldown(&rig, "myapp", "WAKEPORT_COOLDOWN=soon");
+    assert_eq!(Client::asks(PORT).reads().1, GoneAs::Reset);
+    reader.follows("docs/troubleshooting.md#wakeport-itself-fails");
+    rig.write(
+        "/etc/systemd/system/wakeport@myapp.service.d/zz-scenario.conf",
+        &format!("[Service]\nEnvironment={SOON}\n"),
+    );
+    reader.follows("docs/troubleshooting.md#a-change-has-no-effect");
+    a_round(&rig);
+}
