@@ -4,6 +4,7 @@ mod balancers;
 mod check;
 mod cli;
 mod clocks;
+mod documents;
 mod drain;
 mod examples;
 mod exec;

@@ -1,12 +1,11 @@
 //! Scenarios on a real systemd: each boots one of its own in namespaces and looks at it from the outside.
 //!
 //! They need root, so plain `cargo test` leaves them out and says so; `tests/run` runs them.
-//! `rig.rs` is the machine, `asleep.rs` and `echo.rs` the services on it; the other files are what their users see.
+//! `rig.rs` is the machine, `asleep.rs` and `echo.rs` the services on it, and `reader.rs` somebody who does what a page
+//! says; the other files are what their users see.
 
 mod asleep;
 mod echo;
-//! `rig.rs` is the machine, `asleep.rs` the services on it, and `reader.rs` somebody who does what a page says; the other
-//! files are what their users see.
 #[path = "../docs/pages.rs"]
 mod pages;
 mod reader;
@@ -16,8 +15,8 @@ mod access;
 mod check;
 mod failure;
 mod filters;
-mod herd;
 mod guide;
+mod herd;
 mod hooks;
 mod interference;
 mod itself;

@@ -101,12 +101,6 @@ impl<'a> Reader<'a> {
     /// Plays the section at `place`, say `docs/recipes.md#a-web-application`, from its beginning to its end.
     #[track_caller]
     pub(crate) fn follows(&self, place: &str) {
-        self.follows_until(place, |_| false);
-    }
-
-    /// The same, but leaves out the block of commands at which `is_enough` says so, and what comes then.
-    #[track_caller]
-    pub(crate) fn follows_until(&self, place: &str, is_enough: impl Fn(&str) -> bool) {
         let section = section(place);
         let mut blocks = section.blocks.iter().peekable();
         let mut played = 0;
@@ -115,9 +109,6 @@ impl<'a> Reader<'a> {
                 self.puts(path, text);
             } else if block.is("sh") {
                 let commands = (self.changed)(&block.text);
-                if is_enough(&commands) {
-                    break;
-                }
                 let shown = blocks.next_if(|block| block.is("text"));
                 self.types(place, &commands, shown);
                 played += 1;
@@ -126,11 +117,13 @@ impl<'a> Reader<'a> {
         assert!(played > 0, "{place} has no commands");
     }
 
-    /// Types the first block of commands in the section at `place`, and leaves running what it starts.
+    /// Types the only block of commands in the section at `place`, and leaves running what it starts.
     pub(crate) fn leaves_running(&self, place: &str) -> Left {
         let section = section(place);
-        let block = section.blocks.iter().find(|block| block.is("sh"));
-        let block = block.unwrap_or_else(|| panic!("{place} has no commands"));
+        let blocks = section.blocks.iter().filter(|block| block.is("sh"));
+        let [block] = blocks.collect::<Vec<_>>()[..] else {
+            panic!("{place} has one block of commands")
+        };
         let script = format!("cd {CLONE}; {}", (self.changed)(&block.text));
         let words = self.shell.split(' ').map(str::to_owned);
         let mut command = self.rig.command(words.chain([script]));

@@ -1,0 +1,214 @@
+//! What the pages for users and administrators must keep: links that lead somewhere, code that is run or verified,
+//! messages that there are.
+
+use std::collections::BTreeSet;
+use std::path::{Component, Path, PathBuf};
+use std::process::Command;
+
+use crate::pages::{Page, anchor};
+use crate::tree::{files, read, repo, run, text};
+
+/// What a block of code can be; `tests/docs/pages.rs` says what comes of each.
+const LANGUAGES: [&str; 8] = ["sh", "text", "ini", "bash", "nginx", "haproxy", "js", ""];
+
+/// How a line begins that people will type.
+const TYPED: [&str; 9] = [
+    "$ ",
+    "sudo ",
+    "wakeport ",
+    "systemctl ",
+    "journalctl ",
+    "cargo ",
+    "curl ",
+    "docker run ",
+    "apt ",
+];
+
+/// The lines of a page that are no code.
+fn prose(page: &Page) -> String {
+    let mut code = false;
+    let lines = page.text.lines().filter(|line| {
+        let fence = line.starts_with("```");
+        code ^= fence;
+        !code && !fence
+    });
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+/// Every page, the benchmarks' own included.
+fn pages() -> Vec<Page> {
+    let mut pages = Page::all();
+    pages.push(Page::at(Path::new("benches/README.md")));
+    pages
+}
+
+/// The places that a page's links and pictures lead to.
+fn links(page: &Page) -> Vec<String> {
+    let prose = prose(page);
+    let ends = prose.split("](").skip(1);
+    ends.map(|rest| rest.split(')').next().unwrap_or_default().to_owned())
+        .collect()
+}
+
+/// The headings of a page, as links call them.
+fn anchors(page: &Page) -> BTreeSet<String> {
+    let prose = prose(page);
+    let headings = prose.lines().filter_map(|line| {
+        let heading = line.trim_start_matches('#');
+        (heading != line).then_some(heading.strip_prefix(' ')?)
+    });
+    headings.map(anchor).collect()
+}
+
+/// `base/../path` without the dots.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        if component == Component::ParentDir {
+            assert!(plain.pop(), "{} leaves the repository", path.display());
+        } else {
+            plain.push(component);
+        }
+    }
+    plain
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let mut seen = 0;
+    for page in pages() {
+        for link in links(&page).iter().filter(|link| !link.contains("://")) {
+            let (path, heading) = link.split_once('#').unwrap_or((link, ""));
+            let folder = Path::new(&page.path).parent().expect("a file");
+            let target = match path {
+                "" => PathBuf::from(&page.path),
+                path => plain(&folder.join(path)),
+            };
+            assert!(
+                repo(&target.to_string_lossy()).exists(),
+                "{}: {link}",
+                page.path
+            );
+            if !heading.is_empty() {
+                let there = anchors(&Page::at(&target));
+                assert!(
+                    there.contains(heading),
+                    "{}: {link}: there are {there:?}",
+                    page.path
+                );
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen > 100, "only {seen} links were found");
+}
+
+#[test]
+fn every_page_of_the_guide_is_in_its_index() {
+    let index = links(&Page::at(Path::new("docs/README.md")));
+    for page in Page::all() {
+        let Some(name) = page.path.strip_prefix("docs/") else {
+            continue;
+        };
+        assert!(
+            name == "README.md" || index.iter().any(|link| link == name),
+            "docs/README.md does not say who reads {name}"
+        );
+    }
+}
+
+#[test]
+fn code_is_what_its_language_says() {
+    for page in Page::all() {
+        let prose = prose(&page);
+        let mut last = "";
+        for line in prose.lines() {
+            // A line of a list that goes on is indented, too.
+            assert!(
+                !(last.is_empty() && line.starts_with("    ")),
+                "{}: fence what is code: {line}",
+                page.path
+            );
+            last = line;
+        }
+        for section in page.sections() {
+            let mut before = "";
+            for block in &section.blocks {
+                let (place, code) = (&section.place, &block.text);
+                assert!(
+                    LANGUAGES.contains(&block.language.as_str()),
+                    "{place}: {}",
+                    block.language
+                );
+                if block.is("text") {
+                    assert_eq!(before, "sh", "{place}: which command prints this?\n{code}");
+                } else if !block.is("sh") {
+                    let typed = code
+                        .lines()
+                        .find(|line| TYPED.iter().any(|word| line.starts_with(word)));
+                    assert!(typed.is_none(), "{place}: {typed:?} is a command: ```sh");
+                }
+                before = &block.language;
+            }
+        }
+    }
+}
+
+/// Code within a line that begins with one of our commands has options that this command has.
+#[test]
+fn no_page_names_an_option_that_there_is_not() {
+    let words = |text: &str| -> BTreeSet<String> {
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+        words
+            .filter(|word| word.starts_with("--"))
+            .map(str::to_owned)
+            .collect()
+    };
+    let mut seen = 0;
+    for page in Page::all() {
+        let prose = prose(&page);
+        for code in prose.split('`').skip(1).step_by(2) {
+            let mut typed = code.split_whitespace().skip_while(|word| *word == "sudo");
+            let (Some("wakeport"), Some(command)) = (typed.next(), typed.next()) else {
+                continue;
+            };
+            if !["run", "init", "check", "status", "exporter"].contains(&command) {
+                continue;
+            }
+            let help = run(
+                Command::new(env!("CARGO_BIN_EXE_wakeport")).args([command, "--help"]),
+                "wakeport",
+            );
+            let known = words(&text(&help));
+            for option in words(code) {
+                assert!(known.contains(&option), "{}: `{code}`: {option}", page.path);
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 5, "only {seen} options were found");
+}
+
+/// What troubleshooting.md prints in italics is what wakeport says.
+#[test]
+fn every_message_that_is_quoted_is_said() {
+    let sources = files(&repo("src"))
+        .into_iter()
+        .filter(|path| !path.ends_with("tests.rs"));
+    let sources: String = sources.map(|path| read(&path)).collect();
+    // A string that goes on in the next line of the source is one line.
+    let sources = sources.replace("\\\n", " ");
+    let sources = sources.split_whitespace().collect::<Vec<_>>().join(" ");
+    let page = prose(&Page::at(Path::new("docs/troubleshooting.md")));
+    let page = page.split_whitespace().collect::<Vec<_>>().join(" ");
+    let quotes: Vec<_> = page.split('*').skip(1).step_by(2).collect();
+    assert!(quotes.len() > 5, "{quotes:?}");
+    for quote in quotes {
+        let parts = quote
+            .split(['…'])
+            .flat_map(|part| part.split("myapp.service"));
+        for part in parts.map(str::trim) {
+            assert!(sources.contains(part), "nobody says `{part}` of `{quote}`");
+        }
+    }
+}
