@@ -11,10 +11,9 @@ use crate::config::span;
 
 /// `nginx` behind port 80, at 127.0.0.1:8080.
 fn nginx() -> Instance {
-    let arguments = ["--unit=nginx", "--listen=80", "--to=127.0.0.1:8080"].map(str::to_owned);
     Instance {
         name: "nginx".parse().unwrap(),
-        config: crate::cli::inside::run(&arguments, &[]).unwrap(),
+        config: typed(&["--unit=nginx", "--listen=80", "--to=127.0.0.1:8080"]),
         settings: vec![("WAKEPORT_TO".into(), "127.0.0.1:8080".into())],
         manager: Manager::System,
         standalone: false,
@@ -444,13 +443,19 @@ fn a_good_instance_has_no_findings() {
     assert_eq!(audit::findings(&subject()), Vec::new());
 }
 
+/// What `wakeport run` makes of these arguments.
+fn typed(arguments: &[&str]) -> Config {
+    let arguments: Vec<_> = arguments.iter().map(|&word| word.to_owned()).collect();
+    crate::cli::inside::run(&arguments, &[]).unwrap()
+}
+
 /// The same, with these options on top of those of `nginx()`.
 #[track_caller]
 fn filtered(options: &[&str], pulls_in: &str, words: &str) {
     let mut arguments = vec!["--to=127.0.0.1:8080"];
     arguments.extend(options);
     let mut subject = subject();
-    subject.config = crate::cli::config(&arguments);
+    subject.config = typed(&arguments);
     let relay = subject.instance.as_mut().unwrap();
     relay.service.pulls_in = vec!["sysinit.target".into(), pulls_in.into()];
     let found = audit::findings(&subject);
@@ -510,7 +515,7 @@ fn init_tells_of_filters_that_come_too_late() {
         "--to=127.0.0.1:8080",
         "--deny=::1",
     ];
-    instance.config = crate::cli::config(&arguments);
+    instance.config = typed(&arguments);
     let mut facts = facts();
     assert_eq!(found(&instance, &facts), Vec::<String>::new());
     facts.service.as_mut().unwrap().pulls_in = vec!["nginx.service".into()];

@@ -251,7 +251,7 @@ fn span() -> Duration {
     let Ok(text) = env::var("WAKEPORT_SOAK") else {
         return SPAN;
     };
-    humantime::parse_duration(&text).expect("WAKEPORT_SOAK is a time, as in 10min")
+    wakeport::config::span::parse(&text).expect("WAKEPORT_SOAK is a time, as in 10min")
 }
 
 #[expect(
