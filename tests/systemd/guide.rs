@@ -12,10 +12,8 @@ use std::path::Path;
 
 use crate::asleep::SOON;
 use crate::pages::Page;
+use crate::reader::NOT_RUN;
 use crate::rig::Rig;
-
-/// Commands that no scenario runs, and why: the beginning of the block, and the reason.
-const NOT_RUN: [(&str, &str); 1] = [("tests/run", "it runs the scenarios themselves")];
 
 /// A whole page is played by a scenario that names its sections, as a word in quotes.
 #[test]

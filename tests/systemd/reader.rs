@@ -14,6 +14,15 @@ pub(crate) const SOURCE: &str = "/run/rig/source";
 /// What a reader has cloned: the parts of it that pages speak of.
 pub(crate) const CLONE: &str = "/run/rig/clone";
 
+/// The blocks of commands that no scenario runs: how each begins, and why not.
+pub(crate) const NOT_RUN: [(&str, &str); 2] = [
+    ("tests/run", "it runs the scenarios themselves"),
+    (
+        "cargo install cargo-deb",
+        "package.rs makes the package and installs it",
+    ),
+];
+
 /// Does what it is told, without asking for a password; `-u` makes it another user.
 const SUDO: &str = "#!/bin/sh
 if [ \"$1\" = -u ]; then user=$2; shift 2; exec runuser -u \"$user\" -- \"$@\"; fi
@@ -107,7 +116,11 @@ impl<'a> Reader<'a> {
         while let Some(block) = blocks.next() {
             if let Some((path, text)) = block.file() {
                 self.puts(path, text);
-            } else if block.is("sh") {
+            } else if block.is("sh")
+                && !NOT_RUN
+                    .iter()
+                    .any(|(begins, _)| block.text.starts_with(begins))
+            {
                 let commands = (self.changed)(&block.text);
                 let shown = blocks.next_if(|block| block.is("text"));
                 self.types(place, &commands, shown);
