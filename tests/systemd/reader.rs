@@ -15,8 +15,12 @@ pub(crate) const SOURCE: &str = "/run/rig/source";
 pub(crate) const CLONE: &str = "/run/rig/clone";
 
 /// The blocks of commands that no scenario runs: how each begins, and why not.
-pub(crate) const NOT_RUN: [(&str, &str); 2] = [
+pub(crate) const NOT_RUN: [(&str, &str); 3] = [
     ("tests/run", "it runs the scenarios themselves"),
+    (
+        "tests/fuzz/run",
+        "tests/run runs it, for as long as a test may take",
+    ),
     (
         "cargo install cargo-deb",
         "package.rs makes the package and installs it",
