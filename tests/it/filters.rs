@@ -252,14 +252,14 @@ fn who_says_nothing_prevents_the_exit_and_no_more() {
         .flag("--wake-on-data")
         .cooldown("100ms")
         .start();
-    front.connect().echoes("hello");
     let silent = front.connect();
+    front.connect().echoes("hello");
     // It keeps nobody awake.
     stage.reaches("stop", 1);
     throughout(Duration::from_secs(1), "it stays", || wakeport.is_running());
+    let second = front.connect();
     silent.echoes("hello after all");
     assert_eq!(stage.count("start"), 2);
-    let second = front.connect();
     drop(silent);
     stage.reaches("stop", 2);
     drop(second);
