@@ -284,7 +284,7 @@ impl Desk {
 fn write(path: &Path, record: &Record) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    // Always the same, so that what a crash leaves behind is written over.
+    // Always the same, so that what a crash leaves behind is taken away.
     let draft = directory.join(format!(".{name}.new"));
     let attempt = || write_draft(&draft, record).and_then(|()| fs::rename(&draft, path));
     let written = match attempt() {
@@ -298,12 +298,16 @@ fn write(path: &Path, record: &Record) -> io::Result<()> {
 }
 
 fn write_draft(draft: &Path, record: &Record) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
-        .open(draft)?;
+    let begin = || OpenOptions::new().write(true).create_new(true).open(draft);
+    let mut file = match begin() {
+        // Left behind by a crash, or put there by somebody: to open a pipe would wait for a reader,
+        // and a link would have something else written over.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(draft)?;
+            begin()
+        }
+        begun => begun,
+    }?;
     // The unit's UMask= keeps everything from everybody.
     file.set_permissions(Permissions::from_mode(0o644))?;
     file.write_all(record.to_text().as_bytes())?;
