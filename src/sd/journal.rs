@@ -252,6 +252,7 @@ impl<S: Subscriber> Layer<S> for Forward {
         if let Some(program) = line.program.take() {
             line.message.insert_str(0, &format!("{program}: "));
         }
+        line.make_printable();
         if self.post.try_send(Note::Line(line)).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -259,6 +260,21 @@ impl<S: Subscriber> Layer<S> for Forward {
 }
 
 impl Line {
+    /// Whatever got into it from outside, a message is one line and steers no terminal.
+    fn make_printable(&mut self) {
+        let steers = |c: char| c.is_control() && c != '\t';
+        if self.message.contains(steers) {
+            let mut text = String::with_capacity(self.message.len());
+            for c in self.message.chars() {
+                match c {
+                    _ if steers(c) => text.extend(c.escape_default()),
+                    _ => text.push(c),
+                }
+            }
+            self.message = text;
+        }
+    }
+
     fn take(&mut self, name: &str, value: String) {
         match name {
             "message" => self.message.insert_str(0, &value),
