@@ -72,8 +72,12 @@ impl Finding {
     }
 
     fn new(level: Level, text: impl Into<String>) -> Self {
-        // Names and errors of others may hold anything; a finding is one line all the same.
-        let text = text.into().split_whitespace().collect::<Vec<_>>().join(" ");
+        // Names and errors of others may hold anything (a program calls itself as it likes); a
+        // finding is one line all the same, and steers no terminal.
+        let text = text.into();
+        let words = text.split(|c: char| c.is_whitespace() || c.is_control());
+        let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
+        let text = words.join(" ");
         Self { level, text }
     }
 }
