@@ -275,10 +275,17 @@ impl<'a> Row<'a> {
 }
 
 fn escaped(value: &str) -> String {
-    value
-        .replace('\\', "\\\\")
-        .replace('"', "\\\"")
-        .replace('\n', "\\n")
+    let mut text = String::with_capacity(value.len());
+    for c in value.chars() {
+        match c {
+            '\\' | '"' => text.extend(['\\', c]),
+            '\n' => text.push_str("\\n"),
+            // Allowed, but the page may be read on a terminal.
+            _ if c.is_control() => text.push(' '),
+            _ => text.push(c),
+        }
+    }
+    text
 }
 
 #[cfg(test)]
