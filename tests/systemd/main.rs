@@ -26,6 +26,7 @@ mod observe;
 mod operator;
 mod outages;
 mod package;
+mod security;
 mod setup;
 mod sockets;
 mod stories;
