@@ -10,6 +10,7 @@ mod examples;
 mod exec;
 mod filters;
 mod hooks;
+mod hostile;
 mod init;
 mod limits;
 mod liveness;

@@ -73,16 +73,22 @@ fn the_exporter_verifies() {
 
 #[test]
 fn the_sandbox_is_tight() {
-    for unit in ["wakeport@.service", "wakeport-exporter.service"] {
+    // As good as today, in tenths; a user's manager can do much less.
+    for (unit, threshold) in [
+        ("wakeport@.service", 13),
+        ("wakeport-exporter.service", 10),
+        ("user/wakeport@.service", 62),
+    ] {
         let output = run(
             Command::new("systemd-analyze")
-                .args(["security", "--offline=true", "--threshold=20"])
+                .args(["security", "--offline=true"])
+                .arg(format!("--threshold={threshold}"))
                 .arg(repo("systemd").join(unit)),
             "systemd",
         );
         assert!(
             output.status.success(),
-            "{unit} is more exposed than 2.0:\n{}",
+            "{unit} is more exposed than {threshold} tenths:\n{}",
             text(&output)
         );
     }
