@@ -470,6 +470,41 @@ fn the_package_has_the_version_of_the_program() {
 }
 
 #[test]
+fn every_claim_of_the_threat_model_has_tests_and_they_exist() {
+    let model = read(&repo("docs/threat-model.md"));
+    let (_, claims) = model.split_once("\n## Claims\n").expect("claims");
+    let (claims, _) = claims.split_once("\n## ").expect("what comes after them");
+    let mut count = 0;
+    for row in claims.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<_> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [claim, by, shown] = cells[..] else {
+            panic!("three columns: {row}")
+        };
+        if claim == "claim" {
+            continue;
+        }
+        let tests: Vec<_> = shown
+            .split('`')
+            .filter_map(|word| word.split_once("::"))
+            .collect();
+        assert!(
+            !tests.is_empty() && !by.is_empty(),
+            "nothing shows: {claim}"
+        );
+        for (file, test) in tests {
+            let source = read(&repo(&format!("tests/{file}.rs")));
+            let tested = source.split("#[test]\n").skip(1).any(|rest| {
+                let function = rest.lines().find(|line| !line.starts_with("#["));
+                function.is_some_and(|line| line.starts_with(&format!("fn {test}(")))
+            });
+            assert!(tested, "tests/{file}.rs has no test {test}");
+        }
+        count += 1;
+    }
+    assert!(count > 25, "only {count} claims were found");
+}
+
+#[test]
 fn each_kind_of_message_has_an_id_of_its_own() {
     let text = read(&repo("src/sd/message.rs"));
     let ids: Vec<_> = text
