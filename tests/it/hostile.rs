@@ -255,7 +255,7 @@ fn a_service_that_talks_without_end_or_makes_no_sense_is_not_ready_and_costs_a_b
                     .to(&target)
                     .listen(&front)
                     .option("--ready", ready)
-                    .option("--start-timeout", "1s")
+                    .option("--start-timeout", "2s")
                     .option("--log-level", "trace")
                     .start();
                 let memory = wakeport.memory();
@@ -312,7 +312,7 @@ fn prints_without_end(print: &str) {
         .to(Place::tcp())
         .listen(&front)
         .option("--start-hook", hook)
-        .option("--start-timeout", "3s")
+        .option("--start-timeout", "infinity")
         .option("--metrics", &metrics)
         .unread()
         .start();
@@ -323,8 +323,7 @@ fn prints_without_end(print: &str) {
         let page = get(&metrics, "/metrics");
         page.contains("state=\"waking\"} 1") && wakeport.memory() < memory + BOUND
     });
-    client.is_reset();
-    wakeport.is("failed");
+    assert!(client.is_silent());
 }
 
 #[test]
@@ -401,9 +400,8 @@ fn a_hook_has_three_descriptors_and_none_of_ours() {
     let wakeport = Run::new()
         .to(Place::tcp())
         .inherit("web", &listener)
-        .option("--start-hook", "/bin/ls /proc/self/fd")
+        .option("--start-hook", "/bin/ls /proc/self/fd /not/there")
         .under(&["bash", "-c", ONLY_FOUR, "bash"])
-        .option("--start-timeout", "1s")
         .start();
     let _other = front.connect();
     front.connect().is_reset();
@@ -412,6 +410,7 @@ fn a_hook_has_three_descriptors_and_none_of_ours() {
         .lines()
         .filter_map(|line| line.split_once("start hook: "))
         .map(|(_, file)| file)
+        .filter(|file| file.bytes().all(|byte| byte.is_ascii_digit()))
         .collect();
     // The fourth one is the directory that `ls` looks into.
     assert_eq!(files, ["0", "1", "2", "3"], "{log}");
