@@ -405,6 +405,7 @@ fn a_hook_has_three_descriptors_and_none_of_ours() {
         .start();
     let _other = front.connect();
     front.connect().is_reset();
+    wakeport.logs("could not wake");
     let log = wakeport.log();
     let files: Vec<_> = log
         .lines()
