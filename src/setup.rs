@@ -169,11 +169,11 @@ struct Group<'a> {
     addresses: Vec<&'a Bound>,
 }
 
-/// A unit's name as part of the name of its instance.
+/// A unit's name as part of the name of its instance: as short as it still means that unit.
 pub fn stem(name: &UnitName) -> &str {
-    name.as_str()
-        .strip_suffix(".service")
-        .unwrap_or(name.as_str())
+    let short = name.as_str().strip_suffix(".service");
+    let short = short.filter(|short| short.parse().as_ref() == Ok(name));
+    short.unwrap_or(name.as_str())
 }
 
 /// How people call systemctl for this manager.

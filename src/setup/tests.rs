@@ -354,6 +354,20 @@ fn a_value_is_written_as_systemd_reads_it() {
 }
 
 #[test]
+fn the_name_of_an_instance_means_its_unit() {
+    for (unit, short) in [
+        ("nginx.service", "nginx"),
+        ("media.target", "media.target"),
+        ("media.target.service", "media.target.service"),
+        (".service", ".service"),
+    ] {
+        let unit: UnitName = unit.parse().unwrap();
+        assert_eq!(stem(&unit), short);
+        assert_eq!(stem(&unit).parse(), Ok(unit));
+    }
+}
+
+#[test]
 fn no_two_listeners_share_a_unit() {
     for (name, part) in [
         ("web", "web"),
