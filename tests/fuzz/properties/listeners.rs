@@ -8,6 +8,13 @@ pub(super) fn property(bytes: &[u8]) {
     let mut lines = text.splitn(3, '\0');
     let mut line = || lines.next().unwrap_or_default();
     let (fds, pid, names) = (line(), line(), line());
+    // A million takes its time, and is like any other number.
+    if fds
+        .parse()
+        .is_ok_and(|count: u32| (5_000..1 << 20).contains(&count))
+    {
+        return;
+    }
     let is_name = |name: &str| !name.is_empty() && !name.contains(|c: char| c.is_control());
     match listen::names(fds, pid, names, 4711) {
         Err(error) => assert!(super::is_one_line(&error.to_string()), "{error}"),
