@@ -42,16 +42,36 @@ impl<'a> Echo<'a> {
     /// Puts the service NAME.service behind wakeport. It opens its port 50 ms after it has started; `service` is
     /// more for its `[Service]` section.
     pub(crate) fn asleep(rig: &'a Rig, name: &str, service: &str, settings: &[&str]) -> Self {
+        let port = Self::port(rig, name);
+        let command = Self::command(port);
+        rig.unit(
+            &format!("{name}.service"),
+            &format!("[Service]\nExecStart={command}\n{service}\n"),
+        );
+        Self::behind(rig, name, port, settings)
+    }
+
+    /// The same as a child of wakeport, without a unit of its own.
+    pub(crate) fn child(rig: &'a Rig, name: &str, settings: &[&str]) -> Self {
+        let port = Self::port(rig, name);
+        let command = format!("WAKEPORT_EXEC={}", Self::command(port));
+        let settings = [&["WAKEPORT_UNIT=", &command], settings].concat();
+        Self::behind(rig, name, port, &settings)
+    }
+
+    /// The next port, and what is needed to listen there.
+    fn port(rig: &Rig, name: &str) -> usize {
         let port = 8100 + rig.ask("ls /run/rig/echo").lines().count();
         rig.write("/run/rig/echo.py", PROGRAM);
         rig.write(&format!("/run/rig/echo/{name}"), "");
-        rig.unit(
-            &format!("{name}.service"),
-            &format!(
-                "[Service]\nExecStart=python3 -IS /run/rig/echo.py {} 0.05\n{service}\n",
-                port + 10_000
-            ),
-        );
+        port
+    }
+
+    fn command(port: usize) -> String {
+        format!("python3 -IS /run/rig/echo.py {} 0.05", port + 10_000)
+    }
+
+    fn behind(rig: &'a Rig, name: &str, port: usize, settings: &[&str]) -> Self {
         let address = format!("127.0.0.1:{port}");
         let target = format!("127.0.0.1:{}", port + 10_000);
         rig.instance(name, &address, &target, settings);

@@ -16,8 +16,8 @@ use crate::rig::Rig;
 const KILLS: (&str, usize) = ("WAKEPORT_TEST_KILLS", 240);
 const SEED: (&str, usize) = ("WAKEPORT_TEST_SEED", 1);
 
-/// Instances that are killed at the same time.
-const INSTANCES: usize = 4;
+/// Instances that are killed at the same time, and what sleeps behind them.
+const INSTANCES: [Kind; 4] = [Kind::Unit, Kind::Unit, Kind::Unit, Kind::Child];
 
 /// When to kill: what is waited for, and for how many milliseconds at most after that.
 const MOMENTS: [(Moment, u64); 6] = [
@@ -39,9 +39,17 @@ enum Moment {
     AsleepAgain,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    Unit,
+    /// It dies with wakeport.
+    Child,
+}
+
 /// An instance under fire.
 struct Target<'a> {
     echo: Echo<'a>,
+    kind: Kind,
     /// Kills that have begun, and those that are over: who came and left between the same two of them was not
     /// touched by any.
     begun: AtomicUsize,
@@ -60,13 +68,15 @@ fn killed_in_every_state_hundreds_of_times_it_loses_nobody_but_who_was_connected
         let value = std::env::var(variable).ok();
         value.map_or(default, |value| value.parse().expect(variable))
     });
-    let targets: Vec<_> = (0..INSTANCES)
-        .map(|number| Target::new(&rig, &format!("echo{number}")))
+    let targets: Vec<_> = INSTANCES
+        .iter()
+        .enumerate()
+        .map(|(number, &kind)| Target::new(&rig, &format!("echo{number}"), kind))
         .collect();
     thread::scope(|scope| {
         for (number, target) in targets.iter().enumerate() {
             let dice = Dice::new((seed + number) as u64);
-            scope.spawn(move || target.endure(kills.div_ceil(INSTANCES), dice));
+            scope.spawn(move || target.endure(kills.div_ceil(INSTANCES.len()), dice));
         }
     });
     let mut killed = BTreeMap::new();
@@ -125,10 +135,15 @@ fn killed_after_a_failed_start_it_serves_again_as_soon_as_that_is_mended() {
 }
 
 impl<'a> Target<'a> {
-    fn new(rig: &'a Rig, name: &str) -> Self {
+    fn new(rig: &'a Rig, name: &str, kind: Kind) -> Self {
         let service = "ExecStartPre=sleep 0.1\nExecStop=sleep 0.15";
+        let settings = &["WAKEPORT_COOLDOWN=150ms"];
         Self {
-            echo: Echo::asleep(rig, name, service, &["WAKEPORT_COOLDOWN=150ms"]),
+            echo: match kind {
+                Kind::Unit => Echo::asleep(rig, name, service, settings),
+                Kind::Child => Echo::child(rig, name, settings),
+            },
+            kind,
             begun: AtomicUsize::new(0),
             over: AtomicUsize::new(0),
             clients: AtomicUsize::new(0),
@@ -241,12 +256,19 @@ impl<'a> Target<'a> {
         let socket = format!("wakeport@{name}.socket");
         assert_eq!(rig.show("Result", &socket), "success");
         let before = self.echo.record().expect("there were clients");
-        let (starts, kills) = (rig.starts(&self.echo.service()), self.over.load(SeqCst));
+        let (clients, kills) = (self.clients.load(SeqCst), self.over.load(SeqCst));
+        let (starts, stops) = match self.kind {
+            Kind::Unit => {
+                let service = self.echo.service();
+                (rig.starts(&service), rig.stops(&service))
+            }
+            Kind::Child => (clients, clients),
+        };
         for (count, at_most) in [
-            (total(&before, "clients"), self.clients.load(SeqCst)),
+            (total(&before, "clients"), clients),
             // To an instance that finds clients waiting, a service that runs already is woken at once.
             (total(&before, "wakes"), starts + kills),
-            (total(&before, "sleeps"), rig.stops(&self.echo.service())),
+            (total(&before, "sleeps"), stops),
         ] {
             assert!(count <= at_most as u64, "{before:#}");
             assert!(count > 0, "{before:#}");
