@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::echo::{Dice, Echo, Visit};
+use crate::outages;
 use crate::rig::Rig;
 
 /// How many kills there are, and what chance begins with; the same run again by the same two variables.
@@ -64,19 +65,57 @@ struct Target<'a> {
 #[ignore = "needs root: tests/run runs it"]
 fn killed_in_every_state_hundreds_of_times_it_loses_nobody_but_who_was_connected() {
     let rig = Rig::boot();
-    let [kills, seed] = [KILLS, SEED].map(|(variable, default)| {
-        let value = std::env::var(variable).ok();
-        value.map_or(default, |value| value.parse().expect(variable))
-    });
+    let killed = under_fire(&rig, chosen(KILLS), None);
+    for state in ["asleep", "waking", "awake", "cooling", "stopping"] {
+        assert!(killed.contains_key(state), "never killed when {state}");
+    }
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn killed_while_the_bus_the_journal_and_systemd_come_and_go_it_loses_nobody_either() {
+    let rig = Rig::boot();
+    let happens = |dice: &mut Dice| {
+        thread::sleep(dice.millis(1000));
+        outages::something_happens(&rig, dice);
+    };
+    under_fire(&rig, chosen(KILLS) / 4, Some(&happens));
+}
+
+fn chosen((variable, default): (&str, usize)) -> usize {
+    let value = std::env::var(variable).ok();
+    value.map_or(default, |value| value.parse().expect(variable))
+}
+
+/// Has instances killed so many times in all. Says how often in which state. What happens meanwhile may keep the
+/// journal from knowing everything.
+fn under_fire(
+    rig: &Rig,
+    kills: usize,
+    happens: Option<&dyn Fn(&mut Dice)>,
+) -> BTreeMap<String, usize> {
+    let seed = chosen(SEED);
     let targets: Vec<_> = INSTANCES
         .iter()
         .enumerate()
-        .map(|(number, &kind)| Target::new(&rig, &format!("echo{number}"), kind))
+        .map(|(number, &kind)| Target::new(rig, &format!("echo{number}"), kind))
         .collect();
+    let over = AtomicUsize::new(0);
     thread::scope(|scope| {
         for (number, target) in targets.iter().enumerate() {
             let dice = Dice::new((seed + number) as u64);
-            scope.spawn(move || target.endure(kills.div_ceil(INSTANCES.len()), dice));
+            let over = OnEnd(&over);
+            scope.spawn(move || {
+                let _over = over;
+                target.endure(kills.div_ceil(INSTANCES.len()), dice);
+            });
+        }
+        let mut dice = Dice::new((seed + INSTANCES.len()) as u64);
+        while over.load(SeqCst) < INSTANCES.len() {
+            match happens {
+                Some(happens) => happens(&mut dice),
+                None => thread::sleep(Duration::from_millis(10)),
+            }
         }
     });
     let mut killed = BTreeMap::new();
@@ -84,11 +123,18 @@ fn killed_in_every_state_hundreds_of_times_it_loses_nobody_but_who_was_connected
         for (state, count) in &*target.killed.lock().expect("nobody has panicked") {
             *killed.entry(state.clone()).or_insert(0) += count;
         }
-        target.balances();
+        target.balances(happens.is_none());
     }
     say(&format!("killed {killed:?} by seed {seed}"));
-    for state in ["asleep", "waking", "awake", "cooling", "stopping"] {
-        assert!(killed.contains_key(state), "never killed when {state}");
+    killed
+}
+
+/// Counts one more when it goes, come what may.
+struct OnEnd<'a>(&'a AtomicUsize);
+
+impl Drop for OnEnd<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, SeqCst);
     }
 }
 
@@ -250,7 +296,7 @@ impl<'a> Target<'a> {
     }
 
     /// Nobody comes any more: the service sleeps, the port is open, and what is written down adds up.
-    fn balances(&self) {
+    fn balances(&self, journal_is_whole: bool) {
         let Echo { rig, name, .. } = &self.echo;
         rig.wait_until_asleep(name);
         let socket = format!("wakeport@{name}.socket");
@@ -258,11 +304,11 @@ impl<'a> Target<'a> {
         let before = self.echo.record().expect("there were clients");
         let (clients, kills) = (self.clients.load(SeqCst), self.over.load(SeqCst));
         let (starts, stops) = match self.kind {
-            Kind::Unit => {
+            Kind::Unit if journal_is_whole => {
                 let service = self.echo.service();
                 (rig.starts(&service), rig.stops(&service))
             }
-            Kind::Child => (clients, clients),
+            Kind::Unit | Kind::Child => (clients, clients),
         };
         for (count, at_most) in [
             (total(&before, "clients"), clients),

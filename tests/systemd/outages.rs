@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::echo::{Echo, Visit};
+use crate::echo::{Dice, Echo, Visit};
 use crate::rig::{Client, GoneAs, Rig};
 
 const BUS: &str = "dbus.service";
@@ -148,6 +148,32 @@ impl Echo<'_> {
         let address = self.address.clone();
         thread::spawn(move || Visit::short().pay(&address))
     }
+}
+
+/// Something goes away, or stands still for a moment: whatever chance decides.
+pub(crate) fn something_happens(rig: &Rig, dice: &mut Dice) -> String {
+    let stands_still = |unit: &str, for_so_long| {
+        rig.freeze(unit);
+        thread::sleep(for_so_long);
+        rig.thaw(unit);
+    };
+    let (what, span) = (dice.below(8), dice.millis(400));
+    match what {
+        0 => rig.systemctl(&format!("restart {BUS}")),
+        1 => drop(rig.kill(BUS)),
+        2 if !rig.pids(BUS).is_empty() => stands_still(BUS, span),
+        3 => drop(rig.kill(JOURNAL)),
+        4 if !rig.pids(JOURNAL).is_empty() => stands_still(JOURNAL, span),
+        5 => rig.systemctl("daemon-reexec"),
+        6 => rig.systemctl("daemon-reload"),
+        7 => {
+            rig.signal_init(Signal::STOP);
+            thread::sleep(span);
+            rig.signal_init(Signal::CONT);
+        }
+        _ => (),
+    }
+    format!("{what} for {span:?}")
 }
 
 #[test]
