@@ -180,6 +180,26 @@ fn killed_after_a_failed_start_it_serves_again_as_soon_as_that_is_mended() {
     whole_time_is_accounted_for(&record);
 }
 
+/// The next one finds a service on its way down, by an order that nobody can tell it anything of.
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn killed_during_a_stop_that_hangs_the_next_one_waits_for_its_end_at_rest() {
+    let rig = Rig::boot();
+    let deaf = "KillSignal=SIGWINCH\nTimeoutStopSec=4s";
+    let echo = Echo::asleep(&rig, "echo", deaf, &["WAKEPORT_COOLDOWN=100ms"]);
+    echo.serves(&Visit::short());
+    rig.wait_until("deactivating", "echo.service");
+    assert!(rig.kill(&echo.wakeport()), "it waits for the end");
+    rig.wait_until("active", &echo.wakeport());
+    let used = rig.cpu(&echo.wakeport());
+    thread::sleep(Duration::from_secs(2));
+    let used = rig.cpu(&echo.wakeport()) - used;
+    assert!(rig.is("deactivating", "echo.service"));
+    assert!(used < Duration::from_millis(200), "{used:?} of work in 2 s");
+    echo.serves(&Visit::short());
+    assert_eq!(rig.starts("echo.service"), 2);
+}
+
 impl<'a> Target<'a> {
     fn new(rig: &'a Rig, name: &str, kind: Kind) -> Self {
         let service = "ExecStartPre=sleep 0.1\nExecStop=sleep 0.15";
