@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 
-use crate::asleep::{PORT, TARGET, URL, alice, nginx, postgresql_on};
+use crate::asleep::{PORT, TARGET, URL, alice, nginx, postgresql_on, python};
 use crate::rig::{Client, Rig};
 
 /// The package as `cargo deb` makes it of Cargo.toml, around the program that is tested.
@@ -104,9 +104,9 @@ fn files(rig: &Rig) -> String {
     rig.run("find /etc /usr /var /run -path /run/rig -prune -o -path /usr/src -prune -o -name '*wakeport*' -print | sort")
 }
 
-/// The process of nginx's wakeport.
+/// The process of web.service's wakeport.
 fn relay(rig: &Rig) -> String {
-    rig.show("MainPID", "wakeport@nginx.service")
+    rig.show("MainPID", "wakeport@web.service")
 }
 
 /// Whether it is the second version of the program, and whether that is what lies in `/usr/bin`.
@@ -120,7 +120,7 @@ fn program(rig: &Rig, pid: &str) -> (bool, bool) {
 #[ignore = "needs root: tests/run runs it"]
 fn a_new_user_puts_postgresql_and_a_web_app_to_sleep_with_one_command_each() {
     let rig = Rig::bare();
-    // What runs on the machine already, as Debian and its own README set it up: nothing of it has to move.
+    // What runs on the machine already, on 127.0.0.1 as Debian and Python's servers have it: nothing of it has to move.
     let postgresql = postgresql_on(&rig, "5432", "scram-sha-256");
     rig.systemctl("add-wants --quiet multi-user.target postgresql.service");
     rig.systemctl(&format!("start {postgresql}.service"));
@@ -191,12 +191,12 @@ fn a_new_user_puts_postgresql_and_a_web_app_to_sleep_with_one_command_each() {
 fn an_upgrade_disturbs_nobody_and_the_next_wake_runs_the_new_program() {
     let rig = Rig::bare();
     install(&rig, &FIRST);
-    nginx(&rig);
+    python(&rig);
+    // More than all buffers on its way hold.
     rig.write("/run/rig/www/big", &"0123456789abcdef\n".repeat(2 << 20));
     let page = rig.read("/run/rig/www/big");
-    rig.drop_in("nginx.service", "big", "[Service]\nExecStart=\nExecStart=/usr/bin/python3 -m http.server --bind 127.0.0.1 --directory /run/rig/www 18080\nType=simple\nExecStartPre=\nPIDFile=\n");
     rig.run(&format!(
-        "wakeport init nginx --listen {PORT} --to {TARGET} --cooldown 300ms --write --enable"
+        "wakeport init web --listen {PORT} --to {TARGET} --cooldown 300ms --write --enable"
     ));
 
     let mut client = TcpStream::connect(PORT).expect("the port is open");
@@ -229,15 +229,15 @@ fn an_upgrade_disturbs_nobody_and_the_next_wake_runs_the_new_program() {
     );
     drop(client);
 
-    rig.wait_until_asleep("nginx");
-    assert_eq!(rig.starts("wakeport@nginx.service"), 1);
+    rig.wait_until_asleep("web");
+    assert_eq!(rig.starts("wakeport@web.service"), 1);
     let client = TcpStream::connect(PORT).expect("the port is open");
-    rig.wait_for("nginx is woken", || {
-        rig.is("active", "wakeport@nginx.service") && relay(&rig) != "0"
+    rig.wait_for("it is woken", || {
+        rig.is("active", "wakeport@web.service") && relay(&rig) != "0"
     });
     assert_eq!(program(&rig, &relay(&rig)), (true, true));
     drop(client);
-    rig.wait_until_asleep("nginx");
+    rig.wait_until_asleep("web");
     assert_eq!(rig.ask("systemctl --failed --plain --no-legend"), "");
 }
 
