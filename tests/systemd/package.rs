@@ -259,7 +259,7 @@ fn a_removal_drains_and_a_purge_leaves_nothing_of_ours() {
     nginx(&rig);
     rig.drop_in("wakeport@nginx.socket", "mine", "[Socket]\nBacklog=100\n");
     rig.run(&format!(
-        "wakeport init nginx --listen {PORT} --to {TARGET} --cooldown 300ms --write --enable"
+        "wakeport init nginx --listen {PORT} --to {TARGET} --cooldown 300ms --drain-timeout 1h --write --enable"
     ));
     rig.run("wakeport init other --exec 'sleep inf' --listen 127.0.0.1:8081 --to 127.0.0.1:1 --write --enable");
     rig.systemctl("enable --quiet --now wakeport-exporter.socket");
@@ -315,7 +315,7 @@ fn a_removal_drains_the_instances_of_users_as_well() {
     install(&rig, &FIRST);
     let as_alice = alice(&rig);
     as_alice(&format!(
-        "wakeport init notes --user --listen {PORT} --to {TARGET} --cooldown 300ms --write --enable"
+        "wakeport init notes --user --listen {PORT} --to {TARGET} --cooldown 300ms --drain-timeout 1h --write --enable"
     ));
     let mut client = Client::connect(PORT);
     rig.wait_for("her notes are awake", || rig.processes("python3") == 1);
