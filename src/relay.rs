@@ -80,14 +80,18 @@ pub fn relay<'a>(
         pulse: Pulse::new(idle),
     };
     async move {
-        let (survivor, cause) = match poll_fn(|cx| relay.poll(cx)).await {
+        let (survivor, owes, cause) = match poll_fn(|cx| relay.poll(cx)).await {
             Outcome::Closed => return Ended::Closed,
             Outcome::Idle => return Ended::Idle,
-            Outcome::ClientBroken(cause) => (target, cause),
-            Outcome::TargetBroken(cause) => (client, cause),
+            Outcome::ClientBroken(cause) => (target, relay.up.owes(), cause),
+            Outcome::TargetBroken(cause) => (client, relay.down.owes(), cause),
         };
         // A reset drops what is not sent yet; without us it would have been on its way.
-        Box::pin(survivor.flush(FLUSH_LIMIT)).await;
+        if owes {
+            Box::pin(survivor.taken(FLUSH_LIMIT)).await;
+        } else {
+            Box::pin(survivor.flush(FLUSH_LIMIT)).await;
+        }
         match cause {
             Cause::Reset => Ended::Reset,
             Cause::Vanished => Ended::Vanished,

@@ -27,6 +27,9 @@ pub enum Stream {
 /// reports a close that follows a half-close by no event that tokio would pass on alone.
 const HANG_UP_POLL: Duration = Duration::from_millis(250);
 
+/// How often a peer is asked whether it has ended, as long as it sends what nobody reads any more.
+const TAKEN_POLL: Duration = Duration::from_millis(50);
+
 /// A connected, non-blocking stream socket that no thread watches yet.
 #[derive(Debug)]
 pub enum Unwatched {
@@ -297,6 +300,29 @@ impl Stream {
             }
         };
         let _ = tokio::time::timeout(limit, sent_off).await;
+    }
+
+    /// Whether something that was written has not been sent off yet. Nothing more is to be written.
+    pub fn owes(&self) -> bool {
+        let Self::Tcp(stream) = self else {
+            return false;
+        };
+        let socket = socket2::SockRef::from(stream);
+        socket.set_tcp_notsent_lowat(1).is_ok() && !self.is_writable()
+    }
+
+    /// Waits, at most `limit`, until the peer, which was told its end, has read that far: then it
+    /// ends, too. How much is still to be sent nobody says any more.
+    pub async fn taken(&self, limit: Duration) {
+        let ended = async {
+            while let Ok(ready) = self.ready(Interest::READABLE | Interest::ERROR).await {
+                if ready.is_read_closed() || ready.is_error() {
+                    return;
+                }
+                tokio::time::sleep(TAKEN_POLL).await;
+            }
+        };
+        let _ = tokio::time::timeout(limit, ended).await;
     }
 
     fn is_writable(&self) -> bool {

@@ -54,6 +54,8 @@ pub(super) struct Direction<'a> {
     /// How many bytes were passed on.
     total: &'a mut u64,
     end: Option<End>,
+    /// Not all that the sink was sent had left when it was told its end.
+    owes: bool,
     /// Tells when the sink breaks; there only where nobody reads from it or writes to it.
     watch: Option<Pin<Box<dyn Future<Output = io::Error> + Send + 'a>>>,
 }
@@ -101,6 +103,7 @@ impl<'a> Direction<'a> {
             rest: said,
             total,
             end: None,
+            owes: false,
             watch: None,
         }
     }
@@ -108,6 +111,11 @@ impl<'a> Direction<'a> {
     /// How it has ended, if it has.
     pub(super) fn end(&self) -> Option<End> {
         self.end
+    }
+
+    /// Whether not all that the sink was sent had left when it was told its end.
+    pub(super) fn owes(&self) -> bool {
+        self.owes
     }
 
     pub(super) fn total(&self) -> u64 {
@@ -288,10 +296,12 @@ impl<'a> Direction<'a> {
 
     /// The source has ended; the sink is told, unless that is only what is left of a reset: the
     /// kernel tells of one only once, and whoever reads after that finds an end like any other.
-    fn over(&self, other: &Self) -> Step {
+    fn over(&mut self, other: &Self) -> Step {
         if let Some(End::SinkBroken(cause)) = other.end {
             return Step::Over(End::SourceBroken(cause));
         }
+        // The kernel does not say so any more afterwards. Less leaves in one flight.
+        self.owes = other.end.is_none() && *self.total >= LARGE as u64 && self.sink.owes();
         Step::Over(match self.sink.finish_writing() {
             Ok(()) => End::Finished,
             Err(error) => End::SinkBroken(Cause::from(&error)),

@@ -4,6 +4,8 @@ use std::io;
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::support::{Place, Run, Wire, directory, noise, send_in_pieces, throughout, until};
 
 #[test]
@@ -139,6 +141,51 @@ fn a_slow_reader_gets_all_that_the_target_sent_before_it_broke_off() {
         (bytes.len(), Err(io::ErrorKind::ConnectionReset))
     );
     assert!(got == bytes);
+}
+
+#[test]
+fn a_target_that_has_sent_its_end_and_breaks_off_costs_a_slow_reader_nothing() {
+    let wire = Wire::new();
+    let client = wire.front.connect_with_little_room();
+    let server = wire.server();
+    let bytes = noise(11, 400_000);
+    server.send(&bytes);
+    server.finish();
+    until("everything has left the server", || server.unsent() == 0);
+    server.reset();
+    let mut got = Vec::new();
+    let end = loop {
+        match client.some() {
+            Ok(piece) if piece.is_empty() => break Ok(()),
+            Ok(piece) => got.extend(piece),
+            Err(error) => break Err(error.kind()),
+        }
+        thread::sleep(Duration::from_millis(2));
+    };
+    // Whether it ends well or with a reset.
+    assert!(
+        got == bytes,
+        "{} of {} bytes, {end:?}",
+        got.len(),
+        bytes.len()
+    );
+}
+
+#[test]
+fn urgent_data_is_lost_and_what_is_behind_it_comes_with_the_next_bytes() {
+    let wire = Wire::new();
+    let (client, server) = wire.pair();
+    // All of it is there when it is read.
+    wire.wakeport.signal(Signal::STOP);
+    client.send("before");
+    let urgent = client.socket().send_out_of_band(b"!");
+    assert_eq!(urgent.expect("room"), 1);
+    client.send("after");
+    until("it has left the client", || client.unsent() == 0);
+    wire.wakeport.signal(Signal::CONT);
+    assert_eq!(server.take(6), b"before");
+    client.send("later");
+    assert_eq!(server.take(10), b"afterlater");
 }
 
 #[test]
