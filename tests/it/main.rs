@@ -17,6 +17,7 @@ mod liveness;
 mod listeners;
 mod manager;
 mod manual;
+mod network;
 mod observe;
 mod orders;
 #[path = "../docs/pages.rs"]

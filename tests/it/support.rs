@@ -1,9 +1,11 @@
 //! What the whole-process tests stand on: the real binary, clients, servers and hooks around it. Everything is looked
 //! at from the outside, and every condition is waited for.
 
+mod network;
 mod trace;
 mod wire;
 
+pub(crate) use network::Network;
 pub(crate) use trace::Trace;
 pub(crate) use wire::{
     Flow, Pattern, Wire, in_tiny_segments, is_tcp, kinds, send_in_pieces, with_hardly_any_room,

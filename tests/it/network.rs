@@ -1,0 +1,299 @@
+//! Targets that cannot be reached, each for another reason, and networks that lose, double and reorder what they carry.
+
+use std::fs;
+use std::net::UdpSocket;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::support::{
+    Client, Flow, Network, Place, Run, Server, Wire, directory, noise, now, send_in_pieces,
+    throughout,
+};
+
+const WAITS: &str = "waking: the target has started, but does not answer yet, 1 client waiting";
+
+/// An echo service on the other host.
+fn echo_there(network: &Network) -> Server {
+    let listener = network.there(|| Network::far().listen());
+    Server::on(listener, crate::support::echo)
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_target_in_a_black_hole_costs_its_client_the_start_timeout_and_can_be_had_again() {
+    let (network, front) = (Network::new(), Place::tcp());
+    let _server = echo_there(&network);
+    network.cut();
+    let wakeport = Run::new()
+        .to(Network::far())
+        .listen(&front)
+        .option("--start-timeout", "2s")
+        .start();
+    let client = front.connect();
+    wakeport.is(WAITS);
+    client.is_reset();
+    wakeport.is("failed: it does not answer in time; the next client tries again");
+    network.mend();
+    front.connect().echoes("hello");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn clients_wait_while_their_target_is_in_a_black_hole_and_those_that_are_connected_stay() {
+    let (network, front) = (Network::new(), Place::tcp());
+    let _server = echo_there(&network);
+    let wakeport = Run::new().to(Network::far()).listen(&front).start();
+    let first = front.connect();
+    first.echoes("hello");
+    network.cut();
+    let clients: Vec<_> = (0..5).map(|_| front.connect()).collect();
+    clients.iter().for_each(|client| client.send("late"));
+    first.send("late");
+    wakeport.is("awake: 6 clients");
+    throughout(Duration::from_secs(1), "they wait", || {
+        clients.iter().chain([&first]).all(Client::is_silent)
+    });
+    network.mend();
+    for client in clients.iter().chain([&first]) {
+        assert_eq!(client.take(4), b"late");
+    }
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn whatever_the_network_says_of_a_target_its_clients_wait_until_it_can_be_reached() {
+    let network = Network::new();
+    let _server = echo_there(&network);
+    // EHOSTUNREACH, EACCES, EINVAL, ENETUNREACH (ip-route(8)).
+    for kind in ["unreachable", "prohibit", "blackhole", "throw"] {
+        let front = Place::tcp();
+        let Place::Tcp(far) = Network::far() else {
+            panic!("it is TCP");
+        };
+        network
+            .ours
+            .run(&format!("ip route add {kind} {}", far.ip()));
+        if kind == "throw" {
+            network.ours.run("ip route flush table main");
+        }
+        let wakeport = Run::new().to(far).listen(&front).start();
+        let client = front.connect();
+        client.send("hello");
+        wakeport.is(WAITS);
+        throughout(Duration::from_millis(300), "it waits", || {
+            client.is_silent()
+        });
+        if kind != "throw" {
+            network
+                .ours
+                .run(&format!("ip route del {kind} {}", far.ip()));
+        } else {
+            network.ours.run("ip route add 192.0.2.0/24 dev ours");
+        }
+        assert_eq!(client.take(5), b"hello");
+    }
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn where_no_port_is_left_to_connect_from_clients_wait_for_one() {
+    let (network, dir) = (Network::new(), directory());
+    let front = Place::path(&dir);
+    // Only on loopback the kernel soon gives out a port again that was used.
+    let target = Place::Tcp(([127, 0, 0, 1], 8080).into());
+    let _server = Server::echo(&target);
+    network
+        .ours
+        .run("echo 40000 40009 >/proc/sys/net/ipv4/ip_local_port_range");
+    let wakeport = Run::new().to(&target).listen(&front).start();
+    let clients: Vec<_> = (0..10).map(|_| front.connect()).collect();
+    clients.iter().for_each(|client| client.echoes("hello"));
+    let late: Vec<_> = (0..3).map(|_| front.connect()).collect();
+    late.iter().for_each(|client| client.send("late"));
+    throughout(
+        Duration::from_secs(1),
+        "they wait, and the others go on",
+        || {
+            clients.iter().for_each(|client| client.echoes("hello"));
+            late.iter().all(Client::is_silent)
+        },
+    );
+    drop(clients);
+    for client in late {
+        assert_eq!(client.take(4), b"late");
+    }
+    wakeport.is("cooling");
+}
+
+/// What a name server does.
+#[derive(Clone, Copy)]
+enum Mood {
+    Silent,
+    /// It says that it has failed.
+    Broken,
+    /// Every name is 127.0.0.1.
+    Well,
+}
+
+/// The only name server of this network.
+struct NameServer {
+    mood: Arc<Mutex<Mood>>,
+    dir: TempDir,
+}
+
+impl NameServer {
+    fn new() -> Self {
+        let dir = directory();
+        let socket = UdpSocket::bind("127.0.0.1:53").expect("a network of its own");
+        let conf = "nameserver 127.0.0.1\noptions timeout:1 attempts:2\n";
+        fs::write(dir.path().join("resolv.conf"), conf).expect("a file of ours");
+        let mood = Arc::new(Mutex::new(Mood::Silent));
+        // For as long as the test's process lives.
+        thread::spawn({
+            let mood = mood.clone();
+            move || answers(&socket, &mood)
+        });
+        Self { mood, dir }
+    }
+
+    fn is(&self, mood: Mood) {
+        *self.mood.lock().expect("no panic") = mood;
+    }
+
+    /// Has it asked.
+    fn serves(&self, run: Run) -> Run {
+        let mount = "mount --bind \"$1\" /etc/resolv.conf && shift && exec \"$@\"";
+        let conf = self.dir.path().join("resolv.conf").display().to_string();
+        run.under(&["unshare", "--mount", "sh", "-c", mount, "sh", &conf])
+    }
+}
+
+/// Answers questions for addresses (RFC 1035, section 4).
+fn answers(socket: &UdpSocket, mood: &Mutex<Mood>) {
+    let mut question = [0; 512];
+    while let Ok((length, from)) = socket.recv_from(&mut question) {
+        let is_for_ipv4 = question[length - 3] == 1;
+        let (flags, answer): ([u8; 2], &[u8]) = match *mood.lock().expect("no panic") {
+            Mood::Silent => continue,
+            Mood::Broken => ([0x81, 0x82], &[]),
+            Mood::Well if is_for_ipv4 => (
+                [0x81, 0x80],
+                b"\xc0\x0c\0\x01\0\x01\0\0\0\0\0\x04\x7f\0\0\x01",
+            ),
+            Mood::Well => ([0x81, 0x80], &[]),
+        };
+        let count = u8::from(!answer.is_empty());
+        let head = [&question[..2], &flags, &[0, 1, 0, count, 0, 0, 0, 0]].concat();
+        let _ = socket.send_to(&[&head, &question[12..length], answer].concat(), from);
+    }
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_name_that_cannot_be_resolved_holds_up_its_own_clients_only_until_it_can() {
+    let _network = Network::new();
+    let names = NameServer::new();
+    let [named, known] = [8080, 8081].map(|port| Place::Tcp(([127, 0, 0, 1], port).into()));
+    let _servers = [Server::echo(&named), Server::echo(&known)];
+    let (front, other_front) = (Place::tcp(), Place::tcp());
+    let run = Run::new()
+        .to("named=service.test:8080")
+        .listen(format!("named={front}"))
+        .to(format!("known={known}"))
+        .listen(format!("known={other_front}"));
+    let wakeport = names.serves(run).start();
+    let client = front.connect();
+    client.send("hello");
+    let other = other_front.connect();
+    for mood in [Mood::Silent, Mood::Broken] {
+        names.is(mood);
+        throughout(
+            Duration::from_secs(3),
+            "it waits, and another does not",
+            || {
+                other.echoes("hello");
+                client.is_silent()
+            },
+        );
+        // Each question that hangs has a thread.
+        assert!(wakeport.threads() < 12, "{} threads", wakeport.threads());
+    }
+    names.is(Mood::Well);
+    assert_eq!(client.take(5), b"hello");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_name_that_is_being_resolved_holds_no_end_up() {
+    let _network = Network::new();
+    let (names, front) = (NameServer::new(), Place::tcp());
+    let run = Run::new().to("service.test:8080").listen(&front);
+    let mut wakeport = names.serves(run.option("--drain-timeout", 0)).start();
+    let client = front.connect();
+    wakeport.is(WAITS);
+    let began = now();
+    wakeport.signal(Signal::TERM);
+    client.is_reset();
+    wakeport.ends();
+    assert!(began.elapsed() < Duration::from_secs(2));
+}
+
+/// Plays on a bad network. (No resets: one that is lost there is not sent again.)
+fn every_byte_arrives(wire: &Wire, connect: &(dyn Fn() -> Client + Sync)) {
+    thread::scope(|scope| {
+        for seed in 0..4 {
+            let (client, server) = (connect(), wire.server());
+            scope.spawn(move || {
+                let (up, down) = (noise(seed, 300_000), noise(seed + 10, 500_000));
+                let senders = [
+                    send_in_pieces(&client, up.clone(), seed),
+                    send_in_pieces(&server, down.clone(), seed),
+                ];
+                let answer = thread::spawn(move || client.all());
+                assert!(server.all() == up);
+                assert!(answer.join().expect("no panic") == down);
+                for sender in senders {
+                    sender.join().expect("no panic").expect("it is all sent");
+                }
+            });
+        }
+    });
+    let (client, server) = (connect(), wire.server());
+    let flows = [
+        Flow::new(&client, &server, 1),
+        Flow::new(&server, &client, 2),
+    ];
+    Flow::go_on(&flows, 1 << 19);
+    let [up, down] = flows;
+    up.ends();
+    Flow::go_on([&down], 1 << 18);
+    down.ends();
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_network_that_loses_doubles_and_reorders_packets_before_clients_costs_no_byte() {
+    for (seed, (here, there)) in (1..).zip([(1500, 1500), (1500, 576), (9000, 1280)]) {
+        let network = Network::badly_linked(seed, here, there);
+        let wire = Wire::between(Network::here(), Place::tcp(), Run::new());
+        every_byte_arrives(&wire, &|| network.there(|| wire.front.connect()));
+    }
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_network_that_loses_doubles_and_reorders_packets_before_the_target_costs_no_byte() {
+    for (seed, (here, there)) in (1..).zip([(1500, 1500), (552, 1500)]) {
+        let network = Network::badly_linked(seed, here, there);
+        let target = Network::far();
+        let listener = network.there(|| target.listen());
+        let front = Place::tcp();
+        let run = Run::new().to(&target).listen(&front);
+        let wire = Wire::on(front, listener, &run);
+        every_byte_arrives(&wire, &|| wire.front.connect());
+    }
+}
