@@ -4,10 +4,13 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::support::{
-    Place, Run, Server, Stage, Trace, Wakeport, Wire, now, soon, throughout, until,
+    Client, Place, Run, Server, Stage, Trace, Wakeport, Wire, now, soon, throughout, until,
 };
 
 #[test]
@@ -303,4 +306,53 @@ fn a_connection_that_there_is_no_memory_to_write_to_is_reset_and_others_go_on() 
         other.send("ping");
         assert_eq!(other_server.take(4), b"ping");
     }
+}
+
+#[test]
+#[ignore = "needs 20,000 files: tests/run as root runs it"]
+fn ten_thousand_clients_that_wait_for_one_start_are_served_in_turns() {
+    const CLIENTS: u64 = 10_000;
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    setrlimit(Resource::Nofile, raised).expect("up to the hard limit");
+    let stage = Stage::direct(|_| (), |_, _| 0);
+    let front = Place::tcp();
+    let run = stage.run().listen(&front);
+    let wakeport = run.option("--max-waiting", CLIENTS).start();
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let client = front.connect();
+            client.send(number.to_le_bytes());
+            client
+        })
+        .collect();
+    // Where there are no files for all of them, the others are in the backlog.
+    until("they wait", || {
+        let status = wakeport.status();
+        let last = status.rsplit(", ").next().unwrap_or_default();
+        let waiting = last.strip_suffix(" clients waiting");
+        waiting.is_some_and(|count| {
+            count
+                .parse()
+                .is_ok_and(|count: u64| count > CLIENTS * 9 / 10)
+        })
+    });
+    // One after the other.
+    let listener = stage.scene().place.listen_with_backlog(128);
+    let server = thread::spawn(move || {
+        for _ in 0..CLIENTS {
+            let (socket, _) = listener.accept().expect("a client");
+            let client = Client::from(socket);
+            client.send(client.take(8));
+        }
+    });
+    for (number, client) in (0..).zip(clients) {
+        assert_eq!(client.all(), u64::to_le_bytes(number));
+    }
+    server.join().expect("no panic");
+    wakeport.is("cooling: sleeps in 5min, 10000 served");
+    assert_eq!(stage.count("start"), 1);
 }

@@ -7,9 +7,11 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::support::{Place, Run, Server, directory, now, script, soon, until};
+use crate::support::{
+    Client, Place, Run, Server, directory, noise, now, script, send_in_pieces, soon, until,
+};
 
 const USAGE: i32 = 64;
 const CONFIG: i32 = 78;
@@ -178,6 +180,44 @@ fn a_datagram_socket_is_refused() {
 }
 
 #[test]
+fn a_socket_over_vsock_is_refused() {
+    let Ok(socket) = Socket::new(Domain::VSOCK, Type::STREAM, None) else {
+        // A kernel without it has nothing to show here.
+        return;
+    };
+    socket
+        .bind(&SockAddr::vsock(u32::MAX, u32::MAX))
+        .expect("any port");
+    socket.listen(1).expect("a listener");
+    let run = anywhere().inherit("web", &socket);
+    refused(&run, CONFIG, &["`web` is neither TCP nor a Unix socket"]);
+}
+
+#[test]
+fn a_listener_over_mptcp_takes_clients_with_and_without() {
+    let Ok(listener) = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)) else {
+        // A kernel without it has nothing to show here.
+        return;
+    };
+    let (Place::Tcp(front), target) = (Place::tcp(), Place::tcp()) else {
+        panic!("it is TCP");
+    };
+    let server = Server::echo(&target);
+    listener.bind(&front.into()).expect("a free address");
+    listener.listen(128).expect("a listener");
+    let _wakeport = Run::new().to(&target).inherit("web", &listener).start();
+    for protocol in [Protocol::MPTCP, Protocol::TCP] {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(protocol)).expect("a socket");
+        socket.connect(&front.into()).expect("a listener");
+        let (client, bytes) = (Client::from(socket), noise(1, 1_000_000));
+        let sender = send_in_pieces(&client, bytes.clone(), 1);
+        assert!(client.all() == bytes);
+        sender.join().expect("no panic").expect("it is all sent");
+    }
+    assert!(server.connections() >= 2);
+}
+
+#[test]
 fn a_file_in_place_of_a_socket_is_refused() {
     let dir = directory();
     let file = fs::File::create(dir.path().join("file")).expect("a file");
@@ -318,7 +358,7 @@ fn who_waits_in_the_backlog_of_a_wrong_configuration_is_reset() {
         assert!(matches!(code, USAGE | CONFIG), "{log}");
         // systemd counts how often it starts us.
         assert!(began.elapsed().as_millis() >= 250);
-        clients.iter().for_each(crate::support::Client::is_reset);
+        clients.iter().for_each(Client::is_reset);
     }
 }
 
@@ -462,6 +502,36 @@ fn the_first_connection_starts_it_and_it_exits_when_the_service_sleeps() {
         .read_to_string(&mut log)
         .expect("text");
     assert!(log.contains("exiting: nobody is here"), "{log}");
+}
+
+#[test]
+fn each_of_sixty_four_sockets_leads_to_its_target_and_those_of_one_name_to_the_same() {
+    let dir = directory();
+    let fronts: Vec<_> = (0..64).map(|_| Place::path(&dir)).collect();
+    let targets: Vec<_> = (0..32).map(|_| Place::path(&dir)).collect();
+    let servers = targets.iter().enumerate().map(|(number, target)| {
+        Server::at(target, move |client| {
+            client.send(format!("target {number}"));
+        })
+    });
+    let _servers: Vec<_> = servers.collect();
+    let mut run = Run::new();
+    for (number, target) in targets.iter().enumerate() {
+        run = run.to(format!("name{number}={target}"));
+    }
+    let name = |number: usize| format!("name{}", number % 32);
+    let mut arguments: Vec<_> = fronts
+        .iter()
+        .map(|front| format!("--listen={front}"))
+        .collect();
+    let names: Vec<_> = (0..64).map(name).collect();
+    arguments.push(format!("--fdname={}", names.join(":")));
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let _activated = Activated::new(&arguments, &run);
+    for (number, front) in fronts.iter().enumerate() {
+        let client = soon("it listens", || front.try_connect().ok());
+        assert_eq!(client.all(), format!("target {}", number % 32).as_bytes());
+    }
 }
 
 #[test]

@@ -27,6 +27,26 @@ fn a_connection_that_moves_no_byte_for_too_long_is_ended_and_the_service_sleeps(
 }
 
 #[test]
+fn a_connection_that_is_half_closed_and_goes_no_further_is_ended() {
+    for client_first in [true, false] {
+        let run = Run::new().option("--client-idle-timeout", "500ms");
+        let wire = Wire::between(Place::tcp(), Place::tcp(), run);
+        let (client, server) = wire.pair();
+        let (ends, stays) = match client_first {
+            true => (client, server),
+            false => (server, client),
+        };
+        ends.send("the last word");
+        ends.finish();
+        assert_eq!(stays.all(), b"the last word");
+        assert_eq!(ends.all(), b"");
+        until("it is counted", || {
+            wire.wakeport.status().ends_with("1 ended as idle")
+        });
+    }
+}
+
+#[test]
 fn a_connection_that_moves_bytes_now_and_then_is_not_ended() {
     let (front, target) = (Place::tcp(), Place::tcp());
     let _server = Server::echo(&target);
