@@ -157,8 +157,7 @@ fn without_a_thread_to_tell_it_from_the_manager_is_told_all_the_same() {
     wakeport.is("cooling");
     wakeport.signal(Signal::TERM);
     wakeport.ends();
-    let said = wakeport.said();
-    assert_eq!(said.last().map(String::as_str), Some("STOPPING=1"));
+    until("it is told", || wakeport.has_said("STOPPING=1"));
 }
 
 #[test]

@@ -225,6 +225,8 @@ fn every_variable_exists() {
             "CLIENT",
             "ATTEMPT",
             "TIMEOUT_SEC",
+            // How long tests/it/soak.rs takes.
+            "SOAK",
             // Fields of the journal.
             "STATE",
             "WAKE_USEC",
