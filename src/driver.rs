@@ -318,7 +318,8 @@ impl Driver {
         if !matches!(after, State::Awake | State::Cooling { .. }) {
             self.doors.iter_mut().for_each(Door::close);
         }
-        if after != State::Asleep {
+        // What was seen before it fell asleep may be over.
+        if after != State::Asleep || !matches!(event, Event::Seen(_)) {
             self.seen_down = false;
         }
         let first = self.doors.iter().find_map(Door::first);

@@ -257,6 +257,26 @@ async fn a_client_that_left_while_it_waited_is_not_counted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_seen_before_a_failure_is_forgotten_does_not_allow_the_exit() {
+    let world = World::new(Phase::Down);
+    world.service.set(|script| script.start_fails = true);
+    let mut permit = world.arrive(ANSWERING);
+    assert!(matches!(permit.verdict().await, Verdict::TurnedAway));
+    drop(permit);
+    // By news it is seen down; then somebody starts it, of which no news comes.
+    world.service.set(|script| script.phase = Phase::Down);
+    sleep(SECOND * 50).await;
+    world
+        .service
+        .quietly(|script| script.phase = Phase::Starting);
+    // The failure is forgotten just before anybody looks again.
+    for _ in 0..200 {
+        sleep(SECOND / 10).await;
+        assert!(!world.handle.may_exit().await, "the service is on its way");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn whoever_arrived_before_the_question_prevents_the_exit() {
     let mut world = World::new(Phase::Down);
     world.asleep().await;
