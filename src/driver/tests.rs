@@ -1,6 +1,14 @@
 //! The driver with a service that does as it is told, on a clock that can be paused. Targets are
 //! Unix sockets: connecting to one never waits, so that the paused clock does not run away.
 
+#[allow(
+    dead_code,
+    reason = "half of it is for those who look at it state by state"
+)]
+#[path = "../../tests/model/model.rs"]
+mod model;
+mod replay;
+
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;

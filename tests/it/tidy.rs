@@ -105,6 +105,11 @@ impl Source {
             .into_iter()
             .filter(rust)
             .filter(|path| !path.ends_with("tests.rs") && !path.ends_with("scripted.rs"))
+            .filter(|path| {
+                !path
+                    .parent()
+                    .is_some_and(|folder| folder.ends_with("tests"))
+            })
             .map(|path| Self {
                 code: code(&read(&path)),
                 path: path

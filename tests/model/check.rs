@@ -1,0 +1,297 @@
+//! Visits every state, then looks for runs that never come to rest.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use crate::model::step::Step;
+use crate::model::world::{Client, World};
+
+/// Every state that can be reached, and what leads from one to the other by itself.
+#[derive(Debug, Default)]
+pub(crate) struct Graph {
+    ids: HashMap<u128, u32>,
+    parents: Vec<(u32, Option<Step>)>,
+    /// Where each state's edges begin.
+    first: Vec<u32>,
+    /// To where, and of which kind the step is.
+    edges: Vec<(u32, Option<u8>)>,
+    at_rest: Vec<bool>,
+    /// How many steps were taken.
+    pub(crate) steps: usize,
+    /// What was to be seen somewhere: the lifecycle's states, how it went for clients.
+    pub(crate) sights: BTreeSet<String>,
+}
+
+/// Why, and how it comes to that in as few steps as possible.
+#[derive(Debug)]
+pub(crate) struct Counterexample {
+    pub(crate) why: String,
+    start: Box<World>,
+    steps: Vec<Step>,
+}
+
+impl fmt::Display for Counterexample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut world = (*self.start).clone();
+        for &step in &self.steps {
+            world.take(step);
+            let clients = &world.clients[..world.rules.0.clients.len()];
+            writeln!(f, "{step:?}")?;
+            writeln!(f, "    clients {clients:?}, {:?}", world.service)?;
+            if let Some(process) = &world.wakeport {
+                let (state, stage) = (process.state(), process.stage);
+                writeln!(f, "    {state:?}, {stage:?}, look {:?}", process.look)?;
+                writeln!(
+                    f,
+                    "    orders {:?}, inbox {:?}",
+                    process.orders, process.inbox
+                )?;
+            }
+        }
+        write!(f, "{}, after {} steps", self.why, self.steps.len())
+    }
+}
+
+/// Kinds of steps, one bit for each.
+type Kinds = u32;
+
+/// A state as bytes, of which there are no more than it takes: whatever is in it is a small number.
+#[derive(Default)]
+struct Bytes(Vec<u8>);
+
+impl Hasher for Bytes {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn write_usize(&mut self, small: usize) {
+        self.0.push(small as u8);
+    }
+
+    fn write_isize(&mut self, small: isize) {
+        self.0.push(small as u8);
+    }
+
+    fn finish(&self) -> u64 {
+        unreachable!("it is only collected")
+    }
+}
+
+/// What states are told apart by: two hashes of 64 bits. That two of ten million states have both
+/// in common is less likely than one in 10^24.
+fn print(world: &World) -> u128 {
+    let mut bytes = Bytes(Vec::with_capacity(256));
+    world.hash(&mut bytes);
+    let hash = |salt: u8| {
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u8(salt);
+        hasher.write(&bytes.0);
+        u128::from(hasher.finish())
+    };
+    hash(1) << 64 | hash(2)
+}
+
+impl Graph {
+    /// Visits what can be reached from `start`, nearest first, until something is wrong.
+    pub(crate) fn explore(start: &World) -> Result<Self, Counterexample> {
+        let mut graph = Self::default();
+        let mut next = VecDeque::new();
+        graph.enter(start.clone(), (0, None), &mut next);
+        let mut state = 0;
+        while let Some(world) = next.pop_front() {
+            graph.first.push(graph.edges.len() as u32);
+            for step in world.steps() {
+                let mut after = world.clone();
+                after.take(step);
+                graph.steps += 1;
+                if let Some(why) = after.fault.0 {
+                    let mut steps = graph.way_to(state);
+                    steps.push(step);
+                    return Err(Counterexample {
+                        why: why.into(),
+                        start: start.clone().into(),
+                        steps,
+                    });
+                }
+                let to = graph.enter(after, (state, Some(step)), &mut next);
+                if step.is_possible_for_ever() {
+                    graph.edges.push((to, step.kind()));
+                }
+            }
+            state += 1;
+        }
+        graph.first.push(graph.edges.len() as u32);
+        Ok(graph)
+    }
+
+    fn enter(
+        &mut self,
+        world: World,
+        parent: (u32, Option<Step>),
+        next: &mut VecDeque<World>,
+    ) -> u32 {
+        let new = self.parents.len() as u32;
+        let id = *self.ids.entry(print(&world)).or_insert(new);
+        if id == new {
+            self.parents.push(parent);
+            self.at_rest.push(world.is_at_rest());
+            self.note(&world);
+            next.push_back(world);
+        }
+        id
+    }
+
+    fn note(&mut self, world: &World) {
+        let states = world.wakeport.iter().map(|process| {
+            let state = format!("{:?}", process.state());
+            state.split(' ').next().unwrap_or_default().to_owned()
+        });
+        let ends = world.clients.iter().filter_map(|client| match client {
+            Client::Gone(end) => Some(format!("{end:?}")),
+            Client::Away
+            | Client::Backlog
+            | Client::Waiting
+            | Client::Admitted
+            | Client::TurnedAway
+            | Client::Connected => None,
+        });
+        self.sights.extend(states.chain(ends));
+    }
+
+    /// How many states there are.
+    pub(crate) fn states(&self) -> usize {
+        self.parents.len()
+    }
+
+    fn way_to(&self, state: u32) -> Vec<Step> {
+        let mut steps = Vec::new();
+        let mut at = state;
+        while let (parent, Some(step)) = self.parents[at as usize] {
+            steps.push(step);
+            at = parent;
+        }
+        steps.reverse();
+        steps
+    }
+
+    fn edges(&self, state: u32) -> &[(u32, Option<u8>)] {
+        let (from, to) = (self.first[state as usize], self.first[state as usize + 1]);
+        &self.edges[from as usize..to as usize]
+    }
+
+    fn possible(&self, state: u32) -> Kinds {
+        let kinds = self.edges(state).iter().filter_map(|(_, kind)| *kind);
+        kinds.fold(0, |kinds, kind| kinds | 1 << kind)
+    }
+
+    /// Makes sure that whatever happens, in the end everybody has left and nothing runs any more:
+    /// there is no way to go on for ever in which each step that is possible all the time (a
+    /// timer's: again and again) is taken.
+    ///
+    /// Such a way ends inside one strongly connected component. So for each of them it is enough
+    /// to ask whether it is fair to stay there.
+    pub(crate) fn comes_to_rest(&self, start: &World) -> Result<(), Counterexample> {
+        let insistent = Step::INSISTENT.into_iter().chain((0..4).map(Step::Limit));
+        let insistent = insistent
+            .filter_map(Step::kind)
+            .fold(0, |kinds, kind| kinds | 1 << kind);
+        let mut parts = self.components(&(0..self.states() as u32).collect::<Vec<_>>());
+        while let Some(part) = parts.pop() {
+            if part.iter().all(|&state| self.at_rest[state as usize]) {
+                continue;
+            }
+            let inside = |state: &u32| part.binary_search(state).is_ok();
+            let (mut always, mut sometimes, mut taken) = (Kinds::MAX, 0, 0);
+            for &state in &part {
+                let possible = self.possible(state);
+                always &= possible;
+                sometimes |= possible;
+                let stays = self.edges(state).iter().filter(|(to, _)| inside(to));
+                taken |= stays.fold(0, |kinds, (_, kind)| {
+                    kinds | kind.map_or(0, |kind| 1 << kind)
+                });
+            }
+            if always & !insistent & !taken != 0 {
+                continue;
+            }
+            let missing = sometimes & insistent & !taken;
+            if missing == 0 {
+                let nearest = part[0];
+                return Err(Counterexample {
+                    why: format!("it never comes to rest, in {} states", part.len()),
+                    start: start.clone().into(),
+                    steps: self.way_to(nearest),
+                });
+            }
+            let rest = part
+                .iter()
+                .filter(|&&state| self.possible(state) & missing == 0);
+            let rest: Vec<_> = rest.copied().collect();
+            parts.extend(self.components(&rest));
+        }
+        Ok(())
+    }
+
+    /// The strongly connected components of `members`, each sorted (Tarjan's algorithm, without
+    /// recursion: some paths are millions of states long).
+    fn components(&self, members: &[u32]) -> Vec<Vec<u32>> {
+        const NEW: u32 = u32::MAX;
+        const OUTSIDE: u32 = u32::MAX - 1;
+        const DONE: u32 = u32::MAX - 2;
+        let mut low = vec![OUTSIDE; self.states()];
+        for &state in members {
+            low[state as usize] = NEW;
+        }
+        let (mut components, mut stack, mut count) = (Vec::new(), Vec::new(), 0);
+        for &root in members {
+            if low[root as usize] != NEW {
+                continue;
+            }
+            // Each with its own number and the edge that is next.
+            let mut path = vec![(root, count, 0)];
+            low[root as usize] = count;
+            count += 1;
+            stack.push(root);
+            while let Some((state, number, edge)) = path.last_mut() {
+                if let Some(&(to, _)) = self.edges(*state).get(*edge) {
+                    *edge += 1;
+                    match low[to as usize] {
+                        NEW => {
+                            low[to as usize] = count;
+                            stack.push(to);
+                            path.push((to, count, 0));
+                            count += 1;
+                        }
+                        OUTSIDE | DONE => (),
+                        earlier => {
+                            let low = &mut low[*state as usize];
+                            *low = earlier.min(*low);
+                        }
+                    }
+                    continue;
+                }
+                let (state, number) = (*state, *number);
+                path.pop();
+                let lowest = low[state as usize];
+                if let Some((parent, ..)) = path.last() {
+                    let low = &mut low[*parent as usize];
+                    *low = lowest.min(*low);
+                }
+                if lowest == number {
+                    let from = stack
+                        .iter()
+                        .rposition(|&on| on == state)
+                        .expect("it is there");
+                    let mut component = stack.split_off(from);
+                    component
+                        .iter()
+                        .for_each(|&state| low[state as usize] = DONE);
+                    component.sort_unstable();
+                    components.push(component);
+                }
+            }
+        }
+        components
+    }
+}

@@ -1,0 +1,344 @@
+//! How large a world is looked at, and what must be found in one that is broken.
+
+use std::time::Instant;
+
+use crate::check::{Counterexample, Graph};
+use crate::model::world::{Defect, Rules, Trouble, World};
+
+const NO_TROUBLE: Trouble = Trouble {
+    failures: 0,
+    admin: 0,
+    bus: 0,
+    kills: 0,
+    terms: 0,
+    leaves: 0,
+};
+
+/// Clients of one target each, and so many.
+const ONE: &[u8] = &[0];
+const TWO: &[u8] = &[0, 0];
+const THREE: &[u8] = &[0, 0, 0];
+/// One for each of two targets.
+const BOTH: &[u8] = &[0, 1];
+
+fn sound(clients: &'static [u8]) -> Rules {
+    Rules {
+        clients,
+        stop_on_exit: false,
+        one_wake: false,
+        defect: None,
+    }
+}
+
+fn look_at(rules: Rules, trouble: Trouble) -> Result<Graph, Counterexample> {
+    let start = World::new(rules, trouble, Instant::now());
+    let graph = Graph::explore(&start)?;
+    graph.comes_to_rest(&start)?;
+    Ok(graph)
+}
+
+/// Nothing goes wrong in this world, which has at least so many states.
+fn holds(rules: Rules, trouble: Trouble, at_least: usize, sights: &[&str]) {
+    let began = Instant::now();
+    let graph = look_at(rules, trouble).unwrap_or_else(|why| panic!("{why}"));
+    let (states, steps) = (graph.states(), graph.steps);
+    println!(
+        "{rules:?}, {trouble:?}: {states} states, {steps} steps, {:?}",
+        began.elapsed()
+    );
+    assert!(states >= at_least, "only {states} states are left");
+    for sight in sights {
+        assert!(
+            graph.sights.contains(*sight),
+            "{sight} is never seen: {:?}",
+            graph.sights
+        );
+    }
+}
+
+const ALL_STATES: [&str; 6] = [
+    "Asleep",
+    "Waking",
+    "Awake",
+    "Cooling",
+    "Stopping(Ours)",
+    "Served",
+];
+
+#[test]
+fn clients_come_whenever_they_like_and_leave_before_they_are_served() {
+    let trouble = Trouble {
+        leaves: 1,
+        ..NO_TROUBLE
+    };
+    holds(sound(THREE), trouble, 120_000, &ALL_STATES);
+}
+
+#[test]
+fn the_service_fails() {
+    let trouble = Trouble {
+        failures: 1,
+        leaves: 1,
+        ..NO_TROUBLE
+    };
+    let sights = ["Failed", "TurnedAway", "Left", "Stopping(Again"];
+    holds(sound(TWO), trouble, 800_000, &sights);
+}
+
+#[test]
+fn the_service_fails_again_and_again() {
+    let trouble = Trouble {
+        failures: 3,
+        ..NO_TROUBLE
+    };
+    holds(sound(ONE), trouble, 300_000, &["Failed", "TurnedAway"]);
+}
+
+#[test]
+fn one_of_two_targets_is_asked_for_by_each_client() {
+    let trouble = Trouble {
+        failures: 1,
+        ..NO_TROUBLE
+    };
+    holds(sound(BOTH), trouble, 400_000, &["Failed", "TurnedAway"]);
+}
+
+#[test]
+fn an_administrator_starts_and_stops_the_service() {
+    let trouble = Trouble {
+        admin: 2,
+        ..NO_TROUBLE
+    };
+    holds(
+        sound(TWO),
+        trouble,
+        600_000,
+        &["Failed", "Stopping(Theirs)"],
+    );
+}
+
+#[test]
+fn an_administrator_interferes_with_a_service_that_fails() {
+    let trouble = Trouble {
+        failures: 1,
+        admin: 2,
+        ..NO_TROUBLE
+    };
+    holds(
+        sound(ONE),
+        trouble,
+        750_000,
+        &["Failed", "Stopping(Theirs)"],
+    );
+}
+
+#[test]
+fn the_bus_is_lost() {
+    let trouble = Trouble {
+        bus: 1,
+        ..NO_TROUBLE
+    };
+    holds(sound(TWO), trouble, 500_000, &["Failed", "Stopping(Again"]);
+}
+
+#[test]
+fn the_bus_is_lost_while_the_service_fails() {
+    let trouble = Trouble {
+        failures: 1,
+        bus: 1,
+        ..NO_TROUBLE
+    };
+    holds(sound(ONE), trouble, 370_000, &["Failed", "Stopping(Again"]);
+}
+
+#[test]
+fn wakeport_is_killed() {
+    let trouble = Trouble {
+        failures: 1,
+        kills: 1,
+        ..NO_TROUBLE
+    };
+    holds(sound(TWO), trouble, 900_000, &["Cut", "Failed"]);
+}
+
+#[test]
+fn wakeport_is_stopped() {
+    let trouble = Trouble {
+        terms: 1,
+        failures: 1,
+        ..NO_TROUBLE
+    };
+    holds(sound(TWO), trouble, 1_500_000, &["Cut", "Failed"]);
+}
+
+#[test]
+fn wakeport_is_stopped_and_takes_the_service_along() {
+    let rules = Rules {
+        stop_on_exit: true,
+        ..sound(ONE)
+    };
+    let trouble = Trouble {
+        terms: 1,
+        failures: 1,
+        admin: 1,
+        ..NO_TROUBLE
+    };
+    holds(rules, trouble, 1_000_000, &["Cut", "Failed"]);
+}
+
+#[test]
+#[ignore = "what it finds is still to be judged"]
+fn the_service_may_be_woken_only_so_often() {
+    let rules = Rules {
+        one_wake: true,
+        ..sound(TWO)
+    };
+    let trouble = Trouble {
+        failures: 1,
+        admin: 1,
+        ..NO_TROUBLE
+    };
+    holds(rules, trouble, 100, &["Failed", "TurnedAway"]);
+}
+
+#[test]
+#[ignore = "takes minutes and a lot of memory: for changes of the lifecycle"]
+fn more_of_everything() {
+    let (failures, admin) = (2, 1);
+    holds(
+        sound(TWO),
+        Trouble {
+            failures,
+            ..NO_TROUBLE
+        },
+        100,
+        &[],
+    );
+    holds(
+        sound(TWO),
+        Trouble {
+            failures: 1,
+            admin,
+            ..NO_TROUBLE
+        },
+        100,
+        &[],
+    );
+    holds(
+        sound(ONE),
+        Trouble {
+            failures,
+            admin,
+            ..NO_TROUBLE
+        },
+        100,
+        &[],
+    );
+    holds(
+        sound(THREE),
+        Trouble {
+            failures: 1,
+            ..NO_TROUBLE
+        },
+        100,
+        &[],
+    );
+    holds(
+        sound(TWO),
+        Trouble {
+            bus: 1,
+            kills: 1,
+            ..NO_TROUBLE
+        },
+        100,
+        &[],
+    );
+}
+
+// -- a checker that finds nothing proves nothing
+
+/// In this world something is wrong, and it is found.
+fn finds(defect: Defect, trouble: Trouble, what: &str) {
+    let rules = Rules {
+        defect: Some(defect),
+        ..sound(TWO)
+    };
+    let Err(found) = look_at(rules, trouble) else {
+        panic!("{defect:?} was not found");
+    };
+    println!("{defect:?}\n{found}");
+    assert!(
+        found.why.contains(what),
+        "{defect:?} was found to be: {}",
+        found.why
+    );
+}
+
+#[test]
+fn finds_clients_that_are_forgotten() {
+    let what = "never comes to rest";
+    finds(Defect::ForgetsToAdmit, NO_TROUBLE, what);
+    finds(Defect::ForgetsWhoWaited, NO_TROUBLE, what);
+    finds(
+        Defect::NeverPolls,
+        Trouble {
+            admin: 1,
+            ..NO_TROUBLE
+        },
+        what,
+    );
+}
+
+#[test]
+fn finds_clients_that_are_turned_away_without_need() {
+    let what = "turned away from a service to be had";
+    finds(Defect::TurnsAwayDuringAStop, NO_TROUBLE, what);
+}
+
+#[test]
+fn finds_orders_that_get_in_each_others_way() {
+    let what = "while another was under way";
+    finds(Defect::WakesForEach, NO_TROUBLE, what);
+    finds(Defect::WakesDuringAStop, NO_TROUBLE, what);
+}
+
+#[test]
+fn finds_news_that_is_taken_for_more_than_a_hint() {
+    finds(
+        Defect::BelievesOldLooks,
+        NO_TROUBLE,
+        "wake failed though nothing was wrong",
+    );
+}
+
+#[test]
+fn finds_services_that_nobody_stops() {
+    let trouble = Trouble {
+        kills: 1,
+        ..NO_TROUBLE
+    };
+    finds(Defect::NeverCools, NO_TROUBLE, "never comes to rest");
+    finds(Defect::NeverAdopts, trouble, "never comes to rest");
+    finds(Defect::ExitsBlindly, trouble, "left a service running");
+}
+
+#[test]
+fn finds_exits_with_a_client_accepted() {
+    let what = "exited with a client accepted";
+    let trouble = Trouble {
+        failures: 1,
+        ..NO_TROUBLE
+    };
+    finds(Defect::AsksWithOpenDoors, NO_TROUBLE, what);
+    finds(Defect::ExitsUnderThoseWhoLeave, trouble, what);
+}
+
+#[test]
+fn finds_ports_that_are_dead() {
+    let trouble = Trouble {
+        failures: 1,
+        ..NO_TROUBLE
+    };
+    finds(Defect::NeverForgets, trouble, "never comes to rest");
+    finds(Defect::KeepsDoorsShut, trouble, "never comes to rest");
+}
