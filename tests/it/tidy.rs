@@ -165,7 +165,7 @@ impl Source {
 /// The text without comments and without its tests.
 fn code(text: &str) -> String {
     let text = text
-        .split("#[cfg(test)]\nmod tests")
+        .split("#[cfg(test)]\nmod tests {")
         .next()
         .unwrap_or_default();
     let lines = text
