@@ -15,10 +15,14 @@ pub(crate) const SOURCE: &str = "/run/rig/source";
 pub(crate) const CLONE: &str = "/run/rig/clone";
 
 /// The blocks of commands that no scenario runs: how each begins, and why not.
-pub(crate) const NOT_RUN: [(&str, &str); 4] = [
+pub(crate) const NOT_RUN: [(&str, &str); 5] = [
     ("tests/run", "it runs the scenarios themselves"),
     (
         "tests/fuzz/run",
+        "tests/run runs it, for as long as a test may take",
+    ),
+    (
+        "cargo test -p wakeport-model",
         "tests/run runs it, for as long as a test may take",
     ),
     (
