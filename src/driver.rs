@@ -4,6 +4,7 @@
 
 mod books;
 mod door;
+mod guests;
 mod message;
 mod orders;
 mod permit;
@@ -11,7 +12,6 @@ mod story;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,6 +31,7 @@ use crate::probe::Prober;
 pub use books::Books;
 use door::Door;
 pub use door::Waiter;
+use guests::Guests;
 pub use message::{Message, Ticket, Traffic};
 pub use permit::{Handle, Permit, Verdict};
 pub use story::Story;
@@ -54,13 +55,7 @@ pub struct Driver {
     handle: Handle,
     idle: watch::Sender<bool>,
     doors: Vec<Door>,
-    connected: HashSet<Ticket>,
-    /// Who was let through before, and could not reach the target: they wait again.
-    returned: HashSet<Ticket>,
-    /// Who came in and may turn out to be no client.
-    knocking: HashSet<Ticket>,
-    /// Who was turned away and is not gone yet: its session still has to reset it.
-    leaving: HashSet<Ticket>,
+    guests: Guests,
     /// The door of the client that the service was woken for.
     woken_for: usize,
     /// The order under way or last carried out; the next one waits for it.
@@ -106,10 +101,7 @@ impl Driver {
             handle: Handle::new(post),
             idle: watch::Sender::new(false),
             doors: targets.into_iter().map(Door::new).collect(),
-            connected: HashSet::new(),
-            returned: HashSet::new(),
-            knocking: HashSet::new(),
-            leaving: HashSet::new(),
+            guests: Guests::default(),
             woken_for: 0,
             order: None,
             given_up: CancellationToken::new(),
@@ -181,15 +173,13 @@ impl Driver {
 
     fn receive(&mut self, message: Message) {
         match message {
-            Message::Knocked(ticket) => {
-                self.knocking.insert(ticket);
-            }
+            Message::Knocked(ticket) => self.guests.knocks(ticket),
             Message::Barred(listener, peer) => {
                 self.story.barred(&listener, peer);
                 self.stay();
             }
             Message::Arrived(waiter) => {
-                self.knocking.remove(&waiter.ticket);
+                self.guests.waits(waiter.ticket);
                 self.doors[waiter.ticket.door].wait(waiter);
                 self.tell(Event::Arrived);
                 // What a look under way says is as good.
@@ -198,8 +188,7 @@ impl Driver {
                 }
             }
             Message::Refused(waiter, why) => {
-                self.connected.remove(&waiter.ticket);
-                self.returned.insert(waiter.ticket);
+                self.guests.returns(waiter.ticket);
                 let door = &mut self.doors[waiter.ticket.door];
                 door.missed(why);
                 door.close();
@@ -208,14 +197,11 @@ impl Driver {
                 self.tell(Event::Arrived);
             }
             Message::Left(ticket, traffic) => {
-                self.knocking.remove(&ticket);
-                self.leaving.remove(&ticket);
-                self.returned.remove(&ticket);
                 if self.doors[ticket.door].leave(ticket) {
                     self.story.gone();
                 }
                 // Who was ended as idle may have been no client yet.
-                if self.connected.remove(&ticket) || traffic.idle > 0 {
+                if self.guests.leaves(ticket) || traffic.idle > 0 {
                     self.story.left(traffic);
                 }
                 self.tell(Event::Left);
@@ -331,7 +317,7 @@ impl Driver {
         let waiting = self.doors.iter().map(Door::waiting).sum();
         Crowd {
             waiting,
-            connected: self.connected.len(),
+            connected: self.guests.connected(),
         }
     }
 
@@ -350,13 +336,7 @@ impl Driver {
         let waits_for_a_look = self.lifecycle.wants_a_look(self.crowd());
         for (index, door) in self.doors.iter_mut().enumerate() {
             if awake {
-                let before = self.connected.len();
-                door.admit(&mut self.connected);
-                let again = self
-                    .returned
-                    .extract_if(|ticket| self.connected.contains(ticket));
-                let again = again.count();
-                self.story.admitted(self.connected.len() - before - again);
+                self.story.admitted(door.admit(&mut self.guests));
             }
             if awake || waits_for_a_look {
                 door.set_limits(now().checked_add(self.start_timeout));
@@ -374,8 +354,8 @@ impl Driver {
     }
 
     fn turn_all_away(&mut self) -> usize {
-        let (doors, leaving) = (self.doors.iter_mut(), &mut self.leaving);
-        doors.map(|door| door.turn_all_away(leaving)).sum()
+        let (doors, guests) = (self.doors.iter_mut(), &mut self.guests);
+        doors.map(|door| door.turn_all_away(guests)).sum()
     }
 
     /// Keeps the count of wakes, where they are limited.
@@ -458,8 +438,7 @@ impl Driver {
                 false
             }
         };
-        let nobody_here = self.crowd().is_empty() && self.knocking.is_empty();
-        nothing_to_do && nobody_here && self.leaving.is_empty() && self.stay_until.is_none()
+        nothing_to_do && self.guests.is_empty() && self.stay_until.is_none()
     }
 
     // -- time
@@ -491,7 +470,7 @@ impl Driver {
         }
         self.stay_until = self.stay_until.filter(|&at| at > now);
         for index in 0..self.doors.len() {
-            let turned_away = self.doors[index].turn_away_at(now, &mut self.leaving);
+            let turned_away = self.doors[index].turn_away_at(now, &mut self.guests);
             if turned_away > 0 {
                 self.story.gave_up(&self.doors[index], turned_away);
                 self.tell(Event::Left);

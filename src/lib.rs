@@ -29,6 +29,7 @@
 //! driver.rs driver/    the one loop of a service: events in, the lifecycle asked, actions done
 //!   message.rs         what it is told
 //!   door.rs            one target: who waits for it, whether it answers
+//!   guests.rs          who is here, and how far each of them is
 //!   orders.rs          start, stop, give up: one at a time
 //!   permit.rs          a client's side of the driver
 //!   story.rs           what the driver says: log lines, STATUS=

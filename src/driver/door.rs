@@ -1,12 +1,13 @@
 //! One target as the driver sees it: who waits for it, and whether it answers.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::oneshot;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use super::guests::Guests;
 use super::{Handle, Message, Ticket, Verdict};
 use crate::config::address::Peer;
 use crate::dial::Target;
@@ -156,14 +157,15 @@ impl Door {
 
     // -- verdicts
 
-    /// Lets everybody through into `room` if the target answers.
-    pub(super) fn admit(&mut self, room: &mut HashSet<Ticket>) {
+    /// Lets everybody through if the target answers; says how many for the first time.
+    pub(super) fn admit(&mut self, guests: &mut Guests) -> usize {
         if !self.open {
-            return;
+            return 0;
         }
+        let mut count = 0;
         let mut answer = self.answer.take();
         while let Some((ticket, waiter)) = self.waiting.pop_first() {
-            room.insert(ticket);
+            count += usize::from(guests.is_admitted(ticket));
             // A client that has just left returns what it was given; the next one gets it.
             if let Err(Verdict::Admitted(returned)) =
                 waiter.reply.send(Verdict::Admitted(answer.take()))
@@ -171,32 +173,26 @@ impl Door {
                 answer = returned;
             }
         }
+        count
     }
 
-    /// Turns everybody away, to be `leaving` until gone.
-    pub(super) fn turn_all_away(&mut self, leaving: &mut HashSet<Ticket>) -> usize {
-        self.turn_away(leaving, |_| true)
+    /// Turns everybody away; says how many.
+    pub(super) fn turn_all_away(&mut self, guests: &mut Guests) -> usize {
+        self.turn_away(guests, |_| true)
     }
 
     /// The same for those whose limit has passed.
-    pub(super) fn turn_away_at(&mut self, now: Instant, leaving: &mut HashSet<Ticket>) -> usize {
+    pub(super) fn turn_away_at(&mut self, now: Instant, guests: &mut Guests) -> usize {
         let is_over = |limit| limit <= now;
-        self.turn_away(leaving, |waiter| waiter.limit.is_some_and(is_over))
+        self.turn_away(guests, |waiter| waiter.limit.is_some_and(is_over))
     }
 
-    fn turn_away(
-        &mut self,
-        leaving: &mut HashSet<Ticket>,
-        which: impl Fn(&Waiter) -> bool,
-    ) -> usize {
-        let gone: Vec<_> = self
-            .waiting
-            .extract_if(.., |_, waiter| which(waiter))
-            .collect();
-        let count = gone.len();
-        for (ticket, waiter) in gone {
-            leaving.insert(ticket);
+    fn turn_away(&mut self, guests: &mut Guests, which: impl Fn(&Waiter) -> bool) -> usize {
+        let mut count = 0;
+        for (ticket, waiter) in self.waiting.extract_if(.., |_, waiter| which(waiter)) {
+            guests.is_turned_away(ticket);
             let _ = waiter.reply.send(Verdict::TurnedAway);
+            count += 1;
         }
         count
     }
