@@ -286,20 +286,21 @@ impl FromStr for UnitName {
             "scope",
         ];
         let allowed = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
-        if text.is_empty() || text.len() > 255 {
-            return Err("a unit's name has 1 to 255 characters".into());
-        }
         if let Some(bad) = text.chars().find(|&c| !allowed(c)) {
             return Err(format!(
                 "`{bad}` cannot be part of a unit's name; see systemd-escape(1)"
             ));
         }
-        match text.rsplit_once('.') {
+        let name = match text.rsplit_once('.') {
             Some((stem, suffix)) if !stem.is_empty() && SUFFIXES.contains(&suffix) => {
-                Ok(Self(text.to_owned()))
+                text.to_owned()
             }
-            _ => Ok(Self(format!("{text}.service"))),
+            _ => format!("{text}.service"),
+        };
+        if text.is_empty() || name.len() > 255 {
+            return Err("a unit's name has 1 to 255 characters".into());
         }
+        Ok(Self(name))
     }
 }
 

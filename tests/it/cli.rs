@@ -76,6 +76,10 @@ fn a_mistake_costs_one_line_that_names_it() {
             &["`/` cannot be part of a unit's name"],
         ),
         (
+            served().option("--unit", "u".repeat(250)),
+            &["a unit's name has 1 to 255 characters"],
+        ),
+        (
             served().option("--exec", "'open"),
             &["--exec", "a quote is not closed"],
         ),
