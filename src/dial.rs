@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use crate::config::address::{Address, Peer, UnixAddress};
 use crate::config::{Liveness, ProxyVersion};
 use crate::proxy_header::{self, Origin};
-use crate::stream::{Stream, Unwatched};
+use crate::stream::{Stream, Unwatched, tune};
 
 /// Where one or more listeners relay to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -92,7 +92,7 @@ impl Dialer {
             Address::Unix(address) => limited(connect_unix(address)).await,
             Address::Tcp { host, port } => {
                 let stream = self.connect_tcp(host, port.unwrap_or_default()).await?;
-                stream.tune(&self.liveness);
+                tune(&stream, &self.liveness);
                 Ok(stream)
             }
         }

@@ -7,20 +7,21 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use listenfd::ListenFd;
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
-    sockopt,
+    AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, bind, ipproto, listen,
+    socket_with, sockopt,
 };
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::config::Named;
 use crate::config::address::{Bound, Peer, UnixAddress};
-use crate::stream::Unwatched;
+use crate::config::{Liveness, Named};
+use crate::stream::{Unwatched, tune};
 
 /// A socket that clients connect to.
 #[derive(Debug)]
@@ -30,6 +31,10 @@ pub struct Listener {
     /// Where it listens.
     pub address: ListenAddress,
     socket: OwnedFd,
+    /// How its clients are looked after, where that has to be said at all.
+    liveness: Option<Liveness>,
+    /// Everybody has been accepted who came before the listener was told how.
+    caught_up: AtomicBool,
     /// A socket file of our own, removed in the end.
     _file: Option<SocketFile>,
 }
@@ -223,6 +228,8 @@ fn adopt(name: String, socket: OwnedFd) -> Result<Listener, (ListenError, OwnedF
             name,
             address,
             socket,
+            liveness: None,
+            caught_up: AtomicBool::new(false),
             _file: None,
         }),
         Ok(None) => Err((ListenError::Family(name), socket)),
@@ -313,6 +320,8 @@ fn bind_one(name: Option<String>, wanted: &Bound) -> Result<Listener, ListenErro
         name: name.unwrap_or_else(|| "listen".into()),
         address,
         socket,
+        liveness: None,
+        caught_up: AtomicBool::new(false),
         _file: file,
     })
 }
@@ -339,6 +348,20 @@ impl Drop for SocketFile {
 }
 
 impl Listener {
+    /// Looks after its clients as `liveness` says, over TCP. What is set on a listener is inherited,
+    /// but only by who comes later: the client that woke us, and whoever waits behind it, are told
+    /// themselves.
+    pub fn looking_after(self, liveness: Liveness) -> Self {
+        if let ListenAddress::Unix(_) = self.address {
+            return self;
+        }
+        look_after(&self.socket, &liveness);
+        Self {
+            liveness: Some(liveness),
+            ..self
+        }
+    }
+
     /// This listener as one whose clients can be waited for, on the thread that calls.
     pub fn watch(&self) -> io::Result<Watched<'_>> {
         // What is deprecated is that a type could close what it lends; a descriptor that is
@@ -354,7 +377,17 @@ impl Listener {
     /// Accepts a connection; `WouldBlock` if none waits right now.
     pub fn try_accept(&self) -> io::Result<(Unwatched, Peer)> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let (socket, peer) = rustix::net::acceptfrom_with(&self.socket, flags)?;
+        let accepted = rustix::net::acceptfrom_with(&self.socket, flags);
+        let caught_up = self.caught_up.load(Ordering::Relaxed);
+        if accepted.as_ref().err() == Some(&Errno::AGAIN) && !caught_up {
+            // MPTCP has rules of its own for what is inherited.
+            let is_tcp = sockopt::socket_protocol(&self.socket) == Ok(Some(ipproto::TCP));
+            self.caught_up.store(is_tcp, Ordering::Relaxed);
+        }
+        let (socket, peer) = accepted?;
+        if let (Some(liveness), false) = (&self.liveness, caught_up) {
+            look_after(&socket, liveness);
+        }
         if let ListenAddress::Unix(_) = self.address {
             return Ok((Unwatched::Unix(socket.into()), Peer::Unix));
         }
@@ -362,6 +395,13 @@ impl Listener {
         let peer = Peer::tcp(peer.ok_or(Errno::CONNABORTED)?);
         Ok((Unwatched::Tcp(socket.into()), peer))
     }
+}
+
+/// Has a connection, or those that a listener will have, looked after.
+fn look_after(socket: &OwnedFd, liveness: &Liveness) {
+    // A listener may have it from an earlier life, which was told otherwise.
+    let _ = sockopt::set_tcp_user_timeout(socket, 0);
+    tune(socket, liveness);
 }
 
 /// A listener whose clients can be waited for. Dropping it ends the waiting, not the listening.

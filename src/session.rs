@@ -207,7 +207,6 @@ impl House {
             .watch()
             .inspect_err(|error| tracing::warn!(client = %peer, "{peer} is lost: {error}"))
             .ok()?;
-        client.tune(&self.liveness);
         let reached = tokio::select! {
             // A client that breaks off when its target is at hand breaks off there, too.
             biased;

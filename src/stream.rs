@@ -39,6 +39,20 @@ pub enum Unwatched {
     Unix(std::os::unix::net::UnixStream),
 }
 
+/// Sets what every relayed TCP connection has: no delay for small writes, and how it finds out that
+/// its peer has vanished. One that has is found out when the bytes are to move.
+pub fn tune(socket: impl AsFd, liveness: &Liveness) {
+    let _ = sockopt::set_tcp_nodelay(&socket, true);
+    let _ = sockopt::set_socket_keepalive(&socket, true);
+    let _ = sockopt::set_tcp_keepidle(&socket, liveness.keepalive_time);
+    let _ = sockopt::set_tcp_keepintvl(&socket, liveness.keepalive_interval);
+    let _ = sockopt::set_tcp_keepcnt(&socket, liveness.keepalive_probes);
+    if liveness.user_timeout < Duration::MAX {
+        let millis = liveness.user_timeout.as_millis();
+        let _ = sockopt::set_tcp_user_timeout(&socket, millis.try_into().unwrap_or(u32::MAX));
+    }
+}
+
 impl Unwatched {
     /// Has the event loop of this thread watch it.
     pub fn watch(self) -> io::Result<Stream> {
@@ -79,22 +93,6 @@ impl Stream {
             Self::Tcp(stream) => Peer::tcp(stream.local_addr()?),
             Self::Unix(_) => Peer::Unix,
         })
-    }
-
-    /// Sets what every relayed connection has: no delay for small writes, and how it finds out
-    /// that its peer has vanished. One that has is found out when the bytes are to move. (What is
-    /// set on a listener is inherited only by clients that come later, not by the one that woke us.)
-    pub fn tune(&self, liveness: &Liveness) {
-        let Self::Tcp(stream) = self else { return };
-        let _ = sockopt::set_tcp_nodelay(stream, true);
-        let _ = sockopt::set_socket_keepalive(stream, true);
-        let _ = sockopt::set_tcp_keepidle(stream, liveness.keepalive_time);
-        let _ = sockopt::set_tcp_keepintvl(stream, liveness.keepalive_interval);
-        let _ = sockopt::set_tcp_keepcnt(stream, liveness.keepalive_probes);
-        if liveness.user_timeout < Duration::MAX {
-            let millis = liveness.user_timeout.as_millis();
-            let _ = sockopt::set_tcp_user_timeout(stream, millis.try_into().unwrap_or(u32::MAX));
-        }
     }
 
     /// Waits for one of the conditions in `interest`.

@@ -198,9 +198,10 @@ async fn serve(
         config.admission,
     );
     let listeners = inherited.into_iter().chain(bound).zip(entrances);
-    let mut doors = Doors::new(
-        listeners.map(|(listener, entrance)| Acceptor::new(listener, entrance, hall.clone())),
-    );
+    let mut doors = Doors::new(listeners.map(|(listener, entrance)| {
+        let listener = listener.looking_after(config.liveness);
+        Acceptor::new(listener, entrance, hall.clone())
+    }));
 
     doors.open();
     // After the doors: whoever waits is known to the driver before it does anything.

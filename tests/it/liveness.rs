@@ -118,26 +118,35 @@ fn keepalive_times_that_tcp_does_not_know_are_refused() {
 }
 
 #[test]
-fn a_client_that_was_there_first_is_looked_after_like_any_other() {
+fn whoever_was_there_first_is_looked_after_like_any_other() {
     let (front, target) = (Place::tcp(), Place::tcp());
     let _server = Server::echo(&target);
     let listener = front.listen();
-    let client = front.connect();
-    let wakeport = Run::new()
-        .to(&target)
-        .inherit("web", &listener)
-        .option("--keepalive-time", "17s")
-        .option("--user-timeout", "29s")
-        .start();
-    client.echoes("once");
-    let legs = wakeport.connections();
-    assert_eq!(legs.len(), 2);
-    for leg in legs {
-        assert!(leg.tcp_nodelay().expect("an option"), "no delay");
-        assert!(leg.keepalive().expect("an option"), "keepalive");
-        let time = leg.tcp_keepalive_time().expect("an option");
-        assert_eq!(time, Duration::from_secs(17));
-        assert_eq!(sockopt::tcp_user_timeout(&leg).expect("an option"), 29_000);
+    // The second life has the same socket, and is told otherwise.
+    for (life, idle, user_timeout) in [(1, 17, 29_000), (2, 18, 0)] {
+        let run = Run::new().to(&target).inherit("web", &listener);
+        let run = run.option("--keepalive-time", format!("{idle}s"));
+        let first = front.connect();
+        let wakeport = match user_timeout {
+            0 => run.start(),
+            millis => run.option("--user-timeout", format!("{millis}ms")).start(),
+        };
+        first.echoes("there first");
+        let others = [(); 3].map(|()| front.connect());
+        others.iter().for_each(|client| client.echoes("later"));
+        let legs = wakeport.connections();
+        assert_eq!(legs.len(), 8);
+        for leg in legs {
+            assert!(
+                leg.tcp_nodelay().expect("an option"),
+                "no delay in life {life}"
+            );
+            assert!(sockopt::socket_keepalive(&leg).unwrap());
+            let seconds = sockopt::tcp_keepidle(&leg).unwrap().as_secs();
+            assert_eq!(seconds, idle, "in life {life}");
+            let millis = sockopt::tcp_user_timeout(&leg).unwrap();
+            assert_eq!(millis, user_timeout, "in life {life}");
+        }
     }
 }
 
