@@ -125,7 +125,7 @@ impl Backend {
             Self::Hooks(hooks) => hooks.look().await,
             Self::Exec(child) => Ok(child.look().await),
             #[cfg(test)]
-            Self::Scripted(service) => Ok(service.look()),
+            Self::Scripted(service) => Ok(service.look().await),
         }
     }
 

@@ -206,8 +206,10 @@ impl Driver {
                 }
                 self.tell(Event::Left);
             }
-            // One that was given up has been answered for already.
-            Message::Woken(number, _) | Message::Slept(number, _) if number != self.orders => (),
+            // One that was given up has been answered for already, but has ended only now.
+            Message::Woken(number, _) | Message::Slept(number, _) if number != self.orders => {
+                self.epoch += 1;
+            }
             Message::Woken(_, result) => {
                 self.epoch += 1;
                 match result {

@@ -22,6 +22,10 @@ pub struct Script {
     pub phase: Phase,
     pub start_takes: Duration,
     pub stop_takes: Duration,
+    /// How long it takes until a start that is given up has ended.
+    pub giving_up_takes: Duration,
+    /// How old a look is by the time it is told.
+    pub look_takes: Duration,
     pub start_fails: bool,
     pub stop_fails: bool,
     pub starts: usize,
@@ -36,6 +40,8 @@ impl Service {
             phase,
             start_takes: Duration::from_secs(1),
             stop_takes: Duration::from_secs(1),
+            giving_up_takes: Duration::ZERO,
+            look_takes: Duration::ZERO,
             start_fails: false,
             stop_fails: false,
             starts: 0,
@@ -64,10 +70,14 @@ impl Service {
         self.script.lock().unwrap().clone()
     }
 
-    pub fn look(&self) -> Phase {
-        let mut script = self.script.lock().unwrap();
-        script.looks += 1;
-        script.phase
+    pub async fn look(&self) -> Phase {
+        let (seen, takes) = {
+            let mut script = self.script.lock().unwrap();
+            script.looks += 1;
+            (script.phase, script.look_takes)
+        };
+        pass(takes).await;
+        seen
     }
 
     pub async fn wake(&self, order: WakeOrder) -> Woken {
@@ -84,7 +94,7 @@ impl Service {
         });
         tokio::select! {
             () = sleep(takes) => (),
-            () = order.given_up.cancelled() => (),
+            () = order.given_up.cancelled() => pass(self.script().giving_up_takes).await,
         }
         let failed = self.script().start_fails || order.given_up.is_cancelled();
         self.end(if failed { Phase::Down } else { Phase::Up });
@@ -133,5 +143,12 @@ impl Service {
         let mut script = self.script.lock().unwrap();
         script.under_way = 0;
         script.phase = phase;
+    }
+}
+
+/// Even a sleep of no time takes a while.
+async fn pass(time: Duration) {
+    if !time.is_zero() {
+        sleep(time).await;
     }
 }

@@ -285,6 +285,37 @@ async fn what_was_seen_before_a_failure_is_forgotten_does_not_allow_the_exit() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_look_begun_before_a_start_that_was_given_up_has_ended_does_not_allow_the_exit() {
+    let world = World::new(Phase::Down);
+    let (permit, _) = world.served().await;
+    world.service.set(|script| {
+        script.phase = Phase::Down;
+        script.start_takes = HOUR;
+        script.giving_up_takes = SECOND * 10;
+    });
+    sleep(SECOND).await;
+    // Somebody is connected, so the start is given up and nothing is stopped.
+    let mut waiting = world.arrive(ANSWERING);
+    assert!(matches!(waiting.verdict().await, Verdict::TurnedAway));
+    sleep(SECOND).await;
+    world.service.set(|script| {
+        script.phase = Phase::Down;
+        script.look_takes = SECOND * 65;
+    });
+    sleep(SECOND * 10).await;
+    // The start was heard after all, of which no news comes.
+    world.service.quietly(|script| {
+        script.phase = Phase::Starting;
+        script.look_takes = Duration::ZERO;
+    });
+    drop((permit, waiting));
+    for _ in 0..80 {
+        sleep(SECOND).await;
+        assert!(!world.handle.may_exit().await, "the service is on its way");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn whoever_arrived_before_the_question_prevents_the_exit() {
     let mut world = World::new(Phase::Down);
     world.asleep().await;

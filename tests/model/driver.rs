@@ -307,7 +307,7 @@ impl World {
     }
 
     /// An order was begun or is over.
-    fn new_epoch(&mut self) {
+    pub(crate) fn new_epoch(&mut self) {
         if let Some(look) = &mut self.process().look {
             look.fresh = false;
         }
