@@ -2,25 +2,29 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
+use std::ops::Range;
 
+use crate::lifecycle::{State, Stop};
 use crate::model::step::Step;
-use crate::model::world::{Client, World};
+use crate::model::world::{Client, End, World};
 
 /// Every state that can be reached, and what leads from one to the other by itself.
 #[derive(Debug, Default)]
 pub(crate) struct Graph {
-    ids: HashMap<u128, u32>,
+    ids: HashMap<Print, u32, BuildHasherDefault<Hashed>>,
     parents: Vec<(u32, Option<Step>)>,
     /// Where each state's edges begin.
     first: Vec<u32>,
-    /// To where, and of which kind the step is.
-    edges: Vec<(u32, Option<u8>)>,
+    /// To where,
+    edges: Vec<u32>,
+    /// and of which kind the step is.
+    kinds: Vec<Option<u8>>,
     at_rest: Vec<bool>,
     /// How many steps were taken.
     pub(crate) steps: usize,
     /// What was to be seen somewhere: the lifecycle's states, how it went for clients.
-    pub(crate) sights: BTreeSet<String>,
+    pub(crate) sights: BTreeSet<&'static str>,
 }
 
 /// Why, and how it comes to that in as few steps as possible.
@@ -80,16 +84,45 @@ impl Hasher for Bytes {
 
 /// What states are told apart by: two hashes of 64 bits. That two of ten million states have both
 /// in common is less likely than one in 10^24.
-fn print(world: &World) -> u128 {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Print([u32; 4]);
+
+impl Hash for Print {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        hasher.write_u64(u64::from(self.0[0]) << 32 | u64::from(self.0[1]));
+    }
+}
+
+/// It is a hash already.
+#[derive(Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("it is one number")
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+fn print(world: &World) -> Print {
     let mut bytes = Bytes(Vec::with_capacity(256));
     world.hash(&mut bytes);
     let hash = |salt: u8| {
         let mut hasher = DefaultHasher::new();
         hasher.write_u8(salt);
         hasher.write(&bytes.0);
-        u128::from(hasher.finish())
+        let hash = hasher.finish();
+        [(hash >> 32) as u32, hash as u32]
     };
-    hash(1) << 64 | hash(2)
+    let ([a, b], [c, d]) = (hash(1), hash(2));
+    Print([a, b, c, d])
 }
 
 impl Graph {
@@ -116,12 +149,15 @@ impl Graph {
                 }
                 let to = graph.enter(after, (state, Some(step)), &mut next);
                 if step.is_possible_for_ever() {
-                    graph.edges.push((to, step.kind()));
+                    graph.edges.push(to);
+                    graph.kinds.push(step.kind());
                 }
             }
             state += 1;
         }
         graph.first.push(graph.edges.len() as u32);
+        // Nobody comes to another state any more.
+        graph.ids = HashMap::default();
         Ok(graph)
     }
 
@@ -143,20 +179,32 @@ impl Graph {
     }
 
     fn note(&mut self, world: &World) {
-        let states = world.wakeport.iter().map(|process| {
-            let state = format!("{:?}", process.state());
-            state.split(' ').next().unwrap_or_default().to_owned()
-        });
-        let ends = world.clients.iter().filter_map(|client| match client {
-            Client::Gone(end) => Some(format!("{end:?}")),
-            Client::Away
-            | Client::Backlog
-            | Client::Waiting
-            | Client::Admitted
-            | Client::TurnedAway
-            | Client::Connected => None,
-        });
-        self.sights.extend(states.chain(ends));
+        if let Some(process) = &world.wakeport {
+            self.sights.insert(match process.state() {
+                State::Asleep => "Asleep",
+                State::Waking { .. } => "Waking",
+                State::Awake => "Awake",
+                State::Cooling { .. } => "Cooling",
+                State::Stopping(Stop::Ours) => "Stopping(Ours)",
+                State::Stopping(Stop::Again { .. }) => "Stopping(Again)",
+                State::Stopping(Stop::Theirs) => "Stopping(Theirs)",
+                State::Failed { .. } => "Failed",
+            });
+        }
+        for client in world.clients {
+            self.sights.insert(match client {
+                Client::Gone(End::Served) => "Served",
+                Client::Gone(End::TurnedAway) => "TurnedAway",
+                Client::Gone(End::Left) => "Left",
+                Client::Gone(End::Cut) => "Cut",
+                Client::Away
+                | Client::Backlog
+                | Client::Waiting
+                | Client::Admitted
+                | Client::TurnedAway
+                | Client::Connected => continue,
+            });
+        }
     }
 
     /// How many states there are.
@@ -175,14 +223,21 @@ impl Graph {
         steps
     }
 
-    fn edges(&self, state: u32) -> &[(u32, Option<u8>)] {
+    fn range(&self, state: u32) -> Range<usize> {
         let (from, to) = (self.first[state as usize], self.first[state as usize + 1]);
-        &self.edges[from as usize..to as usize]
+        from as usize..to as usize
+    }
+
+    /// Where it may go by itself, each with the kind of the step, as a bit.
+    fn edges(&self, state: u32) -> impl Iterator<Item = (u32, Kinds)> {
+        let range = self.range(state);
+        let kinds = self.kinds[range.clone()].iter();
+        let bits = kinds.map(|kind| kind.map_or(0, |kind| 1 << kind));
+        self.edges[range].iter().copied().zip(bits)
     }
 
     fn possible(&self, state: u32) -> Kinds {
-        let kinds = self.edges(state).iter().filter_map(|(_, kind)| *kind);
-        kinds.fold(0, |kinds, kind| kinds | 1 << kind)
+        self.edges(state).fold(0, |kinds, (_, kind)| kinds | kind)
     }
 
     /// Makes sure that whatever happens, in the end everybody has left and nothing runs any more:
@@ -207,10 +262,8 @@ impl Graph {
                 let possible = self.possible(state);
                 always &= possible;
                 sometimes |= possible;
-                let stays = self.edges(state).iter().filter(|(to, _)| inside(to));
-                taken |= stays.fold(0, |kinds, (_, kind)| {
-                    kinds | kind.map_or(0, |kind| 1 << kind)
-                });
+                let stays = self.edges(state).filter(|(to, _)| inside(to));
+                taken |= stays.fold(0, |kinds, (_, kind)| kinds | kind);
             }
             if always & !insistent & !taken != 0 {
                 continue;
@@ -254,7 +307,7 @@ impl Graph {
             count += 1;
             stack.push(root);
             while let Some((state, number, edge)) = path.last_mut() {
-                if let Some(&(to, _)) = self.edges(*state).get(*edge) {
+                if let Some(&to) = self.edges[self.range(*state)].get(*edge) {
                     *edge += 1;
                     match low[to as usize] {
                         NEW => {

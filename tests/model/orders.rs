@@ -115,10 +115,13 @@ impl World {
     /// Only the latest order has the number that counts; and there may be no driver any more.
     pub(crate) fn report(&mut self, message: Message) {
         let is_latest = self.process().orders.is_empty();
-        match self.process().stage {
-            Stage::Stopping => (),
-            _ if is_latest => self.receive(message),
-            _ => self.new_epoch(),
+        if self.process().stage == Stage::Stopping {
+            return;
+        }
+        if is_latest {
+            self.receive(message);
+        } else {
+            self.new_epoch();
         }
     }
 

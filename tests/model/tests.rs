@@ -81,8 +81,8 @@ fn the_service_fails() {
         leaves: 1,
         ..NO_TROUBLE
     };
-    let sights = ["Failed", "TurnedAway", "Left", "Stopping(Again"];
-    holds(sound(TWO), trouble, 800_000, &sights);
+    let sights = ["Failed", "TurnedAway", "Left", "Stopping(Again)"];
+    holds(sound(TWO), trouble, 850_000, &sights);
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn the_service_fails_again_and_again() {
         failures: 3,
         ..NO_TROUBLE
     };
-    holds(sound(ONE), trouble, 300_000, &["Failed", "TurnedAway"]);
+    holds(sound(ONE), trouble, 330_000, &["Failed", "TurnedAway"]);
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn the_bus_is_lost() {
         bus: 1,
         ..NO_TROUBLE
     };
-    holds(sound(TWO), trouble, 500_000, &["Failed", "Stopping(Again"]);
+    holds(sound(TWO), trouble, 500_000, &["Failed", "Stopping(Again)"]);
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn the_bus_is_lost_while_the_service_fails() {
         bus: 1,
         ..NO_TROUBLE
     };
-    holds(sound(ONE), trouble, 370_000, &["Failed", "Stopping(Again"]);
+    holds(sound(ONE), trouble, 370_000, &["Failed", "Stopping(Again)"]);
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn wakeport_is_stopped() {
         failures: 1,
         ..NO_TROUBLE
     };
-    holds(sound(TWO), trouble, 1_500_000, &["Cut", "Failed"]);
+    holds(sound(TWO), trouble, 1_600_000, &["Cut", "Failed"]);
 }
 
 #[test]
@@ -183,11 +183,21 @@ fn wakeport_is_stopped_and_takes_the_service_along() {
         admin: 1,
         ..NO_TROUBLE
     };
-    holds(rules, trouble, 1_000_000, &["Cut", "Failed"]);
+    holds(rules, trouble, 1_100_000, &["Cut", "Failed"]);
 }
 
 #[test]
-#[ignore = "what it finds is still to be judged"]
+fn an_administrator_interferes_with_clients_and_a_failure() {
+    let trouble = Trouble {
+        failures: 1,
+        admin: 1,
+        ..NO_TROUBLE
+    };
+    let sights = ["Failed", "TurnedAway", "Stopping(Theirs)"];
+    holds(sound(TWO), trouble, 2_400_000, &sights);
+}
+
+#[test]
 fn the_service_may_be_woken_only_so_often() {
     let rules = Rules {
         one_wake: true,
@@ -198,61 +208,38 @@ fn the_service_may_be_woken_only_so_often() {
         admin: 1,
         ..NO_TROUBLE
     };
-    holds(rules, trouble, 100, &["Failed", "TurnedAway"]);
+    holds(rules, trouble, 5_000_000, &["Failed", "TurnedAway"]);
 }
 
 #[test]
 #[ignore = "takes minutes and a lot of memory: for changes of the lifecycle"]
 fn more_of_everything() {
-    let (failures, admin) = (2, 1);
-    holds(
-        sound(TWO),
-        Trouble {
-            failures,
-            ..NO_TROUBLE
-        },
-        100,
-        &[],
-    );
-    holds(
-        sound(TWO),
-        Trouble {
-            failures: 1,
-            admin,
-            ..NO_TROUBLE
-        },
-        100,
-        &[],
-    );
-    holds(
-        sound(ONE),
-        Trouble {
-            failures,
-            admin,
-            ..NO_TROUBLE
-        },
-        100,
-        &[],
-    );
-    holds(
-        sound(THREE),
-        Trouble {
-            failures: 1,
-            ..NO_TROUBLE
-        },
-        100,
-        &[],
-    );
-    holds(
-        sound(TWO),
-        Trouble {
-            bus: 1,
-            kills: 1,
-            ..NO_TROUBLE
-        },
-        100,
-        &[],
-    );
+    let failures = |failures| Trouble {
+        failures,
+        ..NO_TROUBLE
+    };
+    let admin = |trouble| Trouble {
+        admin: 1,
+        ..trouble
+    };
+    let bus = |trouble| Trouble { bus: 1, ..trouble };
+    let kills = |trouble| Trouble {
+        kills: 1,
+        ..trouble
+    };
+    let limited = Rules {
+        one_wake: true,
+        ..sound(TWO)
+    };
+    holds(sound(THREE), failures(1), 2_400_000, &[]);
+    holds(sound(THREE), admin(NO_TROUBLE), 100, &[]);
+    holds(sound(TWO), admin(failures(2)), 100, &[]);
+    holds(sound(TWO), bus(failures(1)), 100, &[]);
+    holds(sound(TWO), bus(kills(NO_TROUBLE)), 1_200_000, &[]);
+    holds(sound(TWO), admin(kills(failures(1))), 100, &[]);
+    holds(sound(BOTH), admin(failures(1)), 100, &[]);
+    holds(limited, kills(failures(1)), 100, &[]);
+    holds(sound(ONE), bus(admin(failures(2))), 100, &[]);
 }
 
 // -- a checker that finds nothing proves nothing
