@@ -250,10 +250,11 @@ impl Driver {
             Message::Looked(epoch, seen, why) => {
                 let again = std::mem::take(&mut self.look_again);
                 self.looking = false;
-                if epoch == self.epoch {
+                let is_fresh = epoch == self.epoch;
+                if is_fresh {
                     self.looked(seen, why);
                 }
-                if again || epoch != self.epoch {
+                if again || !is_fresh {
                     self.look();
                 }
             }

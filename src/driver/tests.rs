@@ -472,6 +472,21 @@ async fn clients_wait_while_somebody_else_restarts_the_service() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_look_is_enough_to_find_that_the_service_has_to_be_started() {
+    let world = World::new(Phase::Up);
+    let (permit, _) = world.served().await;
+    world.service.set(|script| script.phase = Phase::Stopping);
+    sleep(SECOND / 2).await;
+    let waiting = world.arrive(ANSWERING);
+    let looks = world.service.script().looks;
+    world.service.set(|script| script.phase = Phase::Down);
+    sleep(SECOND / 2).await;
+    assert_eq!(world.counts().0, 1, "somebody waits");
+    assert_eq!(world.service.script().looks, looks + 1);
+    drop((permit, waiting));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_service_that_somebody_else_starts_is_not_looked_at_all_the_time() {
     let mut world = World::new(Phase::Starting);
     for _ in 0..1000 {
