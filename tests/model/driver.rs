@@ -11,6 +11,7 @@ use crate::lifecycle::{Action, Crowd, Event, Phase, State, Stop};
 
 const SLOW_POLL: Duration = Duration::from_secs(30);
 const QUICK_POLL: Duration = Duration::from_secs(1);
+const A_WHILE: Duration = Duration::from_secs(10);
 
 impl World {
     pub(crate) fn receive(&mut self, message: Message) {
@@ -105,7 +106,9 @@ impl World {
             Some(Action::Admit) => self.serve(),
             Some(Action::TurnAway) => {
                 let failed = matches!(after, State::Failed { retry_at, .. } if now < retry_at);
-                self.process().stays |= self.rules.0.one_wake && !failed;
+                if self.rules.0.one_wake && !failed {
+                    self.process().stays = Timer(now.checked_add(A_WHILE));
+                }
                 self.turn_all_away();
             }
             Some(Action::GiveUp { undo }) => {
@@ -326,7 +329,7 @@ impl World {
             | State::Stopping(_) => false,
         };
         let gone = process.leaving.len() == 0 || rudely;
-        let gone = gone && !process.stays;
+        let gone = gone && process.stays.0.is_none();
         nothing_to_do && gone && self.crowd().is_empty()
     }
 
@@ -343,6 +346,11 @@ impl World {
     pub(crate) fn tick_look(&mut self) {
         self.process().settled = false;
         self.look();
+    }
+
+    pub(crate) fn tick_stay(&mut self) {
+        self.process().settled = false;
+        self.process().stays = Timer(None);
     }
 
     /// A client whose target is silent, while the service is up, has waited long enough.

@@ -214,7 +214,7 @@ impl World {
             }
         }
         may(process.look_at.0.is_some(), Step::Poll);
-        may(process.stays, Step::StayedOn);
+        may(process.stays.0.is_some(), Step::StayedOn);
         for (client, limit) in (0..).zip(process.limits) {
             may(
                 limit.0.is_some() && (hung || !self.bus),
@@ -335,10 +335,7 @@ impl World {
             }
             Step::Poll => self.tick_look(),
             Step::Refill => self.refill(),
-            Step::StayedOn => {
-                self.process().stays = false;
-                self.process().settled = false;
-            }
+            Step::StayedOn => self.tick_stay(),
             Step::Limit(client) => self.tick_limit(client),
             Step::Order => self.order_on(),
             Step::Look => self.look_on(),

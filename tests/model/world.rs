@@ -292,7 +292,7 @@ pub(crate) struct Wakeport {
     pub(crate) look_at: Timer,
     pub(crate) seen_down: bool,
     /// Somebody was refused, and others may follow.
-    pub(crate) stays: bool,
+    pub(crate) stays: Timer,
     pub(crate) stage: Stage,
 }
 
@@ -321,7 +321,7 @@ impl Wakeport {
             look_again: false,
             look_at: Timer::default(),
             seen_down: false,
-            stays: false,
+            stays: Timer::default(),
             stage: Stage::Serving,
         }
     }
