@@ -87,8 +87,10 @@ impl Mirror {
         loop {
             self.rest();
             let next = self.next_timer().filter(|&at| at <= end);
-            let at = next.unwrap_or(end);
-            self.model.process().core.now = at;
+            // What was to be over before somebody could hear of it is over now.
+            let now = &mut self.model.process().core.now;
+            let at = next.unwrap_or(end).max(*now);
+            *now = at;
             if next.is_none() {
                 return;
             }
