@@ -20,6 +20,8 @@ pub(super) struct Mirror {
     given_up: bool,
     /// When the look that is under way is told.
     told_at: Instant,
+    /// It has just been told, and nobody had been asked before.
+    probe_is_first: bool,
     /// The deadline that was heard of last, or a model that ignores it would hear of it for ever.
     heard: Option<Instant>,
     /// When time has brought something about last.
@@ -52,6 +54,7 @@ impl Mirror {
             over_at: now(),
             given_up: false,
             told_at: now(),
+            probe_is_first: false,
             heard: None,
             ticked_at: None,
         }
@@ -101,7 +104,7 @@ impl Mirror {
     /// Whatever takes no time.
     fn rest(&mut self) {
         loop {
-            if self.order_on() || self.look_on() {
+            if self.order_on() || self.probe_first() || self.look_on() {
                 continue;
             }
             if !self.model.process().inbox.is_empty() {
@@ -162,6 +165,17 @@ impl Mirror {
         }
     }
 
+    /// If a look has let a client ask its target, and another look follows, that one comes later; says
+    /// whether it is so.
+    fn probe_first(&mut self) -> bool {
+        let is_first = std::mem::take(&mut self.probe_is_first);
+        let is_first = is_first && self.model.process().doors[ANSWERING].asking;
+        if is_first {
+            self.model.take(Step::Probe(ANSWERING as u8));
+        }
+        is_first
+    }
+
     /// Takes the look that is under way further; says whether it could be.
     fn look_on(&mut self) -> bool {
         let at = self.model.process().core.now;
@@ -169,7 +183,7 @@ impl Mirror {
             None => return false,
             Some(look) if look.sight == Eye::Unread => self.told_at = at + self.looks_take,
             Some(_) if at < self.told_at => return false,
-            Some(_) => (),
+            Some(_) => self.probe_is_first = !self.model.process().doors[ANSWERING].asking,
         }
         self.model.take(Step::Look);
         true
