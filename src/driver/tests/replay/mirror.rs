@@ -168,7 +168,7 @@ impl Mirror {
     /// If a look has let a client ask its target, and another look follows, that one comes later; says
     /// whether it is so.
     fn probe_first(&mut self) -> bool {
-        let is_first = std::mem::take(&mut self.probe_is_first);
+        let is_first = mem::take(&mut self.probe_is_first);
         let is_first = is_first && self.model.process().doors[ANSWERING].asking;
         if is_first {
             self.model.take(Step::Probe(ANSWERING as u8));
