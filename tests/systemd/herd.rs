@@ -7,13 +7,16 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::asleep::{PORT, SOON, TARGET, nginx_does};
+use crate::asleep::{PORT, TARGET, nginx_does};
 use crate::rig::Rig;
 
 const CLIENTS: usize = 10_000;
 
 /// So many may wait inside; as many again are in the kernel's backlog, and the others knock until there is room.
 const WAITING: &str = "WAKEPORT_MAX_WAITING=3000";
+
+/// Who found the backlog full knocks again after 1 s, 3 s, 7 s (tcp(7), tcp_syn_retries), and is to find the service up.
+const COOLDOWN: &str = "WAKEPORT_COOLDOWN=10s";
 
 const PATIENCE: Duration = Duration::from_secs(200);
 
@@ -35,7 +38,7 @@ fn ten_thousand_clients_during_one_start_are_all_served_in_turns() {
         ),
     );
     nginx_does(&rig, "ExecStartPre=sleep 4");
-    rig.instance("nginx", PORT, TARGET, &[SOON, WAITING]);
+    rig.instance("nginx", PORT, TARGET, &[COOLDOWN, WAITING]);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
