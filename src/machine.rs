@@ -108,12 +108,8 @@ fn has_user(name: &str) -> bool {
 
 /// The user and group IDs of `name`, from the file where system users are.
 pub fn identity(name: &str) -> Option<(u32, u32)> {
-    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let line = users
-        .lines()
-        .find(|line| line.split(':').next() == Some(name))?;
-    let mut fields = line.split(':').skip(2).map(str::parse);
-    Some((fields.next()?.ok()?, fields.next()?.ok()?))
+    let (_, uid, gid) = user(|known, _| known == name)?;
+    Some((uid, gid))
 }
 
 /// Our own user and group IDs.
@@ -124,14 +120,20 @@ pub fn own_ids() -> (u32, u32) {
 
 /// What our own user is called.
 pub fn own_name() -> String {
-    let (uid, _) = own_ids();
+    let (own, _) = own_ids();
+    user(|_, uid| uid == own).map_or_else(|| own.to_string(), |(name, ..)| name)
+}
+
+/// The first user in passwd(5) that `is` the one, by name and ID: with both, and the group's ID.
+fn user(is: impl Fn(&str, u32) -> bool) -> Option<(String, u32, u32)> {
     let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let own = |line: &&str| line.split(':').nth(2) == Some(&uid.to_string());
-    let name = users
-        .lines()
-        .find(own)
-        .and_then(|line| line.split(':').next());
-    name.map_or_else(|| uid.to_string(), str::to_owned)
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        let mut ids = fields.skip(1).map(str::parse);
+        let (uid, gid) = (ids.next()?.ok()?, ids.next()?.ok()?);
+        is(name, uid).then(|| (name.to_owned(), uid, gid))
+    })
 }
 
 /// Our own hard limit on open files.
