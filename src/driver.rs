@@ -283,15 +283,13 @@ impl Driver {
             Some(Action::Admit) => self.serve(),
             Some(Action::TurnAway) => {
                 let turned_away = self.turn_all_away();
-                match (after, self.wake_rate) {
-                    (State::Failed { retry_at, .. }, _) if now() < retry_at => {
-                        self.story.turned_away(turned_away);
-                    }
-                    (_, Some(rate)) => {
+                let failed = matches!(after, State::Failed { retry_at, .. } if now() < retry_at);
+                match self.wake_rate.filter(|_| !failed) {
+                    Some(rate) => {
                         self.story.rationed(turned_away, rate, now());
                         self.stay();
                     }
-                    (_, None) => self.story.turned_away(turned_away),
+                    None => self.story.turned_away(turned_away),
                 }
             }
             Some(Action::GiveUp { undo }) => {
