@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::address::Peer;
 use crate::config::{Config, Service, UnitName};
-use crate::dial::{Dialer, Target};
-use crate::lifecycle::Phase;
+use crate::core::lifecycle::Phase;
+use crate::net::dial::{Dialer, Target};
 use crate::program::Launcher;
 
 use exec::Child;
@@ -55,7 +55,7 @@ pub struct WakeOrder {
 
 /// What has to sleep.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Extent {
+pub enum StopScope {
     /// Nothing: somebody else started it.
     Nothing,
     /// These units.
@@ -68,7 +68,7 @@ pub enum Extent {
 #[derive(Debug)]
 pub struct Woken {
     /// What this very start has set going, whatever came of it.
-    pub started: Extent,
+    pub started: StopScope,
     /// Whether the service is up, or on its way.
     pub result: Result<(), Failure>,
 }
@@ -133,7 +133,7 @@ impl Backend {
     pub async fn wake(&self, order: WakeOrder) -> Woken {
         match self {
             Self::Relay => Woken {
-                started: Extent::Nothing,
+                started: StopScope::Nothing,
                 result: Ok(()),
             },
             Self::Systemd(units) => units.wake(order).await,
@@ -145,9 +145,9 @@ impl Backend {
     }
 
     /// Stops what `extent` names. Returns when it is down, or with what prevents that.
-    pub async fn sleep(&self, extent: Extent) -> Result<(), Failure> {
+    pub async fn sleep(&self, extent: StopScope) -> Result<(), Failure> {
         match self {
-            _ if extent == Extent::Nothing => Ok(()),
+            _ if extent == StopScope::Nothing => Ok(()),
             Self::Relay => Ok(()),
             Self::Systemd(units) => units.sleep(extent).await,
             Self::Hooks(hooks) => hooks.sleep().await,
@@ -179,10 +179,10 @@ impl Backend {
     }
 
     /// Why the service went down, as far as is known.
-    pub async fn last_words(&self) -> Option<String> {
+    pub async fn failure_reason(&self) -> Option<String> {
         match self {
-            Self::Systemd(units) => units.last_words().await,
-            Self::Exec(child) => child.last_words().await,
+            Self::Systemd(units) => units.failure_reason().await,
+            Self::Exec(child) => child.failure_reason().await,
             Self::Relay | Self::Hooks(_) => None,
             #[cfg(test)]
             Self::Scripted(_) => None,

@@ -20,8 +20,8 @@ use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::listen;
-use crate::sd::journal::{self, LogFormat, LogLevel};
+use crate::net::listen;
+use crate::systemd::journal::{self, LogFormat, LogLevel};
 
 /// Wakes a service on the first connection, relays, and puts it to sleep when nobody is left
 ///

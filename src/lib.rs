@@ -4,7 +4,7 @@
 //! left. Then it exits, and systemd goes on holding the sockets.
 //!
 //! This page is the architecture: what there is, who knows whom, and what must stay true. Start
-//! with [`lifecycle`], which holds every decision, then [`driver`], which carries them out.
+//! with [`core::lifecycle`], which holds every decision, then [`service`], which carries them out.
 //!
 //! # Promises, in this order
 //!
@@ -18,39 +18,22 @@
 //!
 //! ```text
 //! main.rs              calls cli
-//! -- decides: pure, knows std only, opens nothing
-//! lifecycle.rs lifecycle/  (Event, Crowd, now) -> Action; how often it may wake
+//! -- decides: pure, opens nothing
+//! core.rs core/        the lifecycle: (event, clients, now) -> action; how often it may wake
 //! config.rs config/    what was typed -> what it means; every default with its reason
-//! proxy_header.rs      the PROXY protocol's header, read and written
-//! record.rs record/    what is known of an instance over all its lives, and its text form
-//! metrics.rs           records as Prometheus reads them
-//! setup.rs setup/      the files of an instance, and what is wrong with one
 //! -- connects
-//! driver.rs driver/    the one loop of a service: events in, the lifecycle asked, actions done
-//!   message.rs         what it is told
-//!   door.rs            one target: who waits for it, whether it answers
-//!   guests.rs          who is here, and how far each of them is
-//!   orders.rs          start, stop, give up: one at a time
-//!   permit.rs          a client's side of the driver
-//!   story.rs           what the driver says: log lines, STATUS=
-//!   books.rs           what it writes down: the record, brought up to date
-//! accept.rs            takes clients from a listener while there is room
+//! server.rs server/    what the process has once: accept loops, relay threads, limits
+//! service.rs service/  the one loop of a service: events in, the core asked, effects carried out;
+//!                      permits, the probe, the log lines and the record of what happens
 //! session.rs session/  one client from accept to close; behind a balancer, who it is
-//! workers.rs           the threads that sessions run on
 //! -- acts: one outside thing per file
-//! listen.rs            inherited sockets and their names; bind when run by hand
-//! stream.rs            one connected socket: options, half-close, reset
-//! dial.rs              resolve, connect, make sure it is not ourselves; the PROXY header
-//! relay.rs relay/      bytes both ways, by copies or in bulk through a pipe
-//! backend.rs backend/  whoever starts and stops the service: systemd, hooks, exec
-//! probe.rs             does the target answer?
+//! net.rs net/          listen, stream, dial, proxy_header, relay
+//! backend.rs backend/  starts and stops the service: systemd, hooks, exec
 //! program.rs program/  runs an administrator's program: environment, time limit, output
-//! limits.rs            the limit on open files
-//! state_dir.rs         the records as files: written by a thread of its own, read by everybody
-//! scrape.rs            the metrics over HTTP
-//! machine.rs machine/  what there is on the machine, for `init`, `check` and `status`; only looks
-//! sd.rs sd/            READY, STATUS, STOPPING, WATCHDOG; the log; MESSAGE_ID=s; which unit we are
+//! systemd.rs systemd/  READY, STATUS, STOPPING, WATCHDOG; the log; MESSAGE_ID=s; which unit we are
+//! report.rs report/    the record of an instance, as a file and as metrics
 //! -- commands
+//! admin.rs admin/      the files of an instance, what is wrong with one, what is on the machine
 //! cli.rs cli/          options (typed), plan (which listener goes where), run (wires it all),
 //!                      observed (its record), status and exporter (show all records), init (sets
 //!                      an instance up), check (looks at one), say (to people), inside (for tests)
@@ -58,39 +41,39 @@
 //!
 //! # The life of a connection
 //!
-//! [`accept`] takes it when there is room and hands it to the [`session::Hall`], which tells the
-//! driver ([`driver::Handle::arrive`]) before anything else happens, and spawns a session on the
-//! thread of [`workers`] that has the fewest. (Whoever comes from a network that is not let in is
+//! [`server::accept`] takes it when there is room and hands it to the [`session::Sessions`], which tells the
+//! driver ([`service::Handle::arrive`]) before anything else happens, and spawns a session on the
+//! thread of [`server::workers`] that has the fewest. (Whoever comes from a network that is not let in is
 //! reset instead, and the driver only counts it. Behind a load balancer, and with `--wake-on-data`,
-//! it is only said that somebody knocks, [`driver::Handle::knock`], which prevents the exit and
+//! it is only said that somebody knocks, [`service::Handle::knock`], which prevents the exit and
 //! wakes nobody; that it is a client is said when its PROXY header or its first byte has come.) The
-//! session holds a [`driver::Permit`] from then on; dropping it *is* leaving. It waits for the
-//! driver's [`driver::Verdict`]. The driver gives one when the service is awake *and* the
+//! session holds a [`service::Permit`] from then on; dropping it *is* leaving. It waits for the
+//! driver's [`service::Verdict`]. The driver gives one when the service is awake *and* the
 //! client's own target answers: the connection that proved it goes to the first client, the
 //! others dial for themselves. Whoever is refused then goes back to waiting, and the driver looks
-//! whether the service still runs. [`relay`] moves the bytes.
+//! whether the service still runs. [`net::relay`] moves the bytes.
 //!
 //! # Invariants
 //!
-//! - **The core decides and never acts.** [`lifecycle`] imports nothing of ours and names no
+//! - **The core decides and never acts.** [`core::lifecycle`] imports nothing of ours and names no
 //!   clock, no socket, no bus. Failure is an event. (`tests/it/tidy.rs` checks this.)
 //! - **One owner per fact.** All that is known of a service lives in its driver, without locks.
 //!   Others send messages or hold guards.
 //! - **The driver's inbox is the only order there is.** An accept loop that has ended has posted
-//!   every client that it accepted; so whoever asks [`driver::Handle::may_exit`] afterwards gets
+//!   every client that it accepted; so whoever asks [`service::Handle::may_exit`] afterwards gets
 //!   an answer that counts them all.
 //! - **One order at a time.** An order to start or stop begins when the one before is over,
 //!   whatever came of it.
-//! - **News is a hint.** A signal from the bus only makes the driver look again, and a look that
+//! - **ChangeFeed is a hint.** A signal from the bus only makes the driver look again, and a look that
 //!   was begun before an order ended says nothing.
 //! - **Control never waits behind data.** The driver, the accept loops and all programs have the
 //!   main thread to themselves (a program ends with the thread that started it); sessions run on
-//!   [`workers`], each on one of them to its end.
+//!   [`server::workers`], each on one of them to its end.
 //! - **What blocks has a thread of its own:** the log, the notifications to systemd, the record.
 //! - **What outlives the process has wall-clock times**, spans within a life are monotonic: a clock
 //!   that jumps gives no absurd figures.
 //! - **Edges do not import each other**, except that whatever asks a target goes through
-//!   [`dial`], and whatever runs a program through [`program`].
+//!   [`net::dial`], and whatever runs a program through [`program`].
 //!
 //! # Exit
 //!
@@ -101,31 +84,20 @@
 //! Anything found cancels the exit. What arrives later stays in the backlog and makes systemd
 //! start us again.
 
-pub mod lifecycle;
+pub mod core;
 pub mod config;
-pub mod proxy_header;
-pub mod record;
-pub mod metrics;
-pub mod setup;
 
-pub mod driver;
-pub mod accept;
+pub mod server;
+pub mod service;
 pub mod session;
-pub mod workers;
 
-pub mod listen;
-pub mod stream;
-pub mod dial;
-pub mod relay;
+pub mod net;
 pub mod backend;
-pub mod probe;
 pub mod program;
-pub mod limits;
-pub mod state_dir;
-pub mod scrape;
-pub mod sd;
-pub mod machine;
+pub mod systemd;
 
+pub mod report;
+pub mod admin;
 pub mod cli;
 
 #[cfg(test)]

@@ -14,50 +14,50 @@ use tokio_util::task::TaskTracker;
 use crate::config::access::AccessList;
 use crate::config::address::Peer;
 use crate::config::{Admission, Liveness, span};
-use crate::dial::{Dialer, Target};
-use crate::driver::{Handle, Permit, Traffic, Verdict};
-use crate::probe::Answer;
-use crate::proxy_header::Origin;
-use crate::relay::{self, Ended};
-use crate::stream::{Stream, Unwatched};
-use crate::workers::{Place, Workers};
+use crate::net::dial::{Dialer, Target};
+use crate::net::proxy_header::Origin;
+use crate::net::relay::{self, Ended};
+use crate::net::stream::{RawStream, Stream};
+use crate::server::workers::{WorkerSlot, Workers};
+use crate::service::probe::Answer;
+use crate::service::{Handle, Permit, Traffic, Verdict};
 
 use cut::Cut;
-use introduction::{Introduction, Reception};
+use introduction::{HeaderOutcome, ProxyHeaderReader};
 
 /// What all sessions of a service share.
 #[derive(Clone, Debug)]
-pub struct Hall {
+pub struct Sessions {
     driver: Handle,
     seats: Arc<Semaphore>,
     bench: Arc<Semaphore>,
     workers: Arc<Workers>,
     tasks: TaskTracker,
-    house: Arc<House>,
+    house: Arc<SessionContext>,
 }
 
 /// What a session needs of its surroundings.
 #[derive(Debug)]
-struct House {
+struct SessionContext {
     dialer: Dialer,
     access: AccessList,
-    reception: Option<Reception>,
+    reception: Option<ProxyHeaderReader>,
     wake_on_data: bool,
     liveness: Liveness,
     /// Made when the connections that are left are to end.
     cut: Cut,
 }
 
-/// Room for one more client: a connection, and a place to wait.
+/// ConnectionSlot for one more client: a connection, and a place to wait.
 #[derive(Debug)]
-pub struct Room {
+pub struct ConnectionSlot {
     seat: OwnedSemaphorePermit,
     bench: OwnedSemaphorePermit,
 }
 
 /// What the listener knows of the clients it lets in.
 #[derive(Clone, Debug)]
-pub struct Entrance {
+pub struct Route {
     /// The listener's name.
     pub listener: Arc<str>,
     /// The index of the target behind it.
@@ -66,7 +66,7 @@ pub struct Entrance {
     pub target: Arc<Target>,
 }
 
-impl Hall {
+impl Sessions {
     /// A hall with so many seats, and so many places to wait, for whom `admission` takes for a
     /// client.
     pub fn new(
@@ -84,10 +84,10 @@ impl Hall {
             bench: semaphore(bench),
             workers: Arc::new(workers),
             tasks: TaskTracker::new(),
-            house: Arc::new(House {
+            house: Arc::new(SessionContext {
                 dialer,
                 access: admission.access,
-                reception: admission.accept_proxy.then(Reception::new),
+                reception: admission.accept_proxy.then(ProxyHeaderReader::new),
                 wake_on_data: admission.wake_on_data,
                 liveness,
                 cut: Cut::default(),
@@ -96,17 +96,17 @@ impl Hall {
     }
 
     /// Waits until there is room for one more client.
-    pub async fn room(&self) -> Room {
+    pub async fn room(&self) -> ConnectionSlot {
         let free = "semaphores are never closed";
-        Room {
+        ConnectionSlot {
             seat: self.seats.clone().acquire_owned().await.expect(free),
             bench: self.bench.clone().acquire_owned().await.expect(free),
         }
     }
 
-    /// Room for one more client, if there is some right now.
-    pub fn room_now(&self) -> Option<Room> {
-        Some(Room {
+    /// ConnectionSlot for one more client, if there is some right now.
+    pub fn room_now(&self) -> Option<ConnectionSlot> {
+        Some(ConnectionSlot {
             seat: self.seats.clone().try_acquire_owned().ok()?,
             bench: self.bench.clone().try_acquire_owned().ok()?,
         })
@@ -114,8 +114,8 @@ impl Hall {
 
     /// Takes in a client, or resets one that may not come in. The driver knows of it when this
     /// returns.
-    pub fn admit(&self, client: Unwatched, peer: Peer, entrance: &Entrance, room: Room) {
-        let Entrance {
+    pub fn admit(&self, client: RawStream, peer: Peer, entrance: &Route, room: ConnectionSlot) {
+        let Route {
             listener,
             door,
             target,
@@ -173,18 +173,18 @@ enum Reached {
     TurnedAway,
 }
 
-impl House {
+impl SessionContext {
     /// Serves a client to its end. Most of the connections that are open just relay, so what is
     /// needed only until then is in a box of its own.
     fn serve(
         self: Arc<Self>,
-        client: Unwatched,
+        client: RawStream,
         target: Arc<Target>,
         permit: Permit,
-        room: Room,
-        place: Place,
+        room: ConnectionSlot,
+        place: WorkerSlot,
     ) -> impl Future<Output = ()> + Send {
-        let Room { seat, bench } = room;
+        let ConnectionSlot { seat, bench } = room;
         let waiting = Box::pin(self.clone().wait(client, target, Box::new(permit), bench));
         async move {
             if let Some(mut served) = waiting.await {
@@ -197,7 +197,7 @@ impl House {
     /// Waits until the target can be had, or the client does not want it any more.
     async fn wait(
         self: Arc<Self>,
-        client: Unwatched,
+        client: RawStream,
         target: Arc<Target>,
         mut permit: Box<Permit>,
         _bench: OwnedSemaphorePermit,
@@ -245,7 +245,7 @@ impl House {
         loop {
             let answer = match permit.verdict().await {
                 Verdict::TurnedAway => return Reached::TurnedAway,
-                Verdict::Admitted(Some(answer)) => answer.move_here(),
+                Verdict::Admitted(Some(answer)) => answer.rebind(),
                 Verdict::Admitted(None) => self.dialer.dial(target).await.map(Answer::from),
             };
             let announced = answer.and_then(|Answer { connection, said }| {
@@ -269,9 +269,9 @@ impl House {
         let mut introduced = None;
         if let Some(reception) = &self.reception {
             introduced = match reception.receive(client, permit).await {
-                Introduction::Made(introduced) => introduced,
-                Introduction::Left => return Err(Reached::ClientGone),
-                Introduction::Missing => return Err(Reached::TurnedAway),
+                HeaderOutcome::Made(introduced) => introduced,
+                HeaderOutcome::Left => return Err(Reached::ClientGone),
+                HeaderOutcome::Missing => return Err(Reached::TurnedAway),
             };
             origin = introduced.unwrap_or(origin);
         }
@@ -282,7 +282,7 @@ impl House {
             return Err(Reached::TurnedAway);
         }
         if self.wake_on_data {
-            match timeout(self.liveness.idle_timeout, client.says_something()).await {
+            match timeout(self.liveness.idle_timeout, client.wait_first_byte()).await {
                 Ok(true) => (),
                 Ok(false) => return Err(Reached::ClientGone),
                 Err(_) => return Err(Reached::ClientIdle),

@@ -10,10 +10,10 @@ use std::time::Duration;
 use rustix::process::Pid;
 use tokio::sync::{Mutex, watch};
 
-use crate::backend::{Extent, Failure, WakeOrder, Woken};
+use crate::backend::{Failure, StopScope, WakeOrder, Woken};
 use crate::config::CommandLine;
-use crate::dial::{Dialer, Target};
-use crate::lifecycle::Phase;
+use crate::core::lifecycle::Phase;
+use crate::net::dial::{Dialer, Target};
 use crate::program::{self, Launcher, Running};
 
 /// The child, and how to start another one. It dies with this.
@@ -30,7 +30,7 @@ pub struct Child {
     /// the state is `Up`, [`Child::sleep`] while it is `Stopping`.
     process: Mutex<Option<Running>>,
     stranger: Once,
-    last_words: std::sync::Mutex<Option<String>>,
+    failure_reason: std::sync::Mutex<Option<String>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ enum State {
     Up(Pid),
     Stopping(Pid),
     /// Somebody else answers at this target in our child's place.
-    Stranger(Arc<Target>),
+    Foreign(Arc<Target>),
 }
 
 /// What the child is called in the log.
@@ -61,7 +61,7 @@ impl Child {
             state: watch::Sender::new(State::Down),
             process: Mutex::new(None),
             stranger: Once::new(),
-            last_words: std::sync::Mutex::default(),
+            failure_reason: std::sync::Mutex::default(),
         }
     }
 
@@ -71,24 +71,24 @@ impl Child {
         match state {
             State::Up(child) if program::runs(child) => Phase::Up,
             State::Stopping(child) if program::runs(child) => Phase::Stopping,
-            State::Stranger(target) if self.dialer.answers(&target).await => Phase::Up,
-            State::Up(_) | State::Stopping(_) | State::Stranger(_) | State::Down => Phase::Down,
+            State::Foreign(target) if self.dialer.answers(&target).await => Phase::Up,
+            State::Up(_) | State::Stopping(_) | State::Foreign(_) | State::Down => Phase::Down,
         }
     }
 
     /// How the child ended when it ended by itself. A look may know of its end a moment before
     /// [`Child::watch`] has taken them down.
-    pub async fn last_words(&self) -> Option<String> {
+    pub async fn failure_reason(&self) -> Option<String> {
         let mut state = self.state.subscribe();
         let _ = state.wait_for(|state| !matches!(state, State::Up(_))).await;
-        self.last_words.lock().ok()?.clone()
+        self.failure_reason.lock().ok()?.clone()
     }
 
     /// Starts the child, unless it runs or somebody else answers in its place.
     pub async fn wake(&self, order: WakeOrder) -> Woken {
         let (started, result) = match self.start(&order).await {
             Ok(started) => (started, Ok(())),
-            Err(failure) => (Extent::Nothing, Err(failure)),
+            Err(failure) => (StopScope::Nothing, Err(failure)),
         };
         Woken { started, result }
     }
@@ -100,7 +100,7 @@ impl Child {
                 *state = State::Stopping(child);
                 true
             }
-            State::Stranger(_) => {
+            State::Foreign(_) => {
                 *state = State::Down;
                 true
             }
@@ -142,8 +142,8 @@ impl Child {
                 Err(error) => format!("`{}` is lost: {error}", self.command),
             };
             tracing::warn!("{words}");
-            if let Ok(mut last_words) = self.last_words.lock() {
-                *last_words = Some(words);
+            if let Ok(mut failure_reason) = self.failure_reason.lock() {
+                *failure_reason = Some(words);
             }
             // What it left behind must not be in the way of the next one.
             if let Err(error) = running.kill().await {
@@ -155,9 +155,9 @@ impl Child {
         }
     }
 
-    async fn start(&self, order: &WakeOrder) -> Result<Extent, Failure> {
+    async fn start(&self, order: &WakeOrder) -> Result<StopScope, Failure> {
         if self.look().await == Phase::Up {
-            return Ok(Extent::Nothing);
+            return Ok(StopScope::Nothing);
         }
         let mut process = self.process.lock().await;
         // One that has ended unwatched may have left something behind, and that goes first.
@@ -176,8 +176,8 @@ impl Child {
                 );
             });
             self.state
-                .send_replace(State::Stranger(order.target.clone()));
-            return Ok(Extent::Nothing);
+                .send_replace(State::Foreign(order.target.clone()));
+            return Ok(StopScope::Nothing);
         }
         if order.given_up.is_cancelled() {
             return Err(Failure(format!("the {WHAT} `{command}` was given up")));
@@ -186,7 +186,7 @@ impl Child {
         let running = running.map_err(|error| Failure(error.to_string()))?;
         self.state.send_replace(State::Up(running.id()));
         *process = Some(running);
-        Ok(Extent::All)
+        Ok(StopScope::All)
     }
 
     fn forget(&self, process: &mut Option<Running>) {

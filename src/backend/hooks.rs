@@ -13,10 +13,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::{Extent, Failure, WakeOrder, Woken};
+use crate::backend::{Failure, StopScope, WakeOrder, Woken};
 use crate::config::CommandLine;
-use crate::dial::{Dialer, Target};
-use crate::lifecycle::Phase;
+use crate::core::lifecycle::Phase;
+use crate::net::dial::{Dialer, Target};
 use crate::program::{Launcher, Why};
 
 /// The programs, and what tells whether they did their work.
@@ -70,10 +70,10 @@ impl Hooks {
     pub async fn wake(&self, order: WakeOrder) -> Woken {
         let deadline = Deadline::after(order.limit);
         if self.dialer.answers(&order.target).await {
-            return woken(Extent::Nothing, Ok(()));
+            return woken(StopScope::Nothing, Ok(()));
         }
         let Some(command) = &self.start else {
-            return woken(Extent::Nothing, Ok(()));
+            return woken(StopScope::Nothing, Ok(()));
         };
         let variables = vec![
             ("WAKEPORT_EVENT", "start".to_owned()),
@@ -125,7 +125,7 @@ impl Hooks {
         deadline: Deadline,
         given_up: &CancellationToken,
     ) -> Woken {
-        let mut started = Extent::Nothing;
+        let mut started = StopScope::Nothing;
         let mut pause = FIRST_PAUSE;
         let standing = variables.len();
         for attempt in 1.. {
@@ -144,7 +144,7 @@ impl Hooks {
                 .run(what, command, &variables, left, given_up)
                 .await;
             if !matches!(&ended, Err(cut) if matches!(cut.why, Why::NotRun(_))) {
-                started = Extent::All;
+                started = StopScope::All;
             }
             let failure = match ended {
                 Ok(status) if status.success() => return woken(started, Ok(())),
@@ -183,7 +183,7 @@ impl Hooks {
     }
 }
 
-fn woken(started: Extent, result: Result<(), String>) -> Woken {
+fn woken(started: StopScope, result: Result<(), String>) -> Woken {
     let result = result.map_err(Failure);
     Woken { started, result }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use super::{Extent, Failure, WakeOrder, Woken};
-use crate::lifecycle::Phase;
+use super::{Failure, StopScope, WakeOrder, Woken};
+use crate::core::lifecycle::Phase;
 
 /// How the service behaves, and what was asked of it.
 #[derive(Debug)]
@@ -83,7 +83,7 @@ impl Service {
     pub async fn wake(&self, order: WakeOrder) -> Woken {
         if self.script().phase == Phase::Up {
             return Woken {
-                started: Extent::Nothing,
+                started: StopScope::Nothing,
                 result: Ok(()),
             };
         }
@@ -104,7 +104,7 @@ impl Service {
             Ok(())
         };
         Woken {
-            started: Extent::All,
+            started: StopScope::All,
             result,
         }
     }

@@ -15,26 +15,26 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::time::timeout;
 use zbus::OwnedObjectPath;
 
-use crate::backend::{Extent, Failure, WakeOrder, Woken};
+use crate::backend::{Failure, StopScope, WakeOrder, Woken};
 use crate::config::{Manager, UnitName};
-use crate::lifecycle::Phase;
+use crate::core::lifecycle::Phase;
 use bus::Bus;
 use unit::Status;
-use words::{LastRun, Trouble};
+use words::{BusError, LastRun};
 
 /// How long a bus that is gone is waited for. A dbus-daemon restarts within a second, and
 /// systemd takes another to connect to it.
-const PATIENCE: Duration = Duration::from_secs(10);
+const BUS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// As [`PATIENCE`], for those who only look, and can look again.
+/// As [`BUS_TIMEOUT`], for those who only look, and can look again.
 const IMPATIENCE: Duration = Duration::from_secs(1);
 
-/// News may get lost (a bus restarts, a match rule comes too late), so those who wait look
+/// ChangeFeed may get lost (a bus restarts, a match rule comes too late), so those who wait look
 /// at least this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A job's end may reach us a little later than the state that it has led to.
-const LATE: Duration = Duration::from_millis(100);
+const JOB_GRACE: Duration = Duration::from_millis(100);
 
 /// A change seldom comes alone: a start is three or four of them.
 const SETTLE: Duration = Duration::from_millis(5);
@@ -115,18 +115,18 @@ impl Units {
         };
         let result = result.unwrap_or_else(given_up);
         let started = match progress.started {
-            none if none.is_empty() => Extent::Nothing,
-            units => Extent::Units(units),
+            none if none.is_empty() => StopScope::Nothing,
+            units => StopScope::Units(units),
         };
         Woken { started, result }
     }
 
     /// Stops those in `extent`. Returns when they are down.
-    pub async fn sleep(&self, extent: Extent) -> Result<(), Failure> {
+    pub async fn sleep(&self, extent: StopScope) -> Result<(), Failure> {
         let names = match extent {
-            Extent::Nothing => return Ok(()),
-            Extent::Units(names) => names,
-            Extent::All => self.names.clone(),
+            StopScope::Nothing => return Ok(()),
+            StopScope::Units(names) => names,
+            StopScope::All => self.names.clone(),
         };
         let mut progress = self.begin();
         let limit = self.stop_timeout.max(SHORTEST);
@@ -142,7 +142,7 @@ impl Units {
 
     /// Why one of them is down, by its own account. An order to start that fails has said so
     /// itself; this is for units that go down later.
-    pub async fn last_words(&self) -> Option<String> {
+    pub async fn failure_reason(&self) -> Option<String> {
         let units = self.bus.statuses(&self.names).await.ok()?;
         let mut units = self.names.iter().zip(&units);
         let (name, unit) = units.find(|(_, unit)| unit.phase() == Phase::Down)?;
@@ -155,7 +155,7 @@ impl Units {
         timeout(IMPATIENCE, self.try_memory()).await.ok()?.ok()?
     }
 
-    async fn try_memory(&self) -> Result<Option<u64>, Trouble> {
+    async fn try_memory(&self) -> Result<Option<u64>, BusError> {
         let mut sum = None;
         for unit in self.bus.statuses(&self.names).await? {
             let Some(interface) = unit.interface() else {
@@ -198,12 +198,12 @@ impl Units {
 
     async fn start(&self, progress: &mut Progress) -> Result<(), Failure> {
         while let Err(trouble) = self.try_start(progress).await {
-            self.bus.outlast(trouble, PATIENCE).await?;
+            self.bus.outlast(trouble, BUS_TIMEOUT).await?;
         }
         Ok(())
     }
 
-    async fn try_start(&self, progress: &mut Progress) -> Result<(), Trouble> {
+    async fn try_start(&self, progress: &mut Progress) -> Result<(), BusError> {
         let mut news = self.bus.news();
         if !progress.ordered {
             self.order_start_of_all(progress).await?;
@@ -222,7 +222,7 @@ impl Units {
                     let (failure, limited) =
                         self.explain(name, unit, &job, progress.ordered_at).await?;
                     if !limited || progress.limited.contains(name) {
-                        return Err(Trouble::Final(failure));
+                        return Err(BusError::Final(failure));
                     }
                     progress.limited.push(name.clone());
                     self.bus.reset_failed(name).await?;
@@ -240,7 +240,7 @@ impl Units {
 
     /// Orders those to start that are not up. A client waits, so the orders go out right behind
     /// the question what is up: a unit that is takes no notice, and was not started by us.
-    async fn order_start_of_all(&self, progress: &mut Progress) -> Result<(), Trouble> {
+    async fn order_start_of_all(&self, progress: &mut Progress) -> Result<(), BusError> {
         self.bus.link().await?;
         progress.state = format!(
             "`{}` was just being told to start",
@@ -267,7 +267,7 @@ impl Units {
         Ok(())
     }
 
-    async fn order_start(&self, name: &UnitName, progress: &mut Progress) -> Result<(), Trouble> {
+    async fn order_start(&self, name: &UnitName, progress: &mut Progress) -> Result<(), BusError> {
         progress.state = format!("`{name}` was just being told to start");
         progress.ordered_at = monotonic_usec();
         let job = self.bus.start(name).await?;
@@ -282,25 +282,25 @@ impl Units {
         unit: &Status,
         job: &OwnedObjectPath,
         ordered_at: u64,
-    ) -> Result<(Failure, bool), Trouble> {
+    ) -> Result<(Failure, bool), BusError> {
         let mut news = self.bus.news();
         let heard = async {
             loop {
                 match self.bus.outcome(job) {
                     Some(outcome) => return outcome,
-                    None => news.come(LATE).await,
+                    None => news.come(JOB_GRACE).await,
                 }
             }
         };
-        let outcome = timeout(LATE, heard).await.ok();
+        let outcome = timeout(JOB_GRACE, heard).await.ok();
         let mut run = self.last_run(unit).await?;
         let outcome = outcome.as_deref();
-        run.own_up_to_the_limit(outcome, ordered_at);
+        run.detect_start_limit(outcome, ordered_at);
         let failure = words::not_up(name.as_str(), outcome, &run, self.bus.manager());
         Ok((failure, run.is_limited()))
     }
 
-    async fn last_run(&self, unit: &Status) -> Result<LastRun, Trouble> {
+    async fn last_run(&self, unit: &Status) -> Result<LastRun, BusError> {
         let mut properties = self.bus.properties(&unit.path, "Unit").await?;
         if let Some(interface) = unit.interface() {
             properties.extend(self.bus.properties(&unit.path, interface).await?);
@@ -310,13 +310,13 @@ impl Units {
 
     async fn stop(&self, names: &[UnitName], progress: &mut Progress) -> Result<(), Failure> {
         while let Err(trouble) = self.try_stop(names, progress).await {
-            self.bus.outlast(trouble, PATIENCE).await?;
+            self.bus.outlast(trouble, BUS_TIMEOUT).await?;
         }
         self.in_order.fetch_or(progress.in_order, Ordering::Relaxed);
         Ok(())
     }
 
-    async fn try_stop(&self, names: &[UnitName], progress: &mut Progress) -> Result<(), Trouble> {
+    async fn try_stop(&self, names: &[UnitName], progress: &mut Progress) -> Result<(), BusError> {
         let mut news = self.bus.news();
         let mut refused = None;
         let units = self.bus.statuses(names).await?;
@@ -328,7 +328,7 @@ impl Units {
             progress.state = format!("`{name}` is still {}", unit.in_words());
             match self.bus.stop(name).await {
                 Ok(job) => progress.jobs.push((name.clone(), job)),
-                Err(Trouble::Final(failure)) => refused = Some(failure),
+                Err(BusError::Final(failure)) => refused = Some(failure),
                 Err(trouble) => return Err(trouble),
             }
         }
@@ -342,14 +342,14 @@ impl Units {
                 return Ok(());
             };
             if let Some(failure) = refused {
-                return Err(Trouble::Final(failure));
+                return Err(BusError::Final(failure));
             }
             progress.state = format!("`{name}` is still {}", unit.in_words());
             for (name, unit) in names.iter().zip(&units) {
                 // A stop job of whomever is as good as ours.
                 if matches!(unit.phase(), Phase::Up | Phase::Starting) {
                     let outcome = progress.job(name).and_then(|job| self.bus.outcome(&job));
-                    return Err(Trouble::Final(Failure(format!(
+                    return Err(BusError::Final(Failure(format!(
                         "`{name}` was told to stop and is {}: somebody else started it meanwhile \
                          (its stop job: {})",
                         unit.in_words(),

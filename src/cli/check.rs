@@ -8,13 +8,13 @@ use tokio::time::timeout;
 
 use super::options::{Options, Typed};
 use super::{Exit, Fatal, say};
+use crate::admin::checks::{self, Permission, Subject, VERBS};
+use crate::admin::machine::{self, Bus, Found, Identity};
+use crate::admin::system::Unit;
+use crate::admin::{Finding, Level, preflight, stem};
 use crate::config::address::{Address, Bound};
 use crate::config::{CommandLine, Config, Manager, Named, Service, UnitName};
-use crate::dial::reaches;
-use crate::machine::{self, Bus, Found, Identity};
-use crate::setup::audit::{self, Permission, Subject, VERBS};
-use crate::setup::facts::Unit;
-use crate::setup::{Finding, Level, stem, traps};
+use crate::net::dial::reaches;
 
 /// Looks whether an instance, or a command line, would work; starts nothing
 ///
@@ -65,7 +65,7 @@ impl Check {
                 let config = options.config()?;
                 let bus = Bus::connect(manager).await;
                 let subject = subject(config, None, manager, &bus).await;
-                Ok(report(&[(String::new(), audit::findings(&subject))]))
+                Ok(report(&[(String::new(), checks::findings(&subject))]))
             }
             name => {
                 let bus = Bus::connect(manager).await.map_err(unasked)?;
@@ -141,13 +141,13 @@ async fn instance(bus: &Bus, service: &str, manager: Manager) -> Vec<Finding> {
             ))];
         }
     };
-    if let Some(finding) = audit::unusable(service, &found.relay, manager) {
+    if let Some(finding) = checks::unusable(service, &found.relay, manager) {
         return vec![finding];
     }
     let config = match config_of(&found) {
         Ok(config) => config,
         Err(message) => {
-            let mut findings = audit::units(&found.relay, manager);
+            let mut findings = checks::units(&found.relay, manager);
             findings.insert(0, Finding::error(message));
             return findings;
         }
@@ -155,7 +155,7 @@ async fn instance(bus: &Bus, service: &str, manager: Manager) -> Vec<Finding> {
     found.relay.unknown = Options::unknown(&found.variables);
     let bus = Bus::connect(manager).await;
     let subject = subject(config, Some(found), manager, &bus).await;
-    audit::findings(&subject)
+    checks::findings(&subject)
 }
 
 /// What `wakeport run` would make of an instance's command line and variables.
@@ -381,7 +381,7 @@ async fn circles(
         while let Some((address, places)) = next.pop() {
             if leads_to(&address, &places, listeners) {
                 // Those that are seen at once are named at once.
-                if !way.is_empty() || !traps::is_plain(value) {
+                if !way.is_empty() || !preflight::is_plain(value) {
                     circles.push((value.clone(), way));
                 }
                 break;

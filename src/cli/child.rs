@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode};
 
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 
-use crate::limits;
+use crate::server::limits;
 
 /// What to become, and how.
 #[derive(Debug, clap::Args)]

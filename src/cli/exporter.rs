@@ -12,11 +12,11 @@ use super::Fatal;
 use super::run::fail;
 use crate::config::address::Bound;
 use crate::config::{Named, span};
-use crate::listen::{self, Inherited, ListenError};
-use crate::metrics::{self, Instance};
-use crate::scrape::{self, Source};
-use crate::sd::journal::{self, LogFormat, LogLevel};
-use crate::state_dir;
+use crate::net::listen::{self, Inherited, ListenError};
+use crate::report::metrics::{self, Instance};
+use crate::report::scrape::{self, Source};
+use crate::report::state_file;
+use crate::systemd::journal::{self, LogFormat, LogLevel};
 
 /// Serves the metrics of every instance to Prometheus, at /metrics
 ///
@@ -68,7 +68,7 @@ fn serve(exporter: Exporter, inherited: &mut Inherited) -> Result<(), Fatal> {
         }
     };
     let directories = match exporter.state_dir {
-        none if none.is_empty() => state_dir::usual_places(),
+        none if none.is_empty() => state_file::usual_places(),
         some => some,
     };
     let source: Source = Arc::new(move || {
@@ -85,16 +85,16 @@ fn serve(exporter: Exporter, inherited: &mut Inherited) -> Result<(), Fatal> {
 fn page(directories: &[PathBuf]) -> String {
     let found = directories
         .iter()
-        .flat_map(|directory| state_dir::read_all(directory));
+        .flat_map(|directory| state_file::read_all(directory));
     let (mut instances, mut unreadable) = (Vec::new(), 0);
     for found in found {
         match found {
             Ok(record) => instances.push(Instance {
-                alive: state_dir::is_alive(&record),
+                alive: state_file::is_alive(&record),
                 record,
             }),
             Err(_) => unreadable += 1,
         }
     }
-    metrics::page(&instances, unreadable, state_dir::moment())
+    metrics::page(&instances, unreadable, state_file::moment())
 }

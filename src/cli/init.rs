@@ -10,11 +10,11 @@ use clap::builder::Resettable;
 
 use super::options::Typed;
 use super::{Exit, Fatal, say};
+use crate::admin::machine;
+use crate::admin::system::Facts;
+use crate::admin::unit_files::{self, Change, DROP_IN, Places, Plan, Step, in_words};
+use crate::admin::{Finding, Instance, Level, preflight};
 use crate::config::UnitName;
-use crate::machine;
-use crate::setup::facts::Facts;
-use crate::setup::files::{self, Change, DROP_IN, Places, Plan, Step, in_words};
-use crate::setup::{Finding, Instance, Level, traps};
 
 /// Puts a service behind wakeport: says what that takes, or does it
 ///
@@ -91,14 +91,14 @@ impl Init {
         if self.remove {
             let remains = machine::remains(manager, &places);
             let (present, systemd) = runtime.block_on(remains);
-            let plan = files::take_away(&self.instance, manager, &present, systemd.is_ok());
+            let plan = unit_files::take_away(&self.instance, manager, &present, systemd.is_ok());
             return take_away(&plan, systemd);
         }
         let (write, enable, force) = (self.write, self.enable, self.force);
         let instance = self.instance()?;
         let facts = runtime.block_on(machine::facts(&instance, &places));
-        let plan = files::set_up(&instance, &places, &facts, enable);
-        let mut findings = traps::of(&instance, &facts, &plan);
+        let plan = unit_files::set_up(&instance, &places, &facts, enable);
+        let mut findings = preflight::of(&instance, &facts, &plan);
         if !write {
             print(&plan);
             say::error(&hint(&instance, &facts, &places));
@@ -181,7 +181,7 @@ fn print(plan: &Plan) {
 
 /// What is left to be done.
 fn hint(instance: &Instance, facts: &Facts, places: &Places) -> String {
-    let after = files::set_up(instance, places, facts, true).after;
+    let after = unit_files::set_up(instance, places, facts, true).after;
     let steps: Vec<_> = after.iter().map(|step| in_words(step)).collect();
     match steps.is_empty() {
         true => String::new(),

@@ -5,9 +5,9 @@ use clap::{Args, FromArgMatches};
 use super::init::{self, Init};
 use super::options::Options;
 use super::{one_line, status};
+use crate::admin::Instance;
 use crate::config::Config;
-use crate::record::{Moment, Record};
-use crate::setup::Instance;
+use crate::report::record::{Moment, Record};
 
 /// What `wakeport run` makes of these arguments and variables.
 pub fn run(arguments: &[String], variables: &[(String, String)]) -> Result<Config, String> {

@@ -9,13 +9,13 @@ use std::time::Duration;
 use super::Fatal;
 use crate::config::address::Bound;
 use crate::config::{Config, Manager, Named, Service};
-use crate::driver::{Books, Handle};
-use crate::listen::{self, Listener};
-use crate::metrics::{self, Instance};
-use crate::record::{Owner, Record};
-use crate::scrape::{self, Source};
-use crate::sd::unit;
-use crate::state_dir::{self, Closing, Keeper};
+use crate::net::listen::{self, Listener};
+use crate::report::metrics::{self, Instance};
+use crate::report::record::{Owner, Record};
+use crate::report::scrape::{self, Source};
+use crate::report::state_file::{self, Closing, StateWriter};
+use crate::service::{Handle, Recorder};
+use crate::systemd::unit;
 
 /// What an instance is called in `status`, in the metrics, and as a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl Observed {
     /// The books of this instance, and what has them closed in the end.
     ///
     /// Where nobody has said where to keep a record, as when run by hand, nothing is written.
-    pub(super) fn books(self, config: &Config, service: String) -> (Books, Closing) {
+    pub(super) fn books(self, config: &Config, service: String) -> (Recorder, Closing) {
         let unit = unit::own();
         let label = unit.as_ref().map(unit::Unit::label);
         let name = match (self.name, label) {
@@ -69,10 +69,10 @@ impl Observed {
         let directory = self.state_dir.or_else(given_by_systemd);
         let record = directory
             .as_deref()
-            .map(|directory| state_dir::open(directory, &name));
+            .map(|directory| state_file::open(directory, &name));
         let (keeper, closing) = match directory.as_deref() {
-            Some(directory) => Keeper::start(directory, &name),
-            None => Keeper::none(),
+            Some(directory) => StateWriter::start(directory, &name),
+            None => StateWriter::none(),
         };
         if config.wake_rate.is_some() && directory.is_none() && !config.stay {
             tracing::warn!(
@@ -104,7 +104,7 @@ impl Observed {
             units_manager,
             ..record.unwrap_or_default()
         };
-        (Books::open(record, keeper), closing)
+        (Recorder::open(record, keeper), closing)
     }
 }
 
@@ -118,7 +118,7 @@ pub(super) async fn serve_metrics(listener: Listener, driver: Handle) {
                 record,
                 alive: true,
             });
-            metrics::page(instance.as_slice(), 0, state_dir::moment())
+            metrics::page(instance.as_slice(), 0, state_file::moment())
         })
     });
     if let Err(error) = scrape::serve(vec![listener], Duration::MAX, source).await {

@@ -17,7 +17,7 @@ use crate::config::{
     Admission, CommandLine, Config, Limits, Liveness, Manager, Named, ProxyVersion, Readiness,
     ReadyKind, Service, Timing, UnitName, WakeRate, span,
 };
-use crate::sd::journal::{LogFormat, LogLevel};
+use crate::systemd::journal::{LogFormat, LogLevel};
 
 /// Waits for clients, and wakes the service for them
 ///

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use super::Fatal;
 use crate::config::address::Address;
 use crate::config::{Config, Named};
-use crate::dial::{Target, reaches};
-use crate::listen::{self, Inherited, ListenAddress, ListenError, Listener};
-use crate::session::Entrance;
+use crate::net::dial::{Target, reaches};
+use crate::net::listen::{self, Inherited, ListenAddress, ListenError, Listener};
+use crate::session::Route;
 
 /// Every listener with the place where its clients go.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub(super) struct Plan {
     /// The listeners that we have bound ourselves.
     pub(super) bound: Vec<Listener>,
     /// Where the clients of each listener go, the inherited ones first.
-    pub(super) entrances: Vec<Entrance>,
+    pub(super) entrances: Vec<Route>,
     /// The targets; an entrance's door is an index into them.
     pub(super) targets: Vec<Arc<Target>>,
     /// The addresses that no target may have.
@@ -53,7 +53,7 @@ impl Plan {
                 targets.len() - 1
             });
             let target = targets[door].clone();
-            entrances.push(Entrance {
+            entrances.push(Route {
                 listener: listener.name.as_str().into(),
                 door,
                 target,

@@ -17,18 +17,20 @@ use super::observed::{Observed, serve_metrics};
 use super::options::Options;
 use super::plan::Plan;
 use super::{Exit, Fatal};
-use crate::accept::Acceptor;
 use crate::backend::Backend;
 use crate::config::{Config, Service, UnitName, span};
-use crate::dial::Dialer;
-use crate::driver::{Driver, Story, now};
-use crate::limits;
-use crate::listen::{self, Inherited, ListenError, Listener};
-use crate::probe::Prober;
+use crate::net::dial::Dialer;
+use crate::net::listen::{self, Inherited, ListenError, Listener};
 use crate::program::Launcher;
-use crate::sd::{self, Notifier, journal, message};
-use crate::session::Hall;
-use crate::workers::Workers;
+use crate::server::accept::Acceptor;
+use crate::server::limits;
+use crate::server::workers::Workers;
+use crate::service::probe::Prober;
+use crate::service::{Driver, Reporter, now};
+use crate::session::Sessions;
+use crate::systemd::journal;
+use crate::systemd::message_id as message;
+use crate::systemd::notify::{self, Notifier};
 
 /// systemd counts how often a socket starts its service: no life is shorter than this, whatever
 /// ends it.
@@ -42,10 +44,10 @@ const EXTEND_EVERY: Duration = Duration::from_secs(5);
 const EXTEND_BY: Duration = Duration::from_secs(15);
 
 /// Between two attempts to exit.
-const A_MOMENT: Duration = Duration::from_millis(50);
+const EXIT_RETRY: Duration = Duration::from_millis(50);
 
 /// What a stop may take beyond its time-out, until it is known to have failed.
-const A_WHILE: Duration = Duration::from_secs(10);
+const DRAIN_GRACE: Duration = Duration::from_secs(10);
 
 /// Runs to the end.
 pub(super) fn run(options: Options) -> ExitCode {
@@ -173,7 +175,12 @@ async fn serve(
     let prober = Prober::new(&config, dialer.clone(), launcher);
     let service = label(&config.service);
     let (books, record) = observed.books(&config, service.clone());
-    let story = Story::new(service, notifier.clone(), books, sd::watchdog_interval());
+    let story = Reporter::new(
+        service,
+        notifier.clone(),
+        books,
+        notify::watchdog_interval(),
+    );
     let tasks = TaskTracker::new();
     let driver = Driver::new(
         backend,
@@ -189,7 +196,7 @@ async fn serve(
     let _metrics = metrics.map(|listener| {
         AbortOnDropHandle::new(tasks.spawn(serve_metrics(listener, handle.clone())))
     });
-    let hall = Hall::new(
+    let hall = Sessions::new(
         handle.clone(),
         dialer,
         Workers::new(config.limits.threads),
@@ -199,7 +206,7 @@ async fn serve(
     );
     let listeners = inherited.into_iter().chain(bound).zip(entrances);
     let mut doors = Doors::new(listeners.map(|(listener, entrance)| {
-        let listener = listener.looking_after(config.liveness);
+        let listener = listener.with_keepalive(config.liveness);
         Acceptor::new(listener, entrance, hall.clone())
     }));
 
@@ -224,7 +231,7 @@ async fn serve(
                 }
                 doors.open();
                 // Somebody came in, or may have; what comes of it is known in a moment.
-                sleep(A_MOMENT).await;
+                sleep(EXIT_RETRY).await;
             }
             _ = &mut driver => {
                 let message = "the driver has ended, which is a defect of wakeport".into();
@@ -244,7 +251,7 @@ async fn serve(
         // A child process ends with us; a hook that runs is not cut off.
         let sleeps = config.stop_on_exit || matches!(config.service, Service::Exec(_));
         let limit = match config.service {
-            _ if sleeps => config.timing.stop_timeout.saturating_add(A_WHILE),
+            _ if sleeps => config.timing.stop_timeout.saturating_add(DRAIN_GRACE),
             Service::Hooks { .. } => config.timing.drain_timeout,
             Service::Relay | Service::Units { .. } | Service::Exec(_) => Duration::ZERO,
         };
@@ -261,7 +268,7 @@ async fn serve(
 }
 
 /// Waits until the clients that are here have left, at most `limit`, then resets the others.
-async fn drain(hall: &Hall, signal: &str, limit: Duration) {
+async fn drain(hall: &Sessions, signal: &str, limit: Duration) {
     let clients = hall.clients();
     if clients == 0 {
         tracing::info!(

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use super::Fatal;
-use crate::setup::{Finding, Level};
+use crate::admin::{Finding, Level};
 
 /// Says findings, one line each, on standard error: beside what was asked for.
 pub(super) fn findings(findings: &[Finding]) {

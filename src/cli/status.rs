@@ -16,10 +16,10 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::run::Signals;
 use super::{Fatal, say};
+use crate::admin::machine::inventory::{Survey, inventory};
 use crate::config::Manager;
-use crate::machine::survey::{Survey, survey};
-use crate::record::{Owner, Record};
-use crate::state_dir;
+use crate::report::record::{Owner, Record};
+use crate::report::state_file;
 
 use view::View;
 
@@ -122,7 +122,7 @@ fn whole(status: &Status, seen: &Seen, size: Option<(usize, usize)>) -> String {
         };
         return text.unwrap_or_default() + "\n";
     }
-    let now = state_dir::moment();
+    let now = state_file::moment();
     let width = size
         .map(|(width, _)| width)
         .or_else(|| terminal().map(|(width, _)| width));
@@ -177,7 +177,7 @@ async fn look(status: &Status) -> Result<Seen, Fatal> {
 }
 
 async fn look_everywhere() -> Seen {
-    let mut places = state_dir::usual_places();
+    let mut places = state_file::usual_places();
     let (mut found, mut problems) = records(&places);
     let units = |found: &[Record], owner| -> Vec<String> {
         let ours = found.iter().filter(|record| record.units_manager == owner);
@@ -185,8 +185,8 @@ async fn look_everywhere() -> Seen {
     };
     let (system, user) = (units(&found, Owner::System), units(&found, Owner::User));
     let (system, user) = tokio::join!(
-        survey(Manager::System, &system),
-        survey(Manager::User, &user)
+        inventory(Manager::System, &system),
+        inventory(Manager::User, &user)
     );
     // An instance that runs as another user keeps its record elsewhere.
     let mut others: Vec<_> = system
@@ -207,7 +207,7 @@ async fn look_everywhere() -> Seen {
 fn records(directories: &[PathBuf]) -> (Vec<Record>, Vec<String>) {
     let found = directories
         .iter()
-        .flat_map(|directory| state_dir::read_all(directory));
+        .flat_map(|directory| state_file::read_all(directory));
     let (mut records, mut problems) = (Vec::new(), Vec::new());
     for found in found {
         match found {
@@ -224,13 +224,13 @@ fn seen(
     user: Option<&Survey>,
     problems: Vec<String>,
 ) -> Seen {
-    let now = state_dir::moment();
+    let now = state_file::moment();
     let manager = |owner| match owner {
         Owner::System => system,
         Owner::User => user,
     };
     let known = records.iter().map(|record| {
-        let alive = state_dir::is_alive(record);
+        let alive = state_file::is_alive(record);
         // Whether the service runs says the manager that starts it; it is nearly always the same.
         View::of(record, alive, manager(record.manager), now)
     });
@@ -254,7 +254,11 @@ fn seen(
 
 /// An instance in every form.
 #[cfg(any(test, fuzzing))]
-pub(super) fn shown(record: &Record, alive: bool, now: crate::record::Moment) -> [String; 3] {
+pub(super) fn shown(
+    record: &Record,
+    alive: bool,
+    now: crate::report::record::Moment,
+) -> [String; 3] {
     let view = View::of(record, alive, None, now);
     let (details, json) = (table::details(&view, now), serde_json::to_string(&view));
     [

@@ -8,19 +8,19 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::config::address::Peer;
-use crate::driver::Permit;
-use crate::proxy_header::{self, Origin};
-use crate::stream::Stream;
+use crate::net::proxy_header::{self, Origin};
+use crate::net::stream::Stream;
+use crate::service::Permit;
 
 /// Where clients are introduced.
 #[derive(Clone, Debug)]
-pub(super) struct Reception {
+pub(super) struct ProxyHeaderReader {
     /// Whether it was said aloud that an introduction was missing.
     complained: Arc<Once>,
 }
 
 /// What came of waiting for an introduction.
-pub(super) enum Introduction {
+pub(super) enum HeaderOutcome {
     /// On whose behalf the client comes; `None` if it is who it seems to be.
     Made(Option<Origin>),
     /// It has left, and wanted nothing.
@@ -33,7 +33,7 @@ pub(super) enum Introduction {
 /// for a packet that is lost.
 const LIMIT: Duration = Duration::from_secs(5);
 
-impl Reception {
+impl ProxyHeaderReader {
     pub(super) fn new() -> Self {
         Self {
             complained: Arc::new(Once::new()),
@@ -41,23 +41,23 @@ impl Reception {
     }
 
     /// Waits for the introduction.
-    pub(super) async fn receive(&self, client: &Stream, permit: &Permit) -> Introduction {
+    pub(super) async fn receive(&self, client: &Stream, permit: &Permit) -> HeaderOutcome {
         let peer = permit.peer();
         let late = || Err(io::Error::other("no PROXY header came in time"));
         let header = timeout(LIMIT, take_header(client)).await;
         match header.unwrap_or_else(|_| late()) {
-            Ok(origin) if is_for_somebody(origin, peer) => Introduction::Made(Some(origin)),
+            Ok(origin) if is_for_somebody(origin, peer) => HeaderOutcome::Made(Some(origin)),
             // Perhaps only to see whether we are there: then no more is said, and nobody is woken
             // or kept awake.
-            Ok(_) => match timeout(LIMIT, client.says_something()).await {
-                Ok(false) => Introduction::Left,
-                Ok(true) | Err(_) => Introduction::Made(None),
+            Ok(_) => match timeout(LIMIT, client.wait_first_byte()).await {
+                Ok(false) => HeaderOutcome::Left,
+                Ok(true) | Err(_) => HeaderOutcome::Made(None),
             },
             Err(error) if error.kind() == io::ErrorKind::Other => {
                 self.complain(permit, &error);
-                Introduction::Missing
+                HeaderOutcome::Missing
             }
-            Err(_) => Introduction::Left,
+            Err(_) => HeaderOutcome::Left,
         }
     }
 

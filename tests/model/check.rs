@@ -5,7 +5,7 @@ use std::fmt;
 use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 
-use crate::lifecycle::{State, Stop};
+use crate::core::lifecycle::{State, Stop};
 use crate::model::step::Step;
 use crate::model::world::{Client, End, World};
 

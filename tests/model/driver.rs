@@ -1,4 +1,4 @@
-//! The driver's loop, line by line as in src/driver.rs, but for what it says and writes down. The
+//! The driver's loop, line by line as in src/service.rs, but for what it says and writes down. The
 //! methods have the names of those that they stand for.
 
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use super::world::{
     Client, Defect, Door, Kind, Look, Message, Order, Progress, START_TIMEOUT, Sight, Stage, Timer,
     World,
 };
-use crate::lifecycle::{Action, Crowd, Event, Phase, State, Stop};
+use crate::core::lifecycle::{Action, ClientCounts, Event, Phase, State, Stop};
 
 const SLOW_POLL: Duration = Duration::from_secs(30);
 const QUICK_POLL: Duration = Duration::from_secs(1);
@@ -171,9 +171,9 @@ impl World {
         process.look_at = Timer(None);
     }
 
-    pub(crate) fn crowd(&self) -> Crowd {
+    pub(crate) fn crowd(&self) -> ClientCounts {
         let process = self.wakeport.as_ref().expect("wakeport runs");
-        Crowd {
+        ClientCounts {
             waiting: process.doors.iter().map(|door| door.waiting.len()).sum(),
             connected: process.connected.len(),
         }
@@ -389,7 +389,7 @@ impl World {
         process.settled = true;
     }
 
-    // -- orders: the first half of src/driver/orders.rs
+    // -- orders: the first half of src/service/orders.rs
 
     fn wake(&mut self) {
         let doors = &self.process().doors;

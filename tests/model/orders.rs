@@ -1,8 +1,8 @@
-//! What an order does once it is its turn: the second half of src/driver/orders.rs, with
+//! What an order does once it is its turn: the second half of src/service/orders.rs, with
 //! src/backend/systemd.rs below it. One unit; systemd does as it is told, if it hears of it.
 
 use super::world::{Kind, Message, Progress, Stage, World};
-use crate::lifecycle::Phase;
+use crate::core::lifecycle::Phase;
 
 impl World {
     /// Whether the order that is under way can go on.

@@ -2,12 +2,12 @@
 //! are two steps, so anything may come in between.
 
 use super::world::{Client, Defect, End, Kind, Message, Progress, Sight, Stage, Wakeport, World};
-use crate::lifecycle::{Phase, State};
+use crate::core::lifecycle::{Phase, State};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     // -- happens by itself, sooner or later
-    /// `Acceptor::accept` takes the first client from the backlog (src/accept.rs).
+    /// `Acceptor::accept` takes the first client from the backlog (src/server/accept.rs).
     Accept,
     /// The driver takes a message from its inbox.
     Receive,
@@ -29,7 +29,7 @@ pub(crate) enum Step {
     Order,
     /// A look gets further.
     Look,
-    /// The probe has an answer (src/probe.rs).
+    /// The probe has an answer (src/service/probe.rs).
     Probe(u8),
     /// The service gets further in what it does.
     Serve,

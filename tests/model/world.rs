@@ -8,7 +8,8 @@
 use std::hash::{Hash, Hasher};
 use std::time::{Duration, Instant};
 
-use crate::lifecycle::{Budget, Lifecycle, Phase, State, Stop, Times};
+use crate::core::lifecycle::{Lifecycle, Phase, State, Stop, Times};
+use crate::core::wake_limiter::WakeLimiter;
 
 pub(crate) const CLIENTS: usize = 3;
 pub(crate) const DOORS: usize = 2;
@@ -181,7 +182,7 @@ impl Service {
     }
 }
 
-/// What the driver is told: `Message` in src/driver/message.rs. Only clients and the process itself
+/// What the driver is told: `Message` in src/service/message.rs. Only clients and the process itself
 /// queue up: their order is what it is all about. The others, of whom there is one at a time, are
 /// heard at any moment after they have something to tell, which allows more than the real inbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -198,7 +199,7 @@ pub(crate) enum Message {
     Close { sleep: bool },
 }
 
-/// One target: `Door` in src/driver/door.rs.
+/// One target: `Door` in src/service/door.rs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Door {
     pub(crate) waiting: Set,
@@ -207,7 +208,7 @@ pub(crate) struct Door {
     pub(crate) asking: bool,
 }
 
-/// An order to the backend, begun and not over: src/driver/orders.rs.
+/// An order to the backend, begun and not over: src/service/orders.rs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Order {
     pub(crate) kind: Kind,
@@ -271,7 +272,7 @@ pub(crate) enum Stage {
     Stopping,
 }
 
-/// The process: the driver (src/driver.rs) and what runs around it.
+/// The process: the driver (src/service.rs) and what runs around it.
 #[derive(Clone, Debug, Hash)]
 pub(crate) struct Wakeport {
     pub(crate) core: Core,
@@ -297,7 +298,7 @@ pub(crate) struct Wakeport {
 }
 
 impl Wakeport {
-    pub(crate) fn new(budget: Budget, now: Instant) -> Self {
+    pub(crate) fn new(budget: WakeLimiter, now: Instant) -> Self {
         let times = Times {
             cooldown: COOLDOWN,
             start_timeout: START_TIMEOUT,
@@ -462,15 +463,15 @@ impl World {
     }
 
     /// What may be spent by now.
-    pub(crate) fn budget(&self) -> Budget {
+    pub(crate) fn budget(&self) -> WakeLimiter {
         if !self.rules.0.one_wake {
-            return Budget::default();
+            return WakeLimiter::default();
         }
         let now = self
             .wakeport
             .as_ref()
             .map_or(self.now.0, |process| process.core.now);
-        Budget::new(1, Duration::MAX, self.spent.then_some(now))
+        WakeLimiter::new(1, Duration::MAX, self.spent.then_some(now))
     }
 
     /// The process that runs.

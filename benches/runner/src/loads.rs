@@ -23,7 +23,7 @@ type Outcome = Result<Vec<(&'static str, f64)>, Box<dyn Error>>;
 /// Nobody waits longer than this for a byte.
 const STALLED: Duration = Duration::from_secs(10);
 /// How often those who wait for events see whether the end has come.
-const GLANCE: Duration = Duration::from_millis(20);
+const PROBE_TIMEOUT: Duration = Duration::from_millis(20);
 /// What a source writes, and a sink takes, at once.
 const CHUNK: usize = 256 * 1024;
 /// Clients that connect, ask and reset.
@@ -266,7 +266,7 @@ fn nanoseconds(began: Instant) -> u32 {
 /// Waits for events for a moment; says how many there are.
 fn wait(epoll: impl AsFd, events: &mut Vec<epoll::Event>) -> io::Result<usize> {
     events.clear();
-    let glance = Timespec::try_from(GLANCE).ok();
+    let glance = Timespec::try_from(PROBE_TIMEOUT).ok();
     match epoll::wait(epoll, spare_capacity(events), glance.as_ref()) {
         Ok(count) => Ok(count),
         Err(Errno::INTR) => Ok(0),
@@ -456,7 +456,7 @@ impl Service {
         let accept = thread::spawn(move || {
             let mut threads = Vec::new();
             while !ended.load(Ordering::Relaxed) {
-                let glance = Timespec::try_from(GLANCE).ok();
+                let glance = Timespec::try_from(PROBE_TIMEOUT).ok();
                 let came = poll(
                     &mut [PollFd::new(&listener, PollFlags::IN)],
                     glance.as_ref(),

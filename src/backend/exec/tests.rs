@@ -9,7 +9,7 @@ use super::*;
 use crate::config::Liveness;
 use crate::config::address::Peer;
 use crate::config::address::{Address, UnixAddress};
-use crate::dial::Target;
+use crate::net::dial::Target;
 use crate::program::tests::{Log, Mark, sh, until};
 
 fn child(script: &str, stop_timeout: Duration) -> Child {
@@ -65,10 +65,10 @@ async fn is_started_once_and_stopped_with_all_of_its_group() {
     let story = async |changes: &AtomicUsize| {
         assert_eq!(child.look().await, Phase::Down);
         let woken = child.wake(nowhere()).await;
-        assert_eq!((woken.started, woken.result), (Extent::All, Ok(())));
+        assert_eq!((woken.started, woken.result), (StopScope::All, Ok(())));
         assert_eq!(child.look().await, Phase::Up);
         let woken = child.wake(nowhere()).await;
-        assert_eq!((woken.started, woken.result), (Extent::Nothing, Ok(())));
+        assert_eq!((woken.started, woken.result), (StopScope::Nothing, Ok(())));
         until(|| mark.alive() == 2).await;
         assert_eq!(child.sleep().await, Ok(()));
         assert_eq!((child.look().await, mark.alive()), (Phase::Down, 0));
@@ -98,7 +98,7 @@ async fn says_how_it_ended_by_itself_and_leaves_nothing_behind() {
     );
     let story = async |changes: &AtomicUsize| {
         for round in 1..=2 {
-            assert_eq!(child.wake(nowhere()).await.started, Extent::All);
+            assert_eq!(child.wake(nowhere()).await.started, StopScope::All);
             until(|| changes.load(Ordering::Relaxed) == round).await;
             assert_eq!((child.look().await, mark.alive()), (Phase::Down, 0));
         }
@@ -113,7 +113,7 @@ async fn a_crash_is_seen_and_healed_even_when_nobody_watches() {
     let mark = Mark::new();
     let child = child(&mark.script("sleep 1000 & exit 1"), Duration::MAX);
     for _ in 0..2 {
-        assert_eq!(child.wake(nowhere()).await.started, Extent::All);
+        assert_eq!(child.wake(nowhere()).await.started, StopScope::All);
         while child.look().await != Phase::Down {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -121,9 +121,9 @@ async fn a_crash_is_seen_and_healed_even_when_nobody_watches() {
     let dir = tempfile::tempdir().expect("a directory");
     let socket = dir.path().join("socket");
     let _stranger = UnixListener::bind(&socket).expect("binds");
-    assert_eq!(child.wake(order(&socket)).await.started, Extent::Nothing);
+    assert_eq!(child.wake(order(&socket)).await.started, StopScope::Nothing);
     assert_eq!(mark.alive(), 0);
-    assert!(matches!(*child.state.borrow(), State::Stranger(_)));
+    assert!(matches!(*child.state.borrow(), State::Foreign(_)));
 }
 
 #[tokio::test]
@@ -135,7 +135,7 @@ async fn a_stranger_is_relayed_to_and_left_alone() {
     let child = child(&mark.script("sleep 1000"), Duration::MAX);
     for _ in 0..2 {
         let woken = child.wake(order(&socket)).await;
-        assert_eq!((woken.started, woken.result), (Extent::Nothing, Ok(())));
+        assert_eq!((woken.started, woken.result), (StopScope::Nothing, Ok(())));
     }
     assert_eq!((child.look().await, mark.alive()), (Phase::Up, 0));
     assert_eq!(child.sleep().await, Ok(()));
@@ -152,7 +152,7 @@ async fn a_stranger_is_relayed_to_and_left_alone() {
     while child.dialer.answers(&order(&socket).target).await {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    assert_eq!(child.wake(order(&socket)).await.started, Extent::All);
+    assert_eq!(child.wake(order(&socket)).await.started, StopScope::All);
 }
 
 #[tokio::test]
@@ -177,7 +177,7 @@ async fn one_that_cannot_be_run_is_named() {
     );
     assert_eq!(
         (woken.started, child.look().await),
-        (Extent::Nothing, Phase::Down)
+        (StopScope::Nothing, Phase::Down)
     );
 }
 

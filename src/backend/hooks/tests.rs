@@ -67,7 +67,7 @@ impl Service {
         }
     }
 
-    async fn wake(&self, start: &str, limit: Duration) -> (Extent, Result<(), Failure>) {
+    async fn wake(&self, start: &str, limit: Duration) -> (StopScope, Result<(), Failure>) {
         let hooks = self.hooks(Some(start), None, Duration::MAX);
         let woken = hooks.wake(self.order(limit)).await;
         (woken.started, woken.result)
@@ -110,7 +110,7 @@ async fn a_service_that_answers_is_adopted() {
     let service = Service::new();
     let _up = service.up();
     let woken = service.wake("touch $DIR/run", MINUTE).await;
-    assert_eq!(woken, (Extent::Nothing, Ok(())));
+    assert_eq!(woken, (StopScope::Nothing, Ok(())));
     assert!(!service.path("run").exists());
 }
 
@@ -121,7 +121,7 @@ async fn without_a_start_hook_somebody_else_starts_it() {
         .hooks(None, None, MINUTE)
         .wake(service.order(MINUTE))
         .await;
-    assert_eq!((woken.started, woken.result), (Extent::Nothing, Ok(())));
+    assert_eq!((woken.started, woken.result), (StopScope::Nothing, Ok(())));
 }
 
 #[tokio::test]
@@ -130,7 +130,7 @@ async fn the_start_hook_knows_what_it_is_run_for() {
     let woken = service
         .wake("env | grep ^WAKEPORT_ > $DIR/env", MINUTE)
         .await;
-    assert_eq!(woken, (Extent::All, Ok(())));
+    assert_eq!(woken, (StopScope::All, Ok(())));
     let target = format!("WAKEPORT_TARGET={}", service.path("socket").display());
     let environment = service.read("env");
     for line in [
@@ -152,7 +152,7 @@ async fn the_start_hook_knows_what_it_is_run_for() {
 async fn without_a_limit_no_seconds_are_left() {
     let service = Service::new();
     let woken = service.wake("env > $DIR/env", Duration::MAX).await;
-    assert_eq!(woken, (Extent::All, Ok(())));
+    assert_eq!(woken, (StopScope::All, Ok(())));
     assert!(!service.read("env").contains("WAKEPORT_TIMEOUT_SEC"));
 }
 
@@ -160,7 +160,7 @@ async fn without_a_limit_no_seconds_are_left() {
 async fn temporary_failures_are_tried_again() {
     let service = Service::new();
     let script = "echo $WAKEPORT_ATTEMPT >> $DIR/tries; [ $WAKEPORT_ATTEMPT = 2 ] || exit 75";
-    assert_eq!(service.wake(script, MINUTE).await, (Extent::All, Ok(())));
+    assert_eq!(service.wake(script, MINUTE).await, (StopScope::All, Ok(())));
     assert_eq!(service.read("tries"), "1\n2\n");
 }
 
@@ -169,7 +169,7 @@ async fn temporary_failures_end_with_the_time() {
     let service = Service::new();
     let woken = service.wake("exit 75", Duration::from_millis(1500)).await;
     let ended = failure("start hook `/bin/sh` failed (exit status: 75)");
-    assert_eq!(woken, (Extent::All, ended));
+    assert_eq!(woken, (StopScope::All, ended));
 }
 
 #[tokio::test]
@@ -181,7 +181,7 @@ async fn a_failure_says_how_the_hook_ended() {
     ] {
         let woken = service.wake(script, MINUTE).await;
         let ended = failure(&format!("start hook `/bin/sh` failed ({how})"));
-        assert_eq!(woken, (Extent::All, ended));
+        assert_eq!(woken, (StopScope::All, ended));
     }
 }
 
@@ -198,7 +198,7 @@ async fn a_hook_that_cannot_be_run_has_started_nothing() {
             .starts_with("the start hook `/no/such` cannot be run: "),
         "{failure}"
     );
-    assert_eq!(woken.started, Extent::Nothing);
+    assert_eq!(woken.started, StopScope::Nothing);
 }
 
 #[tokio::test]
@@ -210,7 +210,7 @@ async fn a_hook_that_takes_too_long_is_stopped() {
     let failure = woken.1.expect_err("it takes too long").0;
     let start = "the start hook `/bin/sh` was stopped: it took longer than ";
     assert!(failure.starts_with(start), "{failure}");
-    assert_eq!((woken.0, service.mark.alive()), (Extent::All, 0));
+    assert_eq!((woken.0, service.mark.alive()), (StopScope::All, 0));
 }
 
 #[tokio::test]
@@ -225,14 +225,14 @@ async fn a_start_that_is_given_up_ends_soon() {
     };
     let (woken, ()) = tokio::join!(hooks.wake(order), give_up);
     let ended = failure("start hook `/bin/sh` was stopped: it was given up");
-    assert_eq!((woken.started, woken.result), (Extent::All, ended));
+    assert_eq!((woken.started, woken.result), (StopScope::All, ended));
     assert_eq!(service.mark.alive(), 0);
 
     let order = service.order(Duration::MAX);
     order.given_up.cancel();
     let woken = hooks.wake(order).await;
     let ended = failure("start hook `/bin/sh` was given up");
-    assert_eq!((woken.started, woken.result), (Extent::Nothing, ended));
+    assert_eq!((woken.started, woken.result), (StopScope::Nothing, ended));
 }
 
 #[tokio::test]

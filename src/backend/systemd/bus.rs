@@ -20,7 +20,7 @@ use zbus::names::InterfaceName;
 use zbus::{Connection, MatchRule, Message, MessageStream, OwnedObjectPath, OwnedVariant, proxy};
 
 use super::unit::{Row, Status};
-use super::words::{self, Trouble, Verb};
+use super::words::{self, BusError, Verb};
 use crate::backend::Failure;
 use crate::config::{Manager, UnitName};
 
@@ -55,7 +55,7 @@ pub(super) struct Bus {
     manager: Manager,
     units: Vec<UnitName>,
     link: tokio::sync::Mutex<Option<Arc<Link>>>,
-    heard: Arc<Heard>,
+    heard: Arc<SignalLog>,
     gone_since: Mutex<Option<Instant>>,
 }
 
@@ -72,13 +72,13 @@ pub(super) struct Link {
 
 /// What the manager tells without being asked.
 #[derive(Debug, Default)]
-struct Heard {
+struct SignalLog {
     news: watch::Sender<()>,
     ended: Mutex<Vec<(OwnedObjectPath, String)>>,
 }
 
 /// Tells those who wait that something has changed.
-pub(super) struct News(watch::Receiver<()>);
+pub(super) struct ChangeFeed(watch::Receiver<()>);
 
 impl Bus {
     pub(super) fn new(manager: Manager, units: Vec<UnitName>) -> Self {
@@ -95,9 +95,9 @@ impl Bus {
         self.manager
     }
 
-    /// News from now on.
-    pub(super) fn news(&self) -> News {
-        News(self.heard.news.subscribe())
+    /// ChangeFeed from now on.
+    pub(super) fn news(&self) -> ChangeFeed {
+        ChangeFeed(self.heard.news.subscribe())
     }
 
     /// How `job` ended, if that was heard.
@@ -111,7 +111,7 @@ impl Bus {
     }
 
     /// The connection; a new one if there is none or the old one is of no use any more.
-    pub(super) async fn link(&self) -> Result<Arc<Link>, Trouble> {
+    pub(super) async fn link(&self) -> Result<Arc<Link>, BusError> {
         let mut link = self.link.lock().await;
         if let Some(old) = &*link {
             if !old.stale.is_cancelled() && !old.connection.is_closed() {
@@ -179,7 +179,7 @@ impl Bus {
     }
 
     /// What the manager says about `units`, all at the same moment and in the same order.
-    pub(super) async fn statuses(&self, units: &[UnitName]) -> Result<Vec<Status>, Trouble> {
+    pub(super) async fn statuses(&self, units: &[UnitName]) -> Result<Vec<Status>, BusError> {
         let link = self.link().await?;
         let names = strings(units);
         let rows = link.manager.list_units_by_names(&names).await;
@@ -194,21 +194,21 @@ impl Bus {
     }
 
     /// Queues a job that starts `unit`, in the place of one that does the opposite.
-    pub(super) async fn start(&self, unit: &UnitName) -> Result<OwnedObjectPath, Trouble> {
+    pub(super) async fn start(&self, unit: &UnitName) -> Result<OwnedObjectPath, BusError> {
         let link = self.link().await?;
         let job = link.manager.start_unit(unit.as_str(), "replace").await;
         self.answer(&link, job, Verb::Start, unit.as_str())
     }
 
     /// Queues a job that stops `unit`, in the place of one that does the opposite.
-    pub(super) async fn stop(&self, unit: &UnitName) -> Result<OwnedObjectPath, Trouble> {
+    pub(super) async fn stop(&self, unit: &UnitName) -> Result<OwnedObjectPath, BusError> {
         let link = self.link().await?;
         let job = link.manager.stop_unit(unit.as_str(), "replace").await;
         self.answer(&link, job, Verb::Stop, unit.as_str())
     }
 
     /// Makes the manager forget how often the unit was started.
-    pub(super) async fn reset_failed(&self, unit: &UnitName) -> Result<(), Trouble> {
+    pub(super) async fn reset_failed(&self, unit: &UnitName) -> Result<(), BusError> {
         let link = self.link().await?;
         let done = link.manager.reset_failed_unit(unit.as_str()).await;
         self.answer(&link, done, Verb::Reset, unit.as_str())
@@ -219,7 +219,7 @@ impl Bus {
         &self,
         path: &OwnedObjectPath,
         interface: &str,
-    ) -> Result<HashMap<String, OwnedVariant>, Trouble> {
+    ) -> Result<HashMap<String, OwnedVariant>, BusError> {
         let link = self.link().await?;
         let ask = async {
             let builder = PropertiesProxy::builder(&link.connection).destination(SYSTEMD);
@@ -237,12 +237,12 @@ impl Bus {
     /// Waits a little because of `trouble`, unless it is final or lasts for `patience` already.
     pub(super) async fn outlast(
         &self,
-        trouble: Trouble,
+        trouble: BusError,
         patience: Duration,
     ) -> Result<(), Failure> {
         let failure = match trouble {
-            Trouble::Final(failure) => return Err(failure),
-            Trouble::Passing(failure) => failure,
+            BusError::Final(failure) => return Err(failure),
+            BusError::Passing(failure) => failure,
         };
         let lasted = locked(&self.gone_since).map_or(Duration::ZERO, |since| since.elapsed());
         if lasted >= patience {
@@ -258,19 +258,19 @@ impl Bus {
         answer: zbus::Result<T>,
         verb: Verb,
         unit: &str,
-    ) -> Result<T, Trouble> {
+    ) -> Result<T, BusError> {
         answer.map_err(|error| {
             let trouble = self.trouble(error, verb, unit);
-            if matches!(trouble, Trouble::Passing(_)) {
+            if matches!(trouble, BusError::Passing(_)) {
                 link.stale.cancel();
             }
             trouble
         })
     }
 
-    fn trouble(&self, error: zbus::Error, verb: Verb, unit: &str) -> Trouble {
+    fn trouble(&self, error: zbus::Error, verb: Verb, unit: &str) -> BusError {
         let trouble = words::trouble(&error, verb, unit, self.manager);
-        if let Trouble::Passing(failure) = &trouble {
+        if let BusError::Passing(failure) = &trouble {
             let mut gone = locked(&self.gone_since);
             if gone.is_none() {
                 *gone = Some(Instant::now());
@@ -281,7 +281,7 @@ impl Bus {
     }
 }
 
-impl News {
+impl ChangeFeed {
     /// Waits for news, but no longer than `limit`.
     pub(super) async fn come(&mut self, limit: Duration) {
         // The sender lives as long as the bus, so it is news or the limit.
@@ -298,7 +298,7 @@ impl News {
     }
 }
 
-impl Heard {
+impl SignalLog {
     /// Takes every message at once, since zbus holds back all answers while one is not taken.
     /// Returns when the connection is lost, or no longer tells about the right units.
     async fn listen(&self, mut stream: MessageStream) {

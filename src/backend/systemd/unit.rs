@@ -2,7 +2,7 @@
 
 use zbus::OwnedObjectPath;
 
-use crate::lifecycle::Phase;
+use crate::core::lifecycle::Phase;
 
 /// One row of `ListUnitsByNames`: primary name, description, load state, active state, sub
 /// state, followed unit, path, and the queued job's number, type and path.

@@ -9,7 +9,7 @@ use crate::config::Manager;
 
 /// Why there is no answer, or not the wanted one.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(super) enum BusError {
     /// Nobody answered; somebody may, in a moment.
     Passing(Failure),
     /// It will be the same the next time.
@@ -92,7 +92,7 @@ const LIMITED: &str = "start-limit-hit";
 impl LastRun {
     /// A unit that has failed before keeps that `Result` when it hits its start limit (seen with
     /// systemd 252). What gives it away is a start job that failed without a start.
-    pub(super) fn own_up_to_the_limit(&mut self, job: Option<&str>, ordered_at: u64) {
+    pub(super) fn detect_start_limit(&mut self, job: Option<&str>, ordered_at: u64) {
         if job == Some("failed") && self.left_inactive_at < ordered_at {
             self.result = LIMITED.to_owned();
         }
@@ -129,19 +129,19 @@ fn systemctl(manager: Manager) -> &'static str {
 }
 
 /// What `error` means when we asked `of` to do `verb` with `unit`.
-pub(super) fn trouble(error: &Error, verb: Verb, unit: &str, of: Manager) -> Trouble {
+pub(super) fn trouble(error: &Error, verb: Verb, unit: &str, of: Manager) -> BusError {
     let (name, text) = if let Error::MethodError(name, text, _) = error {
         (name.to_string(), text.as_deref())
     } else if let Error::FDO(error) = error {
         (error.name().to_string(), error.description())
     } else {
-        return Trouble::Passing(unreachable(&error.to_string(), of));
+        return BusError::Passing(unreachable(&error.to_string(), of));
     };
     let text = text.unwrap_or(&name);
     if is_passing(&name) {
-        return Trouble::Passing(unreachable(text, of));
+        return BusError::Passing(unreachable(text, of));
     }
-    Trouble::Final(refused(&name, text.trim_end_matches('.'), verb, unit, of))
+    BusError::Final(refused(&name, text.trim_end_matches('.'), verb, unit, of))
 }
 
 /// Whether the bus says that the manager is not there, rather than the manager that it won't.
@@ -365,8 +365,8 @@ mod tests {
             (Manager::User, "enable-linger"),
         ] {
             match trouble(&broken, Verb::Start, "x.service", of) {
-                Trouble::Passing(Failure(line)) => assert!(line.contains(words), "{line}"),
-                Trouble::Final(failure) => panic!("{failure}"),
+                BusError::Passing(Failure(line)) => assert!(line.contains(words), "{line}"),
+                BusError::Final(failure) => panic!("{failure}"),
             }
         }
     }
@@ -456,7 +456,7 @@ mod tests {
             (None, 9, false),
         ] {
             let mut run = run(&before);
-            run.own_up_to_the_limit(job, ordered_at);
+            run.detect_start_limit(job, ordered_at);
             assert_eq!(run.is_limited(), limited, "{job:?} {ordered_at}");
         }
     }

@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 
 use super::view::View;
 use super::words::{bytes, clean, left, share, span, took};
-use crate::record::{Mishap, Moment, Owner, State};
+use crate::report::record::{Mishap, Moment, Owner, State};
 
 /// Wide enough for most names; a longer one is cut where there is no more room.
 const NAME: usize = 16;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::machine::survey::{self, Socket, Survey};
-use crate::record::{Bytes, Clients, Kind, Mishap, Moment, Owner, Record, State};
+use crate::admin::machine::inventory::{self, Socket, Survey};
+use crate::report::record::{Bytes, Clients, Kind, Mishap, Moment, Owner, Record, State};
 
 /// One instance, as `--json` prints it. docs/observing.md says what the fields mean.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -92,7 +92,7 @@ impl View {
     }
 
     /// An instance that only its manager knows: nobody has come yet, or it keeps no record.
-    pub(super) fn unknown(unit: &str, manager: Owner, service: &survey::Service) -> Self {
+    pub(super) fn unknown(unit: &str, manager: Owner, service: &inventory::Service) -> Self {
         let stem = unit.strip_suffix(".service").unwrap_or(unit);
         Self {
             name: stem.strip_prefix("wakeport@").unwrap_or(stem).to_owned(),

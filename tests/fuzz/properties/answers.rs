@@ -1,7 +1,7 @@
 //! What a target says to an HTTP probe: in whatever pieces it comes, it means the same, and no
 //! header makes a failure of the server's a success.
 
-use wakeport::probe;
+use wakeport::service::probe;
 
 pub(super) fn property(bytes: &[u8]) {
     let verdict = |seen: &[u8]| {

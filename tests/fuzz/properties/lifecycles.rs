@@ -4,9 +4,10 @@
 
 use std::time::{Duration, Instant};
 
-use wakeport::lifecycle::{
-    Action, Budget, Crowd, Event, FORGET_AFTER, Lifecycle, Phase, State, Stop, Times,
+use wakeport::core::lifecycle::{
+    Action, ClientCounts, Event, FORGET_AFTER, Lifecycle, Phase, State, Stop, Times,
 };
+use wakeport::core::wake_limiter::WakeLimiter;
 
 const PHASES: [Phase; 4] = [Phase::Up, Phase::Starting, Phase::Stopping, Phase::Down];
 
@@ -24,11 +25,11 @@ pub(super) fn property(bytes: &[u8]) {
         cooldown: spans[usize::from(first & 3)],
         start_timeout: spans[usize::from(first >> 2 & 3)],
     };
-    let now = wakeport::driver::now();
+    let now = wakeport::service::now();
     let (wakes, span) = (usize::from(first >> 6), Duration::from_secs(10));
     let mut life = Lifecycle::new(times);
     if wakes > 0 {
-        life = life.limited(Budget::new(wakes, span, [now]));
+        life = life.limited(WakeLimiter::new(wakes, span, [now]));
     }
     let mut play = Play {
         life,
@@ -36,7 +37,7 @@ pub(super) fn property(bytes: &[u8]) {
         woken: vec![now; usize::from(wakes > 0)],
         limit: (wakes, span),
         now,
-        crowd: Crowd::default(),
+        crowd: ClientCounts::default(),
         order: None,
     };
     for pair in rest.chunks_exact(2) {
@@ -64,7 +65,7 @@ struct Play {
     /// So many wakes in such a time; 0 is any number.
     limit: (usize, Duration),
     now: Instant,
-    crowd: Crowd,
+    crowd: ClientCounts,
     order: Option<Order>,
 }
 
@@ -134,7 +135,7 @@ impl Play {
     /// Something that may be late, early, or not true.
     fn anything(&mut self, what: u8, value: u8) {
         let phase = PHASES[usize::from(value & 3)];
-        self.crowd = Crowd {
+        self.crowd = ClientCounts {
             waiting: usize::from(value >> 4 & 3),
             connected: usize::from(value >> 6),
         };

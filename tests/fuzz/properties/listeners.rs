@@ -1,7 +1,7 @@
 //! What systemd says of the sockets that it passes on: `LISTEN_FDS`, `LISTEN_PID` and
 //! `LISTEN_FDNAMES`, a line each.
 
-use wakeport::listen;
+use wakeport::net::listen;
 
 pub(super) fn property(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);

@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use wakeport::config::ProxyVersion;
-use wakeport::proxy_header::{LONGEST, Origin, read, write};
+use wakeport::net::proxy_header::{LONGEST, Origin, read, write};
 
 pub(super) fn property(bytes: &[u8]) {
     super::is_the_same_in_pieces(bytes, |seen| read(seen).transpose());

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use wakeport::cli::inside;
-use wakeport::metrics::{Instance, page};
-use wakeport::record::{Kind, Moment, Process, Record, State};
+use wakeport::report::metrics::{Instance, page};
+use wakeport::report::record::{Kind, Moment, Process, Record, State};
 
 pub(super) fn property(bytes: &[u8]) {
     // As state_dir reads a file.

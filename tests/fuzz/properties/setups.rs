@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use wakeport::admin::Instance;
+use wakeport::admin::unit_files::{Places, files, may_be_ours};
 use wakeport::cli::inside;
 use wakeport::config::address::Bound;
 use wakeport::config::{Config, Manager, Named, UnitName};
-use wakeport::setup::Instance;
-use wakeport::setup::files::{Places, files, may_be_ours};
 
 const SOCKET: &str = include_str!("../../../systemd/wakeport@.socket");
 const SERVICE: &str = include_str!("../../../systemd/wakeport@.service");

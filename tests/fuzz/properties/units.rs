@@ -1,7 +1,7 @@
 //! Names of units, and of listeners as parts of those.
 
+use wakeport::admin::{stem, unit_text};
 use wakeport::config::UnitName;
-use wakeport::setup::{stem, text};
 
 pub(super) fn property(bytes: &[u8]) {
     let Ok(text) = str::from_utf8(bytes) else {
@@ -21,7 +21,7 @@ pub(super) fn property(bytes: &[u8]) {
             assert_eq!(stem(&unit).parse(), Ok(unit), "{shown}");
         }
     }
-    let part = text::escape(text);
+    let part = unit_text::escape(text);
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
     assert!(part.bytes().all(allowed), "{part}");
     assert_eq!(unescaped(&part), bytes, "{part}");

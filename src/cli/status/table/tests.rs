@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use super::*;
-use crate::machine::survey::{Service, Socket, Survey};
-use crate::record::{Kind, Process, Record};
+use crate::admin::machine::inventory::{Service, Socket, Survey};
+use crate::report::record::{Kind, Process, Record};
 
 /// So many seconds after the beginning.
 fn at(seconds: i32) -> Moment {
@@ -26,7 +26,7 @@ fn record(name: &str) -> Record {
 }
 
 /// What a manager says of sockets in these states.
-fn survey(sockets: &[(&str, &str)]) -> Survey {
+fn inventory(sockets: &[(&str, &str)]) -> Survey {
     let service = |state: &str| Service {
         active: false,
         sockets: vec![Socket {
@@ -74,7 +74,7 @@ fn a_service_that_was_woken_too_often_says_until_when() {
 
 #[test]
 fn the_table_has_80_columns_and_says_what_needs_attention() {
-    let survey = survey(&[
+    let survey = inventory(&[
         ("web", "active"),
         ("postgresql@15-main-and-more", "active"),
         ("game", "failed"),

@@ -1,0 +1,190 @@
+//! What `wakeport init` writes and does, and what is wrong with a set-up: from what was typed and
+//! from [`facts`] about the machine. Pure: whoever calls gathers the facts and does the deeds.
+
+pub mod checks;
+pub mod filters;
+pub mod machine;
+pub mod preflight;
+pub mod system;
+pub mod unit_files;
+pub mod unit_text;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use crate::config::address::Bound;
+use crate::config::{Config, Manager, Named, Service, UnitName};
+
+/// An instance of `wakeport@`, as it was typed.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    /// What it is called: by default the unit that it wakes.
+    pub name: UnitName,
+    /// What `wakeport run` would make of the options.
+    pub config: Config,
+    /// The options as variables, in the order of `--help`; without those that the units say.
+    pub settings: Vec<(String, String)>,
+    /// Whose units these are.
+    pub manager: Manager,
+    /// Whether its units are complete, rather than drop-ins for the installed ones.
+    pub standalone: bool,
+}
+
+/// A file's name has 255 bytes (NAME_MAX), and the directory of a unit's drop-ins two more than the
+/// unit.
+const LONGEST_UNIT: usize = 253;
+
+/// What there is to say about a set-up: one line, with the remedy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub level: Level,
+    /// The line.
+    pub text: String,
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// It would not work like this.
+    Error,
+    /// It works, but perhaps not as wanted.
+    Warning,
+    /// What was not looked at, or is good to know.
+    Note,
+}
+
+impl Finding {
+    /// It would not work like this.
+    pub fn error(text: impl Into<String>) -> Self {
+        Self::new(Level::Error, text)
+    }
+
+    /// It works, but perhaps not as wanted.
+    pub fn warning(text: impl Into<String>) -> Self {
+        Self::new(Level::Warning, text)
+    }
+
+    /// What was not looked at, or is good to know.
+    pub fn note(text: impl Into<String>) -> Self {
+        Self::new(Level::Note, text)
+    }
+
+    fn new(level: Level, text: impl Into<String>) -> Self {
+        // Names and errors of others may hold anything (a program calls itself as it likes); a
+        // finding is one line all the same, and steers no terminal.
+        let text = text.into();
+        let words = text.split(|c: char| c.is_whitespace() || c.is_control());
+        let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
+        let text = words.join(" ");
+        Self { level, text }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Note => "note",
+        })
+    }
+}
+
+impl Instance {
+    /// What the instance is called in the names of its units: `nginx`, or `media.target`.
+    pub fn stem(&self) -> &str {
+        stem(&self.name)
+    }
+
+    /// The service that relays.
+    pub fn service(&self) -> String {
+        format!("wakeport@{}.service", self.stem())
+    }
+
+    /// The socket units, the service's own one first.
+    pub fn sockets(&self) -> Vec<String> {
+        self.groups().into_iter().map(|group| group.unit).collect()
+    }
+
+    /// The units that it wakes, if it wakes units.
+    pub fn units(&self) -> &[UnitName] {
+        match &self.config.service {
+            Service::Units { units, .. } => units,
+            Service::Relay | Service::Hooks { .. } | Service::Exec(_) => &[],
+        }
+    }
+
+    /// Why no unit files can be written for it, if so.
+    pub fn unwritable(&self) -> Option<String> {
+        let listen = self.config.listen.iter();
+        let mut words = listen.flat_map(|Named { name, value }| {
+            [name.clone().unwrap_or_default(), value.to_string()]
+        });
+        if let Some(word) = words.find(|word| word.ends_with('\\')) {
+            return Some(format!(
+                "`{word}` ends with a backslash, which a unit file takes for a line that goes on; take another name"
+            ));
+        }
+        let units = [self.service()].into_iter().chain(self.sockets());
+        let long = units.into_iter().find(|unit| unit.len() > LONGEST_UNIT)?;
+        Some(format!(
+            "`{long}` is too long for a unit's name; call the instance, or the listener, by a shorter one"
+        ))
+    }
+
+    /// The listeners, one group for each name: `FileDescriptorName=` belongs to a whole unit.
+    fn groups(&self) -> Vec<Group<'_>> {
+        let mut groups: Vec<Group<'_>> = Vec::new();
+        for Named { name, value } in &self.config.listen {
+            let name = name.as_deref();
+            match groups.iter_mut().find(|group| group.name == name) {
+                Some(group) => group.addresses.push(value),
+                None => groups.push(Group {
+                    unit: String::new(),
+                    name,
+                    addresses: vec![value],
+                }),
+            }
+        }
+        // The service requires the socket of its own name; those without a name belong there.
+        groups.sort_by_key(|group| group.name.is_some());
+        for (index, group) in groups.iter_mut().enumerate() {
+            group.unit = match group.name {
+                Some(name) if index > 0 => {
+                    format!(
+                        "wakeport@{}-{}.socket",
+                        self.stem(),
+                        unit_text::escape(name)
+                    )
+                }
+                _ => format!("wakeport@{}.socket", self.stem()),
+            };
+        }
+        groups
+    }
+}
+
+/// Listeners that share a socket unit.
+struct Group<'a> {
+    unit: String,
+    name: Option<&'a str>,
+    addresses: Vec<&'a Bound>,
+}
+
+/// A unit's name as part of the name of its instance: as short as it still means that unit.
+pub fn stem(name: &UnitName) -> &str {
+    let short = name.as_str().strip_suffix(".service");
+    let short = short.filter(|short| short.parse().as_ref() == Ok(name));
+    short.unwrap_or(name.as_str())
+}
+
+/// How people call systemctl for this manager.
+pub fn systemctl(manager: Manager) -> &'static str {
+    match manager {
+        Manager::System => "systemctl",
+        Manager::User => "systemctl --user",
+    }
+}

@@ -1,0 +1,151 @@
+//! Finds out about the machine, for `init`, `check` and `status`. Only looks: nothing is started, and
+//! nothing is changed.
+
+mod bus;
+mod files;
+mod instance;
+mod polkit;
+mod programs;
+mod sockets;
+pub mod inventory;
+
+use std::path::{Path, PathBuf};
+
+use crate::admin::system::{Facts, Present, Unit};
+use crate::admin::unit_files::Places;
+use crate::admin::{self, Instance};
+use crate::config::{Manager, UnitName};
+
+pub use bus::{Bus, has_polkit};
+pub use instance::{Found, all, instance};
+pub use polkit::permissions;
+pub use programs::Identity;
+pub use sockets::listening;
+
+/// Where programs are that systemd finds by their names (systemd.service(5), "Command lines").
+const PATH: [&str; 2] = ["/usr/local/bin", "/usr/bin"];
+
+/// All that `wakeport init` has to know.
+pub async fn facts(instance: &Instance, places: &Places) -> Facts {
+    let bus = Bus::connect(instance.manager).await;
+    let units = match &bus {
+        Ok(bus) => units(bus, instance.units()).await,
+        Err(reason) => Err(reason.clone()),
+    };
+    let planned = admin::unit_files::files(instance, places, &[String::new()]);
+    let present = files::present(places, planned.into_iter().map(|(path, _)| path));
+    let (mut service, mut sockets) = (None, Vec::new());
+    if let Ok(bus) = &bus {
+        service = bus.unit(&instance.service()).await.ok();
+        for name in instance.sockets() {
+            // systemd complains of a socket without an address in the log, again and again.
+            sockets.push(match files::mention(&present, &name) {
+                true => bus.unit(&name).await.unwrap_or_default(),
+                false => Unit::default(),
+            });
+        }
+    }
+    Facts {
+        units,
+        service,
+        sockets,
+        listening: listening(instance.manager, bus.as_ref().ok()).await,
+        present,
+        user: has_user("wakeport"),
+        polkit: has_polkit(bus.as_ref().ok()).await,
+        linger: bus.is_ok().then(|| linger(instance.manager)).flatten(),
+    }
+}
+
+/// What is left of instances in these places, and whether there is a systemd to be told.
+pub async fn remains(manager: Manager, places: &Places) -> (Vec<Present>, Result<(), String>) {
+    let bus = Bus::connect(manager).await;
+    (files::present(places, std::iter::empty()), bus.map(|_| ()))
+}
+
+/// What the manager says about each of these units.
+pub async fn units(bus: &Bus, names: &[UnitName]) -> Result<Vec<Unit>, String> {
+    let mut units = Vec::new();
+    for name in names {
+        units.push(bus.unit(name.as_str()).await?);
+    }
+    Ok(units)
+}
+
+/// Where the files of this manager's instances go.
+pub fn places(manager: Manager) -> Result<Places, String> {
+    let units = match manager {
+        Manager::System => "/etc/systemd/system".into(),
+        Manager::User => config_home()?.join("systemd/user"),
+    };
+    let program = std::env::current_exe().ok();
+    let known = |path: &PathBuf| {
+        path.parent()
+            .is_some_and(|dir| PATH.map(Path::new).contains(&dir))
+    };
+    Ok(Places {
+        units,
+        rules: "/etc/polkit-1/rules.d".into(),
+        program: program
+            .filter(|path| !known(path))
+            .map(|path| path.display().to_string()),
+    })
+}
+
+fn config_home() -> Result<PathBuf, String> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let config = variable("XDG_CONFIG_HOME").map(PathBuf::from);
+    let home = || variable("HOME").map(|home| Path::new(&home).join(".config"));
+    let path = config.or_else(home);
+    path.filter(|path| path.is_absolute())
+        .ok_or_else(|| "neither XDG_CONFIG_HOME nor HOME is an absolute path; set HOME".to_owned())
+}
+
+/// Whether the user database has `name`. Ours is in the file, where systemd-sysusers puts it.
+fn has_user(name: &str) -> bool {
+    identity(name).is_some()
+}
+
+/// The user and group IDs of `name`, from the file where system users are.
+pub fn identity(name: &str) -> Option<(u32, u32)> {
+    let (_, uid, gid) = user(|known, _| known == name)?;
+    Some((uid, gid))
+}
+
+/// Our own user and group IDs.
+pub fn own_ids() -> (u32, u32) {
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    (uid.as_raw(), gid.as_raw())
+}
+
+/// What our own user is called.
+pub fn own_name() -> String {
+    let (own, _) = own_ids();
+    user(|_, uid| uid == own).map_or_else(|| own.to_string(), |(name, ..)| name)
+}
+
+/// The first user in passwd(5) that `is` the one, by name and ID: with both, and the group's ID.
+fn user(is: impl Fn(&str, u32) -> bool) -> Option<(String, u32, u32)> {
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        let mut ids = fields.skip(1).map(str::parse);
+        let (uid, gid) = (ids.next()?.ok()?, ids.next()?.ok()?);
+        is(name, uid).then(|| (name.to_owned(), uid, gid))
+    })
+}
+
+/// Our own hard limit on open files.
+pub fn open_files() -> u64 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.maximum.unwrap_or(u64::MAX)
+}
+
+/// Whether the user's manager runs without a login, as loginctl(1) notes it down.
+pub fn linger(manager: Manager) -> Option<bool> {
+    let noted = Path::new("/var/lib/systemd/linger").join(own_name());
+    // The system's manager always runs, and elsewhere there may be no logind at all.
+    let matters = manager == Manager::User && Path::new("/run/systemd/users").is_dir();
+    matters.then(|| noted.exists())
+}

@@ -1,0 +1,54 @@
+//! The files of an instance that are there already.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::admin::system::Present;
+use crate::admin::unit_files::{Places, may_be_ours};
+
+/// What is there of `planned`, and of all that an instance may consist of.
+pub(super) fn present(places: &Places, planned: impl Iterator<Item = PathBuf>) -> Vec<Present> {
+    let mut paths: BTreeSet<PathBuf> = planned.collect();
+    for path in entries(&places.units)
+        .into_iter()
+        .filter(|path| may_be_ours(path))
+    {
+        match path.is_dir() {
+            true => paths.extend(entries(&path)),
+            false => _ = paths.insert(path),
+        }
+    }
+    paths.extend(
+        entries(&places.rules)
+            .into_iter()
+            .filter(|path| may_be_ours(path)),
+    );
+    paths.into_iter().filter_map(read).collect()
+}
+
+/// Whether any of these files has something to say about a unit.
+pub(super) fn mention(present: &[Present], unit: &str) -> bool {
+    present.iter().any(|Present { path, .. }| {
+        let folder = path.parent().and_then(Path::file_name);
+        path.file_name().is_some_and(|name| name == unit)
+            || folder.is_some_and(|name| name.to_string_lossy() == format!("{unit}.d"))
+    })
+}
+
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
+/// A file, if there is one. One in a directory that is closed to us counts as none.
+fn read(path: PathBuf) -> Option<Present> {
+    let text = match fs::read(&path) {
+        Ok(bytes) => String::from_utf8(bytes).map_err(|_| "it is no text".to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(_) if fs::symlink_metadata(&path).is_err() => return None,
+        Err(error) => Err(error.to_string()),
+    };
+    Some(Present { path, text })
+}

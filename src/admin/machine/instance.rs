@@ -1,0 +1,173 @@
+//! An instance of `wakeport@` as systemd knows it.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use super::Bus;
+use super::bus::Properties;
+use super::programs::Identity;
+use crate::admin::checks::{Port, Relay};
+use crate::admin::system::Unit;
+use crate::admin::unit_text::environment_file;
+use crate::config::Manager;
+
+/// Where systemd's services find programs, unless they say something else.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// An instance, as far as systemd can tell.
+#[derive(Debug)]
+pub struct Found {
+    /// Its units.
+    pub relay: Relay,
+    /// The command line of its service.
+    pub command: Vec<String>,
+    /// The variables of its service.
+    pub variables: Vec<(String, String)>,
+    /// The user it runs as, by name.
+    pub user: String,
+    /// Whether that user is made anew at each start.
+    pub dynamic_user: bool,
+    /// Groups that it has beside its user's.
+    groups: Vec<String>,
+    hides_home: bool,
+    private_tmp: bool,
+    /// The hard limit on open files.
+    pub open_files: u64,
+}
+
+/// Every instance that has a socket unit with a file, by the name of its service.
+pub async fn all(bus: &Bus) -> Result<Vec<String>, String> {
+    let mut services = BTreeSet::new();
+    for name in bus.known("wakeport@*.socket").await? {
+        let mut properties = bus.properties(&name).await?;
+        let triggers: Vec<String> = properties.take("Triggers").unwrap_or_default();
+        services.extend(
+            triggers
+                .into_iter()
+                .filter(|unit| unit.starts_with("wakeport@")),
+        );
+    }
+    Ok(services.into_iter().collect())
+}
+
+/// The instance whose service this is.
+pub async fn instance(bus: &Bus, service: &str) -> Result<Found, String> {
+    let mut properties = bus.properties(service).await?;
+    let command = properties.take("ExecStart").map_or(Vec::new(), arguments);
+    let pairs: Vec<String> = properties.take("Environment").unwrap_or_default();
+    let pair = |pair: String| {
+        pair.split_once('=')
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    };
+    let mut variables: Vec<_> = pairs.into_iter().filter_map(pair).collect();
+    let mut unread = Vec::new();
+    let files: Vec<(String, bool)> = properties.take("EnvironmentFiles").unwrap_or_default();
+    for (file, may_be_missing) in files {
+        match fs::read_to_string(&file) {
+            Ok(text) => variables.extend(environment_file(&text)),
+            Err(_) if may_be_missing && !std::path::Path::new(&file).exists() => (),
+            Err(error) => unread.push((file, error.to_string())),
+        }
+    }
+    let mut text = |name| properties.take::<String>(name).unwrap_or_default();
+    let (mut user, home) = (text("User"), text("ProtectHome"));
+    if user.is_empty() {
+        user = match bus.of {
+            Manager::System => "root".to_owned(),
+            Manager::User => super::own_name(),
+        };
+    }
+    let dynamic_user = properties.take("DynamicUser").unwrap_or_default();
+    let groups = properties.take("SupplementaryGroups").unwrap_or_default();
+    let private_tmp = properties.take("PrivateTmp").unwrap_or_default();
+    let open_files = properties.take("LimitNOFILE").unwrap_or(u64::MAX);
+    let unit = properties.unit();
+    let sockets = sockets(bus, service, &unit).await?;
+    let unknown = Vec::new();
+    Ok(Found {
+        relay: Relay {
+            service: unit,
+            sockets,
+            unknown,
+            unread,
+        },
+        command,
+        variables,
+        user,
+        dynamic_user,
+        groups,
+        hides_home: ["yes", "tmpfs"].contains(&home.as_str()),
+        private_tmp,
+        open_files,
+    })
+}
+
+/// `ExecStart`: path, arguments, whether failures do not count, and when it ran with what result.
+type Start = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
+
+fn arguments(start: Vec<Start>) -> Vec<String> {
+    start
+        .into_iter()
+        .next()
+        .map_or(Vec::new(), |(_, arguments, ..)| arguments)
+}
+
+/// The sockets of a service: the one of its own name, and others that start it.
+async fn sockets(bus: &Bus, service: &str, unit: &Unit) -> Result<Vec<Port>, String> {
+    let own = service.replace(".service", ".socket");
+    let others = unit
+        .triggered_by
+        .iter()
+        .filter(|name| **name != own && name.ends_with(".socket"));
+    let mut sockets = Vec::new();
+    for name in [&own].into_iter().chain(others) {
+        sockets.push(port(name, bus.properties(name).await?));
+    }
+    Ok(sockets)
+}
+
+fn port(name: &str, mut properties: Properties) -> Port {
+    let (at, others) = properties.listeners();
+    Port {
+        name: name.to_owned(),
+        at,
+        others,
+        listener: properties.take("FileDescriptorName").unwrap_or_default(),
+        accept: properties.take("Accept").unwrap_or_default(),
+        flush: properties.take("FlushPending").unwrap_or_default(),
+        trigger_limit: properties.span("TriggerLimitIntervalUSec"),
+        unit: properties.unit(),
+    }
+}
+
+impl Found {
+    /// Its user's IDs, where that is known.
+    pub fn ids(&self) -> Option<(u32, u32)> {
+        super::identity(&self.user)
+    }
+
+    /// Who runs its programs.
+    pub fn identity(&self) -> Option<Identity> {
+        let (uid, gid) = self.ids()?;
+        let mut gids = vec![gid];
+        let groups = fs::read_to_string("/etc/group").unwrap_or_default();
+        for line in groups.lines() {
+            let fields: Vec<_> = line.split(':').collect();
+            let [name, _, id, members, ..] = fields[..] else {
+                continue;
+            };
+            let member = members.split(',').any(|member| member == self.user);
+            if member || self.groups.iter().any(|group| group == name) {
+                gids.extend(id.parse::<u32>());
+            }
+        }
+        let path = self.variables.iter().rev().find(|(name, _)| name == "PATH");
+        Some(Identity {
+            uid,
+            gids,
+            path: path.map_or(PATH, |(_, value)| value).to_owned(),
+            hides_home: self.hides_home,
+            private_tmp: self.private_tmp,
+        })
+    }
+}

@@ -1,0 +1,138 @@
+//! What a service manager says of the units that run wakeport: which there are, and whether their
+//! ports are open. Only asks; nothing is started, woken or changed by that.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::bus::Bus;
+use crate::config::Manager;
+
+/// People look at this every second.
+const ANSWER: Duration = Duration::from_secs(3);
+
+/// A command of `ExecStart=`: path, arguments, whether failure is ignored, and how it went last.
+type Command = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
+
+/// What a manager says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// The services that run wakeport when a socket starts them, by name.
+    pub services: BTreeMap<String, Service>,
+    /// The `ActiveState` of the units that were asked for.
+    pub units: BTreeMap<String, String>,
+}
+
+/// A service that runs wakeport, now or when a client comes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// Whether it runs now.
+    pub active: bool,
+    /// The sockets that start it.
+    pub sockets: Vec<Socket>,
+    /// Its `StateDirectory=`s, where the manager is the system's.
+    pub state_directories: Vec<PathBuf>,
+}
+
+/// A socket unit that starts wakeport.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Socket {
+    /// Its name.
+    pub unit: String,
+    /// Its `ActiveState`: `active` is open.
+    pub state: String,
+    /// Its `UnitFileState`: `enabled` is open after the next boot as well.
+    pub enabled: String,
+    /// Its addresses.
+    pub listen: Vec<String>,
+}
+
+/// Asks `manager`, also for the state of `units`. Nobody who answers in time is nobody.
+pub async fn inventory(manager: Manager, units: &[String]) -> Option<Survey> {
+    match timeout(ANSWER, ask(manager, units)).await {
+        Ok(Ok(inventory)) => Some(inventory),
+        Ok(Err(error)) => {
+            tracing::debug!("the service manager does not say: {error}");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+async fn ask(manager: Manager, units: &[String]) -> Result<Survey, String> {
+    let bus = Bus::connect(manager).await?;
+    look(&bus, units).await.map_err(|error| error.to_string())
+}
+
+async fn look(bus: &Bus, units: &[String]) -> zbus::Result<Survey> {
+    let mut inventory = Survey::default();
+    let mut others = Vec::new();
+    for row in bus.loaded("*.socket").await? {
+        let triggers: Vec<String> = bus.get(&row, "Unit", "Triggers").await?;
+        let Some(service) = triggers.into_iter().next() else {
+            continue;
+        };
+        if others.contains(&service) {
+            continue;
+        }
+        if !inventory.services.contains_key(&service) {
+            match wakeport(bus, &service).await? {
+                Some(found) => drop(inventory.services.insert(service.clone(), found)),
+                None => {
+                    others.push(service);
+                    continue;
+                }
+            }
+        }
+        let listen: Vec<(String, String)> = bus.get(&row, "Socket", "Listen").await?;
+        let enabled = bus.get(&row, "Unit", "UnitFileState").await?;
+        let (unit, _, _, state, ..) = row;
+        let socket = Socket {
+            unit,
+            state,
+            enabled,
+            listen: listen.into_iter().map(|(_, address)| address).collect(),
+        };
+        if let Some(found) = inventory.services.get_mut(&service) {
+            found.sockets.push(socket);
+        }
+    }
+    let names: Vec<&str> = units.iter().map(String::as_str).collect();
+    if !names.is_empty() {
+        let states = bus.named(&names).await?.into_iter().map(|row| row.3);
+        inventory.units = units.iter().cloned().zip(states).collect();
+    }
+    Ok(inventory)
+}
+
+/// The service with that name, if it is one of ours.
+async fn wakeport(bus: &Bus, name: &str) -> zbus::Result<Option<Service>> {
+    // Some sockets start units that are no services.
+    if !name.ends_with(".service") {
+        return Ok(None);
+    }
+    let Some(row) = bus.named(&[name]).await?.pop() else {
+        return Ok(None);
+    };
+    let commands: Vec<Command> = bus.get(&row, "Service", "ExecStart").await?;
+    let ours = commands.iter().any(|(path, arguments, ..)| {
+        path.rsplit('/').next() == Some("wakeport")
+            && arguments.get(1).is_some_and(|argument| argument == "run")
+    });
+    if !ours {
+        return Ok(None);
+    }
+    let directories: Vec<String> = match bus.of {
+        Manager::System => bus.get(&row, "Service", "StateDirectory").await?,
+        Manager::User => Vec::new(),
+    };
+    let base = PathBuf::from("/var/lib");
+    let state = row.3;
+    Ok(Some(Service {
+        active: state == "active" || state == "deactivating",
+        sockets: Vec::new(),
+        state_directories: directories.iter().map(|name| base.join(name)).collect(),
+    }))
+}

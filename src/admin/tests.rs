@@ -1,0 +1,629 @@
+//! What is found, from facts as data, and what is done about the files that are there.
+
+use std::path::Path;
+
+use super::checks::{Permission, Port, Relay, Subject, VERBS};
+use super::system::{Facts, Holder, Listening, Unit};
+use super::unit_files::{Places, Plan, in_words, set_up};
+use super::unit_text::{assignment, environment_file, escape};
+use super::*;
+use crate::config::span;
+
+/// `nginx` behind port 80, at 127.0.0.1:8080.
+fn nginx() -> Instance {
+    Instance {
+        name: "nginx".parse().unwrap(),
+        config: typed(&["--unit=nginx", "--listen=80", "--to=127.0.0.1:8080"]),
+        settings: vec![("WAKEPORT_TO".into(), "127.0.0.1:8080".into())],
+        manager: Manager::System,
+        standalone: false,
+    }
+}
+
+/// nginx.service as it should be: it runs, where it is to be found.
+fn unit() -> Unit {
+    Unit {
+        id: "nginx.service".into(),
+        load: "loaded".into(),
+        active: "active".into(),
+        file_state: "disabled".into(),
+        kind: "forking".into(),
+        restart: "no".into(),
+        start_limit_action: "none".into(),
+        start_limit_burst: 5,
+        start_limit_interval: span::parse("10s").unwrap(),
+        start_timeout: span::parse("90s").unwrap(),
+        stop_timeout: span::parse("90s").unwrap(),
+        ..Unit::default()
+    }
+}
+
+fn listens(at: &str, holder: Holder) -> Listening {
+    Listening {
+        at: at.parse().unwrap(),
+        holder,
+    }
+}
+
+/// A machine on which nothing is wrong.
+fn facts() -> Facts {
+    let own = |load: &str| Unit {
+        load: load.into(),
+        ..Unit::default()
+    };
+    Facts {
+        units: Ok(vec![unit()]),
+        service: Some(own("loaded")),
+        sockets: vec![own("bad-setting")],
+        listening: vec![listens(
+            "127.0.0.1:8080",
+            Holder::Unit("nginx.service".into()),
+        )],
+        present: Vec::new(),
+        user: true,
+        polkit: true,
+        linger: None,
+    }
+}
+
+fn plan(instance: &Instance, facts: &Facts) -> Plan {
+    let places = Places {
+        units: "/units".into(),
+        rules: "/rules".into(),
+        program: None,
+    };
+    set_up(instance, &places, facts, true)
+}
+
+fn found(instance: &Instance, facts: &Facts) -> Vec<String> {
+    let findings = preflight::of(instance, facts, &plan(instance, facts));
+    findings
+        .iter()
+        .map(|finding| format!("{}: {}", finding.level, finding.text))
+        .collect()
+}
+
+/// What is found when one thing is wrong with the unit: one line, with these words.
+#[track_caller]
+fn trap(spoil: impl FnOnce(&mut Unit), words: &str) {
+    let mut facts = facts();
+    spoil(&mut facts.units.as_mut().unwrap()[0]);
+    let found = found(&nginx(), &facts);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(found[0].contains(words), "no `{words}` in {found:#?}");
+}
+
+#[test]
+fn nothing_is_found_where_nothing_is_wrong() {
+    assert_eq!(found(&nginx(), &facts()), Vec::<String>::new());
+}
+
+#[test]
+fn each_trap_of_the_unit_is_named_with_its_remedy() {
+    let text = str::to_owned;
+    trap(
+        |unit| unit.file_state = text("enabled"),
+        "warning: `nginx.service` is enabled, so it starts at boot without any client; `systemctl disable nginx.service`",
+    );
+    trap(
+        |unit| unit.file_state = text("enabled-runtime"),
+        "warning: `nginx.service` is enabled by a generator (/run/systemd/generator), or by hand until the next boot; if it \
+         starts at boot it does so without any client, until its own configuration says otherwise (a cluster of Debian's \
+         PostgreSQL: `manual` in its start.conf)",
+    );
+    trap(
+        |unit| unit.restart = text("always"),
+        "warning: `nginx.service` has Restart=always",
+    );
+    trap(
+        |unit| unit.stop_when_unneeded = true,
+        "error: `nginx.service` has StopWhenUnneeded=yes",
+    );
+    trap(
+        |unit| unit.kind = text("simple"),
+        "note: `nginx.service` is Type=simple",
+    );
+    trap(
+        |unit| unit.kind = text("oneshot"),
+        "error: `nginx.service` is Type=oneshot",
+    );
+    trap(
+        |unit| unit.refuse_manual_start = true,
+        "error: `nginx.service` has RefuseManualStart=",
+    );
+    trap(
+        |unit| unit.start_limit_action = text("reboot"),
+        "warning: `nginx.service` has StartLimitAction=reboot: 5 wakes within 10s",
+    );
+    trap(
+        |unit| unit.start_limit_interval = span::parse("1h").unwrap(),
+        "note: `nginx.service` may be started 5 times in 1h",
+    );
+    trap(
+        |unit| unit.start_timeout = span::parse("5min").unwrap(),
+        "warning: `nginx.service` may take 5min to start, and wakeport waits 1min 30s; `--start-timeout '5min'`",
+    );
+    trap(
+        |unit| unit.stop_timeout = span::parse("2min").unwrap(),
+        "`--stop-timeout '2min'`",
+    );
+    trap(
+        |unit| unit.triggered_by = vec![text("nginx.timer"), text("wakeport@nginx.socket")],
+        "warning: `nginx.timer` starts `nginx.service` as well",
+    );
+    trap(
+        |unit| unit.upheld_by = vec![text("multi-user.target")],
+        "error: `nginx.service` is started again whenever it stops, by Upholds= of `multi-user.target`",
+    );
+    trap(
+        |unit| unit.load = text("masked"),
+        "error: `nginx.service` is masked; `systemctl unmask nginx.service`",
+    );
+    trap(
+        |unit| unit.load = text("not-found"),
+        "error: there is no unit `nginx.service`",
+    );
+    trap(
+        |unit| {
+            unit.load = text("bad-setting");
+            unit.load_error = text("no\nExecStart=");
+        },
+        "error: `nginx.service` cannot be loaded (bad-setting: no ExecStart=); `systemd-analyze verify",
+    );
+    trap(
+        |unit| unit.active = text("inactive"),
+        "note: `nginx.service` does not run, so where it listens was not seen; it must be at `127.0.0.1:8080`",
+    );
+}
+
+#[test]
+fn a_service_that_says_when_it_is_ready_is_no_trap() {
+    let mut facts = facts();
+    facts.units.as_mut().unwrap()[0].kind = "simple".into();
+    let mut instance = nginx();
+    instance.config.readiness.kind = "banner".parse().unwrap();
+    assert_eq!(found(&instance, &facts), Vec::<String>::new());
+}
+
+#[test]
+fn whoever_has_the_port_is_named() {
+    let at = |at: &str, holder: Holder| {
+        let mut facts = facts();
+        facts.listening.push(listens(at, holder));
+        found(&nginx(), &facts)
+    };
+    let itself = at("0.0.0.0:80", Holder::Unit("nginx.service".into()));
+    assert_eq!(itself.len(), 1, "{itself:#?}");
+    for words in [
+        "error: `nginx.service` itself listens on 0.0.0.0:80",
+        "another port",
+        "a Unix socket",
+        "JoinsNamespaceOf=nginx.service",
+    ] {
+        assert!(itself[0].contains(words), "no `{words}` in {itself:#?}");
+    }
+    for (holder, words) in [
+        (
+            Holder::Unit("apache2.service".into()),
+            "is taken by `apache2.service`",
+        ),
+        (
+            Holder::Program("python3".into()),
+            "is taken by the program `python3`",
+        ),
+        (
+            Holder::User(33),
+            "is taken by a process of the user with the ID 33 (as root one sees which)",
+        ),
+        (Holder::Somebody, "is taken by somebody"),
+    ] {
+        let found = at("[::]:80", holder);
+        assert!(
+            found.len() == 1 && found[0].contains(words),
+            "no `{words}` in {found:#?}"
+        );
+    }
+    // Our own socket may have it, and others may have others.
+    for (place, holder) in [
+        ("[::]:80", "wakeport@nginx.socket"),
+        ("0.0.0.0:81", "apache2.service"),
+        ("/run/80", "apache2.service"),
+    ] {
+        assert_eq!(at(place, Holder::Unit(holder.into())), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_service_that_runs_somewhere_else_is_found() {
+    let mut facts = facts();
+    facts.listening.clear();
+    let found = found(&nginx(), &facts);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(
+        found[0].contains("nobody listens on `127.0.0.1:8080`"),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn what_is_missing_on_the_machine_is_found() {
+    let one = |spoil: fn(&mut Facts), words: &str| {
+        let mut facts = facts();
+        spoil(&mut facts);
+        let found = found(&nginx(), &facts);
+        assert!(
+            found.len() == 1 && found[0].contains(words),
+            "no `{words}` in {found:#?}"
+        );
+    };
+    one(
+        |facts| facts.polkit = false,
+        "error: polkit is not installed",
+    );
+    one(
+        |facts| facts.linger = Some(false),
+        "`loginctl enable-linger`",
+    );
+    one(
+        |facts| facts.service.as_mut().unwrap().load = "not-found".into(),
+        "`systemd/install`",
+    );
+    one(
+        |facts| facts.units = Err("no bus".into()),
+        "note: systemd cannot be asked (no bus), so nothing is known of `nginx.service`",
+    );
+}
+
+#[test]
+fn only_what_is_not_done_yet_is_done() {
+    let instance = nginx();
+    let mut facts = facts();
+    let steps = |facts: &Facts| {
+        let plan = plan(&instance, facts);
+        plan.after
+            .iter()
+            .map(|step| in_words(step))
+            .collect::<Vec<_>>()
+    };
+    let enable = "systemctl enable --now wakeport@nginx.socket";
+    assert_eq!(steps(&facts), ["systemctl daemon-reload", enable]);
+
+    // As it is afterwards.
+    for change in plan(&instance, &facts).changes {
+        let text = Ok(change.new.unwrap());
+        facts.present.push(system::Present {
+            path: change.path,
+            text,
+        });
+    }
+    facts.sockets = vec![Unit {
+        active: "active".into(),
+        file_state: "enabled".into(),
+        ..Unit::default()
+    }];
+    assert!(plan(&instance, &facts).is_empty());
+
+    // Another address: the socket has to be opened anew.
+    let socket = facts.present.iter_mut().find(|file| {
+        file.path.as_path() == Path::new("/units/wakeport@nginx.socket.d/10-init.conf")
+    });
+    let text = &mut socket.unwrap().text;
+    *text = Ok(text.clone().unwrap().replace("=80", "=81"));
+    assert_eq!(
+        steps(&facts),
+        [
+            "systemctl daemon-reload",
+            "systemctl restart wakeport@nginx.socket"
+        ]
+    );
+}
+
+#[test]
+fn an_alias_is_allowed_by_its_own_name() {
+    let mut facts = facts();
+    facts.units.as_mut().unwrap()[0].id = "nginx-full.service".into();
+    let plan = plan(&nginx(), &facts);
+    let rule = plan
+        .changes
+        .iter()
+        .find(|change| change.path.starts_with("/rules"))
+        .unwrap();
+    assert!(
+        rule.new
+            .as_ref()
+            .unwrap()
+            .contains("[\"nginx-full.service\"]")
+    );
+}
+
+#[test]
+fn a_value_is_written_as_systemd_reads_it() {
+    for (value, expected) in [
+        ("a", "X=a"),
+        ("", "X="),
+        ("50%", "X=50%%"),
+        ("$HOME", "X=$HOME"),
+        ("a b", "\"X=a b\""),
+        ("it's", "\"X=it's\""),
+        ("\"a\" \\ b", "\"X=\\\"a\\\" \\\\ b\""),
+        ("a\nb\tc\u{1}", "\"X=a\\nb\\tc\\x01\""),
+        ("ü", "\"X=ü\""),
+    ] {
+        assert_eq!(assignment("X", value), expected);
+    }
+}
+
+#[test]
+fn the_name_of_an_instance_means_its_unit() {
+    for (unit, short) in [
+        ("nginx.service", "nginx"),
+        ("media.target", "media.target"),
+        ("media.target.service", "media.target.service"),
+        (".service", ".service"),
+    ] {
+        let unit: UnitName = unit.parse().unwrap();
+        assert_eq!(stem(&unit), short);
+        assert_eq!(stem(&unit).parse(), Ok(unit));
+    }
+}
+
+#[test]
+fn no_two_listeners_share_a_unit() {
+    for (name, part) in [
+        ("web", "web"),
+        ("my_web", "my_web"),
+        ("a b", "a_20b"),
+        ("a_20b", "a_5f20b"),
+        ("_/", "__2f"),
+    ] {
+        assert_eq!(escape(name), part);
+    }
+}
+
+#[test]
+fn an_environment_file_is_read_as_systemd_reads_it() {
+    let text = "# a comment\n\n; another\nA=1\n B = two words \nC=\"a \\\"b\\\" $c\"\nD='single \\ quotes'\nE=one\\\ntwo\nnothing\nF=a\\ b\n";
+    let expected = [
+        ("A", "1"),
+        ("B", "two words"),
+        ("C", "a \"b\" $c"),
+        ("D", "single \\ quotes"),
+        ("E", "onetwo"),
+        ("F", "a b"),
+    ];
+    let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(environment_file(text), expected);
+}
+
+/// nginx's instance as it should be: asleep, its port open.
+fn subject() -> Subject {
+    let own = |id: &str| Unit {
+        id: id.into(),
+        load: "loaded".into(),
+        active: "active".into(),
+        file_state: "enabled".into(),
+        ..Unit::default()
+    };
+    let permission = |verb| Permission {
+        unit: "nginx.service".into(),
+        verb,
+        allowed: Ok(true),
+    };
+    let port = Port {
+        name: "wakeport@nginx.socket".into(),
+        unit: own("wakeport@nginx.socket"),
+        at: vec!["[::]:80".parse().unwrap()],
+        listener: "nginx".into(),
+        ..Port::default()
+    };
+    Subject {
+        config: nginx().config,
+        manager: Manager::System,
+        instance: Some(Relay {
+            service: own("wakeport@nginx.service"),
+            sockets: vec![port],
+            ..Relay::default()
+        }),
+        units: Ok(vec![unit()]),
+        listening: Vec::new(),
+        user: "wakeport".into(),
+        user_exists: true,
+        permissions: VERBS.map(permission).to_vec(),
+        programs: Vec::new(),
+        lookups: Vec::new(),
+        circles: Vec::new(),
+        open_files: 1_048_576,
+        polkit: true,
+        linger: None,
+    }
+}
+
+/// What is found when one thing is wrong: one line, with these words.
+#[track_caller]
+fn wrong(spoil: impl FnOnce(&mut Subject), words: &str) {
+    let mut subject = subject();
+    spoil(&mut subject);
+    let found = checks::findings(&subject);
+    let found: Vec<_> = found
+        .iter()
+        .map(|it| format!("{}: {}", it.level, it.text))
+        .collect();
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(found[0].contains(words), "no `{words}` in {found:#?}");
+}
+
+#[test]
+fn a_good_instance_has_no_findings() {
+    assert_eq!(checks::findings(&subject()), Vec::new());
+}
+
+/// What `wakeport run` makes of these arguments.
+fn typed(arguments: &[&str]) -> Config {
+    let arguments: Vec<_> = arguments.iter().map(|&word| word.to_owned()).collect();
+    crate::cli::inside::run(&arguments, &[]).unwrap()
+}
+
+/// The same, with these options on top of those of `nginx()`.
+#[track_caller]
+fn filtered(options: &[&str], pulls_in: &str, words: &str) {
+    let mut arguments = vec!["--to=127.0.0.1:8080"];
+    arguments.extend(options);
+    let mut subject = subject();
+    subject.config = typed(&arguments);
+    let relay = subject.instance.as_mut().unwrap();
+    relay.service.pulls_in = vec!["sysinit.target".into(), pulls_in.into()];
+    let found = checks::findings(&subject);
+    let found: Vec<_> = found
+        .iter()
+        .map(|it| format!("{}: {}", it.level, it.text))
+        .collect();
+    match words {
+        "" => assert_eq!(found, Vec::<String>::new(), "{options:?}"),
+        _ => assert!(
+            found.len() == 1 && found[0].contains(words),
+            "{options:?}: {found:#?}"
+        ),
+    }
+}
+
+#[test]
+fn filters_that_come_too_late_are_told() {
+    let both = "warning: `wakeport@nginx.service` pulls in `nginx.service` (Wants= or the like), so systemd starts both at once, before ";
+    let unit = "--unit=nginx";
+    for (filter, named) in [
+        ("--allow=::1", "`--allow` or `--deny` can"),
+        ("--deny=::1", "`--allow` or `--deny` can"),
+        ("--wake-on-data", "`--wake-on-data` can"),
+        ("--wake-rate=6/1h", "`--wake-rate` can"),
+    ] {
+        filtered(&[unit, filter], "nginx.service", &format!("{both}{named}"));
+        filtered(&[unit, filter], "other.service", "");
+        filtered(&[unit, filter], "wakeport@nginx.socket", "");
+    }
+    filtered(&[unit], "nginx.service", "");
+    // Without privilege, whatever service it is.
+    filtered(&["--deny=::1"], "other.service", "pulls in `other.service`");
+    filtered(&["--deny=::1"], "wakeport@nginx.socket", "");
+    let all = ["--deny=::1", "--wake-on-data"];
+    filtered(
+        &all,
+        "other.service",
+        "before `--allow` or `--deny` and `--wake-on-data` can",
+    );
+
+    let banner = ["--ready=banner", unit];
+    filtered(&banner, "", "");
+    filtered(
+        &[&banner[..], &["--wake-on-data"]].concat(),
+        "",
+        "warning: `--wake-on-data` is for clients that speak first",
+    );
+}
+
+#[test]
+fn init_tells_of_filters_that_come_too_late() {
+    let mut instance = nginx();
+    let arguments = [
+        "--unit=nginx",
+        "--listen=80",
+        "--to=127.0.0.1:8080",
+        "--deny=::1",
+    ];
+    instance.config = typed(&arguments);
+    let mut facts = facts();
+    assert_eq!(found(&instance, &facts), Vec::<String>::new());
+    facts.service.as_mut().unwrap().pulls_in = vec!["nginx.service".into()];
+    let found = found(&instance, &facts);
+    assert!(
+        found.len() == 1 && found[0].contains("systemd starts both at once"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn each_thing_that_is_wrong_with_an_instance_is_one_line() {
+    fn port(subject: &mut Subject) -> &mut Port {
+        &mut subject.instance.as_mut().unwrap().sockets[0]
+    }
+    fn service(subject: &mut Subject) -> &mut Unit {
+        &mut subject.instance.as_mut().unwrap().service
+    }
+    wrong(
+        |it| port(it).accept = true,
+        "error: `wakeport@nginx.socket` has Accept=yes",
+    );
+    wrong(
+        |it| port(it).unit.load = "masked".into(),
+        "error: `wakeport@nginx.socket` is masked",
+    );
+    wrong(
+        |it| port(it).unit.active = "failed".into(),
+        "error: `wakeport@nginx.socket` has failed",
+    );
+    wrong(
+        |it| port(it).unit.active = "inactive".into(),
+        "`systemctl start wakeport@nginx.socket`",
+    );
+    wrong(
+        |it| port(it).unit.file_state = "disabled".into(),
+        "`systemctl enable wakeport@nginx.socket`",
+    );
+    wrong(
+        |it| port(it).others.push("`x` (FIFO)".into()),
+        "error: `wakeport@nginx.socket` listens on `x` (FIFO)",
+    );
+    wrong(
+        |it| service(it).active = "failed".into(),
+        "`journalctl -u wakeport@nginx.service`",
+    );
+    wrong(
+        |it| service(it).needs_reload = true,
+        "`systemctl daemon-reload`",
+    );
+    wrong(
+        |it| service(it).bound_to = vec!["nginx.service".into()],
+        "each time that is put to sleep",
+    );
+    wrong(
+        |it| it.units.as_mut().unwrap()[0].id = "wakeport@nginx.service".into(),
+        "is to wake itself",
+    );
+    wrong(
+        |it| it.user_exists = false,
+        "error: there is no user `wakeport`",
+    );
+    wrong(|it| it.polkit = false, "error: polkit is not installed");
+    wrong(
+        |it| it.permissions[1].allowed = Ok(false),
+        "do `stop` with `nginx.service`; `wakeport init nginx … --write`",
+    );
+    wrong(
+        |it| it.permissions[0].allowed = Err("why not".into()),
+        "note: whether polkit lets the user `wakeport` start and stop `nginx.service` is not known: why not",
+    );
+    wrong(
+        |it| it.units = Err("no bus".into()),
+        "error: systemd cannot be asked (no bus)",
+    );
+    wrong(
+        |it| it.open_files = 100,
+        "warning: the limit of 100 open files is enough for 18 clients at once",
+    );
+    wrong(
+        |it| it.lookups = vec![("db:1".parse().unwrap(), Ok(Vec::new()))],
+        "target `db:1` has no address",
+    );
+    wrong(
+        |it| it.circles = vec![("db:1".parse().unwrap(), vec!["wakeport@b.service".into()])],
+        "leads in a circle, by way of `wakeport@b.service`",
+    );
+    wrong(|it| it.linger = Some(false), "`loginctl enable-linger`");
+    wrong(
+        |it| it.programs = vec![("stop hook", "x".into(), Err("no".into()))],
+        "the stop hook `x` cannot be run by the user `wakeport`: no",
+    );
+    wrong(
+        |it| it.instance.as_mut().unwrap().unread = vec![("/x".into(), "no".into())],
+        "note: `/x` was not read (no)",
+    );
+}

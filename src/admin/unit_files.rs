@@ -1,0 +1,454 @@
+//! The files of an instance, what changes when they are written or taken away, and the commands
+//! that make systemd follow.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use super::system::{Facts, Present};
+use super::unit_text::{self, Sections};
+use super::{Instance, stem, systemctl};
+use crate::config::address::Bound;
+use crate::config::{Manager, UnitName};
+
+/// The name of our drop-ins. Those that an administrator adds sort behind it, and so win.
+pub const DROP_IN: &str = "10-init.conf";
+
+const SYSTEM_SOCKET: &str = include_str!("../../systemd/wakeport@.socket");
+const SYSTEM_SERVICE: &str = include_str!("../../systemd/wakeport@.service");
+const USER_SOCKET: &str = include_str!("../../systemd/user/wakeport@.socket");
+const USER_SERVICE: &str = include_str!("../../systemd/user/wakeport@.service");
+/// The user that the service runs as.
+const SYSTEM_USER: &str = include_str!("../../systemd/sysusers.d/wakeport.conf");
+
+/// Where files go.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// Unit files and drop-ins.
+    pub units: PathBuf,
+    /// polkit's rules.
+    pub rules: PathBuf,
+    /// The program's path, where systemd does not find it by its name.
+    pub program: Option<String>,
+}
+
+/// What happens to a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Which file.
+    pub path: PathBuf,
+    /// What it holds now, if it is there.
+    pub old: Option<String>,
+    /// What it will hold; `None` takes it away.
+    pub new: Option<String>,
+    /// Somebody else has written it, or it cannot be read: not ours to change.
+    pub foreign: bool,
+}
+
+/// What is to be done, in this order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Commands for what will not be there any more.
+    pub before: Vec<Step>,
+    /// Files.
+    pub changes: Vec<Change>,
+    /// Commands for what is new.
+    pub after: Vec<Step>,
+}
+
+/// A command.
+pub type Step = Vec<String>;
+
+/// The first words of every file that `wakeport init` writes.
+const WRITTEN_BY: &str = "Written by `wakeport init ";
+
+/// The first line of the files of one instance: by it they are known.
+#[derive(Clone, Debug)]
+pub struct Mark(String);
+
+impl Mark {
+    /// The mark of the instance with this name.
+    pub fn new(name: &UnitName, manager: Manager) -> Self {
+        let name = stem(name);
+        let user = match manager {
+            Manager::System => "",
+            Manager::User => " --user",
+        };
+        Self(format!(
+            "{WRITTEN_BY}{name}{user}`, and taken away by `wakeport init {name}{user} --remove`."
+        ))
+    }
+
+    /// Whether `wakeport init` has written this for the instance.
+    pub fn is_on(&self, text: &str) -> bool {
+        let first = text.lines().next().unwrap_or_default();
+        first.trim_start_matches(['#', '/', ' ']) == self.0
+    }
+}
+
+/// Whether a path may hold a file of ours, by its name: a drop-in, a unit or a rule.
+pub fn may_be_ours(path: &Path) -> bool {
+    let name = |path: &Path| {
+        path.file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+    };
+    let (name, folder) = (name(path), path.parent().and_then(name));
+    let (name, folder) = (name.unwrap_or_default(), folder.unwrap_or_default());
+    let unit = |name: &str| name.starts_with("wakeport@");
+    (name == DROP_IN && unit(&folder)) || unit(&name) || name.starts_with("50-wakeport-")
+}
+
+/// The files that make the instance, with what they hold.
+pub fn files(instance: &Instance, places: &Places, ids: &[String]) -> Vec<(PathBuf, String)> {
+    let first = format!("# {}\n", instance.mark().0);
+    let unit = |name: &str, sections: &Sections| {
+        let path = if instance.standalone {
+            places.units.join(name)
+        } else {
+            places.units.join(format!("{name}.d")).join(DROP_IN)
+        };
+        (path, sections.write(&first))
+    };
+    let mut files = Vec::new();
+    let service = instance.service();
+    for (index, group) in instance.groups().iter().enumerate() {
+        let mut sections = instance.begin(SYSTEM_SOCKET, USER_SOCKET);
+        for address in &group.addresses {
+            sections.add("Socket", "ListenStream", &unit_text::address(address));
+        }
+        if group.addresses.iter().any(|address| comes_late(address)) {
+            sections.add("Socket", "FreeBind", "yes");
+        }
+        if let Some(name) = group.name {
+            sections.set("Socket", "FileDescriptorName", &name.replace('%', "%%"));
+        }
+        if index > 0 {
+            sections.add("Socket", "Service", &service);
+        }
+        files.push(unit(&group.unit, &sections));
+    }
+    files.push(unit(&service, &relay(instance, places)));
+    if instance.manager == Manager::System && !ids.is_empty() {
+        let rule = places
+            .rules
+            .join(format!("50-wakeport-{}.rules", instance.stem()));
+        files.push((rule, polkit(instance, ids)));
+    }
+    files
+}
+
+/// Whether the machine may not have the address yet when ports open at boot: it comes with the
+/// network.
+fn comes_late(address: &Bound) -> bool {
+    match address {
+        Bound::Tcp(tcp) => !tcp.ip().is_unspecified() && !tcp.ip().is_loopback(),
+        Bound::Unix(_) => false,
+    }
+}
+
+/// The service that relays.
+fn relay(instance: &Instance, places: &Places) -> Sections {
+    let mut sections = instance.begin(SYSTEM_SERVICE, USER_SERVICE);
+    let sockets = instance.sockets();
+    if let Some(others) = sockets.get(1..).filter(|others| !others.is_empty()) {
+        // There systemd takes a backslash of the name for an escape; a specifier's it leaves alone.
+        let safe = |names: &[String]| match instance.stem().contains('\\') {
+            true => names.join(" ").replace(instance.stem(), "%i"),
+            false => names.join(" "),
+        };
+        sections.add("Unit", "Requires", &safe(others));
+        sections.add("Service", "Sockets", &safe(&sockets));
+    }
+    if let Some(path) = places.program.as_ref().filter(|_| instance.standalone) {
+        let command = format!("{} run", unit_text::program(path));
+        sections.set("Service", "ExecStart", &command);
+    }
+    let wakes_its_name = instance.units() == [instance.name.clone()];
+    let named = instance
+        .settings
+        .iter()
+        .any(|(name, _)| name == "WAKEPORT_UNIT");
+    if !wakes_its_name && !named {
+        sections.add("Service", "Environment", "WAKEPORT_UNIT=");
+    }
+    for (name, value) in &instance.settings {
+        sections.add(
+            "Service",
+            "Environment",
+            &unit_text::assignment(name, value),
+        );
+    }
+    sections
+}
+
+/// The rule that lets the user `wakeport` start and stop the units: one file for each instance,
+/// so that nobody has to edit a common one.
+fn polkit(instance: &Instance, ids: &[String]) -> String {
+    let units: Vec<_> = ids.iter().map(|id| unit_text::script(id)).collect();
+    format!(
+        r#"// {}
+polkit.addRule(function(action, subject) {{
+    var units = [{}];
+    var verbs = ["start", "stop", "reset-failed"];
+    // From systemd 257 on, making a transient unit is asked for like starting one.
+    var transient = /transient/.test(action.lookup("polkit.message"));
+    if (action.id == "org.freedesktop.systemd1.manage-units" && subject.user == "wakeport" && !transient &&
+        units.indexOf(action.lookup("unit")) >= 0 && verbs.indexOf(action.lookup("verb")) >= 0) {{
+        return polkit.Result.YES;
+    }}
+}});
+"#,
+        instance.mark().0,
+        units.join(", "),
+    )
+}
+
+impl Instance {
+    /// What its files are known by.
+    pub fn mark(&self) -> Mark {
+        Mark::new(&self.name, self.manager)
+    }
+
+    /// What a unit of ours begins with: nothing, or all that the shipped one says.
+    fn begin(&self, system: &str, user: &str) -> Sections {
+        match (self.standalone, self.manager) {
+            (false, _) => Sections::default(),
+            (true, Manager::System) => Sections::read(system),
+            (true, Manager::User) => Sections::read(user),
+        }
+    }
+}
+
+/// What writing `files` changes, and what an earlier `init` has left that is of no use any more.
+fn changes(mark: &Mark, files: Vec<(PathBuf, String)>, present: &[Present]) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for (path, new) in files {
+        let old = present.iter().find(|file| file.path == path);
+        let foreign = old.is_some_and(|old| !matches!(&old.text, Ok(text) if mark.is_on(text)));
+        let old = old.map(|old| old.text.clone().unwrap_or_default());
+        let new = Some(new);
+        changes.push(Change {
+            path,
+            old,
+            new,
+            foreign,
+        });
+    }
+    for file in present {
+        let path = file.path.clone();
+        let planned = changes.iter().any(|change| change.path == path);
+        let ours = file.text.as_ref().ok().filter(|text| mark.is_on(text));
+        if let (Some(text), false) = (ours, planned) {
+            let (old, new, foreign) = (Some(text.clone()), None, false);
+            changes.push(Change {
+                path,
+                old,
+                new,
+                foreign,
+            });
+        }
+    }
+    changes
+}
+
+/// The socket unit that a file of ours makes.
+fn socket_of(path: &Path) -> Option<String> {
+    let drop_in = path.file_name()? == DROP_IN;
+    let unit = if drop_in { path.parent()? } else { path };
+    let name = unit.file_name()?.to_str()?;
+    let name = if drop_in {
+        name.strip_suffix(".d")?
+    } else {
+        name
+    };
+    name.ends_with(".socket").then(|| name.to_owned())
+}
+
+/// All that has to be done to have the instance; with `enable`, to have it work at once.
+pub fn set_up(instance: &Instance, places: &Places, facts: &Facts, enable: bool) -> Plan {
+    let ids = ids(instance, facts);
+    let changes = changes(
+        &instance.mark(),
+        files(instance, places, &ids),
+        &facts.present,
+    );
+    let before = match &facts.units {
+        Ok(_) => disable(instance.manager, &changes),
+        Err(_) => Vec::new(),
+    };
+    let mut after = Vec::new();
+    if enable {
+        after = enabling(instance, &changes, facts);
+    } else if !before.is_empty() {
+        after.push(command(instance.manager, &["daemon-reload"]));
+    }
+    Plan {
+        before,
+        changes,
+        after,
+    }
+}
+
+/// All that has to be done to have nothing of an instance any more. Without a systemd there is
+/// nothing but files.
+pub fn take_away(name: &UnitName, manager: Manager, present: &[Present], systemd: bool) -> Plan {
+    let changes = changes(&Mark::new(name, manager), Vec::new(), present);
+    let (mut before, mut after) = (Vec::new(), Vec::new());
+    if systemd && !changes.is_empty() {
+        before = disable(manager, &changes);
+        after.push(command(manager, &["daemon-reload"]));
+    }
+    Plan {
+        before,
+        changes,
+        after,
+    }
+}
+
+/// The units' own names: polkit is asked about these.
+pub fn ids(instance: &Instance, facts: &Facts) -> Vec<String> {
+    let units = facts.units.as_deref().unwrap_or_default();
+    let id = |index: usize| units.get(index).map(|unit| unit.id.clone());
+    let names = instance.units().iter().enumerate();
+    names
+        .map(|(index, name)| {
+            id(index)
+                .filter(|id| !id.is_empty())
+                .unwrap_or_else(|| name.to_string())
+        })
+        .collect()
+}
+
+/// What takes away the sockets whose files go.
+fn disable(manager: Manager, changes: &[Change]) -> Vec<Step> {
+    let gone = changes.iter().filter(|change| change.new.is_none());
+    let gone: Vec<_> = gone.filter_map(|change| socket_of(&change.path)).collect();
+    if gone.is_empty() {
+        return Vec::new();
+    }
+    let mut words = vec!["disable", "--now"];
+    words.extend(gone.iter().map(String::as_str));
+    vec![command(manager, &words)]
+}
+
+/// What makes systemd take notice and open the port. Nothing, if that is done already.
+fn enabling(instance: &Instance, changes: &[Change], facts: &Facts) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if instance.standalone && instance.manager == Manager::System && !facts.user {
+        steps.push(new_user());
+    }
+    let is_unit = |change: &&Change| change.path.extension().is_none_or(|end| end != "rules");
+    let mut units = changes.iter().filter(is_unit);
+    if units.any(Change::is_one) || facts.sockets.iter().any(|socket| socket.needs_reload) {
+        steps.push(command(instance.manager, &["daemon-reload"]));
+    }
+    let sockets = instance.sockets();
+    let changed = |socket: &String| {
+        let files = changes.iter().filter(|change| change.is_one());
+        files
+            .filter_map(|change| socket_of(&change.path))
+            .any(|name| name == *socket)
+    };
+    let state = |name: &String| {
+        let index = sockets.iter().position(|socket| socket == name);
+        index.and_then(|index| facts.sockets.get(index))
+    };
+    let active = |name: &&String| state(name).is_some_and(|unit| unit.active == "active");
+    let enabled = |name: &&String| state(name).is_some_and(|unit| unit.file_state == "enabled");
+    let closed: Vec<_> = sockets
+        .iter()
+        .filter(|name| !active(name) || !enabled(name))
+        .collect();
+    if !closed.is_empty() {
+        let mut words = vec!["enable", "--now"];
+        words.extend(closed.iter().map(|name| name.as_str()));
+        steps.push(command(instance.manager, &words));
+    }
+    // An open socket keeps its old address until it is restarted.
+    let moved: Vec<_> = sockets
+        .iter()
+        .filter(|name| active(name) && changed(name))
+        .collect();
+    if !moved.is_empty() {
+        let mut words = vec!["restart"];
+        words.extend(moved.iter().map(|name| name.as_str()));
+        steps.push(command(instance.manager, &words));
+    }
+    steps
+}
+
+fn command(manager: Manager, words: &[&str]) -> Step {
+    let words = systemctl(manager).split(' ').chain(words.iter().copied());
+    words.map(str::to_owned).collect()
+}
+
+fn new_user() -> Step {
+    let line = SYSTEM_USER.lines().find(|line| line.starts_with("u "));
+    ["systemd-sysusers", "--inline", line.unwrap_or_default()]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+impl Change {
+    /// Whether it changes anything.
+    pub fn is_one(&self) -> bool {
+        self.old != self.new
+    }
+}
+
+impl Plan {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.before.is_empty() && self.after.is_empty() && !self.changes.iter().any(Change::is_one)
+    }
+
+    /// What will be done, for people: the commands, and the lines of the files that come and go.
+    pub fn listing(&self) -> String {
+        let mut listing = String::new();
+        for step in &self.before {
+            let _ = writeln!(listing, "run     {}", in_words(step));
+        }
+        for change in self.changes.iter().filter(|change| change.is_one()) {
+            let verb = match (&change.old, &change.new) {
+                (None, _) => "create",
+                (Some(_), Some(_)) => "change",
+                (Some(_), None) => "remove",
+            };
+            let _ = writeln!(listing, "{verb}  {}", change.path.display());
+            if change.new.is_some() {
+                difference(&mut listing, change);
+            }
+        }
+        for step in &self.after {
+            let _ = writeln!(listing, "run     {}", in_words(step));
+        }
+        listing
+    }
+}
+
+/// The lines that go and those that come. The files are short: what moves counts as both.
+fn difference(listing: &mut String, change: &Change) {
+    let lines = |text: &Option<String>| -> Vec<String> {
+        let lines = text.as_deref().unwrap_or_default().lines();
+        lines
+            .filter(|line| !line.is_empty())
+            .map(str::to_owned)
+            .collect()
+    };
+    let (old, new) = (lines(&change.old), lines(&change.new));
+    for line in old.iter().filter(|line| !new.contains(line)) {
+        let _ = writeln!(listing, "      - {line}");
+    }
+    for line in new.iter().filter(|line| !old.contains(line)) {
+        let _ = writeln!(listing, "      + {line}");
+    }
+}
+
+/// A command as one would type it.
+pub fn in_words(step: &[String]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./@:=".contains(c);
+    let words = step.iter().map(|word| match word.chars().all(plain) {
+        true => word.clone(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    });
+    words.collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,661 @@
+//! The lifecycle as sentences, and as a grid.
+
+use super::*;
+
+const TIMES: Times = Times {
+    cooldown: Duration::from_secs(300),
+    start_timeout: Duration::from_secs(90),
+};
+
+/// Plays a script with a service that may be woken as often as anybody likes.
+fn check(script: &str) {
+    play(Lifecycle::new(TIMES), script);
+}
+
+/// Plays a script with one that may be woken twice an hour.
+fn check_limited(script: &str) {
+    let budget = WakeLimiter::new(2, HOUR, []);
+    play(Lifecycle::new(TIMES).limited(budget), script);
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Plays a script. A line is `[+TIME] EVENT  STATE  [ACTION]`: what happens, how much later, and
+/// what must come of it. Clients are counted as the driver would.
+fn play(mut life: Lifecycle, script: &str) {
+    let mut now = some_day();
+    let mut crowd = ClientCounts::default();
+    for line in script
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+    {
+        let mut words: Vec<&str> = line.split_whitespace().collect();
+        if let Some(span) = words[0].strip_prefix('+') {
+            now += crate::config::span::parse(span).unwrap();
+            words.remove(0);
+        }
+        match words[0] {
+            "arrived" => crowd.waiting += 1,
+            "left" => crowd.connected -= 1,
+            "hung-up" => crowd.waiting -= 1,
+            "refused" => {
+                crowd.connected -= 1;
+                crowd.waiting += 1;
+            }
+            _ => (),
+        }
+        let action = life.handle(event(words[0]), crowd, now);
+        match action {
+            Some(Action::Admit) => crowd.connected += std::mem::take(&mut crowd.waiting),
+            Some(Action::TurnAway | Action::GiveUp { .. }) => crowd.waiting = 0,
+            Some(Action::Wake | Action::Sleep) | None => (),
+        }
+        let got = format!("{} {}", name(life.state()), action.map_or("", called));
+        assert_eq!(
+            got.trim(),
+            words[1..].join(" "),
+            "after `{line}` in{script}"
+        );
+    }
+}
+
+/// Any time will do.
+fn some_day() -> Instant {
+    crate::service::now()
+}
+
+const EVENTS: [(&str, Event); 16] = [
+    ("arrived", Event::Arrived),
+    ("left", Event::Left),
+    ("started", Event::Started),
+    ("ready", Event::Ready),
+    ("wake-failed", Event::WakeFailed),
+    ("slept", Event::Slept),
+    ("sleep-failed:up", Event::SleepFailed(Phase::Up)),
+    ("sleep-failed:starting", Event::SleepFailed(Phase::Starting)),
+    ("sleep-failed:stopping", Event::SleepFailed(Phase::Stopping)),
+    ("sleep-failed:down", Event::SleepFailed(Phase::Down)),
+    ("seen:up", Event::Seen(Phase::Up)),
+    ("seen:starting", Event::Seen(Phase::Starting)),
+    ("seen:stopping", Event::Seen(Phase::Stopping)),
+    ("seen:down", Event::Seen(Phase::Down)),
+    ("due", Event::Due),
+    ("early", Event::Due),
+];
+
+fn event(word: &str) -> Event {
+    match word {
+        "hung-up" => Event::Left,
+        "refused" => Event::Arrived,
+        _ => EVENTS.iter().find(|(name, _)| *name == word).expect(word).1,
+    }
+}
+
+fn name(state: State) -> &'static str {
+    match state {
+        Asleep => "asleep",
+        Waking { started: false, .. } => "waking",
+        Waking { started: true, .. } => "waking(started)",
+        Awake => "awake",
+        Cooling { .. } => "cooling",
+        Stopping(Stop::Ours) => "stopping",
+        Stopping(Stop::Again { .. }) => "stopping(again)",
+        Stopping(Stop::Theirs) => "stopping(theirs)",
+        Failed { undoing: false, .. } => "failed",
+        Failed { undoing: true, .. } => "failed(undoing)",
+    }
+}
+
+fn called(action: Action) -> &'static str {
+    match action {
+        Action::Wake => "wake",
+        Action::Admit => "admit",
+        Action::TurnAway => "turn-away",
+        Action::GiveUp { undo: true } => "give-up+undo",
+        Action::GiveUp { undo: false } => "give-up",
+        Action::Sleep => "sleep",
+    }
+}
+
+#[test]
+fn a_whole_day() {
+    check(
+        "
+        arrived      waking           wake
+        arrived      waking
+        started      waking(started)
+        ready        awake            admit
+        left         awake
+        left         cooling
+        +4min due    cooling
+        +1min due    stopping         sleep
+        slept        asleep
+        arrived      waking           wake
+    ",
+    );
+}
+
+#[test]
+fn a_client_who_arrives_during_the_cooldown_stops_the_clock() {
+    check(
+        "
+        seen:up      cooling
+        +299s due    cooling
+        arrived      awake            admit
+        +300s due    awake
+        left         cooling
+        +299s due    cooling
+        +1s due      stopping         sleep
+    ",
+    );
+}
+
+#[test]
+fn a_client_who_arrives_during_the_stop_wakes_the_service_again() {
+    check(
+        "
+        seen:up      cooling
+        +5min due    stopping         sleep
+        arrived      stopping
+        slept        waking           wake
+    ",
+    );
+}
+
+#[test]
+fn a_service_that_runs_already_is_adopted() {
+    check(
+        "
+        seen:up      cooling
+        arrived      awake            admit
+    ",
+    );
+}
+
+#[test]
+fn a_service_that_answers_when_everybody_has_left_cools() {
+    check(
+        "
+        arrived      waking           wake
+        hung-up      waking
+        started      waking(started)
+        ready        cooling          admit
+    ",
+    );
+}
+
+#[test]
+fn a_failed_wake_turns_clients_away_until_the_back_off_is_over() {
+    check(
+        "
+        arrived      waking           wake
+        wake-failed  failed(undoing)  give-up+undo
+        slept        failed
+        arrived      failed           turn-away
+        +1s arrived  waking           wake
+        wake-failed  failed(undoing)  give-up+undo
+        slept        failed
+        +1s arrived  failed           turn-away
+        +1s arrived  waking           wake
+        started      waking(started)
+        ready        awake            admit
+    ",
+    );
+}
+
+#[test]
+fn the_back_off_ends_at_thirty_seconds() {
+    let waits = [1, 2, 4, 8, 16, 30, 30].map(Duration::from_secs);
+    assert_eq!([0, 1, 2, 3, 4, 5, u32::MAX].map(backoff), waits);
+}
+
+#[test]
+fn a_failure_is_forgotten_after_a_minute() {
+    check(
+        "
+        arrived      waking           wake
+        wake-failed  failed(undoing)  give-up+undo
+        slept        failed
+        +59s due     failed
+        +1s due      asleep
+        arrived      waking           wake
+        wake-failed  failed(undoing)  give-up+undo
+        slept        failed
+        +1s arrived  waking           wake
+    ",
+    );
+}
+
+#[test]
+fn a_client_who_may_try_again_waits_for_what_is_still_being_undone() {
+    check(
+        "
+        arrived      waking           wake
+        wake-failed  failed(undoing)  give-up+undo
+        arrived      failed(undoing)  turn-away
+        +2s arrived  failed(undoing)
+        slept        waking           wake
+    ",
+    );
+}
+
+#[test]
+fn a_service_that_does_not_answer_in_time_has_failed() {
+    check(
+        "
+        arrived      waking           wake
+        +10s started waking(started)
+        +79s due     waking(started)
+        +1s due      failed(undoing)  give-up+undo
+    ",
+    );
+}
+
+#[test]
+fn a_service_that_goes_down_before_it_answers_has_failed() {
+    check(
+        "
+        arrived      waking           wake
+        seen:down    waking
+        started      waking(started)
+        seen:down    failed(undoing)  give-up+undo
+    ",
+    );
+}
+
+#[test]
+fn a_service_that_restarts_itself_is_waited_for() {
+    check(
+        "
+        arrived        waking           wake
+        started        waking(started)
+        seen:starting  waking(started)
+        ready          awake            admit
+        seen:starting  awake
+        seen:up        awake
+    ",
+    );
+}
+
+#[test]
+fn no_failure_stops_a_service_that_somebody_uses() {
+    check(
+        "
+        seen:up      cooling
+        arrived      awake            admit
+        seen:down    asleep
+        arrived      waking           wake
+        wake-failed  failed           give-up
+    ",
+    );
+}
+
+#[test]
+fn a_service_that_dies_under_its_clients_is_woken_by_the_next() {
+    check(
+        "
+        seen:up      cooling
+        arrived      awake            admit
+        seen:down    asleep
+        left         asleep
+        arrived      waking           wake
+    ",
+    );
+}
+
+#[test]
+fn a_client_whom_the_target_refuses_waits_until_somebody_has_looked() {
+    check(
+        "
+        seen:up      cooling
+        arrived      awake            admit
+        refused      awake            admit
+        refused      awake            admit
+    ",
+    );
+    check(
+        "
+        seen:up      cooling
+        arrived      awake            admit
+        seen:down    asleep
+        refused      waking           wake
+    ",
+    );
+}
+
+#[test]
+fn clients_wait_while_somebody_else_stops_or_restarts_the_service() {
+    check(
+        "
+        seen:up        cooling
+        arrived        awake             admit
+        seen:stopping  stopping(theirs)
+        arrived        stopping(theirs)
+        seen:starting  stopping(theirs)
+        seen:up        awake             admit
+        seen:stopping  stopping(theirs)
+        arrived        stopping(theirs)
+        seen:down      waking            wake
+    ",
+    );
+}
+
+#[test]
+fn a_service_stopped_by_somebody_else_is_asleep_when_nobody_waits() {
+    check(
+        "
+        seen:up        cooling
+        seen:stopping  stopping(theirs)
+        seen:down      asleep
+    ",
+    );
+}
+
+#[test]
+fn a_service_that_will_not_stop_is_never_forgotten() {
+    check(
+        "
+        seen:up                cooling
+        +5min due              stopping          sleep
+        sleep-failed:up        cooling
+        +1s due                stopping          sleep
+        sleep-failed:up        cooling
+        +1s due                cooling
+        +1s due                stopping          sleep
+        sleep-failed:stopping  stopping(again)
+        +4s due                stopping          sleep
+        sleep-failed:down      stopping(again)
+        +8s due                stopping          sleep
+        slept                  asleep
+    ",
+    );
+}
+
+#[test]
+fn a_client_is_served_by_a_service_that_would_not_stop() {
+    check(
+        "
+        seen:up                cooling
+        +5min due              stopping          sleep
+        arrived                stopping
+        sleep-failed:up        awake             admit
+    ",
+    );
+    check(
+        "
+        seen:up                cooling
+        +5min due              stopping          sleep
+        sleep-failed:stopping  stopping(again)
+        arrived                stopping          sleep
+        slept                  waking            wake
+    ",
+    );
+}
+
+#[test]
+fn who_would_wake_it_too_often_is_turned_away_once_it_is_known_to_be_down() {
+    check_limited(
+        "
+        arrived        waking           wake
+        started        waking(started)
+        ready          awake            admit
+        seen:down      asleep
+        left           asleep
+        +59min arrived waking           wake
+        started        waking(started)
+        ready          awake            admit
+        left           cooling
+        arrived        awake            admit
+        left           cooling
+        +5min due      stopping         sleep
+        slept          asleep
+        arrived        waking           wake
+        started        waking(started)
+        ready          awake            admit
+        seen:down      asleep
+        left           asleep
+        arrived        asleep
+        seen:stopping  asleep
+        arrived        asleep
+        seen:down      asleep           turn-away
+        +54min arrived asleep
+        +1min seen:down waking          wake
+    ",
+    );
+}
+
+#[test]
+fn a_service_that_runs_anyway_is_used_however_often_it_was_woken() {
+    check_limited(
+        "
+        arrived      waking           wake
+        started      waking(started)
+        seen:down    failed(undoing)  give-up+undo
+        slept        failed
+        +1s arrived  waking           wake
+        wake-failed  failed(undoing)  give-up+undo
+        slept        failed
+        +1s arrived  failed           turn-away
+        +1s arrived  failed
+        seen:up        awake            admit
+        left           cooling
+        seen:down      asleep
+        arrived        asleep
+        seen:starting  asleep
+        seen:up        awake            admit
+    ",
+    );
+}
+
+#[test]
+fn who_waited_through_a_stop_is_turned_away_when_it_may_not_be_woken() {
+    for (stop, end, state) in [
+        ("+5min due stopping sleep", "slept", "asleep"),
+        ("seen:stopping stopping(theirs)", "seen:down", "asleep"),
+        (
+            "+5min due stopping sleep",
+            "sleep-failed:down",
+            "stopping(again)",
+        ),
+    ] {
+        check_limited(&format!(
+            "
+            arrived      waking           wake
+            wake-failed  failed(undoing)  give-up+undo
+            slept        failed
+            +2s arrived  waking           wake
+            started      waking(started)
+            ready        awake            admit
+            left         cooling
+            {stop}
+            arrived      {}
+            {end}        {state}          turn-away
+        ",
+            stop.split(' ')
+                .rfind(|word| word.starts_with("stopping"))
+                .unwrap()
+        ));
+    }
+    check_limited(
+        "
+        arrived      waking           wake
+        wake-failed  failed(undoing)  give-up+undo
+        slept        failed
+        +1s arrived  waking           wake
+        wake-failed  failed(undoing)  give-up+undo
+        +3s arrived  failed(undoing)
+        slept        failed           turn-away
+    ",
+    );
+}
+
+#[test]
+fn the_budget_counts_the_wakes_of_any_such_time() {
+    let begin = some_day();
+    let at = |minutes: u64| begin + Duration::from_secs(60 * minutes);
+    let mut budget = WakeLimiter::new(3, HOUR, [at(20), at(0), at(10)]);
+    assert_eq!(budget.empty_until(at(59)), Some(at(60)));
+    assert_eq!(budget.empty_until(at(60)), None);
+    budget.spend(at(65));
+    assert_eq!(budget.empty_until(at(65)), Some(at(70)));
+    assert_eq!(budget.empty_until(at(70)), None);
+    // Only the latest ones count.
+    let budget = WakeLimiter::new(2, HOUR, (0..10).map(at));
+    assert_eq!(budget.empty_until(at(10)), Some(at(68)));
+    // Nothing is too long, and nothing too little.
+    let budget = WakeLimiter::new(0, Duration::MAX, [at(0)]);
+    assert!(
+        budget
+            .empty_until(at(10))
+            .is_some_and(|until| until > at(1_000_000))
+    );
+    assert_eq!(WakeLimiter::new(1, HOUR, []).empty_until(at(0)), None);
+    assert_eq!(WakeLimiter::default().empty_until(at(0)), None);
+}
+
+#[test]
+fn no_time_is_too_long() {
+    let forever = Times {
+        cooldown: Duration::MAX,
+        start_timeout: Duration::MAX,
+    };
+    let mut life = Lifecycle::new(forever);
+    let now = some_day();
+    life.handle(
+        Event::Arrived,
+        ClientCounts {
+            waiting: 1,
+            connected: 0,
+        },
+        now,
+    );
+    assert_eq!((name(life.state()), life.deadline()), ("waking", None));
+    life.handle(Event::Started, ClientCounts::default(), now);
+    life.handle(Event::Ready, ClientCounts::default(), now);
+    assert_eq!((name(life.state()), life.deadline()), ("cooling", None));
+}
+
+/// The grid that the module's page shows is the truth. To change the page with the code:
+/// `UPDATE_GRID=1 cargo test lifecycle`, and read the difference.
+#[test]
+fn the_grid_on_the_page_is_true() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/lifecycle/grid.txt");
+    if std::env::var_os("UPDATE_GRID").is_some() {
+        std::fs::write(file, grid()).unwrap();
+    }
+    assert_eq!(
+        include_str!("grid.txt"),
+        grid(),
+        "UPDATE_GRID=1 writes the new one"
+    );
+}
+
+fn grid() -> String {
+    let now = some_day();
+    let soon = now + Duration::from_secs(1);
+    let states = [
+        Asleep,
+        Waking {
+            started: false,
+            give_up_at: Some(now),
+        },
+        Waking {
+            started: true,
+            give_up_at: Some(now),
+        },
+        Awake,
+        Cooling {
+            sleep_at: Some(now),
+        },
+        Stopping(Stop::Ours),
+        Stopping(Stop::Again { at: now }),
+        Stopping(Stop::Theirs),
+        Failed {
+            retry_at: soon,
+            forget_at: now,
+            undoing: false,
+        },
+        Failed {
+            retry_at: now,
+            forget_at: now,
+            undoing: false,
+        },
+        Failed {
+            retry_at: soon,
+            forget_at: now,
+            undoing: true,
+        },
+        Failed {
+            retry_at: now,
+            forget_at: now,
+            undoing: true,
+        },
+    ];
+    let mut text = line(
+        &[
+            "state",
+            "event",
+            "nobody is here",
+            "somebody waits",
+            "somebody is connected",
+        ]
+        .map(str::to_owned),
+    );
+    let plain = rows(&states, &WakeLimiter::default(), now);
+    let happens = |cells: &[String; 5]| cells[2..].iter().any(|c| !c.is_empty() && c != "·");
+    for cells in plain.iter().filter(|cells| happens(cells)) {
+        text += &line(cells);
+    }
+    text += "\nwhere that is different after too many wakes:\n";
+    let spent = rows(&states, &WakeLimiter::new(1, HOUR, [now]), now);
+    for (cells, _) in spent
+        .iter()
+        .zip(&plain)
+        .filter(|(cells, plain)| cells != plain)
+    {
+        text += &line(cells);
+    }
+    text
+}
+
+fn line(cells: &[String; 5]) -> String {
+    let [state, event, nobody, waits, connected] = cells;
+    let line = format!("{state:22} {event:22} {nobody:30} {waits:30} {connected}");
+    line.trim_end().to_owned() + "\n"
+}
+
+/// For each state and event what comes of it: for nobody, who waits, who is connected.
+fn rows(states: &[State], budget: &WakeLimiter, now: Instant) -> Vec<[String; 5]> {
+    let crowds =
+        [(0, 0), (1, 0), (0, 1)].map(|(waiting, connected)| ClientCounts { waiting, connected });
+    let mut rows = Vec::new();
+    for &state in states {
+        let retry = matches!(state, Failed { retry_at, .. } if retry_at <= now);
+        let retry = if retry { ", retry" } else { "" };
+        let title = format!("{}{retry}", name(state));
+        for (word, event) in EVENTS.into_iter().filter(|(word, _)| *word != "early") {
+            let cells = crowds.map(|crowd| {
+                let mut life = Lifecycle {
+                    state,
+                    ..Lifecycle::new(TIMES).limited(budget.clone())
+                };
+                // A client that has arrived is there; one that is not can only be an old one.
+                let action = match (event, crowd.waiting) {
+                    (Event::Arrived, 0) => return "".to_owned(),
+                    _ => life.handle(event, crowd, now),
+                };
+                let same = life.state() == state;
+                match (same, action) {
+                    (true, None) => "·".to_owned(),
+                    (true, Some(action)) => called(action).to_owned(),
+                    (false, None) => name(life.state()).to_owned(),
+                    (false, Some(action)) => format!("{}: {}", name(life.state()), called(action)),
+                }
+            });
+            let [nobody, waits, connected] = cells;
+            rows.push([title.clone(), word.to_owned(), nobody, waits, connected]);
+        }
+    }
+    rows
+}

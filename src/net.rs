@@ -1,0 +1,7 @@
+//! Sockets: listening, connecting, relaying.
+
+pub mod listen;
+pub mod stream;
+pub mod dial;
+pub mod proxy_header;
+pub mod relay;

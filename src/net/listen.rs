@@ -1,0 +1,444 @@
+//! The sockets we accept on: inherited from systemd by name, or bound by hand.
+
+use std::env;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use listenfd::ListenFd;
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, bind, ipproto, listen,
+    socket_with, sockopt,
+};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::config::address::{Bound, Peer, UnixAddress};
+use crate::config::{Liveness, Named};
+use crate::net::stream::{RawStream, tune};
+
+/// A socket that clients connect to.
+#[derive(Debug)]
+pub struct Listener {
+    /// Its `FileDescriptorName=`; for one of our own the name given with `--listen`.
+    pub name: String,
+    /// Where it listens.
+    pub address: ListenAddress,
+    socket: OwnedFd,
+    /// How its clients are looked after, where that has to be said at all.
+    liveness: Option<Liveness>,
+    /// Everybody has been accepted who came before the listener was told how.
+    caught_up: AtomicBool,
+    /// A socket file of our own, removed in the end.
+    _file: Option<SocketFile>,
+}
+
+/// Where a listener listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// Over TCP.
+    Tcp(SocketAddr),
+    /// On a Unix socket.
+    Unix(UnixAddress),
+}
+
+impl ListenAddress {
+    /// The TCP port.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Self::Tcp(address) => Some(address.port()),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl std::fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(address) => address.fmt(f),
+        }
+    }
+}
+
+/// What is wrong with the sockets we were given or asked for.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each variant's message says what it is")]
+pub enum ListenError {
+    #[error(
+        "no sockets were passed in; start the `.socket` unit, or give `--listen ADDR` to run by hand"
+    )]
+    NotActivated,
+    #[error("`LISTEN_FDS={}` is no number of sockets; start wakeport from its `.socket` unit", .0.escape_debug())]
+    Malformed(String),
+    #[error(
+        "the sockets passed in are for process `{}`, not for us; let `ExecStart=` run wakeport itself, without a shell around it",
+        .0.escape_debug()
+    )]
+    NotForUs(String),
+    #[error(
+        "listener `{0}` is no stream socket; wakeport relays streams: use `ListenStream=` in its `.socket` unit"
+    )]
+    NotAStream(String),
+    #[error("listener `{0}` is a connection already; remove `Accept=yes` from its `.socket` unit")]
+    Connected(String),
+    #[error("listener `{0}` is neither TCP nor a Unix socket; use another `ListenStream=`")]
+    Family(String),
+    #[error("sockets were passed in, and `--listen` was given; use one or the other")]
+    Both,
+    #[error("cannot listen on `{address}`: {source}")]
+    Bind { address: String, source: io::Error },
+    #[error("cannot take over listener `{name}`: {source}")]
+    TakeOver { name: String, source: io::Error },
+}
+
+/// What systemd has passed to us.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    /// The listeners that we can serve.
+    pub listeners: Vec<Listener>,
+    /// What is wrong with the rest.
+    pub errors: Vec<ListenError>,
+    others: Vec<OwnedFd>,
+}
+
+/// Takes over the sockets that systemd has passed to us (sd_listen_fds(3)). To be called once,
+/// before any thread exists: it changes the environment.
+pub fn inherit() -> Inherited {
+    let mut inherited = Inherited::default();
+    let value = |name| env::var_os(name).unwrap_or_default();
+    let value = |name| value(name).to_string_lossy().into_owned();
+    let fds = value("LISTEN_FDS");
+    if fds.is_empty() {
+        return inherited;
+    }
+    let (pid, names) = (value("LISTEN_PID"), value("LISTEN_FDNAMES"));
+    let names = match self::names(&fds, &pid, &names, std::process::id()) {
+        Ok(names) => names,
+        Err(error) => {
+            inherited.errors.push(error);
+            return inherited;
+        }
+    };
+    let mut fds = ListenFd::from_env();
+    for (index, name) in names.into_iter().enumerate() {
+        match take(&mut fds, index) {
+            Some(socket) => inherited.add(name, socket),
+            None => inherited.errors.push(ListenError::NotAStream(name)),
+        }
+    }
+    inherited
+}
+
+/// What the sockets are called that `LISTEN_FDS=` counts, in their order; `pid` is ours.
+pub fn names(fds: &str, to: &str, names: &str, pid: u32) -> Result<Vec<String>, ListenError> {
+    // No process has more than that many (fs/file.c: `sysctl_nr_open`).
+    let count = fds.parse().ok().filter(|n| (1..=1 << 20).contains(n));
+    let count: usize = count.ok_or_else(|| ListenError::Malformed(fds.to_owned()))?;
+    if to != pid.to_string() {
+        return Err(ListenError::NotForUs(to.to_owned()));
+    }
+    // As sd_listen_fds_with_names(3) calls one that has none, or none that it could give. It has
+    // its place all the same.
+    let is_one = |name: &str| !name.is_empty() && !name.contains(|c: char| c.is_control());
+    let called = |name| if is_one(name) { name } else { "unknown" }.to_owned();
+    let names = names.split(':').chain(std::iter::repeat(""));
+    Ok(names.take(count).map(called).collect())
+}
+
+/// Takes descriptor `index`, whatever socket it is.
+fn take(fds: &mut ListenFd, index: usize) -> Option<OwnedFd> {
+    let families = [
+        AddressFamily::INET,
+        AddressFamily::UNIX,
+        AddressFamily::VSOCK,
+    ];
+    let types = [SocketType::STREAM, SocketType::DGRAM, SocketType::SEQPACKET];
+    families
+        .iter()
+        .flat_map(|family| types.iter().map(move |kind| (family, kind)))
+        .find_map(|(family, kind)| {
+            let (family, kind) = (i32::from(family.as_raw()), kind.as_raw() as i32);
+            fds.take_custom(index, family, kind, "socket")
+                .ok()
+                .flatten()
+        })
+}
+
+impl Inherited {
+    fn add(&mut self, name: String, socket: OwnedFd) {
+        match adopt(name, socket) {
+            Ok(listener) => self.listeners.push(listener),
+            Err((error, socket)) => {
+                self.errors.push(error);
+                self.others.push(socket);
+            }
+        }
+    }
+
+    /// Resets whoever waits, for as long as `pause` lasts: what is left in a backlog when we end
+    /// makes systemd start us again at once, until it gives the socket up.
+    pub fn turn_everybody_away(&self, pause: Duration) {
+        let mut left = pause;
+        loop {
+            for listener in &self.listeners {
+                while let Ok((client, _)) = listener.try_accept() {
+                    client.reset();
+                }
+            }
+            for other in &self.others {
+                while rustix::net::recv(other, &mut [0; 16][..], RecvFlags::DONTWAIT)
+                    .is_ok_and(|(n, _)| n > 0)
+                {}
+            }
+            let nobody_can_come = self.listeners.is_empty() && self.others.is_empty();
+            if left.is_zero() || nobody_can_come {
+                return;
+            }
+            let nap = left.min(Duration::from_millis(25));
+            std::thread::sleep(nap);
+            left -= nap;
+        }
+    }
+}
+
+fn adopt(name: String, socket: OwnedFd) -> Result<Listener, (ListenError, OwnedFd)> {
+    let checked = || -> Result<Option<ListenAddress>, ListenError> {
+        let fail = |source: Errno| ListenError::TakeOver {
+            name: name.clone(),
+            source: source.into(),
+        };
+        if sockopt::socket_type(&socket).map_err(fail)? != SocketType::STREAM {
+            return Err(ListenError::NotAStream(name.clone()));
+        }
+        if !sockopt::socket_acceptconn(&socket).map_err(fail)? {
+            return Err(ListenError::Connected(name.clone()));
+        }
+        rustix::io::ioctl_fionbio(&socket, true).map_err(fail)?;
+        address_of(&socket).map_err(fail)
+    };
+    match checked() {
+        Ok(Some(address)) => Ok(Listener {
+            name,
+            address,
+            socket,
+            liveness: None,
+            caught_up: AtomicBool::new(false),
+            _file: None,
+        }),
+        Ok(None) => Err((ListenError::Family(name), socket)),
+        Err(error) => Err((error, socket)),
+    }
+}
+
+fn address_of(socket: &OwnedFd) -> Result<Option<ListenAddress>, Errno> {
+    let address = rustix::net::getsockname(socket)?;
+    if let Ok(tcp) = SocketAddr::try_from(address.clone()) {
+        return Ok(Some(ListenAddress::Tcp(tcp)));
+    }
+    let Ok(unix) = SocketAddrUnix::try_from(address) else {
+        return Ok(None);
+    };
+    let unix = match (unix.path_bytes(), unix.abstract_name()) {
+        (Some(path), _) => {
+            let path = std::ffi::OsStr::new(std::str::from_utf8(path).unwrap_or_default());
+            UnixAddress::Path(path.into())
+        }
+        (None, name) => UnixAddress::Abstract(name.unwrap_or_default().to_vec()),
+    };
+    Ok(Some(ListenAddress::Unix(unix)))
+}
+
+/// Binds what `--listen` names.
+pub fn bind_all(wanted: &[Named<Bound>]) -> Result<Vec<Listener>, ListenError> {
+    wanted
+        .iter()
+        .map(|Named { name, value }| bind_one(name.clone(), value))
+        .collect()
+}
+
+/// As systemd's own default since version 256; the kernel lowers it to `net.core.somaxconn`.
+const BACKLOG: i32 = i32::MAX;
+
+fn bind_one(name: Option<String>, wanted: &Bound) -> Result<Listener, ListenError> {
+    let fail = |source| ListenError::Bind {
+        address: wanted.to_string(),
+        source,
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let open = |family| socket_with(family, SocketType::STREAM, flags, None);
+    let (socket, file) = match wanted {
+        Bound::Tcp(address) => {
+            let v6 = address.is_ipv6();
+            let socket = open(if v6 {
+                AddressFamily::INET6
+            } else {
+                AddressFamily::INET
+            })
+            .map_err(|error| fail(error.into()))?;
+            let bound = sockopt::set_socket_reuseaddr(&socket, true)
+                .and_then(|()| {
+                    if v6 {
+                        sockopt::set_ipv6_v6only(&socket, false)
+                    } else {
+                        Ok(())
+                    }
+                })
+                .and_then(|()| bind(&socket, address));
+            bound.map_err(|error| fail(error.into()))?;
+            (socket, None)
+        }
+        Bound::Unix(unix) => {
+            let address = match unix {
+                UnixAddress::Path(path) => {
+                    remove_stale(path).map_err(fail)?;
+                    SocketAddrUnix::new(path)
+                }
+                UnixAddress::Abstract(name) => SocketAddrUnix::new_abstract_name(name),
+            };
+            let socket = open(AddressFamily::UNIX).map_err(|error| fail(error.into()))?;
+            address
+                .and_then(|address| bind(&socket, &address))
+                .map_err(|error| fail(error.into()))?;
+            let file = match unix {
+                UnixAddress::Path(path) => Some(SocketFile(path.clone())),
+                UnixAddress::Abstract(_) => None,
+            };
+            (socket, file)
+        }
+    };
+    listen(&socket, BACKLOG).map_err(|error| fail(error.into()))?;
+    let address = address_of(&socket).map_err(|error| fail(error.into()))?;
+    let address = address.ok_or_else(|| fail(io::ErrorKind::Unsupported.into()))?;
+    Ok(Listener {
+        name: name.unwrap_or_else(|| "listen".into()),
+        address,
+        socket,
+        liveness: None,
+        caught_up: AtomicBool::new(false),
+        _file: file,
+    })
+}
+
+/// Removes a socket file that nobody listens on any more. Anything else stays, and is in the way.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    if is_socket
+        && std::os::unix::net::UnixStream::connect(path)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    {
+        fs::remove_file(path)?;
+    }
+    Ok(())
+}
+
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+impl Listener {
+    /// Looks after its clients as `liveness` says, over TCP. What is set on a listener is inherited,
+    /// but only by who comes later: the client that woke us, and whoever waits behind it, are told
+    /// themselves.
+    pub fn with_keepalive(self, liveness: Liveness) -> Self {
+        if let ListenAddress::Unix(_) = self.address {
+            return self;
+        }
+        set_keepalive(&self.socket, &liveness);
+        Self {
+            liveness: Some(liveness),
+            ..self
+        }
+    }
+
+    /// This listener as one whose clients can be waited for, on the thread that calls.
+    pub fn watch(&self) -> io::Result<AsyncListener<'_>> {
+        // What is deprecated is that a type could close what it lends; a descriptor that is
+        // borrowed cannot. What replaces it needs unsafe code.
+        #[expect(deprecated)]
+        let socket = AsyncFd::with_interest(self.socket.as_fd(), Interest::READABLE)?;
+        Ok(AsyncListener {
+            listener: self,
+            socket,
+        })
+    }
+
+    /// Accepts a connection; `WouldBlock` if none waits right now.
+    pub fn try_accept(&self) -> io::Result<(RawStream, Peer)> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let accepted = rustix::net::acceptfrom_with(&self.socket, flags);
+        let caught_up = self.caught_up.load(Ordering::Relaxed);
+        if accepted.as_ref().err() == Some(&Errno::AGAIN) && !caught_up {
+            // MPTCP has rules of its own for what is inherited.
+            let is_tcp = sockopt::socket_protocol(&self.socket) == Ok(Some(ipproto::TCP));
+            self.caught_up.store(is_tcp, Ordering::Relaxed);
+        }
+        let (socket, peer) = accepted?;
+        if let (Some(liveness), false) = (&self.liveness, caught_up) {
+            set_keepalive(&socket, liveness);
+        }
+        if let ListenAddress::Unix(_) = self.address {
+            return Ok((RawStream::Unix(socket.into()), Peer::Unix));
+        }
+        let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+        let peer = Peer::tcp(peer.ok_or(Errno::CONNABORTED)?);
+        Ok((RawStream::Tcp(socket.into()), peer))
+    }
+}
+
+/// Has a connection, or those that a listener will have, looked after.
+fn set_keepalive(socket: &OwnedFd, liveness: &Liveness) {
+    // A listener may have it from an earlier life, which was told otherwise.
+    let _ = sockopt::set_tcp_user_timeout(socket, 0);
+    tune(socket, liveness);
+}
+
+/// A listener whose clients can be waited for. Dropping it ends the waiting, not the listening.
+#[derive(Debug)]
+pub struct AsyncListener<'a> {
+    listener: &'a Listener,
+    socket: AsyncFd<BorrowedFd<'a>>,
+}
+
+impl AsyncListener<'_> {
+    /// Waits for a client.
+    pub async fn accept(&self) -> io::Result<(RawStream, Peer)> {
+        self.socket
+            .async_io(Interest::READABLE, |_| self.listener.try_accept())
+            .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_socket_has_a_name() {
+        let called = |names| names_of("3", "7", names).unwrap();
+        fn names_of(fds: &str, to: &str, names: &str) -> Result<Vec<String>, String> {
+            super::names(fds, to, names, 7).map_err(|error| error.to_string())
+        }
+        assert_eq!(called("a:b:c:d"), ["a", "b", "c"]);
+        assert_eq!(called(":b\n"), ["unknown"; 3]);
+        for (fds, to) in [
+            ("0", "7"),
+            ("", "7"),
+            ("1\n", "7"),
+            ("1048577", "7"),
+            ("1", "8\n"),
+        ] {
+            let error = names_of(fds, to, "").unwrap_err();
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Bytes both ways: with back-pressure, each half-close passed on, each reset passed on.
+
+mod direction;
+mod pipe;
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::net::stream::Stream;
+use direction::Direction;
+
+/// How one direction ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The source said that no more will come, and the sink was told.
+    Finished,
+    /// The source is broken; all that it had sent was passed on.
+    SourceBroken(Cause),
+    /// The sink is broken; nobody is there to pass anything to.
+    SinkBroken(Cause),
+    /// There was no memory to write with: nothing is wrong with the sink, so that nobody else would
+    /// find out.
+    Failed,
+}
+
+/// Why a connection broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// The peer broke it off.
+    Reset,
+    /// The peer is not there any more: keepalive or a retransmission had no answer.
+    Vanished,
+}
+
+impl From<&io::Error> for Cause {
+    fn from(error: &io::Error) -> Self {
+        let gone = [io::ErrorKind::TimedOut, io::ErrorKind::HostUnreachable];
+        if gone.contains(&error.kind()) {
+            Self::Vanished
+        } else {
+            Self::Reset
+        }
+    }
+}
+
+/// How long bytes that were passed on may take to leave before a reset overtakes them.
+const FLUSH_LIMIT: Duration = Duration::from_secs(5);
+
+/// How a relay ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Both sides said that no more would come.
+    Closed,
+    /// No byte moved for as long as is allowed.
+    Idle,
+    /// One side broke off; the other is to be reset.
+    Reset,
+    /// One side is not there any more; the other is to be reset.
+    Vanished,
+}
+
+/// Relays until both directions have ended, or no byte has moved for `idle`. `said` is what the
+/// target has said already. Counts the bytes that went up and down as it goes, so that whoever
+/// drops this knows how far it came.
+pub fn relay<'a>(
+    client: &'a Stream,
+    target: &'a Stream,
+    said: Vec<u8>,
+    idle: Duration,
+    (up, down): (&'a mut u64, &'a mut u64),
+) -> impl Future<Output = Ended> + Send + 'a {
+    let mut relay = Relay {
+        up: Direction::new(client, target, Vec::new(), up),
+        down: Direction::new(target, client, said, down),
+        pulse: IdleTimer::new(idle),
+    };
+    async move {
+        let (survivor, has_unsent, cause) = match poll_fn(|cx| relay.poll(cx)).await {
+            Outcome::Closed => return Ended::Closed,
+            Outcome::Idle => return Ended::Idle,
+            Outcome::ClientBroken(cause) => (target, relay.up.has_unsent(), cause),
+            Outcome::TargetBroken(cause) => (client, relay.down.has_unsent(), cause),
+        };
+        // A reset drops what is not sent yet; without us it would have been on its way.
+        if has_unsent {
+            Box::pin(survivor.wait_peer_eof(FLUSH_LIMIT)).await;
+        } else {
+            Box::pin(survivor.flush(FLUSH_LIMIT)).await;
+        }
+        match cause {
+            Cause::Reset => Ended::Reset,
+            Cause::Vanished => Ended::Vanished,
+        }
+    }
+}
+
+/// A connection while its bytes move. Polled by hand: futures within futures would take ten times
+/// the memory, and most connections are idle most of the time.
+struct Relay<'a> {
+    up: Direction<'a>,
+    down: Direction<'a>,
+    pulse: Option<IdleTimer>,
+}
+
+enum Outcome {
+    Closed,
+    Idle,
+    ClientBroken(Cause),
+    TargetBroken(Cause),
+}
+
+impl Relay<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let before = self.moved();
+        let (up, down) = (&mut self.up, &mut self.down);
+        up.poll(cx, down);
+        down.poll(cx, up);
+        if let Some(outcome) = self.outcome() {
+            return Poll::Ready(outcome);
+        }
+        let (up, down) = (&mut self.up, &mut self.down);
+        up.poll_sink(cx, down);
+        down.poll_sink(cx, up);
+        if let Some(outcome) = self.outcome() {
+            return Poll::Ready(outcome);
+        }
+        let moved = self.moved() != before;
+        match &mut self.pulse {
+            Some(pulse) => pulse.poll(cx, moved).map(|()| Outcome::Idle),
+            None => Poll::Pending,
+        }
+    }
+
+    /// When a source breaks there is nothing left to pass on, either way. When a sink breaks, its
+    /// other direction may still hold what it had sent before.
+    fn outcome(&self) -> Option<Outcome> {
+        match (self.up.end(), self.down.end()) {
+            (Some(End::SourceBroken(cause)), _) => Some(Outcome::ClientBroken(cause)),
+            (_, Some(End::SourceBroken(cause))) => Some(Outcome::TargetBroken(cause)),
+            (Some(End::Failed), _) | (_, Some(End::Failed)) => {
+                Some(Outcome::ClientBroken(Cause::Reset))
+            }
+            (Some(End::Finished), Some(End::Finished)) => Some(Outcome::Closed),
+            (Some(_), Some(End::SinkBroken(cause))) => Some(Outcome::ClientBroken(cause)),
+            (Some(End::SinkBroken(cause)), Some(_)) => Some(Outcome::TargetBroken(cause)),
+            (None, _) | (_, None) => None,
+        }
+    }
+
+    fn moved(&self) -> (u64, u64) {
+        (self.up.total(), self.down.total())
+    }
+}
+
+/// When the last byte moved, and how long ago that may be.
+struct IdleTimer {
+    limit: Duration,
+    last: Instant,
+    alarm: Pin<Box<Sleep>>,
+}
+
+impl IdleTimer {
+    fn new(limit: Duration) -> Option<Self> {
+        (limit < Duration::MAX).then(|| Self {
+            limit,
+            last: Instant::now(),
+            alarm: Box::pin(sleep(limit)),
+        })
+    }
+
+    /// Waits until no byte has moved for too long.
+    fn poll(&mut self, cx: &mut Context<'_>, moved: bool) -> Poll<()> {
+        if moved {
+            self.last = Instant::now();
+        }
+        loop {
+            ready!(self.alarm.as_mut().poll(cx));
+            match self.last.checked_add(self.limit) {
+                Some(at) if at > Instant::now() => self.alarm.as_mut().reset(at),
+                Some(_) => return Poll::Ready(()),
+                None => return Poll::Pending,
+            }
+        }
+    }
+}
+
+/// Whether an error only says that there is nothing to do right now.
+fn is_would_block(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
+}

@@ -1,0 +1,326 @@
+//! One direction. It begins with copies through a buffer that belongs to the thread, so that an
+//! idle connection holds none; while bytes come in bulk it moves them through a pipe instead,
+//! without touching them.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use rustix::io::Errno;
+use tokio::io::Interest;
+
+use super::pipe::Pipe;
+use super::{Cause, End, is_would_block};
+use crate::net::stream::Stream;
+
+/// As much as one read may return. Larger ones gain nothing; smaller ones cost system calls.
+const BUFFER: usize = 64 * 1024;
+
+/// From this size on it costs less to move bytes through a pipe than to copy them.
+const LARGE: usize = 16 * 1024;
+
+/// As many large reads in a row make a bulk transfer.
+const BULK: u8 = 4;
+
+/// As many moves in a row below half of [`LARGE`] are none any more. A few of them only mean that
+/// we are faster than the source.
+const SMALL: usize = LARGE / 2;
+const NO_BULK: u8 = 16;
+
+/// How many bytes one connection may move before the others get their turn.
+const TURN: u64 = 8 << 20;
+
+/// The kernel copies faster to and from whole pages.
+const PAGE: usize = 4096;
+
+/// With room to begin at a page, and large enough to be mapped (`M_MMAP_THRESHOLD` in mallopt(3)):
+/// then only what is read into takes memory.
+const ROOM: usize = 256 * 1024;
+
+thread_local! {
+    static SHARED: RefCell<Vec<u8>> = RefCell::new(vec![0; ROOM]);
+}
+
+/// One direction of a connection, and how far it is.
+pub(super) struct Direction<'a> {
+    source: &'a Stream,
+    sink: &'a Stream,
+    way: Way,
+    /// Held only while bytes move: a connection that waits needs none.
+    pipe: Option<Pipe>,
+    /// What was read and could not be written yet.
+    rest: Vec<u8>,
+    /// How many bytes were passed on.
+    total: &'a mut u64,
+    end: Option<End>,
+    /// Not all that the sink was sent had left when it was told its end.
+    has_unsent: bool,
+    /// Tells when the sink breaks; there only where nobody reads from it or writes to it.
+    watch: Option<Pin<Box<dyn Future<Output = io::Error> + Send + 'a>>>,
+}
+
+/// How bytes are moved.
+#[derive(Clone, Copy)]
+enum Way {
+    /// By copies, of which so many in a row were large.
+    Copy { large: u8 },
+    /// Through a pipe; so many moves in a row were small.
+    Splice { small: u8 },
+    /// By copies, since these sockets cannot be spliced.
+    OnlyCopy,
+}
+
+/// What one step of reading and writing came to.
+enum Step {
+    /// So many bytes were read, and all of them written.
+    Moved(usize),
+    /// The sink took only a part.
+    Stuck,
+    /// It took some of the rest, too.
+    CaughtUp,
+    /// Nothing is there to be read.
+    Dry,
+    /// These sockets cannot be spliced.
+    Refused,
+    /// The direction has ended.
+    Over(End),
+}
+
+impl<'a> Direction<'a> {
+    /// Passes bytes from `source` to `sink`, `said` first, and counts them in `total`.
+    pub(super) fn new(
+        source: &'a Stream,
+        sink: &'a Stream,
+        said: Vec<u8>,
+        total: &'a mut u64,
+    ) -> Self {
+        Self {
+            source,
+            sink,
+            way: Way::Copy { large: 0 },
+            pipe: None,
+            rest: said,
+            total,
+            end: None,
+            has_unsent: false,
+            watch: None,
+        }
+    }
+
+    /// How it has ended, if it has.
+    pub(super) fn end(&self) -> Option<End> {
+        self.end
+    }
+
+    /// Whether not all that the sink was sent had left when it was told its end.
+    pub(super) fn has_unsent(&self) -> bool {
+        self.has_unsent
+    }
+
+    pub(super) fn total(&self) -> u64 {
+        *self.total
+    }
+
+    /// Goes on until there is nothing to do right now.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, other: &Self) {
+        if self.end.is_none()
+            && let Poll::Ready(end) = self.advance(cx, other)
+        {
+            self.finish(end);
+        }
+    }
+
+    /// Finds out that the sink is broken where moving bytes would not.
+    pub(super) fn poll_sink(&mut self, cx: &mut Context<'_>, other: &Self) {
+        if !self.waits_for_source() || other.waits_for_source() {
+            return;
+        }
+        let sink = self.sink;
+        let watch = self.watch.get_or_insert_with(|| Box::pin(sink.broken()));
+        if let Poll::Ready(error) = watch.as_mut().poll(cx) {
+            self.finish(End::SinkBroken(Cause::from(&error)));
+        }
+    }
+
+    fn waits_for_source(&self) -> bool {
+        self.end.is_none() && self.rest.is_empty() && self.pipe.is_none()
+    }
+
+    fn finish(&mut self, end: End) {
+        self.end = Some(end);
+        self.let_go_of_pipe();
+    }
+
+    fn let_go_of_pipe(&mut self) {
+        if let Some(pipe) = self.pipe.take() {
+            pipe.give_back();
+        }
+    }
+
+    fn advance(&mut self, cx: &mut Context<'_>, other: &Self) -> Poll<End> {
+        let before = *self.total;
+        while *self.total - before < TURN {
+            match self.step(other) {
+                Step::Moved(bytes) => self.choose_way(bytes),
+                Step::CaughtUp => (),
+                Step::Stuck => {
+                    // What is wrong with the sink is found by the next attempt to write to it.
+                    if let Err(error) = ready!(self.sink.poll_writable(cx)) {
+                        return Poll::Ready(End::SinkBroken(Cause::from(&error)));
+                    }
+                }
+                Step::Dry => {
+                    self.let_go_of_pipe();
+                    if let Err(error) = ready!(self.source.poll_readable(cx)) {
+                        return Poll::Ready(End::SourceBroken(Cause::from(&error)));
+                    }
+                }
+                Step::Refused => {
+                    self.way = Way::OnlyCopy;
+                    self.pipe = None;
+                }
+                Step::Over(end) => return Poll::Ready(end),
+            }
+        }
+        // Others get their turn, and new events theirs.
+        let _ = pin!(tokio::task::yield_now()).poll(cx);
+        Poll::Pending
+    }
+
+    /// So many bytes were moved at once: is it bulk?
+    fn choose_way(&mut self, bytes: usize) {
+        self.way = match self.way {
+            Way::Copy { .. } if bytes < LARGE => Way::Copy { large: 0 },
+            Way::Copy { large } if large + 1 == BULK => Way::Splice { small: 0 },
+            Way::Copy { large } => Way::Copy { large: large + 1 },
+            Way::Splice { .. } if bytes >= SMALL => Way::Splice { small: 0 },
+            Way::Splice { small } if small + 1 == NO_BULK => Way::Copy { large: 0 },
+            Way::Splice { small } => Way::Splice { small: small + 1 },
+            Way::OnlyCopy => Way::OnlyCopy,
+        };
+        if !self.splices() {
+            self.let_go_of_pipe();
+        }
+    }
+
+    fn splices(&self) -> bool {
+        matches!(self.way, Way::Splice { .. })
+    }
+
+    fn step(&mut self, other: &Self) -> Step {
+        if !self.rest.is_empty() {
+            return self.write_rest();
+        }
+        if self.splices() && self.pipe.is_none() {
+            self.pipe = Pipe::take();
+        }
+        match self.pipe.take() {
+            Some(mut pipe) => {
+                let step = self.through(&mut pipe, other);
+                self.pipe = Some(pipe);
+                step
+            }
+            None => self.copy(other),
+        }
+    }
+
+    fn write_rest(&mut self) -> Step {
+        match self.sink.try_write(&self.rest) {
+            Ok(written) => {
+                *self.total += written as u64;
+                self.rest.drain(..written);
+                if self.rest.is_empty() {
+                    self.rest = Vec::new();
+                }
+                Step::CaughtUp
+            }
+            Err(error) if is_would_block(&error) => Step::Stuck,
+            Err(error) => Step::Over(cannot_write(&error)),
+        }
+    }
+
+    fn copy(&mut self, other: &Self) -> Step {
+        SHARED.with_borrow_mut(|shared| {
+            let start = shared.as_ptr().align_offset(PAGE);
+            let buffer = &mut shared[start..start + BUFFER];
+            let n = match self.source.try_read_all(buffer) {
+                Ok(0) => return self.over(other),
+                Ok(n) => n,
+                Err(error) if is_would_block(&error) => return Step::Dry,
+                Err(error) => return Step::Over(End::SourceBroken(Cause::from(&error))),
+            };
+            let written = match self.sink.try_write(&buffer[..n]) {
+                Ok(written) => written,
+                Err(error) if is_would_block(&error) => 0,
+                Err(error) => return Step::Over(cannot_write(&error)),
+            };
+            *self.total += written as u64;
+            if written == n {
+                Step::Moved(n)
+            } else {
+                self.rest = buffer[written..n].to_vec();
+                Step::Stuck
+            }
+        })
+    }
+
+    fn through(&mut self, pipe: &mut Pipe, other: &Self) -> Step {
+        let (source, sink) = (self.source, self.sink);
+        if pipe.held() == 0 {
+            match source.try_io(Interest::READABLE, || pipe.fill(source)) {
+                Ok(0) => return self.over(other),
+                Ok(_) => (),
+                Err(error) if is_would_block(&error) => return Step::Dry,
+                Err(error) if is_refusal(&error) => return Step::Refused,
+                Err(error) => return Step::Over(End::SourceBroken(Cause::from(&error))),
+            }
+        }
+        let held = pipe.held();
+        while pipe.held() > 0 {
+            match sink.try_io(Interest::WRITABLE, || pipe.drain(sink)) {
+                Ok(moved) => *self.total += moved as u64,
+                Err(error) if is_would_block(&error) => return Step::Stuck,
+                Err(error) if is_refusal(&error) => match pipe.read_out() {
+                    Ok(rest) => {
+                        self.rest = rest;
+                        return Step::Refused;
+                    }
+                    Err(error) => return Step::Over(End::SourceBroken(Cause::from(&error))),
+                },
+                Err(error) => return Step::Over(cannot_write(&error)),
+            }
+        }
+        Step::Moved(held)
+    }
+
+    /// The source has ended; the sink is told, unless that is only what is left of a reset: the
+    /// kernel tells of one only once, and whoever reads after that finds an end like any other.
+    fn over(&mut self, other: &Self) -> Step {
+        if let Some(End::SinkBroken(cause)) = other.end {
+            return Step::Over(End::SourceBroken(cause));
+        }
+        // The kernel does not say so any more afterwards. Less leaves in one flight.
+        self.has_unsent =
+            other.end.is_none() && *self.total >= LARGE as u64 && self.sink.has_unsent();
+        Step::Over(match self.sink.finish_writing() {
+            Ok(()) => End::Finished,
+            Err(error) => End::SinkBroken(Cause::from(&error)),
+        })
+    }
+}
+
+/// How a direction ends whose sink takes nothing because of `error`.
+fn cannot_write(error: &io::Error) -> End {
+    match Errno::from_io_error(error) {
+        Some(Errno::NOBUFS | Errno::NOMEM) => End::Failed,
+        _ => End::SinkBroken(Cause::from(error)),
+    }
+}
+
+/// Whether splice(2) does not work here at all: not between these sockets, or not in this sandbox.
+/// Whatever else is wrong is found by copying.
+fn is_refusal(error: &io::Error) -> bool {
+    let errors = [Errno::INVAL, Errno::PERM, Errno::NOSYS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|error| errors.contains(&error))
+}

@@ -1,0 +1,346 @@
+//! One connected socket, TCP or Unix: its options, its half-close, its reset.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt;
+use rustix::net::{RecvFlags, SendFlags, Shutdown};
+use tokio::io::{Interest, Ready};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::config::Liveness;
+use crate::config::address::Peer;
+
+/// A connected stream socket.
+#[derive(Debug)]
+pub enum Stream {
+    /// Over TCP.
+    Tcp(TcpStream),
+    /// Over a Unix socket.
+    Unix(UnixStream),
+}
+
+/// How often a Unix client is asked whether it has hung up while it waits: there the kernel
+/// reports a close that follows a half-close by no event that tokio would pass on alone.
+const HANG_UP_POLL: Duration = Duration::from_millis(250);
+
+/// How often a peer is asked whether it has ended, as long as it sends what nobody reads any more.
+const TAKEN_POLL: Duration = Duration::from_millis(50);
+
+/// A connected, non-blocking stream socket that no thread watches yet.
+#[derive(Debug)]
+pub enum RawStream {
+    /// Over TCP.
+    Tcp(std::net::TcpStream),
+    /// Over a Unix socket.
+    Unix(std::os::unix::net::UnixStream),
+}
+
+/// Sets what every relayed TCP connection has: no delay for small writes, and how it finds out that
+/// its peer has vanished. One that has is found out when the bytes are to move.
+pub fn tune(socket: impl AsFd, liveness: &Liveness) {
+    let _ = sockopt::set_tcp_nodelay(&socket, true);
+    let _ = sockopt::set_socket_keepalive(&socket, true);
+    let _ = sockopt::set_tcp_keepidle(&socket, liveness.keepalive_time);
+    let _ = sockopt::set_tcp_keepintvl(&socket, liveness.keepalive_interval);
+    let _ = sockopt::set_tcp_keepcnt(&socket, liveness.keepalive_probes);
+    if liveness.user_timeout < Duration::MAX {
+        let millis = liveness.user_timeout.as_millis();
+        let _ = sockopt::set_tcp_user_timeout(&socket, millis.try_into().unwrap_or(u32::MAX));
+    }
+}
+
+impl RawStream {
+    /// Has the event loop of this thread watch it.
+    pub fn watch(self) -> io::Result<Stream> {
+        Ok(match self {
+            Self::Tcp(stream) => Stream::Tcp(TcpStream::from_std(stream)?),
+            Self::Unix(stream) => Stream::Unix(UnixStream::from_std(stream)?),
+        })
+    }
+
+    /// See [`Stream::reset`].
+    pub fn reset(&self) {
+        let _ = sockopt::set_socket_linger(self, Some(Duration::ZERO));
+    }
+}
+
+impl AsFd for RawStream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl Stream {
+    /// Has the event loop of this thread watch it, and not the one of another thread.
+    pub fn rebind(self) -> io::Result<Self> {
+        let socket = match self {
+            Self::Tcp(stream) => RawStream::Tcp(stream.into_std()?),
+            Self::Unix(stream) => RawStream::Unix(stream.into_std()?),
+        };
+        socket.watch()
+    }
+
+    /// Where this end is: for a client that was accepted, what it connected to.
+    pub fn here(&self) -> io::Result<Peer> {
+        Ok(match self {
+            Self::Tcp(stream) => Peer::tcp(stream.local_addr()?),
+            Self::Unix(_) => Peer::Unix,
+        })
+    }
+
+    /// Waits for one of the conditions in `interest`.
+    pub async fn ready(&self, interest: Interest) -> io::Result<Ready> {
+        match self {
+            Self::Tcp(stream) => stream.ready(interest).await,
+            Self::Unix(stream) => stream.ready(interest).await,
+        }
+    }
+
+    /// Waits until there may be something to read, for one task at a time.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => stream.poll_read_ready(cx),
+            Self::Unix(stream) => stream.poll_read_ready(cx),
+        }
+    }
+
+    /// Waits until there may be room to write, for one task at a time.
+    pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => stream.poll_write_ready(cx),
+            Self::Unix(stream) => stream.poll_write_ready(cx),
+        }
+    }
+
+    /// Reads what is there; `WouldBlock` when nothing is.
+    pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.try_io(Interest::READABLE, || self.receive(buffer))
+    }
+
+    /// As [`Stream::try_read`], but takes a read that did not fill `buffer` as one that took all
+    /// there is, which saves asking once more: what comes later is announced anew (epoll(7)).
+    pub fn try_read_all(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Self::Tcp(stream) = self else {
+            // Here a read may also stop at a boundary between two messages.
+            return self.try_read(buffer);
+        };
+        let mut short = None;
+        let full = stream.try_io(Interest::READABLE, || {
+            let count = self.receive(buffer)?;
+            if count == 0 || count == buffer.len() {
+                return Ok(count);
+            }
+            // Said within `try_io`, so that news that come at this moment are not forgotten.
+            short = Some(count);
+            Err(io::ErrorKind::WouldBlock.into())
+        });
+        match short {
+            Some(count) => Ok(count),
+            None => full,
+        }
+    }
+
+    /// Looks at what has come, without taking it, until `find` has something. What comes is
+    /// looked at from its beginning each time, as far as the buffer goes.
+    pub async fn peek<T>(
+        &self,
+        buffer: &mut [u8],
+        mut find: impl FnMut(&[u8]) -> Option<T>,
+    ) -> io::Result<T> {
+        loop {
+            let ready = self.ready(Interest::READABLE).await?;
+            // Not found is not ready, so that only news ends the next wait; found out in here, or
+            // news in between would be lost.
+            let look = || {
+                let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+                let (_, seen) = rustix::net::recv(self, &mut *buffer, flags)?;
+                find(&buffer[..seen]).ok_or_else(|| io::ErrorKind::WouldBlock.into())
+            };
+            let found = match self {
+                Self::Tcp(stream) => stream.try_io(Interest::READABLE, look),
+                Self::Unix(stream) => stream.try_io(Interest::READABLE, look),
+            };
+            match found {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                // All that ever comes had come before we looked.
+                Err(_) if ready.is_read_closed() => {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                Err(_) => (),
+                Ok(found) => return Ok(found),
+            }
+        }
+    }
+
+    /// Waits for the first byte, which stays where it is; says whether there is one before the end.
+    pub async fn wait_first_byte(&self) -> bool {
+        let first = |seen: &[u8]| seen.first().copied();
+        self.peek(&mut [0], first).await.is_ok()
+    }
+
+    /// Reads exactly as much as the buffer holds.
+    pub async fn read_exact(&self, mut buffer: &mut [u8]) -> io::Result<()> {
+        while !buffer.is_empty() {
+            match self.try_read(buffer) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => buffer = &mut buffer[n..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.ready(Interest::READABLE).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what fits; `WouldBlock` when nothing does.
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        self.try_io(Interest::WRITABLE, || {
+            Ok(rustix::net::send(self, bytes, flags)?)
+        })
+    }
+
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::net::recv(self, buffer, RecvFlags::DONTWAIT)?.0)
+    }
+
+    /// Does `io` on this socket if `interest` is ready; `WouldBlock` from it means that it is not,
+    /// after all, so it may only come from this socket.
+    pub fn try_io<T>(
+        &self,
+        interest: Interest,
+        io: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        match self {
+            Self::Tcp(stream) => stream.try_io(interest, io),
+            Self::Unix(stream) => stream.try_io(interest, io),
+        }
+    }
+
+    /// Writes all of `bytes`.
+    pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.try_write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => bytes = &bytes[n..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.ready(Interest::WRITABLE).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that no more bytes will come; the other direction goes on.
+    pub fn finish_writing(&self) -> io::Result<()> {
+        Ok(rustix::net::shutdown(self, Shutdown::Write)?)
+    }
+
+    /// Waits until an attempt to connect has ended.
+    pub async fn connected(&self) -> io::Result<()> {
+        self.ready(Interest::WRITABLE).await?;
+        Ok(sockopt::socket_error(self)??)
+    }
+
+    /// Waits until the connection is broken, by a reset or because the peer has vanished.
+    pub async fn broken(&self) -> io::Error {
+        match self.ready(Interest::ERROR).await {
+            Err(error) => error,
+            Ok(_) => match sockopt::socket_error(self) {
+                Ok(Err(error)) | Err(error) => error.into(),
+                // Somebody has read the error already.
+                Ok(Ok(())) => io::ErrorKind::ConnectionReset.into(),
+            },
+        }
+    }
+
+    /// Waits until a client that we hold is surely gone. One that only sent its end of file is
+    /// not: it may well wait for the answer, and a TCP client that closed looks the same.
+    pub async fn gone(&self) {
+        match self {
+            Self::Tcp(_) => drop(self.broken().await),
+            Self::Unix(_) => {
+                while !self.hung_up() {
+                    tokio::time::sleep(HANG_UP_POLL).await;
+                }
+            }
+        }
+    }
+
+    fn hung_up(&self) -> bool {
+        let mut fds = [PollFd::new(self, PollFlags::empty())];
+        matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1..))
+    }
+
+    /// Waits, at most `limit`, until the kernel has sent off what was written.
+    pub async fn flush(&self, limit: Duration) {
+        let Self::Tcp(stream) = self else { return };
+        if socket2::SockRef::from(stream)
+            .set_tcp_notsent_lowat(1)
+            .is_err()
+        {
+            return;
+        }
+        let sent_off = async {
+            let mut pause = Duration::from_millis(1);
+            while !self.is_writable() {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_millis(100));
+            }
+        };
+        let _ = tokio::time::timeout(limit, sent_off).await;
+    }
+
+    /// Whether something that was written has not been sent off yet. Nothing more is to be written.
+    pub fn has_unsent(&self) -> bool {
+        let Self::Tcp(stream) = self else {
+            return false;
+        };
+        let socket = socket2::SockRef::from(stream);
+        socket.set_tcp_notsent_lowat(1).is_ok() && !self.is_writable()
+    }
+
+    /// Waits, at most `limit`, until the peer, which was told its end, has read that far: then it
+    /// ends, too. How much is still to be sent nobody says any more.
+    pub async fn wait_peer_eof(&self, limit: Duration) {
+        let ended = async {
+            while let Ok(ready) = self.ready(Interest::READABLE | Interest::ERROR).await {
+                if ready.is_read_closed() || ready.is_error() {
+                    return;
+                }
+                tokio::time::sleep(TAKEN_POLL).await;
+            }
+        };
+        let _ = tokio::time::timeout(limit, ended).await;
+    }
+
+    fn is_writable(&self) -> bool {
+        let mut fds = [PollFd::new(self, PollFlags::OUT)];
+        !matches!(poll(&mut fds, Some(&Timespec::default())), Ok(0))
+    }
+
+    /// Has the connection end with a reset when this is dropped, together with what was not sent.
+    /// On a Unix socket the peer sees its end, and an error when it had written something that
+    /// nobody read.
+    pub fn reset(&self) {
+        let _ = sockopt::set_socket_linger(self, Some(Duration::ZERO));
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}

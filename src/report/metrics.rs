@@ -1,0 +1,373 @@
+//! The records as Prometheus reads them: the text format, version 0.0.4. Pure.
+//!
+//! Names, types and labels never change their meaning; docs/observing.md has them all.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use crate::report::record::{Kind, Moment, Record, State};
+
+/// What `Content-Type:` says of a page.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// An instance, and whether its process runs.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    /// What is known of it.
+    pub record: Record,
+    /// Whether it is kept up to date right now.
+    pub alive: bool,
+}
+
+/// The page for `instances`, and for so many records that could not be read.
+pub fn page(instances: &[Instance], unreadable: usize, now: Moment) -> String {
+    // Two samples with the same labels would spoil the whole page.
+    let mut names = BTreeSet::new();
+    let distinct: Vec<_> = instances
+        .iter()
+        .filter(|instance| names.insert(instance.record.name.as_str()))
+        .collect();
+    let doubled = instances.len() - distinct.len();
+    let mut page = Page {
+        text: String::new(),
+        instances: distinct,
+    };
+    page.about_states(now);
+    page.about_clients();
+    page.about_wakes();
+    page.about_failures();
+    page.family(
+        "wakeport_unreadable_records",
+        "gauge",
+        "Records in the state directories that cannot be used.",
+    );
+    let unreadable = unreadable + doubled;
+    let _ = writeln!(page.text, "wakeport_unreadable_records {unreadable}");
+    page.family(
+        "wakeport_build_info",
+        "gauge",
+        "Always 1; the version of the wakeport that serves this page.",
+    );
+    let version = env!("CARGO_PKG_VERSION");
+    let _ = writeln!(page.text, "wakeport_build_info{{version=\"{version}\"}} 1");
+    page.text
+}
+
+struct Page<'a> {
+    text: String,
+    instances: Vec<&'a Instance>,
+}
+
+impl Page<'_> {
+    fn about_states(&mut self, now: Moment) {
+        self.each(
+            "wakeport_instance_info",
+            "gauge",
+            "Always 1; the unit that runs wakeport, and what it puts to sleep.",
+            |Instance { record, .. }, row| {
+                let unit = record.unit.as_deref().unwrap_or_default();
+                row.with("unit", unit)
+                    .with("service", &record.service)
+                    .is(1.0);
+            },
+        );
+        self.each(
+            "wakeport_state",
+            "gauge",
+            "1 for the state that the service is in, 0 for the others.",
+            |Instance { record, alive }, row| {
+                for state in State::ALL {
+                    let is = record.state(*alive) == state;
+                    row.with("state", state.name()).is(f64::from(u8::from(is)));
+                }
+            },
+        );
+        self.each(
+            "wakeport_state_seconds_total",
+            "counter",
+            "Time spent in each state.",
+            |Instance { record, alive }, row| {
+                for (state, seconds) in record.seconds(*alive, now) {
+                    row.with("state", state.name()).is(seconds);
+                }
+            },
+        );
+        self.each(
+            "wakeport_memory_freed_bytes",
+            "gauge",
+            "What the service took just before it was last put to sleep; absent where nobody accounts for it.",
+            |Instance { record, .. }, row| {
+                if let Some(bytes) = record.memory_freed {
+                    row.is(bytes as f64);
+                }
+            },
+        );
+    }
+
+    fn about_clients(&mut self) {
+        self.each(
+            "wakeport_clients_active",
+            "gauge",
+            "Clients that are here and were let through.",
+            |Instance { record, alive }, row| {
+                row.is(if *alive {
+                    record.clients.active as f64
+                } else {
+                    0.0
+                });
+            },
+        );
+        self.each(
+            "wakeport_clients_waiting",
+            "gauge",
+            "Clients that wait for the service.",
+            |Instance { record, alive }, row| {
+                row.is(if *alive {
+                    record.clients.waiting as f64
+                } else {
+                    0.0
+                });
+            },
+        );
+        self.each(
+            "wakeport_clients_served_total",
+            "counter",
+            "Clients that were let through.",
+            |Instance { record, .. }, row| row.is(record.clients.served as f64),
+        );
+        self.each(
+            "wakeport_clients_refused_total",
+            "counter",
+            "Clients that were reset: the service could not be woken (failed), just their target did not answer (silent), the service was woken too often (rate), or they come from the wrong network (address).",
+            |Instance { record, .. }, row| {
+                row.with("reason", "failed").is(record.clients.refused_failed as f64);
+                row.with("reason", "silent").is(record.clients.refused_silent as f64);
+                row.with("reason", "rate").is(record.clients.refused_rate as f64);
+                row.with("reason", "address").is(record.clients.refused_address as f64);
+            },
+        );
+        self.each(
+            "wakeport_clients_gave_up_total",
+            "counter",
+            "Clients that left while they waited.",
+            |Instance { record, .. }, row| row.is(record.clients.gave_up as f64),
+        );
+        self.each(
+            "wakeport_clients_ended_total",
+            "counter",
+            "Connections that wakeport ended: they moved no byte for too long (idle), or their peer was gone (vanished).",
+            |Instance { record, .. }, row| {
+                row.with("reason", "idle").is(record.clients.ended_idle as f64);
+                row.with("reason", "vanished").is(record.clients.ended_vanished as f64);
+            },
+        );
+        self.each(
+            "wakeport_relayed_bytes_total",
+            "counter",
+            "Bytes that connections have carried to the service (up) and from it (down), counted when a connection ends.",
+            |Instance { record, .. }, row| {
+                row.with("direction", "up").is(record.bytes.up as f64);
+                row.with("direction", "down").is(record.bytes.down as f64);
+            },
+        );
+    }
+
+    fn about_wakes(&mut self) {
+        const NAME: &str = "wakeport_wake_duration_seconds";
+        self.family(
+            NAME,
+            "histogram",
+            "From the order to start to the service's first answer; wakes that failed are not in it.",
+        );
+        for Instance { record, .. } in &self.instances {
+            let wakes = &record.wakes;
+            let mut sum = 0;
+            for bucket in &wakes.buckets {
+                sum += bucket.count;
+                Row::new(&mut self.text, &format!("{NAME}_bucket"), &record.name)
+                    .with("le", &bucket.le.to_string())
+                    .is(sum as f64);
+            }
+            let total = wakes.total as f64;
+            Row::new(&mut self.text, &format!("{NAME}_bucket"), &record.name)
+                .with("le", "+Inf")
+                .is(total);
+            Row::new(&mut self.text, &format!("{NAME}_sum"), &record.name).is(wakes.seconds);
+            Row::new(&mut self.text, &format!("{NAME}_count"), &record.name).is(total);
+        }
+        self.each(
+            "wakeport_sleeps_total",
+            "counter",
+            "How often the service was put to sleep.",
+            |Instance { record, .. }, row| row.is(record.sleeps as f64),
+        );
+    }
+
+    fn about_failures(&mut self) {
+        self.each(
+            "wakeport_failures_total",
+            "counter",
+            "What failed: the order to start (start), an answer in time (timeout), the service before it answered (died), the order to stop (stop), one target of several (silent).",
+            |Instance { record, .. }, row| {
+                for kind in Kind::ALL {
+                    let count = record.failures.get(&kind).copied().unwrap_or_default();
+                    row.with("kind", kind.name()).is(count as f64);
+                }
+            },
+        );
+        self.each(
+            "wakeport_last_failure_timestamp_seconds",
+            "gauge",
+            "When something failed last; absent if nothing has.",
+            |Instance { record, .. }, row| {
+                if let Some(failure) = &record.last_failure {
+                    row.is(failure.at.as_second() as f64);
+                }
+            },
+        );
+    }
+
+    /// A family with what `tell` says of each instance.
+    fn each(&mut self, name: &str, kind: &str, help: &str, tell: impl Fn(&Instance, &mut Row<'_>)) {
+        self.family(name, kind, help);
+        for instance in &self.instances {
+            tell(
+                instance,
+                &mut Row::new(&mut self.text, name, &instance.record.name),
+            );
+        }
+    }
+
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+}
+
+/// Samples of one metric and one instance.
+struct Row<'a> {
+    text: &'a mut String,
+    name: &'a str,
+    instance: &'a str,
+    labels: String,
+}
+
+impl<'a> Row<'a> {
+    fn new(text: &'a mut String, name: &'a str, instance: &'a str) -> Self {
+        Self {
+            text,
+            name,
+            instance,
+            labels: String::new(),
+        }
+    }
+
+    /// A label of the next sample.
+    fn with(&mut self, label: &str, value: &str) -> &mut Self {
+        let _ = write!(self.labels, ",{label}=\"{}\"", escaped(value));
+        self
+    }
+
+    fn is(&mut self, value: f64) {
+        let labels = std::mem::take(&mut self.labels);
+        let (name, instance) = (self.name, escaped(self.instance));
+        let _ = writeln!(self.text, "{name}{{name=\"{instance}\"{labels}}} {value}");
+    }
+}
+
+fn escaped(value: &str) -> String {
+    let mut text = String::with_capacity(value.len());
+    for c in value.chars() {
+        match c {
+            '\\' | '"' => text.extend(['\\', c]),
+            '\n' => text.push_str("\\n"),
+            // Allowed, but the page may be read on a terminal.
+            _ if c.is_control() => text.push(' '),
+            _ => text.push(c),
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::report::record::Process;
+
+    const NOW: Moment = Moment {
+        wall: Timestamp::constant(1_760_000_100, 0),
+        monotonic: 200.0,
+    };
+
+    fn instance(name: &str) -> Instance {
+        let began = Moment {
+            wall: Timestamp::constant(1_760_000_000, 0),
+            monotonic: 100.0,
+        };
+        let mut record = Record {
+            name: name.into(),
+            service: "a \"b\" \\ c".into(),
+            ..Record::default()
+        };
+        record.begin(Process::default(), began);
+        record.turn(State::Awake, began);
+        record.wakes.add(Duration::from_millis(200));
+        record.wakes.add(Duration::from_secs(1000));
+        Instance {
+            record,
+            alive: true,
+        }
+    }
+
+    #[test]
+    fn a_histogram_counts_up_to_all() {
+        let page = page(&[instance("app")], 0, NOW);
+        for line in [
+            r#"wakeport_wake_duration_seconds_bucket{name="app",le="0.1"} 0"#,
+            r#"wakeport_wake_duration_seconds_bucket{name="app",le="0.25"} 1"#,
+            r#"wakeport_wake_duration_seconds_bucket{name="app",le="300"} 1"#,
+            r#"wakeport_wake_duration_seconds_bucket{name="app",le="+Inf"} 2"#,
+            r#"wakeport_wake_duration_seconds_sum{name="app"} 1000.2"#,
+            r#"wakeport_wake_duration_seconds_count{name="app"} 2"#,
+            r#"wakeport_state{name="app",state="awake"} 1"#,
+            r#"wakeport_state{name="app",state="asleep"} 0"#,
+            r#"wakeport_state_seconds_total{name="app",state="awake"} 100"#,
+            r#"wakeport_instance_info{name="app",unit="",service="a \"b\" \\ c"} 1"#,
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line}\n{page}");
+        }
+    }
+
+    #[test]
+    fn what_has_the_same_name_is_there_once() {
+        let page = page(&[instance("app"), instance("app")], 1, NOW);
+        let samples: Vec<_> = page
+            .lines()
+            .filter_map(|line| line.rsplit_once(' '))
+            .collect();
+        let distinct: BTreeSet<_> = samples.iter().map(|(sample, _)| sample).collect();
+        assert_eq!(samples.len(), distinct.len());
+        assert!(page.contains("wakeport_unreadable_records 2\n"));
+    }
+
+    #[test]
+    fn every_metric_is_documented_and_no_other() {
+        let page = page(&[instance("app")], 0, NOW);
+        let docs = include_str!("../../docs/observing.md");
+        let families = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        let families: BTreeSet<_> = families
+            .filter_map(|family| family.split(' ').next())
+            .collect();
+        let documented: BTreeSet<_> = docs
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `wakeport_"))
+            .filter_map(|rest| rest.split(['`', '{']).next())
+            .map(|rest| format!("wakeport_{rest}"))
+            .collect();
+        let documented = documented.iter().map(String::as_str).collect();
+        assert_eq!(families, documented);
+    }
+}

@@ -1,0 +1,128 @@
+//! Serves the metrics over HTTP. Every request gets a connection of its own and a time limit;
+//! whoever asks for anything else is told in one line.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CONTENT_TYPE};
+use hyper::rt::{Read, Write};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::net::listen::Listener;
+use crate::net::stream::{RawStream, Stream};
+use crate::report::metrics;
+
+/// A scrape takes milliseconds.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Scrapes at once; the others wait in the backlog.
+const ROOM: usize = 16;
+
+/// More than a request from any Prometheus has.
+const LONGEST_HEAD: usize = 16 * 1024;
+
+/// After an accept(2) that failed for want of something.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Where a page comes from, made anew for each scrape.
+pub type Source = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = String> + Send>> + Send + Sync>;
+
+/// Serves `source` on `listeners` until nobody has come for `idle`. Who comes later waits in the
+/// backlog.
+pub async fn serve(listeners: Vec<Listener>, idle: Duration, source: Source) -> io::Result<()> {
+    let (post, mut accepted) = mpsc::channel(1);
+    let mut doors = JoinSet::new();
+    for listener in listeners {
+        doors.spawn(accept(listener, post.clone()));
+    }
+    let mut scrapes = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            Some(connection) = accepted.recv(), if scrapes.len() < ROOM => {
+                let scrape = answer(connection, source.clone());
+                scrapes.spawn(async move { drop(timeout(LIMIT, scrape).await) });
+            }
+            Some(_) = scrapes.join_next() => (),
+            Some(Ok(Err(error))) = doors.join_next() => return Err(error),
+            () = sleep(idle), if scrapes.is_empty() => return Ok(()),
+        }
+    }
+}
+
+async fn accept(listener: Listener, post: mpsc::Sender<RawStream>) -> io::Result<()> {
+    let listener = listener.watch()?;
+    loop {
+        match listener.accept().await {
+            Ok((connection, _)) => {
+                if post.send(connection).await.is_err() {
+                    return Ok(());
+                }
+            }
+            Err(_) => sleep(PAUSE).await,
+        }
+    }
+}
+
+async fn answer(connection: RawStream, source: Source) -> io::Result<()> {
+    match connection.watch()? {
+        Stream::Tcp(tcp) => speak(TokioIo::new(tcp), source).await,
+        Stream::Unix(unix) => speak(TokioIo::new(unix), source).await,
+    }
+    Ok(())
+}
+
+async fn speak(stream: impl Read + Write + Unpin, source: Source) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let source = source.clone();
+        async move { Ok::<_, Infallible>(respond(&request, &source).await) }
+    });
+    let connection = http1::Builder::new()
+        // A connection that is kept would keep us as well.
+        .keep_alive(false)
+        .timer(TokioTimer::new())
+        .header_read_timeout(LIMIT / 2)
+        .max_buf_size(LONGEST_HEAD)
+        .serve_connection(stream, service);
+    // Whoever breaks off, or asks for nothing that is HTTP, has had an answer where there is one.
+    let _ = connection.await;
+}
+
+async fn respond(request: &Request<Incoming>, source: &Source) -> Response<String> {
+    let plain = "text/plain; charset=utf-8";
+    let (status, kind, body) = match (request.method(), request.uri().path()) {
+        (&Method::GET | &Method::HEAD, "/metrics") => {
+            (StatusCode::OK, metrics::CONTENT_TYPE, source().await)
+        }
+        (&Method::GET | &Method::HEAD, "/") => {
+            let text = "wakeport: the metrics are at /metrics\n".into();
+            (StatusCode::OK, plain, text)
+        }
+        (_, "/metrics" | "/") => {
+            let text = "wakeport: only GET and HEAD\n".into();
+            (StatusCode::METHOD_NOT_ALLOWED, plain, text)
+        }
+        _ => {
+            let text = "wakeport: not found; the metrics are at /metrics\n".into();
+            (StatusCode::NOT_FOUND, plain, text)
+        }
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, kind.parse().expect("a header's value"));
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        headers.insert(ALLOW, "GET, HEAD".parse().expect("a header's value"));
+    }
+    response
+}

@@ -1,0 +1,204 @@
+//! What the driver writes down: the record of the instance, brought up to date with each event and
+//! handed to whoever keeps it.
+
+use std::time::{Duration, Instant};
+
+use super::Traffic;
+use super::story::PACE;
+use crate::core::lifecycle::{self, ClientCounts};
+use crate::report::record::{Kind, Moment, Record, State};
+use crate::report::state_file::{self, StateWriter};
+
+/// The record of one instance.
+#[derive(Debug)]
+pub struct Recorder {
+    record: Record,
+    keeper: StateWriter,
+    /// Something is in the record that is not with the keeper yet; and it is another state.
+    changed: bool,
+    turned: bool,
+    /// When the present state ends, as the record says it.
+    deadline: Option<Instant>,
+    kept_at: Option<Instant>,
+    keep_at: Option<Instant>,
+}
+
+impl Recorder {
+    /// Goes on with `record`, of this process from now on, for `keeper`.
+    pub fn open(mut record: Record, keeper: StateWriter) -> Self {
+        record.begin(state_file::this_process(), state_file::moment());
+        // Said anew, if it still is so.
+        record.wakes.not_before = None;
+        Self {
+            record,
+            keeper,
+            changed: true,
+            turned: true,
+            deadline: None,
+            kept_at: None,
+            keep_at: None,
+        }
+    }
+
+    /// The record as it is now.
+    pub(super) fn record(&self) -> Record {
+        let mut record = self.record.clone();
+        record.written = state_file::moment().wall;
+        record
+    }
+
+    pub(super) fn turn(&mut self, state: lifecycle::State) {
+        let state = named(state);
+        if self.record.state != state {
+            self.record.turn(state, state_file::moment());
+            self.deadline = None;
+            self.turned = true;
+            self.changed = true;
+        }
+    }
+
+    /// An order to start is given; so many of the latest ones count.
+    pub(super) fn wakes(&mut self, keep: usize) {
+        self.record.wakes.order(state_file::moment().wall, keep);
+        self.changed = true;
+    }
+
+    /// How long ago the wakes of earlier lives were ordered.
+    pub(super) fn earlier_wakes(&self) -> Vec<Duration> {
+        self.record.wakes.ages(state_file::moment().wall)
+    }
+
+    /// There may be no wake for so long, or there may be one.
+    pub(super) fn no_wake_for(&mut self, left: Option<Duration>) {
+        let now = state_file::moment().wall;
+        let until = left.and_then(|left| now.checked_add(left).ok());
+        self.record.wakes.not_before = until;
+        self.changed = true;
+    }
+
+    pub(super) fn woke(&mut self, took: Duration) {
+        self.record.wakes.add(took);
+        self.changed = true;
+    }
+
+    pub(super) fn slept(&mut self, freed: Option<u64>) {
+        self.record.sleeps += 1;
+        self.record.memory_freed = freed;
+        self.changed = true;
+    }
+
+    pub(super) fn failed(&mut self, kind: Kind, why: &str) {
+        let Moment { wall, .. } = state_file::moment();
+        self.record.fails(kind, why, wall);
+        self.changed = true;
+    }
+
+    pub(super) fn served(&mut self, clients: usize) {
+        self.record.clients.served += clients as u64;
+        self.changed |= clients > 0;
+    }
+
+    pub(super) fn refused_failed(&mut self, clients: usize) {
+        self.record.clients.refused_failed += clients as u64;
+        self.changed |= clients > 0;
+    }
+
+    pub(super) fn refused_silent(&mut self, clients: usize) {
+        self.record.clients.refused_silent += clients as u64;
+        self.changed |= clients > 0;
+    }
+
+    pub(super) fn refused_rate(&mut self, clients: usize) {
+        self.record.clients.refused_rate += clients as u64;
+        self.changed |= clients > 0;
+    }
+
+    pub(super) fn refused_address(&mut self) {
+        self.record.clients.refused_address += 1;
+        self.changed = true;
+    }
+
+    pub(super) fn gave_up(&mut self) {
+        self.record.clients.gave_up += 1;
+        self.changed = true;
+    }
+
+    pub(super) fn carried(&mut self, traffic: Traffic) {
+        let Record { clients, bytes, .. } = &mut self.record;
+        bytes.up += traffic.up;
+        bytes.down += traffic.down;
+        clients.ended_idle += u64::from(traffic.idle);
+        clients.ended_vanished += u64::from(traffic.vanished);
+        self.changed = true;
+    }
+
+    /// When there is something to be kept next.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.keep_at
+    }
+
+    /// Has the record kept if something has changed: another state at once, numbers at most as
+    /// often as STATUS= follows them.
+    pub(super) fn publish(&mut self, state: lifecycle::State, crowd: ClientCounts, now: Instant) {
+        let deadline = deadline(state);
+        if deadline != self.deadline {
+            let left = deadline.map(|at| at.saturating_duration_since(now));
+            self.record.lasts(left, state_file::moment());
+            self.deadline = deadline;
+            self.changed = true;
+        }
+        let clients = &mut self.record.clients;
+        let here = (crowd.connected as u64, crowd.waiting as u64);
+        self.changed |= here != (clients.active, clients.waiting);
+        (clients.active, clients.waiting) = here;
+
+        self.keep_at = None;
+        if !self.changed || !self.keeper.keeps() {
+            return;
+        }
+        let quiet_until = self.kept_at.map(|at| at + PACE);
+        if !self.turned && quiet_until.is_some_and(|at| now < at) {
+            self.keep_at = quiet_until;
+            return;
+        }
+        (self.changed, self.turned) = (false, false);
+        self.kept_at = Some(now);
+        self.keeper.keep(self.record());
+    }
+
+    /// The process ends; `asleep` is whether the service is known to be down.
+    pub(super) fn close(&mut self, asleep: bool) {
+        if asleep {
+            self.turn(lifecycle::State::Asleep);
+        }
+        // Asleep with a process that is gone is asleep as well: nothing needs to be written for that,
+        // and no client to wait for it who comes just now.
+        if self.changed || self.record.state != State::Asleep {
+            self.record.end(state_file::moment());
+            self.keeper.keep(self.record());
+        }
+    }
+}
+
+fn named(state: lifecycle::State) -> State {
+    match state {
+        lifecycle::State::Asleep => State::Asleep,
+        lifecycle::State::Waking { .. } => State::Waking,
+        lifecycle::State::Awake => State::Awake,
+        lifecycle::State::Cooling { .. } => State::Cooling,
+        lifecycle::State::Stopping(_) => State::Stopping,
+        lifecycle::State::Failed { .. } => State::Failed,
+    }
+}
+
+/// When a state ends that lasts for a time that people ask for.
+fn deadline(state: lifecycle::State) -> Option<Instant> {
+    match state {
+        lifecycle::State::Cooling { sleep_at } => sleep_at,
+        lifecycle::State::Failed { retry_at, .. } => Some(retry_at),
+        lifecycle::State::Asleep | lifecycle::State::Waking { .. } | lifecycle::State::Awake => {
+            None
+        }
+        lifecycle::State::Stopping(_) => None,
+    }
+}

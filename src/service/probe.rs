@@ -1,0 +1,238 @@
+//! Does the target answer? Asked again and again until it does.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::address::{Address, HttpUrl};
+use crate::config::{CommandLine, Config, Readiness, ReadyKind};
+use crate::net::dial::{Connection, Dialer, Target};
+use crate::net::proxy_header::Origin;
+use crate::net::stream::Stream;
+use crate::program::Launcher;
+
+/// A target's connection, and what it has said on it already.
+#[derive(Debug)]
+pub struct Answer {
+    /// The connection that proves that the target answers; the first client gets it.
+    pub connection: Connection,
+    /// What was read from it, to be passed on first.
+    pub said: Vec<u8>,
+}
+
+impl Answer {
+    /// Has the event loop of this thread watch the connection.
+    pub fn rebind(self) -> io::Result<Self> {
+        Ok(Self {
+            connection: self.connection.rebind()?,
+            said: self.said,
+        })
+    }
+}
+
+impl From<Connection> for Answer {
+    fn from(connection: Connection) -> Self {
+        Self {
+            connection,
+            said: Vec::new(),
+        }
+    }
+}
+
+/// Asks targets whether they answer.
+#[derive(Clone, Debug)]
+pub struct Prober {
+    readiness: Readiness,
+    dialer: Dialer,
+    launcher: Launcher,
+    hook_limit: Duration,
+}
+
+/// A service that accepts a moment after its start job ended is found a moment later; one that
+/// takes minutes costs four attempts a second.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
+/// How long a target may take to say what it has to say, once connected.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+/// A status line with its headers is shorter than that, or is not worth waiting for.
+const LONGEST_HEAD: usize = 16 * 1024;
+
+impl Prober {
+    /// Asks as `config` says.
+    pub fn new(config: &Config, dialer: Dialer, launcher: Launcher) -> Self {
+        let readiness = config.readiness.clone();
+        Self {
+            readiness,
+            dialer,
+            launcher,
+            hook_limit: config.timing.start_timeout,
+        }
+    }
+
+    /// Returns when `target` answers, with the connection that proved it if a client can have it.
+    /// Until then tells `missed` why it does not.
+    pub async fn answer(&self, target: &Target, mut missed: impl FnMut(String)) -> Option<Answer> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.ask(target).await {
+                Ok(answer) => return answer,
+                Err(why) => missed(why.to_string()),
+            }
+            // A program is not run a thousand times a second.
+            let least = if self.readiness.hook.is_some() {
+                LONGEST_PAUSE
+            } else {
+                FIRST_PAUSE
+            };
+            sleep(pause.max(least)).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn agrees(&self, hook: &CommandLine, target: &Target) -> io::Result<()> {
+        let variables = [
+            ("WAKEPORT_EVENT", "ready".into()),
+            ("WAKEPORT_TARGET", target.address.to_string()),
+        ];
+        // Whoever gives up the question drops it, and the hook with it.
+        let never = CancellationToken::new();
+        let run = self
+            .launcher
+            .run("ready hook", hook, &variables, self.hook_limit, &never);
+        let status = run.await.map_err(io::Error::other)?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(io::Error::other(format!(
+                "the ready hook says not yet ({status})"
+            )))
+        }
+    }
+
+    async fn ask(&self, target: &Target) -> io::Result<Option<Answer>> {
+        if let Some(hook) = &self.readiness.hook {
+            self.agrees(hook, target).await?;
+        }
+        match &self.readiness.kind {
+            ReadyKind::Connect => Ok(Some(self.dialer.dial(target).await?.into())),
+            ReadyKind::Banner => {
+                let stream = self.dialer.dial(target).await?.announce(Origin::Local)?;
+                let said = in_time(read_some(&stream)).await?;
+                // One that was announced as ours cannot become a client's.
+                Ok((!self.dialer.announces()).then(|| Answer {
+                    connection: stream.into(),
+                    said,
+                }))
+            }
+            ReadyKind::Http(url) => {
+                let asked = match &url.host {
+                    Some((host, port)) => Target {
+                        address: Address::Tcp {
+                            host: host.clone(),
+                            port: Some(*port),
+                        },
+                    },
+                    None => target.clone(),
+                };
+                // Somebody else does not expect what the target expects.
+                let stream = if asked == *target {
+                    self.dialer.dial(&asked).await?.announce(Origin::Local)?
+                } else {
+                    self.dialer.connect(&asked).await?
+                };
+                in_time(ask_over_http(&stream, url)).await?;
+                Ok(Some(self.dialer.dial(target).await?.into()))
+            }
+        }
+    }
+}
+
+async fn in_time<T>(answer: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let late = || io::Error::new(io::ErrorKind::TimedOut, "it accepts, but says nothing");
+    timeout(ANSWER_LIMIT, answer)
+        .await
+        .unwrap_or_else(|_| Err(late()))
+}
+
+/// Reads what comes first; the end of the stream is no answer.
+async fn read_some(stream: &Stream) -> io::Result<Vec<u8>> {
+    let mut buffer = vec![0; 4096];
+    loop {
+        stream.ready(Interest::READABLE).await?;
+        match stream.try_read(&mut buffer) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => {
+                buffer.truncate(n);
+                return Ok(buffer);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn ask_over_http(stream: &Stream, url: &HttpUrl) -> io::Result<()> {
+    let host = match &url.host {
+        Some((host, port)) => Address::Tcp {
+            host: host.clone(),
+            port: Some(*port),
+        }
+        .to_string(),
+        None => "localhost".into(),
+    };
+    let agent = concat!("wakeport/", env!("CARGO_PKG_VERSION"));
+    let request = format!(
+        "GET {} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {agent}\r\nAccept: */*\r\nConnection: close\r\n\r\n",
+        url.path
+    );
+    stream.write_all(request.as_bytes()).await?;
+    let mut head = Vec::new();
+    loop {
+        head.extend(read_some(stream).await?);
+        match status(&head)? {
+            Some(500..) => return Err(io::Error::other("it answers with a server error")),
+            Some(_) => return Ok(()),
+            None if head.len() > LONGEST_HEAD => {
+                return Err(io::Error::other("its answer has no end of headers"));
+            }
+            None => (),
+        }
+    }
+}
+
+/// The status of the final response in `bytes`, if it is complete; `1xx` ones only precede it.
+pub fn status(mut bytes: &[u8]) -> io::Result<Option<u16>> {
+    loop {
+        let mut headers = [httparse::EMPTY_HEADER; 128];
+        let mut response = httparse::Response::new(&mut headers);
+        match response.parse(bytes).map_err(io::Error::other)? {
+            httparse::Status::Complete(length) => match response.code {
+                Some(100..200) => bytes = &bytes[length..],
+                code => return Ok(code),
+            },
+            httparse::Status::Partial => return Ok(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_is_that_of_the_final_response() {
+        let early = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 503 No\r\n\r\n";
+        assert_eq!(status(early).unwrap(), Some(503));
+        assert_eq!(
+            status(b"HTTP/1.0 404 Not Found\r\nA: b\r\n\r\nbody").unwrap(),
+            Some(404)
+        );
+        assert_eq!(status(b"HTTP/1.1 200 OK\r\nA: b\r\n").unwrap(), None);
+        assert!(status(b"220 smtp.example ESMTP\r\n").is_err());
+    }
+}
