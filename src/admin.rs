@@ -15,7 +15,7 @@ mod tests;
 use std::fmt;
 
 use crate::config::address::Bound;
-use crate::config::{Config, Manager, Named, Service, UnitName};
+use crate::config::{Config, Manager, Named, ServiceKind, UnitName};
 
 /// An instance of `wakeport@`, as it was typed.
 #[derive(Clone, Debug)]
@@ -111,15 +111,15 @@ impl Instance {
 
     /// The units that it wakes, if it wakes units.
     pub fn units(&self) -> &[UnitName] {
-        match &self.config.service {
-            Service::Units { units, .. } => units,
-            Service::Relay | Service::Hooks { .. } | Service::Exec(_) => &[],
+        match &self.config.services[0].kind {
+            ServiceKind::Units { units, .. } => units,
+            ServiceKind::Relay | ServiceKind::Hooks { .. } | ServiceKind::Exec(_) => &[],
         }
     }
 
     /// Why no unit files can be written for it, if so.
     pub fn unwritable(&self) -> Option<String> {
-        let listen = self.config.listen.iter();
+        let listen = self.config.process.listen.iter();
         let mut words = listen.flat_map(|Named { name, value }| {
             [name.clone().unwrap_or_default(), value.to_string()]
         });
@@ -138,7 +138,7 @@ impl Instance {
     /// The listeners, one group for each name: `FileDescriptorName=` belongs to a whole unit.
     fn groups(&self) -> Vec<Group<'_>> {
         let mut groups: Vec<Group<'_>> = Vec::new();
-        for Named { name, value } in &self.config.listen {
+        for Named { name, value } in &self.config.process.listen {
             let name = name.as_deref();
             match groups.iter_mut().find(|group| group.name == name) {
                 Some(group) => group.addresses.push(value),

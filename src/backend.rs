@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::address::Peer;
-use crate::config::{Config, Service, UnitName};
+use crate::config::{ServiceConfig, ServiceKind, UnitName};
 use crate::core::lifecycle::Phase;
 use crate::net::dial::{Dialer, Target};
 use crate::program::Launcher;
@@ -81,18 +81,18 @@ pub struct Failure(pub String);
 impl Backend {
     /// The service that `config` describes, behind `targets`.
     pub fn new(
-        config: &Config,
+        config: &ServiceConfig,
         targets: &[Arc<Target>],
         dialer: &Dialer,
         launcher: &Launcher,
     ) -> Self {
         let stop_timeout = config.timing.stop_timeout;
-        match config.service.clone() {
-            Service::Relay => Self::Relay,
-            Service::Units { units, manager } => {
+        match config.kind.clone() {
+            ServiceKind::Relay => Self::Relay,
+            ServiceKind::Units { units, manager } => {
                 Self::Systemd(Arc::new(Units::new(units, manager, stop_timeout)))
             }
-            Service::Hooks { start, stop } => {
+            ServiceKind::Hooks { start, stop } => {
                 let (targets, dialer, launcher) =
                     (targets.to_vec(), dialer.clone(), launcher.clone());
                 Self::Hooks(Arc::new(Hooks::new(
@@ -104,7 +104,7 @@ impl Backend {
                     stop_timeout,
                 )))
             }
-            Service::Exec(command) => {
+            ServiceKind::Exec(command) => {
                 let (dialer, launcher) = (dialer.clone(), launcher.clone());
                 Self::Exec(Arc::new(Child::new(
                     command,

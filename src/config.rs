@@ -19,33 +19,58 @@ pub use wake_rate::WakeRate;
 /// Everything that `wakeport run` has to know.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where to relay to, in the order given.
-    pub routes: Vec<Named<Address>>,
+    /// What a process has once.
+    pub process: ProcessConfig,
+    /// What is relayed to, woken and put to sleep; never empty.
+    pub services: Vec<ServiceConfig>,
+}
+
+/// What a process has once, however many services there are.
+#[derive(Clone, Debug)]
+pub struct ProcessConfig {
     /// What to bind ourselves; empty under socket activation.
     pub listen: Vec<Named<Bound>>,
+    /// How many clients at once.
+    pub limits: Limits,
+    /// How long connections may go on after we were told to end.
+    pub drain_timeout: Duration,
+    /// Whether we stay when idle, instead of leaving the sockets to systemd.
+    pub stay: bool,
+}
+
+impl ProcessConfig {
+    /// Well within the 90 s after which systemd kills a unit that it stops.
+    pub const DRAIN_TIMEOUT: &str = "30s";
+}
+
+/// One service: who its clients are, where they go, what is started for them, and how.
+#[derive(Clone, Debug)]
+pub struct ServiceConfig {
+    /// What the file calls it; `None` where there is no file, and so no other service.
+    pub name: Option<String>,
+    /// The listeners whose clients it gets, by `FileDescriptorName=`; `None` stands for all.
+    pub listeners: Option<Vec<String>>,
+    /// Where to relay to, in the order given.
+    pub routes: Vec<Named<Address>>,
     /// What is started and stopped, and how.
-    pub service: Service,
+    pub kind: ServiceKind,
     /// When the service counts as answering.
     pub readiness: Readiness,
     /// How long things may take.
     pub timing: Timing,
     /// How connections that are of no use any more are found out.
     pub liveness: Liveness,
-    /// How many clients at once.
-    pub limits: Limits,
     /// The PROXY header that every connection to the target begins with.
     pub send_proxy: Option<ProxyVersion>,
     /// Who counts as a client.
     pub admission: Admission,
-    /// How often the service may be woken; `None` is as often as anybody comes.
+    /// How often the service may be woken; `None` is as often as clients come.
     pub wake_rate: Option<WakeRate>,
     /// Whether the service sleeps when we are told to end.
     pub stop_on_exit: bool,
-    /// Whether we stay when idle, instead of leaving the sockets to systemd.
-    pub stay: bool,
 }
 
-impl Config {
+impl ServiceConfig {
     /// Where the clients of the listener with this name go: to its own target, or to the one
     /// without a name.
     pub fn route(&self, listener: &str) -> Option<&Address> {
@@ -70,7 +95,7 @@ pub struct Named<T> {
 
 /// What is started and stopped, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Service {
+pub enum ServiceKind {
     /// Nothing: systemd's own dependencies do it, as with systemd-socket-proxyd.
     Relay,
     /// Units of a service manager, over D-Bus.
@@ -165,8 +190,6 @@ pub struct Timing {
     pub start_timeout: Duration,
     /// From the order to stop until the service is down.
     pub stop_timeout: Duration,
-    /// How long connections may go on after we were told to end.
-    pub drain_timeout: Duration,
 }
 
 impl Timing {
@@ -176,8 +199,6 @@ impl Timing {
     pub const START_TIMEOUT: &str = "90s";
     /// systemd's own `DefaultTimeoutStopSec=`.
     pub const STOP_TIMEOUT: &str = "90s";
-    /// Well within the 90 s after which systemd kills a unit that it stops.
-    pub const DRAIN_TIMEOUT: &str = "30s";
 }
 
 /// How connections that are of no use any more are found out.

@@ -7,7 +7,7 @@ use super::preflight::{self, in_a_row};
 use super::system::{Listening, Unit};
 use super::{Finding, filters, stem, systemctl};
 use crate::config::address::{Address, Bound};
-use crate::config::{Config, Manager, Service, UnitName};
+use crate::config::{Config, Manager, ServiceKind, UnitName};
 
 /// All that was found out about an instance or a command line.
 #[derive(Clone, Debug)]
@@ -118,7 +118,7 @@ pub fn findings(subject: &Subject) -> Vec<Finding> {
     }
     let relay = subject.instance.as_ref().map(|relay| &relay.service);
     let woken_units = subject.units.as_deref().unwrap_or_default();
-    findings.extend(filters::of(&subject.config, relay, woken_units));
+    findings.extend(filters::of(&subject.config.services[0], relay, woken_units));
     findings.extend(permissions(subject));
     for (what, program, outcome) in &subject.programs {
         if let Err(reason) = outcome {
@@ -298,6 +298,7 @@ fn ports(subject: &Subject) -> Vec<Finding> {
     match &subject.instance {
         None => subject
             .config
+            .process
             .listen
             .iter()
             .for_each(|listen| port(&listen.value, "wakeport")),
@@ -317,7 +318,7 @@ fn targets(subject: &Subject) -> Vec<Finding> {
     let listeners: Vec<(&str, &Bound)> = match &subject.instance {
         None => {
             // As `wakeport run` calls those that it binds without a name.
-            let listen = subject.config.listen.iter();
+            let listen = subject.config.process.listen.iter();
             listen
                 .map(|listen| (listen.name.as_deref().unwrap_or("listen"), &listen.value))
                 .collect()
@@ -329,7 +330,7 @@ fn targets(subject: &Subject) -> Vec<Finding> {
                 .collect()
         }
     };
-    let mut findings = preflight::routes(&listeners, &subject.config);
+    let mut findings = preflight::routes(&listeners, &subject.config.services[0]);
     if listeners.is_empty() && subject.instance.is_none() {
         findings.push(Finding::note(
             "no `--listen` was given, so the sockets have to come from systemd; `wakeport check UNIT` looks at an instance",
@@ -358,10 +359,10 @@ fn targets(subject: &Subject) -> Vec<Finding> {
 
 /// Whether the units are there and let themselves be started and stopped.
 fn woken(subject: &Subject, units: &[Unit]) -> Vec<Finding> {
-    let Service::Units {
+    let ServiceKind::Units {
         units: names,
         manager,
-    } = &subject.config.service
+    } = &subject.config.services[0].kind
     else {
         return Vec::new();
     };
@@ -370,7 +371,7 @@ fn woken(subject: &Subject, units: &[Unit]) -> Vec<Finding> {
         findings.extend(preflight::woken(
             name.as_str(),
             unit,
-            &subject.config,
+            &subject.config.services[0],
             *manager,
         ));
         let Some(relay) = &subject.instance else {
@@ -455,6 +456,7 @@ fn open_files(subject: &Subject) -> Option<Finding> {
     let seats = subject.open_files.saturating_sub(SPARE_FILES) / 2;
     let wanted = subject
         .config
+        .process
         .limits
         .max_connections
         .map(|wanted| wanted as u64);

@@ -2,11 +2,11 @@
 
 use super::Finding;
 use super::system::Unit;
-use crate::config::{Config, ReadyKind, Service};
+use crate::config::{ReadyKind, ServiceConfig, ServiceKind};
 
 /// What is wrong with the filters of `config`. `relay` is the service that relays, `woken` what it
 /// wakes.
-pub fn of(config: &Config, relay: Option<&Unit>, woken: &[Unit]) -> Vec<Finding> {
+pub fn of(config: &ServiceConfig, relay: Option<&Unit>, woken: &[Unit]) -> Vec<Finding> {
     let mut findings = Vec::new();
     if config.admission.wake_on_data && config.readiness.kind == ReadyKind::Banner {
         findings.push(Finding::warning(
@@ -19,9 +19,9 @@ pub fn of(config: &Config, relay: Option<&Unit>, woken: &[Unit]) -> Vec<Finding>
     };
     for name in &relay.pulls_in {
         // Without a unit of ours to wake, any that comes along is the one that is relayed to.
-        let along = match config.service {
-            Service::Relay => name.ends_with(".service"),
-            Service::Units { .. } | Service::Hooks { .. } | Service::Exec(_) => {
+        let along = match config.kind {
+            ServiceKind::Relay => name.ends_with(".service"),
+            ServiceKind::Units { .. } | ServiceKind::Hooks { .. } | ServiceKind::Exec(_) => {
                 woken.iter().any(|unit| unit.id == *name)
             }
         };
@@ -36,7 +36,7 @@ pub fn of(config: &Config, relay: Option<&Unit>, woken: &[Unit]) -> Vec<Finding>
 }
 
 /// The options that keep somebody from waking the service, as they are given.
-fn given(config: &Config) -> String {
+fn given(config: &ServiceConfig) -> String {
     let given = [
         (!config.admission.access.is_empty(), "`--allow` or `--deny`"),
         (config.admission.wake_on_data, "`--wake-on-data`"),

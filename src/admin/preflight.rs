@@ -10,11 +10,11 @@ use super::system::{Facts, Holder, Listening, Unit};
 use super::unit_files::{self, Plan};
 use super::{Finding, Instance, systemctl};
 use crate::config::address::{Address, Bound};
-use crate::config::{Config, Manager, Named, ReadyKind, span};
+use crate::config::{Manager, Named, ReadyKind, ServiceConfig, span};
 
 /// All that `wakeport init` warns of before it does anything.
 pub fn of(instance: &Instance, facts: &Facts, plan: &Plan) -> Vec<Finding> {
-    let config = &instance.config;
+    let (process, config) = (&instance.config.process, &instance.config.services[0]);
     let mut findings = Vec::from_iter(template(instance, facts));
     match &facts.units {
         Err(reason) => findings.push(unasked(instance, reason)),
@@ -26,7 +26,7 @@ pub fn of(instance: &Instance, facts: &Facts, plan: &Plan) -> Vec<Finding> {
             }
         }
     }
-    let listeners: Vec<_> = config
+    let listeners: Vec<_> = process
         .listen
         .iter()
         .map(|Named { name, value }| (name.as_deref().unwrap_or(instance.stem()), value))
@@ -34,7 +34,7 @@ pub fn of(instance: &Instance, facts: &Facts, plan: &Plan) -> Vec<Finding> {
     findings.extend(routes(&listeners, config));
     let ids = unit_files::ids(instance, facts);
     let sockets = instance.sockets();
-    for listen in &config.listen {
+    for listen in &process.listen {
         findings.extend(port(
             &listen.value,
             &facts.listening,
@@ -55,7 +55,7 @@ pub fn of(instance: &Instance, facts: &Facts, plan: &Plan) -> Vec<Finding> {
 }
 
 /// What is wrong with a unit that is to be started and stopped by `name`.
-pub fn woken(name: &str, unit: &Unit, config: &Config, manager: Manager) -> Vec<Finding> {
+pub fn woken(name: &str, unit: &Unit, config: &ServiceConfig, manager: Manager) -> Vec<Finding> {
     let ctl = systemctl(manager);
     let mut findings = Vec::new();
     match unit.load.as_str() {
@@ -149,7 +149,7 @@ fn habits(name: &str, unit: &Unit, ctl: &str) -> Vec<Finding> {
 }
 
 /// Limits of the unit's own that do not go with ours.
-fn times(name: &str, unit: &Unit, config: &Config) -> Vec<Finding> {
+fn times(name: &str, unit: &Unit, config: &ServiceConfig) -> Vec<Finding> {
     let mut findings = Vec::new();
     let timing = &config.timing;
     for (what, theirs, ours, option) in [
@@ -186,7 +186,7 @@ fn times(name: &str, unit: &Unit, config: &Config) -> Vec<Finding> {
 }
 
 /// Whether the unit says when it is ready.
-fn readiness(unit: &Unit, config: &Config) -> Option<Finding> {
+fn readiness(unit: &Unit, config: &ServiceConfig) -> Option<Finding> {
     let says_nothing = ["simple", "exec", "idle"].contains(&unit.kind.as_str());
     let only_connects = config.readiness.kind == ReadyKind::Connect;
     (says_nothing && only_connects && config.readiness.hook.is_none()).then(|| {
@@ -198,7 +198,7 @@ fn readiness(unit: &Unit, config: &Config) -> Option<Finding> {
 }
 
 /// Whether a unit that runs listens where it is to be found.
-fn place(unit: &Unit, config: &Config, listening: &[Listening]) -> Vec<Finding> {
+fn place(unit: &Unit, config: &ServiceConfig, listening: &[Listening]) -> Vec<Finding> {
     if unit.load != "loaded" || unit.private_network {
         return Vec::new();
     }
@@ -234,7 +234,7 @@ fn place(unit: &Unit, config: &Config, listening: &[Listening]) -> Vec<Finding> 
 
 /// Whether every listener, by its name and address, leads somewhere, and not back to us. Names of
 /// hosts are not resolved here, but for `localhost`.
-pub fn routes(listeners: &[(&str, &Bound)], config: &Config) -> Vec<Finding> {
+pub fn routes(listeners: &[(&str, &Bound)], config: &ServiceConfig) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (name, at) in listeners {
         let port = match at {

@@ -181,7 +181,7 @@ fn a_service_that_says_when_it_is_ready_is_no_trap() {
     let mut facts = facts();
     facts.units.as_mut().unwrap()[0].kind = "simple".into();
     let mut instance = nginx();
-    instance.config.readiness.kind = "banner".parse().unwrap();
+    instance.config.services[0].readiness.kind = "banner".parse().unwrap();
     assert_eq!(found(&instance, &facts), Vec::<String>::new());
 }
 

@@ -13,7 +13,7 @@ use crate::admin::machine::{self, Bus, Found, Identity};
 use crate::admin::system::Unit;
 use crate::admin::{Finding, Level, preflight, stem};
 use crate::config::address::{Address, Bound};
-use crate::config::{CommandLine, Config, Manager, Named, Service, UnitName};
+use crate::config::{CommandLine, Config, Manager, Named, ServiceKind, UnitName};
 use crate::net::dial::reaches;
 
 /// Looks whether an instance, or a command line, would work; starts nothing
@@ -190,7 +190,7 @@ async fn subject(
     let identity = found
         .as_ref()
         .map_or_else(|| Some(Identity::own()), Found::identity);
-    let lookups = lookups(&config.routes).await;
+    let lookups = lookups(&config.services[0].routes).await;
     let listeners = listeners(&config, found.as_ref());
     let circles = circles(&config, &lookups, &listeners, found.as_ref(), bus).await;
     Subject {
@@ -221,10 +221,10 @@ async fn woken(
     manager: Manager,
     bus: &Result<Bus, String>,
 ) -> Result<Vec<Unit>, String> {
-    let Service::Units {
+    let ServiceKind::Units {
         units,
         manager: theirs,
-    } = &config.service
+    } = &config.services[0].kind
     else {
         return Ok(Vec::new());
     };
@@ -246,12 +246,12 @@ async fn permissions(
     found: Option<&Found>,
 ) -> Vec<Permission> {
     let (
-        Service::Units {
+        ServiceKind::Units {
             manager: Manager::System,
             ..
         },
         Ok(units),
-    ) = (&config.service, units)
+    ) = (&config.services[0].kind, units)
     else {
         return Vec::new();
     };
@@ -286,16 +286,16 @@ fn programs(
         return Vec::new();
     };
     let mut programs: Vec<(&str, &CommandLine)> = Vec::new();
-    match &config.service {
-        Service::Hooks { start, stop } => {
+    match &config.services[0].kind {
+        ServiceKind::Hooks { start, stop } => {
             programs.extend(start.as_ref().map(|start| ("start hook", start)));
             programs.extend(stop.as_ref().map(|stop| ("stop hook", stop)));
         }
-        Service::Exec(command) => programs.push(("child process", command)),
-        Service::Relay | Service::Units { .. } => (),
+        ServiceKind::Exec(command) => programs.push(("child process", command)),
+        ServiceKind::Relay | ServiceKind::Units { .. } => (),
     }
     programs.extend(
-        config
+        config.services[0]
             .readiness
             .hook
             .as_ref()
@@ -335,6 +335,7 @@ async fn lookups(routes: &[Named<Address>]) -> Vec<Lookup> {
 fn listeners(config: &Config, found: Option<&Found>) -> Vec<Bound> {
     match found {
         None => config
+            .process
             .listen
             .iter()
             .map(|listen| listen.value.clone())
@@ -374,7 +375,7 @@ async fn circles(
         Err(_) => Vec::new(),
     };
     let mut circles = Vec::new();
-    for Named { value, .. } in &config.routes {
+    for Named { value, .. } in &config.services[0].routes {
         // Whoever is on the way already leads nowhere new.
         let mut way: Vec<String> = Vec::new();
         let mut next = vec![(value.clone(), resolved(value, lookups))];
@@ -430,7 +431,7 @@ async fn instances(bus: &Bus, except: Option<&Found>) -> Vec<Other> {
             continue;
         };
         let listeners = listeners(&config, Some(&found));
-        let targets = lookups(&config.routes).await;
+        let targets = lookups(&config.services[0].routes).await;
         others.push(Other {
             service,
             listeners,

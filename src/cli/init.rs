@@ -143,7 +143,7 @@ impl Init {
         settings.retain(|(name, _)| !elsewhere.contains(&name.as_str()));
         options.suit_an_instance()?;
         let config = options.for_instance(&self.instance).config()?;
-        if config.listen.is_empty() {
+        if config.process.listen.is_empty() {
             return Err(Fatal::usage(
                 "`--listen` is missing: say which port wakeport takes, as in `--listen 8080`",
             ));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Fatal;
 use crate::config::address::Bound;
-use crate::config::{Config, Manager, Named, Service};
+use crate::config::{Manager, Named, ServiceConfig, ServiceKind};
 use crate::net::listen::{self, Listener};
 use crate::report::metrics::{self, Instance};
 use crate::report::record::{Owner, Record};
@@ -59,7 +59,12 @@ impl Observed {
     /// The books of this instance, and what has them closed in the end.
     ///
     /// Where nobody has said where to keep a record, as when run by hand, nothing is written.
-    pub(super) fn books(self, config: &Config, service: String) -> (Recorder, Closing) {
+    pub(super) fn books(
+        self,
+        config: &ServiceConfig,
+        stays: bool,
+        service: String,
+    ) -> (Recorder, Closing) {
         let unit = unit::own();
         let label = unit.as_ref().map(unit::Unit::label);
         let name = match (self.name, label) {
@@ -74,21 +79,23 @@ impl Observed {
             Some(directory) => StateWriter::start(directory, &name),
             None => StateWriter::none(),
         };
-        if config.wake_rate.is_some() && directory.is_none() && !config.stay {
+        if config.wake_rate.is_some() && directory.is_none() && !stays {
             tracing::warn!(
                 "`--wake-rate` counts only the wakes since wakeport was started, and it exits when \
                  idle: give it a `StateDirectory=` or `--state-dir`, or `--stay`"
             );
         }
-        let (units, units_manager) = match &config.service {
-            Service::Units { units, manager } => (
+        let (units, units_manager) = match &config.kind {
+            ServiceKind::Units { units, manager } => (
                 units.iter().map(ToString::to_string).collect(),
                 match manager {
                     Manager::System => Owner::System,
                     Manager::User => Owner::User,
                 },
             ),
-            Service::Relay | Service::Hooks { .. } | Service::Exec(_) => Default::default(),
+            ServiceKind::Relay | ServiceKind::Hooks { .. } | ServiceKind::Exec(_) => {
+                Default::default()
+            }
         };
         let of_a_user = unit.as_ref().is_some_and(|unit| unit.of_a_user);
         let record = Record {

@@ -14,8 +14,8 @@ use super::{Fatal, one_line, variable_of};
 use crate::config::access::{AccessList, Networks};
 use crate::config::address::{Address, Bound};
 use crate::config::{
-    Admission, CommandLine, Config, Limits, Liveness, Manager, Named, ProxyVersion, Readiness,
-    ReadyKind, Service, Timing, UnitName, WakeRate, span,
+    Admission, CommandLine, Config, Limits, Liveness, Manager, Named, ProcessConfig, ProxyVersion,
+    Readiness, ReadyKind, ServiceConfig, ServiceKind, Timing, UnitName, WakeRate, span,
 };
 use crate::systemd::journal::{LogFormat, LogLevel};
 
@@ -193,7 +193,7 @@ pub(super) struct Options {
 
     /// How long connections may go on after SIGTERM
     #[arg(long, env = "WAKEPORT_DRAIN_TIMEOUT", value_name = "TIME",
-          default_value = Timing::DRAIN_TIMEOUT, value_parser = span::parse, help_heading = "Times")]
+          default_value = ProcessConfig::DRAIN_TIMEOUT, value_parser = span::parse, help_heading = "Times")]
     drain_timeout: Duration,
 
     /// End a connection that has moved no byte for so long
@@ -521,19 +521,19 @@ impl Options {
                 "give only one of `--unit`, hooks and `--exec`; a drop-in takes the template's unit back with `Environment=WAKEPORT_UNIT=`",
             ));
         }
-        let service = if let Some(command) = self.exec {
-            Service::Exec(command)
+        let kind = if let Some(command) = self.exec {
+            ServiceKind::Exec(command)
         } else if hooks {
-            Service::Hooks {
+            ServiceKind::Hooks {
                 start: self.start_hook,
                 stop: self.stop_hook,
             }
         } else if units.is_empty() {
-            Service::Relay
+            ServiceKind::Relay
         } else {
-            Service::Units { units, manager }
+            ServiceKind::Units { units, manager }
         };
-        if let (Some(rate), Service::Relay) = (self.wake_rate, &service) {
+        if let (Some(rate), ServiceKind::Relay) = (self.wake_rate, &kind) {
             return Err(Fatal::usage(format!(
                 "`--wake-rate {rate}` limits what wakeport starts, and it starts nothing without `--unit`, `--start-hook` or `--exec`"
             )));
@@ -554,40 +554,46 @@ impl Options {
         }
         let listen = flatten(self.listen);
         Ok(Config {
-            routes,
-            stay: self.stay || !listen.is_empty(),
-            listen,
-            service,
-            readiness: Readiness {
-                kind: self.ready,
-                hook: self.ready_hook,
-            },
-            timing: Timing {
-                cooldown: self.cooldown,
-                start_timeout: self.start_timeout,
-                stop_timeout: self.stop_timeout,
+            process: ProcessConfig {
+                stay: self.stay || !listen.is_empty(),
+                listen,
+                limits: Limits {
+                    max_connections: self.max_connections.map(usize::from),
+                    max_waiting: self.max_waiting.into(),
+                    threads: self.threads,
+                },
                 drain_timeout: self.drain_timeout,
             },
-            liveness: Liveness {
-                idle_timeout: self.client_idle_timeout,
-                keepalive_time: self.keepalive_time,
-                keepalive_interval: self.keepalive_interval,
-                keepalive_probes: self.keepalive_probes,
-                user_timeout: self.user_timeout,
-            },
-            limits: Limits {
-                max_connections: self.max_connections.map(usize::from),
-                max_waiting: self.max_waiting.into(),
-                threads: self.threads,
-            },
-            send_proxy: self.send_proxy,
-            admission: Admission {
-                access: AccessList::new(&flatten(self.allow), &flatten(self.deny)),
-                accept_proxy: self.accept_proxy,
-                wake_on_data: self.wake_on_data,
-            },
-            wake_rate: self.wake_rate,
-            stop_on_exit: self.stop_on_exit,
+            services: vec![ServiceConfig {
+                name: None,
+                listeners: None,
+                routes,
+                kind,
+                readiness: Readiness {
+                    kind: self.ready,
+                    hook: self.ready_hook,
+                },
+                timing: Timing {
+                    cooldown: self.cooldown,
+                    start_timeout: self.start_timeout,
+                    stop_timeout: self.stop_timeout,
+                },
+                liveness: Liveness {
+                    idle_timeout: self.client_idle_timeout,
+                    keepalive_time: self.keepalive_time,
+                    keepalive_interval: self.keepalive_interval,
+                    keepalive_probes: self.keepalive_probes,
+                    user_timeout: self.user_timeout,
+                },
+                send_proxy: self.send_proxy,
+                admission: Admission {
+                    access: AccessList::new(&flatten(self.allow), &flatten(self.deny)),
+                    accept_proxy: self.accept_proxy,
+                    wake_on_data: self.wake_on_data,
+                },
+                wake_rate: self.wake_rate,
+                stop_on_exit: self.stop_on_exit,
+            }],
         })
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::Fatal;
 use crate::config::address::Address;
-use crate::config::{Config, Named};
+use crate::config::{Config, Named, ServiceConfig};
 use crate::net::dial::{Target, reaches};
 use crate::net::listen::{self, Inherited, ListenAddress, ListenError, Listener};
 use crate::session::Route;
@@ -27,17 +27,20 @@ pub(super) struct Plan {
 impl Plan {
     /// Binds what is to be bound, and ties every listener to its target.
     pub(super) fn new(config: &Config, inherited: &Inherited) -> Result<Self, Fatal> {
-        let bound = match (inherited.listeners.is_empty(), config.listen.is_empty()) {
+        let bound = match (
+            inherited.listeners.is_empty(),
+            config.process.listen.is_empty(),
+        ) {
             (false, false) => return Err(ListenError::Both.into()),
             (true, true) => return Err(ListenError::NotActivated.into()),
             (false, true) => Vec::new(),
-            (true, false) => listen::bind_all(&config.listen)?,
+            (true, false) => listen::bind_all(&config.process.listen)?,
         };
         let listeners: Vec<&Listener> = inherited.listeners.iter().chain(&bound).collect();
         let mut entrances = Vec::new();
         let mut targets: Vec<Arc<Target>> = Vec::new();
         for listener in &listeners {
-            let target = target_of(listener, config)?;
+            let target = target_of(listener, &config.services[0])?;
             if let Some(own) = listeners
                 .iter()
                 .find(|own| leads_to(&target.address, &own.address))
@@ -59,7 +62,7 @@ impl Plan {
                 target,
             });
         }
-        for Named { name, value } in &config.routes {
+        for Named { name, value } in &config.services[0].routes {
             let used = |name: &String| listeners.iter().any(|listener| listener.name == *name);
             if let Some(name) = name.as_ref().filter(|name| !used(name)) {
                 tracing::warn!(
@@ -84,7 +87,7 @@ impl Plan {
 }
 
 /// Where the clients of `listener` go.
-fn target_of(listener: &Listener, config: &Config) -> Result<Target, Fatal> {
+fn target_of(listener: &Listener, config: &ServiceConfig) -> Result<Target, Fatal> {
     let name = &listener.name;
     let route = config.route(name).ok_or_else(|| {
         Fatal::config(format!(

@@ -18,7 +18,7 @@ use super::options::Options;
 use super::plan::Plan;
 use super::{Exit, Fatal};
 use crate::backend::Backend;
-use crate::config::{Config, Service, UnitName, span};
+use crate::config::{Config, ServiceKind, UnitName, span};
 use crate::net::dial::Dialer;
 use crate::net::listen::{self, Inherited, ListenError, Listener};
 use crate::program::Launcher;
@@ -142,6 +142,11 @@ async fn serve(
     inherited: Vec<Listener>,
     (observed, metrics): (Observed, Option<Listener>),
 ) -> Result<(), Fatal> {
+    let Config {
+        process,
+        mut services,
+    } = config;
+    let config = services.swap_remove(0);
     let began = now();
     // Before READY=1: from then on somebody may signal us.
     let mut signals = Signals::new()?;
@@ -152,8 +157,8 @@ async fn serve(
     // Every client takes two: its own connection and the target's.
     let enough = usize::try_from(open_files.raised.saturating_sub(SPARE_FILES) / 2);
     let enough = enough.unwrap_or(usize::MAX).max(1);
-    let seats = config.limits.max_connections.unwrap_or(enough).min(enough);
-    if let Some(wanted) = config
+    let seats = process.limits.max_connections.unwrap_or(enough).min(enough);
+    if let Some(wanted) = process
         .limits
         .max_connections
         .filter(|&wanted| wanted > seats)
@@ -173,8 +178,8 @@ async fn serve(
     let dialer = Dialer::new(ours, config.liveness).announcing(config.send_proxy);
     let backend = Backend::new(&config, &targets, &dialer, &launcher);
     let prober = Prober::new(&config, dialer.clone(), launcher);
-    let service = label(&config.service);
-    let (books, record) = observed.books(&config, service.clone());
+    let service = label(&config.kind);
+    let (books, record) = observed.books(&config, process.stay, service.clone());
     let story = Reporter::new(
         service,
         notifier.clone(),
@@ -199,8 +204,8 @@ async fn serve(
     let hall = Sessions::new(
         handle.clone(),
         dialer,
-        Workers::new(config.limits.threads),
-        (seats, config.limits.max_waiting),
+        Workers::new(process.limits.threads),
+        (seats, process.limits.max_waiting),
         config.liveness,
         config.admission,
     );
@@ -217,7 +222,7 @@ async fn serve(
         tokio::select! {
             signal = signals.next() => break signal,
             // What `wait_for` returns locks the value; kept for the whole arm it would stop the driver.
-            () = async { drop(idle.wait_for(|idle| *idle).await) }, if !config.stay => {
+            () = async { drop(idle.wait_for(|idle| *idle).await) }, if !process.stay => {
                 sleep_until((began + SHORTEST_LIFE).into()).await;
                 // As long as the disk takes its time, clients may come.
                 record.settled().await;
@@ -247,13 +252,13 @@ async fn serve(
     doors.close().await;
     drop(doors);
     let end = async {
-        drain(&hall, signal, config.timing.drain_timeout).await;
+        drain(&hall, signal, process.drain_timeout).await;
         // A child process ends with us; a hook that runs is not cut off.
-        let sleeps = config.stop_on_exit || matches!(config.service, Service::Exec(_));
-        let limit = match config.service {
+        let sleeps = config.stop_on_exit || matches!(config.kind, ServiceKind::Exec(_));
+        let limit = match config.kind {
             _ if sleeps => config.timing.stop_timeout.saturating_add(DRAIN_GRACE),
-            Service::Hooks { .. } => config.timing.drain_timeout,
-            Service::Relay | Service::Units { .. } | Service::Exec(_) => Duration::ZERO,
+            ServiceKind::Hooks { .. } => process.drain_timeout,
+            ServiceKind::Relay | ServiceKind::Units { .. } | ServiceKind::Exec(_) => Duration::ZERO,
         };
         handle.close(sleeps, limit);
         let _ = driver.await;
@@ -300,16 +305,16 @@ async fn keep_extending(notifier: &Notifier) {
 }
 
 /// What the service is called in the log.
-fn label(service: &Service) -> String {
+fn label(service: &ServiceKind) -> String {
     match service {
-        Service::Relay => "the target".into(),
-        Service::Units { units, .. } => units
+        ServiceKind::Relay => "the target".into(),
+        ServiceKind::Units { units, .. } => units
             .iter()
             .map(UnitName::as_str)
             .collect::<Vec<_>>()
             .join(" "),
-        Service::Hooks { .. } => "the service".into(),
-        Service::Exec(command) => command.to_string(),
+        ServiceKind::Hooks { .. } => "the service".into(),
+        ServiceKind::Exec(command) => command.to_string(),
     }
 }
 

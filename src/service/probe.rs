@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::address::{Address, HttpUrl};
-use crate::config::{CommandLine, Config, Readiness, ReadyKind};
+use crate::config::{CommandLine, Readiness, ReadyKind, ServiceConfig};
 use crate::net::dial::{Connection, Dialer, Target};
 use crate::net::proxy_header::Origin;
 use crate::net::stream::Stream;
@@ -64,7 +64,7 @@ const LONGEST_HEAD: usize = 16 * 1024;
 
 impl Prober {
     /// Asks as `config` says.
-    pub fn new(config: &Config, dialer: Dialer, launcher: Launcher) -> Self {
+    pub fn new(config: &ServiceConfig, dialer: Dialer, launcher: Launcher) -> Self {
         let readiness = config.readiness.clone();
         Self {
             readiness,

@@ -20,7 +20,7 @@ use tokio::time::sleep;
 use super::*;
 use crate::backend::scripted::Service;
 use crate::config::address::{Address, Peer, UnixAddress};
-use crate::config::{self, Config, Limits, Liveness, Readiness};
+use crate::config::{self, Liveness, Readiness, ServiceConfig};
 use crate::net::dial::Dialer;
 use crate::program::Launcher;
 use crate::report::record::{self, Clients, Kind, Record};
@@ -67,28 +67,22 @@ impl World {
             })
         };
         let targets = vec![target(path), target(directory.path().join("silent"))];
-        let config = Config {
+        let config = ServiceConfig {
+            name: None,
+            listeners: None,
             routes: Vec::new(),
-            listen: Vec::new(),
-            service: config::Service::Relay,
+            kind: config::ServiceKind::Relay,
             readiness: Readiness::default(),
             timing: Timing {
                 cooldown: COOLDOWN,
                 start_timeout: START_TIMEOUT,
                 stop_timeout: START_TIMEOUT,
-                drain_timeout: SECOND,
             },
             liveness: Liveness::default(),
-            limits: Limits {
-                max_connections: None,
-                threads: None,
-                max_waiting: 1,
-            },
             send_proxy: None,
             admission: config::Admission::default(),
             wake_rate,
             stop_on_exit: false,
-            stay: false,
         };
         let prober = Prober::new(
             &config,

@@ -8,7 +8,7 @@ use wakeport::admin::Instance;
 use wakeport::admin::unit_files::{Places, files, may_be_ours};
 use wakeport::cli::inside;
 use wakeport::config::address::Bound;
-use wakeport::config::{Config, Manager, Named, UnitName};
+use wakeport::config::{Manager, Named, UnitName};
 
 const SOCKET: &str = include_str!("../../../systemd/wakeport@.socket");
 const SERVICE: &str = include_str!("../../../systemd/wakeport@.service");
@@ -97,17 +97,15 @@ fn runs_as_typed(instance: &Instance, text: &str) {
     let run = inside::run(&[], &variables);
     let run = run.unwrap_or_else(|reason| panic!("{reason}\n{text}"));
     // What the socket units say is not said again.
-    let typed = Config {
-        listen: Vec::new(),
-        stay: run.stay,
-        ..instance.config.clone()
-    };
+    let mut typed = instance.config.clone();
+    typed.process.listen = Vec::new();
+    typed.process.stay = run.process.stay;
     assert_eq!(format!("{run:#?}"), format!("{typed:#?}"), "{text}");
     let stays = instance.settings.iter().any(|(name, value)| {
         name == "WAKEPORT_STAY"
             && !["no", "n", "false", "f", "off", "0"].contains(&value.to_lowercase().as_str())
     });
-    assert_eq!(run.stay, stays, "{text}");
+    assert_eq!(run.process.stay, stays, "{text}");
 }
 
 /// The socket units have the listeners that were typed.
@@ -150,6 +148,7 @@ fn listens_as_typed(instance: &Instance, files: &[(std::path::PathBuf, String)])
     }
     let typed: BTreeSet<_> = instance
         .config
+        .process
         .listen
         .iter()
         .map(|listen| format!("{listen:?}"))
