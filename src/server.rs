@@ -2,4 +2,5 @@
 
 pub mod accept;
 pub mod limits;
+pub mod unit_lock;
 pub mod workers;
