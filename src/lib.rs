@@ -3,6 +3,7 @@
 //! until the service answers, relays, and stops the service a cooldown after the last client
 //! left. Then it exits, and systemd goes on holding the sockets.
 //!
+//! The words (wake, sleep, cooldown, target, ...) are in `docs/glossary.md`.
 //! This page is the architecture: what there is, who knows whom, and what must stay true. Start
 //! with [`core::lifecycle`], which holds every decision, then [`service`], which carries them out.
 //!

@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
+use crate::repository::text;
 use crate::support::{Place, directory, script};
-use crate::tree::text;
 
 /// What it prints, and its exit code.
 fn check(words: &[&str], variables: &[(&str, &str)]) -> (String, i32) {

@@ -9,8 +9,8 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::repository::{run, text};
 use crate::support::{Place, Run, Stage, directory, throughout, until};
-use crate::tree::{run, text};
 
 /// Lets the wall clock of what follows be as a file says: Debian's faketime. The file is read with each look at
 /// the clock; all other clocks are left alone.

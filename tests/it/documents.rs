@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 
 use crate::pages::{Page, anchor};
-use crate::tree::{files, read, repo, run, text};
+use crate::repository::{files, read, repo, run, text};
 
 /// What a block of code can be; `tests/docs/pages.rs` says what comes of each.
 const LANGUAGES: [&str; 8] = ["sh", "text", "ini", "bash", "nginx", "haproxy", "js", ""];
@@ -35,10 +35,18 @@ fn prose(page: &Page) -> String {
     lines.map(|line| format!("{line}\n")).collect()
 }
 
-/// Every page, the benchmarks' own included.
+/// Every page, those for contributors included.
 fn pages() -> Vec<Page> {
     let mut pages = Page::all();
-    pages.push(Page::at(Path::new("benches/README.md")));
+    for path in [
+        "benches/README.md",
+        "tests/README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "CHANGELOG.md",
+    ] {
+        pages.push(Page::at(Path::new(path)));
+    }
     pages
 }
 
@@ -114,6 +122,23 @@ fn every_page_of_the_guide_is_in_its_index() {
             name == "README.md" || index.iter().any(|link| link == name),
             "docs/README.md does not say who reads {name}"
         );
+    }
+}
+
+#[test]
+fn every_test_module_is_in_the_table_of_tests() {
+    let table = read(&repo("tests/README.md"));
+    for suite in ["it", "systemd"] {
+        let main = read(&repo(&format!("tests/{suite}/main.rs")));
+        let modules = main.lines().filter_map(|line| line.strip_prefix("mod "));
+        for module in modules.map(|module| module.trim_end_matches(';')) {
+            assert!(
+                table.contains(&format!("`tests/{suite}/{module}.rs`"))
+                    || table.contains(&format!("`{module}.rs`"))
+                    || module == "pages",
+                "tests/README.md: no {suite}::{module}"
+            );
+        }
     }
 }
 

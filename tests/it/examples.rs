@@ -10,7 +10,7 @@ use std::thread;
 
 use tempfile::TempDir;
 
-use crate::tree::{Tree, files, read, repo, run, text};
+use crate::repository::{Tree, files, read, repo, run, text};
 
 #[test]
 fn every_unit_verifies() {

@@ -6,8 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::repository::{Tree, files, read, repo, run, text};
 use crate::support::directory;
-use crate::tree::{Tree, files, read, repo, run, text};
 
 const WAKEPORT: &str = env!("CARGO_BIN_EXE_wakeport");
 

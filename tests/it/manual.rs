@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use crate::tree::{files, read, repo, run, text};
+use crate::repository::{files, read, repo, run, text};
 
 /// The pages themselves, without those that only lead to another one.
 fn pages() -> Vec<PathBuf> {

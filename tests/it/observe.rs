@@ -12,8 +12,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::repository::{repo, run, text};
 use crate::support::{Place, Run, Stage, Wakeport, directory, soon, until};
-use crate::tree::{repo, run, text};
 
 /// An instance that keeps its record here.
 struct Kept {

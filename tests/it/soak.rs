@@ -256,7 +256,7 @@ fn span() -> Duration {
 
 #[expect(
     clippy::print_stderr,
-    reason = "what was measured is for docs/proof.md"
+    reason = "what was measured is for docs/internals/proof.md"
 )]
 fn say(what: fmt::Arguments<'_>) {
     eprintln!("soak: {what}");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use wakeport::config::span::parse;
 
-use crate::tree::{files, repo};
+use crate::repository::{files, repo};
 
 /// What `systemd-analyze` makes of a span, or `None` if nothing.
 fn by_systemd(text: &str) -> Option<Duration> {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::tree::{files, read, repo, run, text};
+use crate::repository::{files, read, repo, run, text};
 
 /// Who may know whom: a module, with its folder, and what it may use of ours. Whoever adds a line here changes the
 /// architecture, and says so in src/lib.rs.
@@ -294,6 +294,9 @@ fn the_map_names_every_file_and_no_other() {
     }
 }
 
+/// The page that has the table of options.
+const OPTIONS: &str = "docs/options.md";
+
 /// The long options in a help text.
 fn options(help: &str) -> BTreeSet<String> {
     let words = help.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
@@ -313,8 +316,8 @@ fn help(command: &str) -> String {
 }
 
 #[test]
-fn every_option_is_in_the_readme_and_has_its_variable() {
-    let (help, readme) = (help("run"), read(&repo("README.md")));
+fn every_option_is_in_the_docs_and_has_its_variable() {
+    let (help, page) = (help("run"), read(&repo(OPTIONS)));
     let options = options(&help);
     assert!(options.len() > 15, "{options:?}");
     for option in options
@@ -322,8 +325,8 @@ fn every_option_is_in_the_readme_and_has_its_variable() {
         .filter(|option| !["help", "version"].contains(&option.as_str()))
     {
         assert!(
-            readme.contains(&format!("--{option}")),
-            "README.md does not name --{option}"
+            page.contains(&format!("--{option}")),
+            "{OPTIONS} does not name --{option}"
         );
         let variable = format!("WAKEPORT_{}", option.to_uppercase().replace('-', "_"));
         assert!(
@@ -334,32 +337,34 @@ fn every_option_is_in_the_readme_and_has_its_variable() {
 }
 
 #[test]
-fn the_readme_names_no_option_that_there_is_not() {
+fn the_readme_names_no_unknown_option() {
     for command in ["run", "init", "check"] {
         let known = options(&help(command));
         let words = format!("wakeport {command}");
-        for line in read(&repo("README.md")).lines() {
-            let Some((_, line)) = line.split_once(&words) else {
-                continue;
-            };
-            for option in options(line) {
-                assert!(known.contains(&option), "README.md: {command} --{option}");
+        for page in ["README.md", OPTIONS] {
+            for line in read(&repo(page)).lines() {
+                let Some((_, line)) = line.split_once(&words) else {
+                    continue;
+                };
+                for option in options(line) {
+                    assert!(known.contains(&option), "{page}: {command} --{option}");
+                }
             }
         }
     }
 }
 
 #[test]
-fn the_other_commands_know_what_run_knows_and_their_own_options_are_in_the_readme() {
-    let (run, readme) = (options(&help("run")), read(&repo("README.md")));
+fn the_other_commands_take_the_options_of_run_and_their_own_are_in_the_docs() {
+    let (run, page) = (options(&help("run")), read(&repo(OPTIONS)));
     for command in ["init", "check"] {
         let known = options(&help(command));
         let missing: Vec<_> = run.difference(&known).collect();
         assert!(missing.is_empty(), "{command} does not know {missing:?}");
         for option in &known {
             assert!(
-                readme.contains(&format!("--{option}")) || option == "help",
-                "README.md does not name --{option} of {command}"
+                page.contains(&format!("--{option}")) || option == "help",
+                "{OPTIONS} does not name --{option} of {command}"
             );
         }
     }
@@ -406,7 +411,10 @@ fn is_a_test(path: &str, name: &str) -> bool {
 
 #[test]
 fn what_is_said_of_faults_and_threats_is_shown_by_tests() {
-    for (page, least) in [("docs/faults.md", 80), ("docs/threat-model.md", 25)] {
+    for (page, least) in [
+        ("docs/internals/faults.md", 80),
+        ("docs/internals/threat-model.md", 25),
+    ] {
         let text = read(&repo(page));
         let tables = text.split("\n\n").filter(|part| part.starts_with('|'));
         let proofs = |table: &&str| {

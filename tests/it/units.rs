@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use tempfile::TempDir;
 
 use crate::pages::Page;
-use crate::tree::{Tree, files, read, repo, run, text};
+use crate::repository::{Tree, files, read, repo, run, text};
 
 #[test]
 fn every_drop_in_that_a_page_shows_verifies() {

@@ -1,6 +1,6 @@
 //! Looks at everything that can happen around wakeport's lifecycle: a small world of clients, the
 //! kernel's backlog, systemd, an administrator, a bus and wakeport itself is taken through every
-//! order of events there is, with the real [`wakeport::core::lifecycle`] in the middle. `docs/proof.md`
+//! order of events there is, with the real [`wakeport::core::lifecycle`] in the middle. `docs/internals/proof.md`
 //! says what is checked, within which bounds, and what is not.
 //!
 //! - `model.rs` is the world, also for the tests of the real driver, which is played the same

@@ -1,7 +1,7 @@
 //! `wakeport check` on a booted machine: silent on a good set-up, and each way to break it found in one line.
 
-use crate::asleep::{NEVER, PORT, SOON, TARGET, URL, python};
 use crate::rig::Rig;
+use crate::services::{NEVER, PORT, SOON, TARGET, URL, python};
 
 /// Ends with an exit code, and has exactly one line that is no note, with all of these words.
 #[track_caller]

@@ -1,7 +1,7 @@
 //! Whoever may not wake the service: however many they are, they are reset, the port stays open and nothing is started.
 
-use crate::asleep::{PORT, SOON, TARGET, URL, nginx};
 use crate::rig::{Client, GoneAs, Rig};
+use crate::services::{PORT, SOON, TARGET, URL, nginx};
 
 const SERVICE: &str = "wakeport@nginx.service";
 

@@ -2,18 +2,18 @@
 //! what the section takes for granted.
 
 mod migrating;
-mod pages;
+mod reference;
 mod recipes;
-mod symptoms;
+mod troubleshooting;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use crate::asleep::SOON;
+use crate::page_runner::NOT_RUN;
 use crate::pages::Page;
-use crate::reader::NOT_RUN;
 use crate::rig::Rig;
+use crate::services::SOON;
 
 /// A whole page is played by a scenario that names its sections, as a word in quotes.
 #[test]

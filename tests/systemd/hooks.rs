@@ -1,7 +1,7 @@
 //! Services that are no units: started and stopped by programs, or run as a child process.
 
-use crate::asleep::{NEVER, PORT, SOON, TARGET, URL, python};
 use crate::rig::{Client, GoneAs, Rig};
+use crate::services::{NEVER, PORT, SOON, TARGET, URL, python};
 
 /// The name of the instance; with `WAKEPORT_UNIT` cleared it names nothing else.
 const NAME: &str = "wakeport@machine.service";

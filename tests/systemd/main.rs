@@ -1,35 +1,35 @@
 //! Scenarios on a real systemd: each boots one of its own in namespaces and looks at it from the outside.
 //!
 //! They need root, so plain `cargo test` leaves them out and says so; `tests/run` runs them.
-//! `rig.rs` is the machine, `asleep.rs` and `echo.rs` the services on it, and `reader.rs` somebody who does what a page
-//! says; the other files are what their users see.
+//! `rig.rs` boots the machine, `services.rs` and `echo_service.rs` are the services on it, `page_runner.rs` runs the
+//! commands of a page; the other files are scenarios.
 
-mod asleep;
-mod echo;
+mod echo_service;
+mod page_runner;
 #[path = "../docs/pages.rs"]
 mod pages;
-mod reader;
 mod rig;
+mod services;
 
-mod access;
 mod check;
-mod failure;
+mod external_changes;
+mod failed_starts;
 mod filters;
 mod guide;
-mod herd;
 mod hooks;
-mod interference;
-mod itself;
-mod kills;
-mod memory;
+mod init;
 mod observe;
-mod operator;
+mod out_of_memory;
 mod outages;
 mod package;
+mod polkit;
+mod readmes;
+mod rig_selftest;
 mod security;
-mod setup;
+mod sigkill;
+mod socket_proxyd_tests;
 mod sockets;
-mod stories;
-mod told;
-mod upstream;
+mod status_text;
+mod stop_and_restart;
+mod ten_thousand_clients;
 mod wake;

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use crate::asleep::{NEVER, PORT, SOON, TARGET, URL, nginx, python};
 use crate::rig::{Client, GoneAs, Rig};
+use crate::services::{NEVER, PORT, SOON, TARGET, URL, nginx, python};
 
 const NAME: &str = "wakeport@nginx.service";
 const METRICS: &str = "http://127.0.0.1:19752/metrics";

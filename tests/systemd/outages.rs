@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::echo::{Dice, Echo, Visit};
+use crate::echo_service::{Dice, Echo, Visit};
 use crate::rig::{Client, GoneAs, Rig};
 
 const BUS: &str = "dbus.service";

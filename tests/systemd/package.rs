@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 
-use crate::asleep::{PORT, TARGET, URL, alice, nginx, postgresql_on, python};
 use crate::rig::{Client, Rig};
+use crate::services::{PORT, TARGET, URL, alice, nginx, postgresql_on, python};
 
 /// The package as `cargo deb` makes it of Cargo.toml, around the program that is tested.
 static FIRST: LazyLock<PathBuf> = LazyLock::new(|| {

@@ -1,4 +1,4 @@
-//! What docs/threat-model.md says of a booted machine: what polkit grants, what a hook may do, and that the sandbox is
+//! What docs/internals/threat-model.md says of a booted machine: what polkit grants, what a hook may do, and that the sandbox is
 //! in nobody's way.
 
 use std::io::{Read, Write};
@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::asleep::{NEVER, PORT, PYTHON, SOON, TARGET, URL, python};
 use crate::rig::{Client, Rig};
+use crate::services::{NEVER, PORT, PYTHON, SOON, TARGET, URL, python};
 
 /// One call of a method of systemd's, as the user that wakeport runs as: what became of it.
 fn call(rig: &Rig, words: &str) -> Result<(), String> {

@@ -1,7 +1,7 @@
 //! More than one TCP port: names, Unix sockets, and a user's own service manager.
 
-use crate::asleep::{PORT, SOON, TARGET, URL, nginx, nginx_with};
 use crate::rig::{Client, GoneAs, Rig};
+use crate::services::{PORT, SOON, TARGET, URL, nginx, nginx_with};
 
 const ADMIN_PORT: &str = "127.0.0.1:8081";
 const ADMIN_TARGET: &str = "127.0.0.1:18081";

@@ -3,8 +3,10 @@
 use std::thread;
 use std::time::Duration;
 
-use crate::asleep::{NEVER, PORT, SOON, TARGET, URL, nginx, nginx_does, postgresql, psql, python};
 use crate::rig::{Client, GoneAs, Rig};
+use crate::services::{
+    NEVER, PORT, SOON, TARGET, URL, nginx, nginx_does, postgresql, psql, python,
+};
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]

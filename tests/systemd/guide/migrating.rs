@@ -1,9 +1,9 @@
 //! docs/migrating.md
 
 use super::{cooldown, docker, far_server, game_server, server, sleeps};
-use crate::asleep::{SOON, URL};
-use crate::reader::Reader;
+use crate::page_runner::Reader;
 use crate::rig::Rig;
+use crate::services::{SOON, URL};
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]

@@ -1,9 +1,9 @@
 //! docs/recipes.md
 
 use super::{docker, far_server, server, sleeps, switch};
-use crate::asleep::{URL, postgresql, psql};
-use crate::reader::Reader;
+use crate::page_runner::Reader;
 use crate::rig::Rig;
+use crate::services::{URL, postgresql, psql};
 
 /// A machine with a reader on it.
 fn machine() -> Rig {
@@ -40,7 +40,7 @@ fn a_cluster_of_postgresql() {
             .replace("15 main", &cluster.replace('-', " "))
     });
     reader.follows("docs/recipes.md#postgresql");
-    super::cooldown(&rig, &unit, crate::asleep::SOON);
+    super::cooldown(&rig, &unit, crate::services::SOON);
     rig.systemctl(&format!("stop wakeport@{unit}"));
     for _ in 0..2 {
         assert_eq!(psql(&rig, "select 6 * 7"), "42");
@@ -104,7 +104,7 @@ fn a_virtual_machine_of_libvirt() {
     );
     rig.run("getent group libvirt || groupadd libvirt");
     Reader::new(&rig).follows("docs/recipes.md#a-virtual-machine-of-libvirt");
-    super::cooldown(&rig, "devbox", crate::asleep::SOON);
+    super::cooldown(&rig, "devbox", crate::services::SOON);
     for _ in 0..2 {
         let banner = rig.run("curl -sS --max-time 60 telnet://127.0.0.1:2222 </dev/null");
         assert_eq!(banner, "SSH-2.0-devbox\n");
@@ -138,7 +138,7 @@ fn a_pod_of_kubernetes() {
     far_server(&rig, "shop", "192.0.2.20:80");
     rig.run(&format!(
         "echo 192.0.2.20 shop.internal >>/etc/hosts; echo config >{}/kubeconfig",
-        crate::reader::CLONE
+        crate::page_runner::CLONE
     ));
     switch(&rig, "kubectl", "shop", "--replicas=1", "--replicas=0");
     Reader::new(&rig).follows("docs/recipes.md#a-pod-of-kubernetes");
@@ -215,7 +215,7 @@ fn as_an_ordinary_user() {
     );
     rig.write(
         &format!("{manager}/wakeport@notes.service.d/zz-scenario.conf"),
-        &format!("[Service]\nEnvironment={}\n", crate::asleep::SOON),
+        &format!("[Service]\nEnvironment={}\n", crate::services::SOON),
     );
     rig.run("chown -R alice: /var/lib/alice");
     Reader::user(&rig, "alice").follows("docs/recipes.md#as-an-ordinary-user");

@@ -1,10 +1,10 @@
 //! What the READMEs tell their readers to do, done as they say it: the commands are taken from the files. What cannot run
 //! here (a cloud, Java, a container) has a stand-in.
 
-use crate::asleep::{NEVER, SOON, URL, postgresql, psql};
 use crate::guide::{cooldown, far_server, game_server, server, sleeps, switch};
-use crate::reader::{CLONE, Reader};
+use crate::page_runner::{CLONE, Reader};
 use crate::rig::Rig;
+use crate::services::{NEVER, SOON, URL, postgresql, psql};
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]

@@ -3,8 +3,8 @@
 
 use std::thread;
 
-use crate::asleep::{NEVER, PORT, SOON, TARGET, URL, nginx, nginx_does};
 use crate::rig::{Client, GoneAs, Rig};
+use crate::services::{NEVER, PORT, SOON, TARGET, URL, nginx, nginx_does};
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]

@@ -1,7 +1,7 @@
 //! What one is told without asking wakeport: `systemctl status`, and the journal's fields.
 
-use crate::asleep::{NEVER, PORT, SOON, TARGET, URL, nginx};
 use crate::rig::{Client, Rig};
+use crate::services::{NEVER, PORT, SOON, TARGET, URL, nginx};
 
 const NAME: &str = "wakeport@nginx.service";
 

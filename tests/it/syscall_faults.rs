@@ -88,7 +88,7 @@ const LEFT_OUT: [(&str, &str); 7] = [
         "brk madvise mmap mprotect mremap munmap",
     ),
     (
-        "what it says of a connection has to be true of it: real peers see to that in schedules.rs and vanished.rs, and \
+        "what it says of a connection has to be true of it: real peers see to that in random_traffic.rs and dead_peers.rs, and \
          limits.rs to the want of memory",
         "recvfrom sendto shutdown sendmsg recvmsg",
     ),

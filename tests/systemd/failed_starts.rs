@@ -1,7 +1,7 @@
 //! When the service fails: the clients hear of it at once, the port stays open, and what is mended works again.
 
-use crate::asleep::{NEVER, PORT, PYTHON, SOON, TARGET, URL, nginx, python};
 use crate::rig::{Client, GoneAs, Rig};
+use crate::services::{NEVER, PORT, PYTHON, SOON, TARGET, URL, nginx, python};
 
 /// No limit of ours may be what ends the wait: the failure itself must.
 const NO_LIMIT: &str = "WAKEPORT_START_TIMEOUT=infinity";

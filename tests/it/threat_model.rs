@@ -1,4 +1,4 @@
-//! Whoever means harm: clients, services, hooks, and what others have put where records are kept. docs/threat-model.md
+//! Whoever means harm: clients, services, hooks, and what others have put where records are kept. docs/internals/threat-model.md
 //! says what each of them may do; here is that they can do no more.
 
 use std::fs::{self, Permissions};
@@ -13,10 +13,10 @@ use std::time::Duration;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::Signal;
 
+use crate::repository::text;
 use crate::support::{
     Client, Place, Run, Server, Stage, Wakeport, directory, runs, script, soon, throughout, until,
 };
-use crate::tree::text;
 
 const WAKEPORT: &str = env!("CARGO_BIN_EXE_wakeport");
 

@@ -1,9 +1,9 @@
 //! docs/troubleshooting.md: each symptom is brought about, and looked at as the page says.
 
 use super::{cooldown, server};
-use crate::asleep::{NEVER, PORT, SOON, URL};
-use crate::reader::Reader;
+use crate::page_runner::Reader;
 use crate::rig::{Client, GoneAs, Rig};
+use crate::services::{NEVER, PORT, SOON, URL};
 
 /// A machine on which all is well: the page's myapp sleeps behind port 8080.
 fn machine() -> Rig {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::echo::{Dice, Echo, Visit};
+use crate::echo_service::{Dice, Echo, Visit};
 use crate::outages;
 use crate::rig::Rig;
 

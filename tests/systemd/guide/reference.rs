@@ -1,9 +1,9 @@
 //! The pages that look, rather than do: docs/observing.md, docs/tuning.md, docs/security.md.
 
 use super::{cooldown, server};
-use crate::asleep::{NEVER, URL};
-use crate::reader::Reader;
+use crate::page_runner::Reader;
 use crate::rig::Rig;
+use crate::services::{NEVER, URL};
 
 /// `name` is awake behind a port.
 fn awake(rig: &Rig, name: &str, line: &str) {

@@ -7,8 +7,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::asleep::{PORT, TARGET, nginx_does};
 use crate::rig::Rig;
+use crate::services::{PORT, TARGET, nginx_does};
 
 const CLIENTS: usize = 10_000;
 

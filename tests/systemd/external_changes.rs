@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::Duration;
 
-use crate::echo::{Dice, Echo, Visit};
+use crate::echo_service::{Dice, Echo, Visit};
 use crate::rig::{Client, GoneAs, Rig};
 
 /// It is open, but does not react to the order to stop.

@@ -7,8 +7,8 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
 
-use crate::asleep::{NEVER, PORT, PYTHON, SOON, TARGET, URL, nginx, nginx_does, python};
 use crate::rig::{Client, GoneAs, Rig};
+use crate::services::{NEVER, PORT, PYTHON, SOON, TARGET, URL, nginx, nginx_does, python};
 
 const BACKEND: &str = "/run/rig/backend.sock";
 

@@ -1,7 +1,7 @@
 //! wakeport runs as a user who may do nothing, except with the units that an administrator lists for polkit.
 
-use crate::asleep::{PORT, PYTHON, SOON, TARGET, URL, python};
 use crate::rig::{Client, GoneAs, Rig};
+use crate::services::{PORT, PYTHON, SOON, TARGET, URL, python};
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]

@@ -1,7 +1,7 @@
 //! `wakeport init` on a booted machine: what a new user does, what stands in his way, and how it goes away again.
 
-use crate::asleep::{PORT, TARGET, URL, alice, nginx, postgresql, psql, python};
 use crate::rig::Rig;
+use crate::services::{PORT, TARGET, URL, alice, nginx, postgresql, psql, python};
 
 /// What `wakeport WORDS` prints, and how it ends.
 fn wakeport(rig: &Rig, words: &str) -> (String, i32) {

@@ -2,7 +2,7 @@
 
 use std::net::TcpStream;
 
-use crate::echo::{Echo, Visit};
+use crate::echo_service::{Echo, Visit};
 use crate::rig::Rig;
 
 #[test]
