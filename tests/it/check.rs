@@ -66,7 +66,7 @@ fn a_command_line_that_works_is_ok() {
 }
 
 #[test]
-fn what_would_not_work_is_found() {
+fn a_command_line_that_cannot_work_is_an_error() {
     let (front, dir) = (Place::tcp().to_string(), directory());
     let plain = dir.path().join("plain");
     std::fs::write(&plain, "#!/bin/sh\n").expect("a file of ours");
@@ -143,7 +143,7 @@ fn what_would_not_work_is_found() {
 }
 
 #[test]
-fn mistakes_cost_a_line() {
+fn invalid_input_gets_one_line() {
     for (words, part) in [
         (&["x", "--to", "127.0.0.1:9"][..], "give either UNIT"),
         (&["--listen", "1"], "`--to` is missing"),

@@ -27,7 +27,7 @@ fn served() -> Run {
 }
 
 #[test]
-fn a_mistake_costs_one_line_that_names_it() {
+fn an_invalid_option_gets_one_line_that_names_it() {
     const BOTH: &str = "give only one of `--unit`, hooks and `--exec`";
     let mistakes: Vec<(Run, &[&str])> = vec![
         (by_hand(), &["`--to` is missing", "WAKEPORT_TO="]),
@@ -116,7 +116,7 @@ fn a_mistake_costs_one_line_that_names_it() {
 }
 
 #[test]
-fn a_mistake_in_a_variable_costs_one_line_too() {
+fn an_invalid_variable_gets_one_line_too() {
     refused(
         served().variable("WAKEPORT_COOLDOWN", "soon"),
         &["soon", "--cooldown", "the variable WAKEPORT_COOLDOWN"],
@@ -158,7 +158,7 @@ fn every_option_can_be_a_variable() {
 }
 
 #[test]
-fn an_empty_variable_counts_as_unset_and_the_command_line_wins() {
+fn an_empty_variable_counts_as_unset_and_the_command_line_has_precedence() {
     let stage = Stage::new();
     let front = Place::tcp();
     let run = stage
@@ -198,7 +198,7 @@ fn a_switch_takes_yes_and_no() {
 }
 
 #[test]
-fn help_and_version_are_for_people() {
+fn help_and_version_go_to_stdout() {
     let wakeport = |arguments: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_wakeport"))
             .args(arguments)

@@ -107,7 +107,7 @@ impl Clocked {
 const LONG_AGO: f64 = 50.0 * 366.0 * 86_400.0;
 
 #[test]
-fn a_record_from_the_future_or_the_past_gives_no_absurd_figures() {
+fn a_record_from_the_future_or_the_past_gives_no_impossible_figures() {
     let clocked = Clocked::new();
     let mut wakeport = clocked.run().cooldown("10ms").start();
     clocked.a_client_is_served();
@@ -200,7 +200,7 @@ fn a_wall_clock_that_jumps_by_a_year_leaves_a_cooldown_as_long_as_it_was() {
 /// The monotonic clock is the same for as long as a machine runs, but not from boot to boot.
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_record_of_an_earlier_boot_gives_no_absurd_figures() {
+fn a_record_of_an_earlier_boot_gives_no_impossible_figures() {
     let clocked = Clocked::new();
     let ten_years = "315360000";
     let mut wakeport = clocked

@@ -154,7 +154,7 @@ fn is_told(reader: thread::JoinHandle<io::Result<()>>, sent: io::Error, knows_re
 }
 
 #[test]
-fn tiny_segments_and_single_bytes_arrive_whoever_ends_and_however() {
+fn tiny_segments_and_single_bytes_arrive_in_every_order_of_closes() {
     let dir = directory();
     thread::scope(|scope| {
         for (front, target) in kinds(&dir) {

@@ -87,7 +87,7 @@ fn clients_that_come_and_go_at_any_time_are_served_by_one_instance_or_another() 
 }
 
 #[test]
-fn clients_of_a_service_that_keeps_dying_are_served_or_see_it_die_but_never_hang() {
+fn clients_of_a_service_that_keeps_crashing_are_served_or_disconnected_but_never_hang() {
     let stage = Stage::new();
     let front = Place::tcp();
     // A service that dies between its start and the first question is waited for that long.
@@ -123,7 +123,7 @@ fn clients_of_a_service_that_keeps_dying_are_served_or_see_it_die_but_never_hang
 }
 
 #[test]
-fn a_herd_is_served_by_a_target_with_a_short_backlog() {
+fn many_clients_are_served_by_a_target_with_a_short_backlog() {
     let dir = directory();
     for target in [Place::tcp(), Place::path(&dir)] {
         let front = Place::tcp();
@@ -160,7 +160,7 @@ fn every_address_of_a_name_is_tried() {
 }
 
 #[test]
-fn a_client_over_a_unix_socket_that_hangs_up_while_it_waits_is_forgotten() {
+fn a_client_over_a_unix_socket_that_closes_while_it_waits_is_dropped() {
     let (dir, target) = (directory(), Place::tcp());
     let front = Place::path(&dir);
     let wakeport = Run::new().to(&target).listen(&front).start();
@@ -180,7 +180,7 @@ fn a_client_over_a_unix_socket_that_hangs_up_while_it_waits_is_forgotten() {
 }
 
 #[test]
-fn a_stop_hook_that_hangs_is_ended_and_run_again() {
+fn a_stop_hook_that_hangs_is_killed_and_retried() {
     let first = Mutex::new(None);
     let stage = Stage::direct(echo, move |scene, call| {
         if call.event == "start" {
@@ -209,7 +209,7 @@ fn a_stop_hook_that_hangs_is_ended_and_run_again() {
 }
 
 #[test]
-fn no_time_at_all_is_a_time_too() {
+fn a_duration_of_zero_is_valid() {
     let (front, target) = (Place::tcp(), Place::tcp());
     let mut wakeport = Run::new()
         .to(&target)
@@ -236,7 +236,7 @@ fn no_time_at_all_is_a_time_too() {
 }
 
 #[test]
-fn a_target_that_is_down_is_never_mistaken_for_ourselves() {
+fn a_connection_to_itself_does_not_count_as_a_target() {
     // Where only a few ports are given out, the kernel soon connects a socket to itself.
     let dir = directory();
     let front = Place::path(&dir);

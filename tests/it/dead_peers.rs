@@ -44,7 +44,7 @@ fn tells(wakeport: &Wakeport) {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_quiet_client_that_vanishes_is_found_out_and_its_target_told() {
+fn an_idle_client_that_vanishes_times_out_and_the_target_sees_a_reset() {
     let network = Network::new();
     let (wire, client, server) = client_there(&network, keepalive(2));
     client.send("I am here");
@@ -56,7 +56,7 @@ fn a_quiet_client_that_vanishes_is_found_out_and_its_target_told() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_quiet_target_that_vanishes_is_found_out_and_its_client_told() {
+fn an_idle_target_that_vanishes_times_out_and_the_client_sees_a_reset() {
     let network = Network::new();
     let (wire, client, server) = target_there(&network, keepalive(2));
     client.send("I am here");
@@ -68,7 +68,7 @@ fn a_quiet_target_that_vanishes_is_found_out_and_its_client_told() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_client_that_is_switched_off_on_our_own_network_has_vanished_too() {
+fn a_client_on_the_local_network_that_vanishes_times_out() {
     let network = Network::new();
     // Long enough for the kernel to ask in vain where it is.
     let (wire, client, server) = client_there(&network, keepalive(6));
@@ -81,7 +81,7 @@ fn a_client_that_is_switched_off_on_our_own_network_has_vanished_too() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_client_that_vanishes_in_the_middle_of_an_answer_is_found_out() {
+fn a_client_that_vanishes_during_an_answer_times_out() {
     let network = Network::new();
     let (wire, client, server) = client_there(&network, user_timeout());
     let flow = Flow::new(&server, &client, 1);
@@ -93,7 +93,7 @@ fn a_client_that_vanishes_in_the_middle_of_an_answer_is_found_out() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_target_that_vanishes_in_the_middle_of_an_upload_is_found_out() {
+fn a_target_that_vanishes_during_an_upload_times_out() {
     let network = Network::new();
     let (wire, client, server) = target_there(&network, user_timeout());
     let flow = Flow::new(&client, &server, 2);
@@ -105,7 +105,7 @@ fn a_target_that_vanishes_in_the_middle_of_an_upload_is_found_out() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_client_that_vanishes_with_an_answer_on_its_way_is_found_out() {
+fn a_client_that_vanishes_with_an_answer_in_flight_times_out() {
     let network = Network::new();
     let (wire, client, server) = client_there(&network, user_timeout());
     client.send("a question");
@@ -118,7 +118,7 @@ fn a_client_that_vanishes_with_an_answer_on_its_way_is_found_out() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_target_that_vanishes_with_a_question_on_its_way_is_found_out() {
+fn a_target_that_vanishes_with_a_request_in_flight_times_out() {
     let network = Network::new();
     let (wire, client, server) = target_there(&network, user_timeout());
     client.send("a question");
@@ -131,7 +131,7 @@ fn a_target_that_vanishes_with_a_question_on_its_way_is_found_out() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_client_that_vanishes_while_it_waits_is_not_waited_for() {
+fn a_client_that_vanishes_while_it_waits_does_not_hold_up_the_exit() {
     let network = Network::new();
     let front = Network::here();
     // Nobody listens there.

@@ -82,7 +82,7 @@ fn plain(path: &Path) -> PathBuf {
 }
 
 #[test]
-fn every_link_leads_somewhere() {
+fn every_link_has_a_target() {
     let mut seen = 0;
     for page in pages() {
         for link in links(&page).iter().filter(|link| !link.contains("://")) {
@@ -181,7 +181,7 @@ fn code_is_what_its_language_says() {
 
 /// Code within a line that begins with one of our commands has options that this command has.
 #[test]
-fn no_page_names_an_option_that_there_is_not() {
+fn no_page_names_an_unknown_option() {
     let words = |text: &str| -> BTreeSet<String> {
         let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
         words
@@ -216,7 +216,7 @@ fn no_page_names_an_option_that_there_is_not() {
 
 /// What troubleshooting.md prints in italics is what wakeport says.
 #[test]
-fn every_message_that_is_quoted_is_said() {
+fn every_quoted_message_is_in_the_source() {
     let sources = files(&repo("src"))
         .into_iter()
         .filter(|path| !path.ends_with("tests.rs"));

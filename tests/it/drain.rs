@@ -31,7 +31,7 @@ fn with_sockets_passed_in_it_exits_when_the_service_sleeps() {
 }
 
 #[test]
-fn it_lives_for_a_quarter_of_a_second_at_least() {
+fn it_runs_for_at_least_a_quarter_of_a_second() {
     let listener = Place::tcp().listen();
     let began = now();
     Run::new()
@@ -43,7 +43,7 @@ fn it_lives_for_a_quarter_of_a_second_at_least() {
 }
 
 #[test]
-fn it_stays_when_told_to_and_when_it_listens_itself() {
+fn with_stay_or_listen_it_does_not_exit() {
     let target = Place::tcp();
     let _server = Server::echo(&target);
     let listener = Place::tcp().listen();
@@ -61,7 +61,7 @@ fn it_stays_when_told_to_and_when_it_listens_itself() {
 }
 
 #[test]
-fn whenever_a_client_comes_while_it_exits_this_instance_or_the_next_serves_it() {
+fn a_client_at_any_moment_of_the_exit_is_served_by_this_process_or_the_next() {
     let stage = Stage::new();
     let front = Place::tcp();
     let listener = front.listen();
@@ -104,7 +104,7 @@ fn whenever_a_client_comes_while_it_exits_this_instance_or_the_next_serves_it() 
 }
 
 #[test]
-fn told_to_end_it_goes_on_until_the_last_client_has_left_and_takes_no_other() {
+fn on_sigterm_it_drains_open_connections_and_accepts_no_others() {
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let stage = Stage::new();
         let front = Place::tcp();
@@ -134,7 +134,7 @@ fn told_to_end_it_goes_on_until_the_last_client_has_left_and_takes_no_other() {
 }
 
 #[test]
-fn when_the_drain_timeout_is_over_the_clients_that_are_left_are_reset() {
+fn when_the_drain_timeout_expires_open_connections_are_reset() {
     let stage = Stage::new();
     let front = Place::tcp();
     let mut wakeport = stage
@@ -157,7 +157,7 @@ fn when_the_drain_timeout_is_over_the_clients_that_are_left_are_reset() {
 }
 
 #[test]
-fn a_second_signal_ends_it_at_once() {
+fn a_second_signal_exits_immediately() {
     let stage = Stage::new();
     let front = Place::tcp();
     let mut wakeport = stage
@@ -181,7 +181,7 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
-fn clients_that_wait_are_served_before_it_ends() {
+fn waiting_clients_are_served_while_it_drains() {
     let go = Arc::new(AtomicBool::new(false));
     let stage = Stage::play({
         let go = go.clone();
@@ -205,7 +205,7 @@ fn clients_that_wait_are_served_before_it_ends() {
 }
 
 #[test]
-fn asked_for_it_puts_the_service_to_sleep_after_draining() {
+fn with_stop_on_exit_the_service_is_stopped_after_draining() {
     let stage = Stage::new();
     let front = Place::tcp();
     let mut wakeport = stage.run().listen(&front).flag("--stop-on-exit").start();
@@ -222,7 +222,7 @@ fn asked_for_it_puts_the_service_to_sleep_after_draining() {
 }
 
 #[test]
-fn with_nobody_to_wait_for_it_ends_at_once() {
+fn on_sigterm_without_connections_it_exits_at_once() {
     let stage = Stage::new();
     let front = Place::tcp();
     let mut wakeport = stage
@@ -243,7 +243,7 @@ fn with_nobody_to_wait_for_it_ends_at_once() {
 }
 
 #[test]
-fn a_stop_hook_that_runs_is_not_cut_off_by_the_end() {
+fn a_running_stop_hook_finishes_before_the_exit() {
     let ended = Arc::new(AtomicBool::new(false));
     let stage = Stage::play({
         let ended = ended.clone();
@@ -264,7 +264,7 @@ fn a_stop_hook_that_runs_is_not_cut_off_by_the_end() {
 }
 
 #[test]
-fn a_start_hook_that_nobody_waits_for_any_more_ends_with_it() {
+fn a_start_hook_without_waiting_clients_is_killed_at_the_exit() {
     let pid = Arc::new(Mutex::new(0));
     let stage = Stage::direct(echo, {
         let pid = pid.clone();
@@ -289,7 +289,7 @@ fn a_start_hook_that_nobody_waits_for_any_more_ends_with_it() {
 }
 
 #[test]
-fn bytes_on_their_way_arrive_although_it_is_told_to_end() {
+fn bytes_in_flight_arrive_after_sigterm() {
     let target = Place::tcp();
     let bytes = Arc::new(noise(1, 20_000_000));
     let _server = Server::at(&target, {
@@ -309,7 +309,7 @@ fn bytes_on_their_way_arrive_although_it_is_told_to_end() {
 }
 
 #[test]
-fn killed_it_leaves_the_service_to_the_next_instance() {
+fn after_sigkill_the_next_instance_adopts_the_service() {
     let stage = Stage::new();
     let front = Place::tcp();
     let listener = front.listen();
@@ -327,7 +327,7 @@ fn killed_it_leaves_the_service_to_the_next_instance() {
 }
 
 #[test]
-fn a_failure_is_remembered_by_staying_alive() {
+fn it_does_not_exit_during_the_back_off() {
     let stage = Stage::direct(echo, |_, call| i32::from(call.event == "start"));
     let front = Place::tcp();
     let listener = front.listen();

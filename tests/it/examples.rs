@@ -29,7 +29,7 @@ fn every_unit_verifies() {
 }
 
 #[test]
-fn every_readme_is_honest() {
+fn every_readme_matches_its_files() {
     for example in examples() {
         let dir = example
             .ancestors()
@@ -97,7 +97,7 @@ fn a_cloud_vm_starts_and_stops() {
 }
 
 #[test]
-fn a_cloud_vm_without_room_is_tried_again() {
+fn a_cloud_vm_without_capacity_is_retried() {
     for (error, code) in [
         ("ZONE_RESOURCE_POOL_EXHAUSTED", 75),
         ("PERMISSION_DENIED", 1),
@@ -163,7 +163,7 @@ fn a_vm_of_libvirt_is_off_when_its_stop_hook_ends() {
 }
 
 #[test]
-fn a_vm_of_libvirt_that_does_not_react_is_asked_again() {
+fn a_vm_of_libvirt_that_does_not_react_gets_another_shutdown() {
     let mut hook = Hook::of("libvirt-vm", "stop");
     hook.set("WAKEPORT_TIMEOUT_SEC", "11");
     hook.stand_in("virsh", "[ $1 != domstate ] || echo running");

@@ -104,7 +104,7 @@ fn a_child_that_ignores_sigterm_is_killed_after_the_stop_timeout() {
 }
 
 #[test]
-fn the_child_ends_when_wakeport_is_told_to_end() {
+fn on_sigterm_the_child_is_stopped() {
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let program = Program::new();
         let mut wakeport = program.run("").start();
@@ -126,7 +126,7 @@ fn the_child_dies_when_wakeport_is_killed() {
 }
 
 #[test]
-fn a_stranger_at_the_target_is_used_and_left_alone() {
+fn a_foreign_process_at_the_target_is_used_and_never_stopped() {
     let program = Program::new();
     let mut wakeport = program.run("").cooldown("0").start();
     let server = Server::echo(&program.place);
@@ -144,7 +144,7 @@ fn a_stranger_at_the_target_is_used_and_left_alone() {
 }
 
 #[test]
-fn a_child_that_exits_at_once_costs_its_client_no_patience() {
+fn a_child_that_exits_at_once_fails_its_client_at_once() {
     let front = Place::tcp();
     let program = directory();
     let child = script(
@@ -165,7 +165,7 @@ fn a_child_that_exits_at_once_costs_its_client_no_patience() {
 }
 
 #[test]
-fn a_child_that_dies_under_its_clients_is_started_again_for_the_next_one() {
+fn a_child_that_crashes_under_clients_is_started_again_for_the_next_one() {
     let program = Program::new();
     let wakeport = program.run("").start();
     let client = program.front.connect();
@@ -238,7 +238,7 @@ fn the_exit_of_an_idle_wakeport_leaves_no_child() {
 }
 
 #[test]
-fn a_client_that_waits_when_wakeport_is_told_to_end_is_served_first() {
+fn a_client_that_waits_at_sigterm_is_served_first() {
     let program = Program::new();
     let mut wakeport = program.run("").start();
     let client = program.front.connect();

@@ -49,12 +49,12 @@ fn cost_nothing(trace: impl Fn() -> Trace + Sync, call: &str) {
 }
 
 #[test]
-fn readers_that_stall_cost_nothing_while_bulk_waits_in_pipes() {
+fn stalled_readers_cost_nothing_while_bulk_waits_in_pipes() {
     cost_nothing(|| Trace::of("splice"), "splice(");
 }
 
 #[test]
-fn readers_that_stall_cost_nothing_where_bulk_is_copied() {
+fn stalled_readers_cost_nothing_where_bulk_is_copied() {
     cost_nothing(|| Trace::of("pipe2").inject("pipe2:error=EMFILE"), "pipe2(");
 }
 
@@ -91,7 +91,7 @@ fn more_than_there_is_room_for(wire: &Wire) -> (Client, Client, Vec<u8>) {
 }
 
 #[test]
-fn an_end_behind_a_reader_that_stalls_costs_nothing_and_is_read_in_its_turn() {
+fn an_end_of_file_behind_a_stalled_reader_costs_nothing_and_arrives_in_order() {
     let wire = Wire::new();
     let (client, server, answer) = more_than_there_is_room_for(&wire);
     server.finish();
@@ -102,7 +102,7 @@ fn an_end_behind_a_reader_that_stalls_costs_nothing_and_is_read_in_its_turn() {
 }
 
 #[test]
-fn a_reset_behind_a_reader_that_stalls_costs_nothing_and_comes_after_all_that_is_read() {
+fn a_reset_behind_a_stalled_reader_costs_nothing_and_arrives_in_order() {
     let wire = Wire::new();
     let (client, server, answer) = more_than_there_is_room_for(&wire);
     server.reset();
@@ -135,7 +135,7 @@ fn starves_nobody(front: Place, trace: &Trace, slow: &str) {
 }
 
 #[test]
-fn a_stream_that_is_copied_and_never_ends_starves_nobody_on_its_thread() {
+fn an_endless_copied_stream_does_not_starve_other_connections_on_its_thread() {
     let trace = Trace::of("pipe2,recvfrom,sendto").inject("pipe2:error=EMFILE");
     // A Unix socket holds more than is read at once.
     let dir = directory();
@@ -144,7 +144,7 @@ fn a_stream_that_is_copied_and_never_ends_starves_nobody_on_its_thread() {
 }
 
 #[test]
-fn a_stream_that_is_spliced_and_never_ends_starves_nobody_on_its_thread() {
+fn an_endless_spliced_stream_does_not_starve_other_connections_on_its_thread() {
     let trace = Trace::of("splice").inject("splice:delay_enter=4000");
     starves_nobody(Place::tcp(), &trace, "splice(");
 }

@@ -42,7 +42,7 @@ fn keeping(run: Run, state: &Path) -> Run {
 // -- by network
 
 #[test]
-fn who_comes_from_the_wrong_network_is_reset_and_wakes_nobody() {
+fn a_client_from_a_denied_network_is_reset_and_wakes_nothing() {
     let (stage, front, state) = (Stage::new(), Place::tcp(), directory());
     let run = keeping(stage.run().listen(&front), state.path())
         .option("--deny", "127.9.0.0/16")
@@ -66,7 +66,7 @@ fn who_comes_from_the_wrong_network_is_reset_and_wakes_nobody() {
 }
 
 #[test]
-fn who_is_refused_does_not_keep_the_service_awake() {
+fn refused_clients_do_not_keep_the_service_awake() {
     let (stage, front) = (Stage::new(), Place::tcp());
     let _wakeport = stage
         .run()
@@ -83,7 +83,7 @@ fn who_is_refused_does_not_keep_the_service_awake() {
 }
 
 #[test]
-fn both_families_are_told_apart_on_one_socket() {
+fn ipv4_and_ipv6_rules_apply_on_one_socket() {
     let target = Place::tcp();
     let _server = Server::echo(&target);
     let socket = Socket::new(Domain::IPV6, Type::STREAM, None).expect("a socket");
@@ -119,7 +119,7 @@ fn both_families_are_told_apart_on_one_socket() {
 }
 
 #[test]
-fn clients_of_unix_sockets_are_let_in() {
+fn clients_of_unix_sockets_are_allowed() {
     let (dir, target) = (directory(), Place::tcp());
     let _server = Server::echo(&target);
     for front in [Place::path(&dir), Place::abstract_name()] {
@@ -130,7 +130,7 @@ fn clients_of_unix_sockets_are_let_in() {
 }
 
 #[test]
-fn behind_a_balancer_it_is_the_address_in_the_header_that_counts() {
+fn behind_a_load_balancer_the_address_in_the_header_decides() {
     let (stage, front) = (Stage::new(), Place::tcp());
     let wakeport = stage
         .run()
@@ -154,7 +154,7 @@ fn behind_a_balancer_it_is_the_address_in_the_header_that_counts() {
 }
 
 #[test]
-fn those_who_are_refused_share_one_life() {
+fn many_refused_clients_take_one_process() {
     let (stage, front) = (Stage::new(), Place::tcp());
     let listener = front.listen();
     let run = stage
@@ -175,7 +175,7 @@ fn those_who_are_refused_share_one_life() {
 }
 
 #[test]
-fn whoever_mistypes_a_network_or_a_rate_is_told_so_in_one_line() {
+fn an_invalid_network_or_rate_gets_one_line() {
     for (variable, value, remedy) in [
         ("WAKEPORT_ALLOW", "192.0.2.0/33", "0 to 32"),
         ("WAKEPORT_ALLOW", "::1 example.org", "`192.0.2.0/24`"),
@@ -217,7 +217,7 @@ fn nobody_is_woken(stage: &Stage, wakeport: &Wakeport) {
 }
 
 #[test]
-fn a_port_scan_wakes_nobody_and_a_byte_does() {
+fn a_port_scan_wakes_nothing_and_a_first_byte_does() {
     let dir = directory();
     for front in [Place::tcp(), Place::path(&dir)] {
         let stage = Stage::new();
@@ -243,7 +243,7 @@ fn a_port_scan_wakes_nobody_and_a_byte_does() {
 }
 
 #[test]
-fn who_says_nothing_prevents_the_exit_and_no_more() {
+fn a_silent_connection_prevents_the_exit_and_nothing_else() {
     let (stage, front) = (Stage::new(), Place::tcp());
     let listener = front.listen();
     let mut wakeport = stage
@@ -268,7 +268,7 @@ fn who_says_nothing_prevents_the_exit_and_no_more() {
 }
 
 #[test]
-fn who_says_nothing_takes_a_seat_until_it_counts_as_idle() {
+fn a_silent_connection_takes_a_slot_until_its_idle_timeout() {
     let (stage, front, state) = (Stage::new(), Place::tcp(), directory());
     let wakeport = keeping(on_data(&stage, &front), state.path())
         .option("--max-connections", 1)
@@ -288,7 +288,7 @@ fn who_says_nothing_takes_a_seat_until_it_counts_as_idle() {
 }
 
 #[test]
-fn who_says_nothing_is_reset_when_draining_is_over() {
+fn a_silent_connection_is_reset_when_draining_ends() {
     let (stage, front) = (Stage::new(), Place::tcp());
     let mut wakeport = on_data(&stage, &front)
         .option("--drain-timeout", "500ms")
@@ -302,7 +302,7 @@ fn who_says_nothing_is_reset_when_draining_is_over() {
 }
 
 #[test]
-fn who_speaks_while_others_drain_is_served() {
+fn a_silent_connection_that_sends_during_draining_is_served() {
     let (stage, front) = (Stage::new(), Place::tcp());
     let run = on_data(&stage, &front).option("--drain-timeout", "30s");
     let mut wakeport = run.start();
@@ -321,7 +321,7 @@ fn wait_until_in(wakeport: &Wakeport) {
 }
 
 #[test]
-fn behind_a_balancer_the_first_byte_is_the_one_after_the_header() {
+fn behind_a_load_balancer_the_first_byte_is_the_one_after_the_header() {
     for header in [
         "PROXY TCP4 203.0.113.7 198.51.100.1 4711 443\r\n",
         "PROXY UNKNOWN\r\n",
@@ -377,7 +377,7 @@ fn a_service_is_woken_as_often_as_allowed() {
 }
 
 #[test]
-fn when_the_time_is_over_it_is_woken_again() {
+fn when_the_window_is_over_it_is_woken_again() {
     let (stage, front) = (Stage::new(), Place::tcp());
     let run = stage.run().listen(&front).cooldown("0");
     let wakeport = run.option("--wake-rate", "1/4s").start();
@@ -395,7 +395,7 @@ fn when_the_time_is_over_it_is_woken_again() {
 }
 
 #[test]
-fn wakes_count_over_all_lives() {
+fn wakes_count_over_restarts_of_wakeport() {
     let (stage, front, state) = (Stage::new(), Place::tcp(), directory());
     let listener = front.listen();
     let run = keeping(stage.run().inherit("web", &listener), state.path())
@@ -431,7 +431,7 @@ fn wakes_count_over_all_lives() {
 }
 
 #[test]
-fn the_rate_does_not_concern_a_service_that_runs() {
+fn the_wake_rate_does_not_concern_a_running_service() {
     let (stage, front) = (Stage::new(), Place::tcp());
     let _wakeport = stage
         .run()
@@ -455,7 +455,7 @@ fn the_rate_does_not_concern_a_service_that_runs() {
 }
 
 #[test]
-fn who_came_during_the_stop_is_reset_if_it_may_not_be_woken() {
+fn a_client_during_the_stop_is_reset_if_the_wake_rate_is_exceeded() {
     let (begin, go) = std::sync::mpsc::channel::<()>();
     let go = std::sync::Mutex::new(go);
     let stage = Stage::play(move |_, call| {
@@ -502,7 +502,7 @@ fn starts_that_fail_count_as_well() {
 }
 
 #[test]
-fn without_a_record_it_is_said_that_earlier_lives_do_not_count() {
+fn without_a_record_a_warning_says_that_earlier_wakes_do_not_count() {
     let (stage, front) = (Stage::new(), Place::tcp());
     let listener = front.listen();
     let run = stage.run().option("--wake-rate", "2/1h");

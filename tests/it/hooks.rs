@@ -28,7 +28,7 @@ fn recorded(dir: &Path, event: &str) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn hooks_are_told_what_they_are_run_for_and_nothing_that_is_not_theirs() {
+fn hooks_get_their_variables_and_no_others() {
     let (dir, front, target) = (directory(), Place::tcp(), Place::tcp());
     let hook = recorder(dir.path());
     let listener = front.listen();
@@ -87,7 +87,7 @@ fn hooks_are_told_what_they_are_run_for_and_nothing_that_is_not_theirs() {
 }
 
 #[test]
-fn what_a_hook_says_is_in_the_log_line_by_line() {
+fn hook_output_is_in_the_log_line_by_line() {
     let (dir, front) = (directory(), Place::tcp());
     let hook = script(
         &dir.path().join("hook"),
@@ -139,7 +139,7 @@ fn a_hook_that_is_missing_is_named_in_one_line() {
 }
 
 #[test]
-fn a_ready_hook_decides_when_the_first_client_is_let_through() {
+fn a_ready_hook_decides_when_the_first_client_is_admitted() {
     let dir = directory();
     let go = dir.path().join("go");
     let ready = script(
@@ -163,7 +163,7 @@ fn a_ready_hook_decides_when_the_first_client_is_let_through() {
 }
 
 #[test]
-fn a_service_that_nobody_stops_holds_no_exit_up() {
+fn a_service_without_a_stop_hook_does_not_hold_up_the_exit() {
     // A start hook alone: something else puts the service to sleep, as with a machine that suspends itself.
     let stage = Stage::new();
     let front = Place::tcp();
@@ -180,7 +180,7 @@ fn a_service_that_nobody_stops_holds_no_exit_up() {
 }
 
 #[test]
-fn a_stop_hook_alone_puts_a_service_to_sleep_that_something_else_starts() {
+fn a_stop_hook_alone_stops_a_service_that_is_started_elsewhere() {
     let stage = Stage::new();
     let front = Place::tcp();
     let wakeport = Run::new()

@@ -7,7 +7,7 @@ use rustix::net::sockopt;
 use crate::support::{Flow, Place, Run, Server, Stage, Wire, throughout, until};
 
 #[test]
-fn a_connection_that_moves_no_byte_for_too_long_is_ended_and_the_service_sleeps() {
+fn an_idle_connection_is_closed_at_its_timeout_and_the_service_sleeps() {
     let stage = Stage::new();
     let front = Place::tcp();
     let wakeport = stage
@@ -27,7 +27,7 @@ fn a_connection_that_moves_no_byte_for_too_long_is_ended_and_the_service_sleeps(
 }
 
 #[test]
-fn a_connection_that_is_half_closed_and_goes_no_further_is_ended() {
+fn a_half_closed_idle_connection_is_closed_at_its_timeout() {
     for client_first in [true, false] {
         let run = Run::new().option("--client-idle-timeout", "500ms");
         let wire = Wire::between(Place::tcp(), Place::tcp(), run);
@@ -47,7 +47,7 @@ fn a_connection_that_is_half_closed_and_goes_no_further_is_ended() {
 }
 
 #[test]
-fn a_connection_that_moves_bytes_now_and_then_is_not_ended() {
+fn a_connection_that_moves_bytes_is_not_closed() {
     let (front, target) = (Place::tcp(), Place::tcp());
     let _server = Server::echo(&target);
     let _wakeport = Run::new()
@@ -63,7 +63,7 @@ fn a_connection_that_moves_bytes_now_and_then_is_not_ended() {
 }
 
 #[test]
-fn a_connection_may_be_quiet_unless_told_otherwise() {
+fn without_an_idle_timeout_a_connection_may_be_idle() {
     let (front, target) = (Place::tcp(), Place::tcp());
     let _server = Server::echo(&target);
     let wakeport = Run::new().to(&target).listen(&front).start();
@@ -75,7 +75,7 @@ fn a_connection_may_be_quiet_unless_told_otherwise() {
 }
 
 #[test]
-fn keepalive_is_set_as_told_on_both_legs() {
+fn keepalive_options_apply_to_both_legs() {
     let (front, target) = (Place::tcp(), Place::tcp());
     let _server = Server::echo(&target);
     let wakeport = Run::new()
@@ -101,7 +101,7 @@ fn keepalive_is_set_as_told_on_both_legs() {
 }
 
 #[test]
-fn keepalive_times_that_tcp_does_not_know_are_refused() {
+fn invalid_keepalive_times_are_rejected() {
     for (option, value) in [
         ("--keepalive-time", "500ms"),
         ("--keepalive-interval", "infinity"),
@@ -118,7 +118,7 @@ fn keepalive_times_that_tcp_does_not_know_are_refused() {
 }
 
 #[test]
-fn whoever_was_there_first_is_looked_after_like_any_other() {
+fn the_first_client_gets_the_same_timeouts_as_any_other() {
     let (front, target) = (Place::tcp(), Place::tcp());
     let _server = Server::echo(&target);
     let listener = front.listen();
@@ -151,7 +151,7 @@ fn whoever_was_there_first_is_looked_after_like_any_other() {
 }
 
 #[test]
-fn a_reader_that_stalls_for_longer_than_it_may_is_ended() {
+fn a_reader_that_stalls_beyond_the_user_timeout_is_closed() {
     let run = Run::new().option("--user-timeout", "1s");
     let wire = Wire::between(Place::tcp(), Place::tcp(), run);
     let (client, server) = wire.pair();

@@ -55,7 +55,7 @@ fn prints(typed: &str) -> (String, String) {
 }
 
 #[test]
-fn what_is_printed_is_as_it_was() {
+fn the_output_is_as_recorded() {
     for (path, typed, expected) in golden() {
         let (_, printed) = prints(&typed);
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
@@ -72,7 +72,7 @@ fn what_is_printed_is_as_it_was() {
 }
 
 #[test]
-fn what_is_printed_is_what_systemd_takes() {
+fn the_printed_units_are_valid_for_systemd() {
     let mut verified = 0;
     for (_, typed, _) in golden() {
         let tree = if typed.contains("--user") {
@@ -130,14 +130,14 @@ fn with(more: &[&'static str]) -> Vec<&'static str> {
 }
 
 #[test]
-fn nothing_is_written_unasked() {
+fn without_write_nothing_is_written() {
     let home = Home::new();
     home.does(&ADDRESSES);
     assert_eq!(files(home.0.path()), Vec::<PathBuf>::new());
 }
 
 #[test]
-fn what_is_written_is_what_was_printed_and_goes_without_a_trace() {
+fn write_creates_what_was_printed_and_remove_deletes_it_all() {
     let home = Home::new();
     let printed = home.does(&ADDRESSES);
     let said = home.does(&with(&["--write"]));
@@ -191,7 +191,7 @@ fn what_is_written_is_what_was_printed_and_goes_without_a_trace() {
 }
 
 #[test]
-fn a_listener_that_is_not_asked_for_again_goes() {
+fn a_listener_that_is_no_longer_given_is_removed() {
     let home = Home::new();
     home.does(&with(&["--listen", "admin=127.0.0.1:9090", "--write"]));
     let admin = home.path("wakeport@notes-admin.socket.d/10-init.conf");
@@ -213,7 +213,7 @@ fn a_listener_that_is_not_asked_for_again_goes() {
 }
 
 #[test]
-fn the_form_can_be_changed() {
+fn an_instance_can_change_between_drop_ins_and_complete_units() {
     let home = Home::new();
     home.does(&with(&["--write"]));
     home.does(&with(&["--write", "--standalone"]));
@@ -224,7 +224,7 @@ fn the_form_can_be_changed() {
 }
 
 #[test]
-fn what_somebody_else_has_written_is_kept() {
+fn files_of_others_are_kept() {
     let home = Home::new();
     let path = home.path(SOCKET);
     fs::create_dir_all(path.parent().expect("a directory")).expect("a directory of ours");
@@ -244,7 +244,7 @@ fn what_somebody_else_has_written_is_kept() {
 }
 
 #[test]
-fn nothing_is_enabled_where_nobody_can_be_told() {
+fn nothing_is_enabled_without_a_service_manager() {
     let home = Home::new();
     let output = home.init(&with(&["--write", "--enable"]));
     let said = text(&output);
@@ -257,7 +257,7 @@ fn nothing_is_enabled_where_nobody_can_be_told() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_found() {
+fn a_port_in_use_is_reported() {
     let home = Home::new();
     let taken = crate::support::Place::tcp();
     let _listener = taken.listen();
@@ -275,7 +275,7 @@ fn a_port_that_is_taken_is_found() {
 }
 
 #[test]
-fn mistakes_cost_a_line() {
+fn invalid_input_gets_one_line() {
     let home = Home::new();
     let long = format!("a=1 {}=2", "/".repeat(100).replace('/', "a+"));
     for (options, words) in [
@@ -337,7 +337,7 @@ fn mistakes_cost_a_line() {
 }
 
 #[test]
-fn a_variable_around_us_is_no_wish() {
+fn variables_of_the_environment_are_ignored_by_init() {
     let home = Home::new();
     let mut command = wakeport(home.0.path());
     command.args(["init", "notes", "--user"]).args(ADDRESSES);

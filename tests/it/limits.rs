@@ -14,7 +14,7 @@ use crate::support::{
 };
 
 #[test]
-fn a_client_beyond_max_connections_waits_in_the_backlog_until_another_leaves() {
+fn a_client_beyond_max_connections_waits_in_the_backlog_until_another_closes() {
     let (front, target) = (Place::tcp(), Place::tcp());
     let server = Server::echo(&target);
     let wakeport = Run::new()
@@ -82,7 +82,7 @@ fn clients_beyond_max_waiting_wait_in_the_backlog_and_are_served_as_well() {
 }
 
 #[test]
-fn a_place_in_the_queue_is_free_again_when_a_client_breaks_off() {
+fn a_waiting_client_that_resets_frees_its_place_in_the_queue() {
     let (front, target) = (Place::tcp(), Place::tcp());
     let wakeport = Run::new()
         .to(&target)
@@ -107,7 +107,7 @@ fn limit_files(wakeport: &Wakeport, files: usize) {
 }
 
 #[test]
-fn without_files_for_more_clients_it_neither_spins_nor_ends_and_recovers() {
+fn without_files_for_more_clients_it_neither_spins_nor_exits_and_recovers() {
     let (front, target) = (Place::tcp(), Place::tcp());
     let _server = Server::echo(&target);
     let mut wakeport = Run::new()
@@ -139,7 +139,7 @@ fn without_files_for_more_clients_it_neither_spins_nor_ends_and_recovers() {
 }
 
 #[test]
-fn more_connections_than_there_are_files_for_cannot_be_asked_for() {
+fn max_connections_is_limited_by_open_files() {
     let (front, target) = (Place::tcp(), Place::tcp());
     let mut wakeport = Run::new()
         .to(&target)
@@ -165,7 +165,7 @@ fn more_connections_than_there_are_files_for_cannot_be_asked_for() {
 }
 
 #[test]
-fn the_soft_limit_on_open_files_holds_nobody_up() {
+fn the_soft_limit_on_open_files_is_raised() {
     let (front, target) = (Place::tcp(), Place::tcp());
     let _server = Server::echo(&target);
     let wakeport = Run::new()
@@ -181,7 +181,7 @@ fn the_soft_limit_on_open_files_holds_nobody_up() {
 }
 
 #[test]
-fn by_default_as_many_clients_are_let_in_as_there_are_files_for() {
+fn max_connections_defaults_to_what_open_files_allow() {
     let stage = Stage::new();
     let front = Place::tcp();
     let mut wakeport = stage
@@ -203,8 +203,8 @@ fn by_default_as_many_clients_are_let_in_as_there_are_files_for() {
 }
 
 #[test]
-fn without_files_to_begin_with_it_ends_after_a_moment_and_leaves_its_clients_to_the_next_instance()
-{
+fn without_files_at_start_it_exits_after_its_minimum_life_and_leaves_the_backlog_to_the_next_instance()
+ {
     let (front, target) = (Place::tcp(), Place::tcp());
     let _server = Server::echo(&target);
     let listener = front.listen();
@@ -227,7 +227,7 @@ fn without_files_to_begin_with_it_ends_after_a_moment_and_leaves_its_clients_to_
 }
 
 #[test]
-fn without_files_for_anybody_it_says_so_once_and_stays_until_there_are_some() {
+fn without_files_for_any_client_it_logs_once_and_runs_until_there_are_some() {
     let (front, target) = (Place::tcp(), Place::tcp());
     let _server = Server::echo(&target);
     let listener = front.listen();
@@ -252,7 +252,7 @@ fn without_threads_after(count: usize) -> Trace {
 }
 
 #[test]
-fn without_a_thread_to_relay_on_clients_are_served_on_the_main_one() {
+fn without_relay_threads_clients_are_served_on_the_main_thread() {
     let (front, target) = (Place::tcp(), Place::tcp());
     let _server = Server::echo(&target);
     // The log and the notifications have theirs.
@@ -266,7 +266,7 @@ fn without_a_thread_to_relay_on_clients_are_served_on_the_main_one() {
 }
 
 #[test]
-fn without_a_thread_to_resolve_a_name_in_it_is_tried_again() {
+fn without_a_resolver_thread_the_lookup_is_retried() {
     let (front, Place::Tcp(target)) = (Place::tcp(), Place::tcp()) else {
         panic!("it is TCP");
     };
@@ -287,7 +287,7 @@ fn without_a_thread_to_resolve_a_name_in_it_is_tried_again() {
 }
 
 #[test]
-fn a_connection_that_there_is_no_memory_to_write_to_is_reset_and_others_go_on() {
+fn a_connection_without_send_memory_is_reset_and_others_go_on() {
     for error in ["ENOBUFS", "ENOMEM"] {
         let trace = Trace::of("sendto").inject(&format!("sendto:error={error}:when=5"));
         let run = Run::new().option("--threads", 1);
@@ -310,7 +310,7 @@ fn a_connection_that_there_is_no_memory_to_write_to_is_reset_and_others_go_on() 
 
 #[test]
 #[ignore = "needs 20,000 files: tests/run as root runs it"]
-fn ten_thousand_clients_that_wait_for_one_start_are_served_in_turns() {
+fn ten_thousand_clients_that_wait_for_one_start_are_served_in_batches() {
     const CLIENTS: u64 = 10_000;
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {

@@ -68,7 +68,7 @@ fn a_listener_without_a_name_leaves_the_others_theirs() {
 }
 
 #[test]
-fn a_listener_over_ipv6_takes_clients_of_both_kinds() {
+fn a_listener_over_ipv6_accepts_ipv4_and_ipv6_clients() {
     let target = Place::tcp();
     let _server = Server::echo(&target);
     let socket = Socket::new(Domain::IPV6, Type::STREAM, None).expect("a socket");
@@ -119,7 +119,7 @@ fn a_target_without_a_port_gets_the_listeners() {
 }
 
 #[test]
-fn without_sockets_it_says_where_to_get_them() {
+fn without_sockets_the_error_says_where_to_get_them() {
     refused(
         &anywhere(),
         USAGE,
@@ -132,7 +132,7 @@ fn without_sockets_it_says_where_to_get_them() {
 }
 
 #[test]
-fn a_number_of_sockets_that_is_none_is_refused() {
+fn an_invalid_listen_fds_is_rejected() {
     for count in ["0", "-1", "many", "1 ", "99999999999"] {
         let run = anywhere()
             .variable("LISTEN_FDS", count)
@@ -194,7 +194,7 @@ fn a_socket_over_vsock_is_refused() {
 }
 
 #[test]
-fn a_listener_over_mptcp_takes_clients_with_and_without() {
+fn a_listener_over_mptcp_accepts_clients_with_and_without_mptcp() {
     let Ok(listener) = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)) else {
         // A kernel without it has nothing to show here.
         return;
@@ -266,7 +266,7 @@ fn a_listener_that_no_target_serves_is_refused_and_a_target_without_a_listener_i
 }
 
 #[test]
-fn a_target_that_is_our_own_listener_is_refused() {
+fn a_target_that_is_its_own_listener_is_rejected() {
     let port_of = |listener: &TcpListener| listener.local_addr().expect("it is bound").port();
     for (listen, targets) in [
         (
@@ -318,7 +318,7 @@ fn a_target_that_is_our_own_listener_is_refused() {
 }
 
 #[test]
-fn a_name_that_leads_to_our_own_listener_is_never_connected_to() {
+fn a_name_that_resolves_to_its_own_listener_is_never_dialled() {
     // Names are resolved only when somebody connects; this machine has its own.
     let listener = TcpListener::bind("0.0.0.0:0").expect("a free port");
     let port = listener.local_addr().expect("it is bound").port();
@@ -336,7 +336,7 @@ fn a_name_that_leads_to_our_own_listener_is_never_connected_to() {
 }
 
 #[test]
-fn who_waits_in_the_backlog_of_a_wrong_configuration_is_reset() {
+fn with_an_invalid_configuration_the_backlog_is_reset() {
     let place = Place::tcp();
     let listener = place.listen();
     for run in [
@@ -505,7 +505,7 @@ fn the_first_connection_starts_it_and_it_exits_when_the_service_sleeps() {
 }
 
 #[test]
-fn each_of_sixty_four_sockets_leads_to_its_target_and_those_of_one_name_to_the_same() {
+fn each_of_sixty_four_sockets_has_its_target_and_equal_names_share_one() {
     let dir = directory();
     let fronts: Vec<_> = (0..64).map(|_| Place::path(&dir)).collect();
     let targets: Vec<_> = (0..32).map(|_| Place::path(&dir)).collect();

@@ -106,7 +106,7 @@ fn text(client: &Client) -> String {
 }
 
 #[test]
-fn nginx_hears_who_the_client_is() {
+fn nginx_reads_the_client_address_from_the_proxy_header() {
     let (target, unix) = (Place::tcp(), Place::abstract_name());
     let _nginx = nginx_target(&target);
     for version in ["v1", "v2"] {
@@ -131,7 +131,7 @@ fn nginx_hears_who_the_client_is() {
 }
 
 #[test]
-fn haproxy_hears_who_the_client_is() {
+fn haproxy_reads_the_client_address_from_the_proxy_header() {
     let (target, unix) = (Place::tcp(), Place::abstract_name());
     let _haproxy = haproxy_target(&target);
     let ask = |client: &Client| {
@@ -163,7 +163,7 @@ fn haproxy_hears_who_the_client_is() {
 }
 
 #[test]
-fn nginx_says_who_the_client_is() {
+fn the_client_address_is_read_from_nginx() {
     let (outside, front, target) = (Place::tcp(), Place::tcp(), Place::tcp());
     let _server = Server::echo(&target);
     let wakeport = Run::new()
@@ -180,7 +180,7 @@ fn nginx_says_who_the_client_is() {
 }
 
 #[test]
-fn haproxy_says_who_the_client_is_and_its_checks_wake_nobody() {
+fn the_client_address_is_read_from_haproxy_and_its_checks_wake_nothing() {
     for version in ["send-proxy", "send-proxy-v2"] {
         let (outside, front, target) = (Place::tcp(), Place::tcp(), Place::tcp());
         let server = Server::echo(&target);

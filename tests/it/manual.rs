@@ -51,7 +51,7 @@ fn help(command: &str) -> String {
 }
 
 #[test]
-fn nothing_is_wrong_with_a_page() {
+fn every_page_passes_mandoc_lint() {
     for page in pages() {
         let mut mandoc = Command::new("mandoc");
         let output = run(mandoc.args(["-T", "lint"]).arg(&page), "mandoc");
@@ -66,7 +66,7 @@ fn nothing_is_wrong_with_a_page() {
 }
 
 #[test]
-fn every_page_has_the_chapters_that_one_looks_for() {
+fn every_page_has_the_usual_sections() {
     for page in pages() {
         let text = rendered(&page);
         for chapter in [
@@ -104,7 +104,7 @@ fn every_option_and_variable_is_in_the_page_of_its_command() {
 }
 
 #[test]
-fn no_page_names_an_option_that_there_is_not() {
+fn no_page_names_an_unknown_option() {
     let mut known: BTreeSet<_> = ["", "run", "init", "check", "status", "exporter"]
         .iter()
         .flat_map(|command| options(&help(command)))

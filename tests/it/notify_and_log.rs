@@ -13,7 +13,7 @@ use crate::support::{
 };
 
 #[test]
-fn the_status_tells_the_whole_story() {
+fn the_status_shows_every_state() {
     let stage = Stage::direct(echo, |scene, call| {
         match call.event.as_str() {
             "start" => scene.up(),
@@ -58,7 +58,7 @@ fn the_status_tells_the_whole_story() {
 }
 
 #[test]
-fn a_failure_is_told_with_its_reason() {
+fn a_failure_is_in_the_status_with_its_reason() {
     let front = Place::tcp();
     let wakeport = Run::new()
         .to(Place::tcp())
@@ -73,7 +73,7 @@ fn a_failure_is_told_with_its_reason() {
 }
 
 #[test]
-fn the_watchdog_is_fed_twice_within_its_limit() {
+fn the_watchdog_is_notified_twice_within_its_limit() {
     let target = Place::tcp();
     let mut wakeport = Run::new()
         .to(&target)
@@ -109,7 +109,7 @@ fn the_watchdog_is_fed_twice_within_its_limit() {
 }
 
 #[test]
-fn while_it_drains_it_asks_for_time() {
+fn while_draining_it_extends_the_stop_timeout() {
     let (front, target) = (Place::tcp(), Place::tcp());
     let _server = Server::echo(&target);
     let mut wakeport = Run::new().to(&target).listen(&front).start();
@@ -124,7 +124,7 @@ fn while_it_drains_it_asks_for_time() {
 }
 
 #[test]
-fn a_service_manager_that_does_not_listen_holds_nobody_up() {
+fn a_service_manager_that_does_not_read_delays_no_client() {
     let dir = directory();
     let path = dir.path().join("notify");
     let _deaf = UnixDatagram::bind(&path).expect("a socket of ours");
@@ -146,7 +146,7 @@ fn a_service_manager_that_does_not_listen_holds_nobody_up() {
 }
 
 #[test]
-fn without_a_thread_to_tell_it_from_the_manager_is_told_all_the_same() {
+fn without_a_notifier_thread_the_manager_is_notified_from_the_main_thread() {
     let (front, target) = (Place::tcp(), Place::tcp());
     let _server = Server::echo(&target);
     let calls = "clone,clone3";
@@ -161,7 +161,7 @@ fn without_a_thread_to_tell_it_from_the_manager_is_told_all_the_same() {
 }
 
 #[test]
-fn a_service_manager_that_is_not_there_holds_nobody_up() {
+fn a_service_manager_that_is_away_delays_no_client() {
     let (front, target) = (Place::tcp(), Place::tcp());
     let _server = Server::echo(&target);
     let listener = front.listen();
@@ -195,7 +195,7 @@ fn verbose(dir: &TempDir, front: &Place, target: &Place) -> (Wakeport, Client) {
 }
 
 #[test]
-fn a_log_that_nobody_reads_holds_nobody_up() {
+fn a_log_that_is_not_read_delays_no_client() {
     let (dir, front, target) = (directory(), Place::tcp(), Place::tcp());
     let (mut wakeport, client) = verbose(&dir, &front, &target);
     let _server = Server::echo(&target);
@@ -211,7 +211,7 @@ fn a_log_that_nobody_reads_holds_nobody_up() {
 }
 
 #[test]
-fn what_the_log_could_not_take_is_counted() {
+fn dropped_log_messages_are_counted() {
     let (dir, front, target) = (directory(), Place::tcp(), Place::tcp());
     let (mut wakeport, client) = verbose(&dir, &front, &target);
     let _server = Server::echo(&target);

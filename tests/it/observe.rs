@@ -141,7 +141,7 @@ fn every_field_of_the_json_is_documented() {
 }
 
 #[test]
-fn counting_goes_on_in_the_next_life() {
+fn counters_continue_in_the_next_process() {
     let kept = Kept::new();
     for lives in 1..=3 {
         let mut wakeport = kept.run().cooldown("10ms").start();
@@ -156,7 +156,7 @@ fn counting_goes_on_in_the_next_life() {
 }
 
 #[test]
-fn whoever_is_killed_leaves_an_unattended_service_and_the_next_one_takes_over() {
+fn after_sigkill_the_service_is_unattended_and_the_next_instance_adopts_it() {
     let kept = Kept::new();
     let mut wakeport = kept.run().start();
     let client = kept.front.connect();
@@ -201,7 +201,7 @@ fn a_failure_is_shown_with_its_reason() {
 }
 
 #[test]
-fn everybody_may_read_a_record_and_only_its_owner_write_it() {
+fn a_record_is_readable_by_all_and_writable_by_its_owner() {
     let kept = Kept::new();
     // As under systemd, which gives the unit `UMask=0077`.
     let _wakeport = kept
@@ -252,7 +252,7 @@ fn a_record_that_cannot_be_read_is_put_aside_with_one_line() {
 }
 
 #[test]
-fn status_names_those_that_there_are() {
+fn status_of_an_unknown_name_lists_the_known_ones() {
     let kept = Kept::new();
     assert!(text(&kept.status(&[])).starts_with("no instance"));
     let _wakeport = kept.run().start();
@@ -266,7 +266,7 @@ fn status_names_those_that_there_are() {
 }
 
 #[test]
-fn a_name_that_is_no_files_is_refused() {
+fn a_name_that_is_no_file_name_is_rejected() {
     for name in ["", "../etc/passwd", ".hidden"] {
         let run = Run::new().to(Place::tcp()).listen(Place::tcp());
         let (log, code) = run.option("--name", name).fails();
@@ -276,7 +276,7 @@ fn a_name_that_is_no_files_is_refused() {
 }
 
 #[test]
-fn whoever_has_read_enough_ends_a_watch() {
+fn a_watch_ends_when_its_reader_closes() {
     let kept = Kept::new();
     let mut watch = command(&["status", "--watch", "--json", "--state-dir"])
         .arg(kept.dir.path())
@@ -361,7 +361,7 @@ fn get(place: &Place, path: &str) -> String {
 }
 
 #[test]
-fn with_listen_the_metrics_are_served_in_process_and_wake_nobody() {
+fn with_listen_the_metrics_are_served_in_process_and_wake_nothing() {
     let (kept, metrics) = (Kept::new(), Place::tcp());
     let _wakeport = kept.run().option("--metrics", &metrics).start();
     let page = get(&metrics, "/metrics");
@@ -384,7 +384,7 @@ fn with_listen_the_metrics_are_served_in_process_and_wake_nobody() {
 }
 
 #[test]
-fn requests_that_are_none_are_answered_in_a_line() {
+fn invalid_requests_are_answered_in_one_line() {
     let (kept, metrics) = (Kept::new(), Place::tcp());
     let _wakeport = kept.run().option("--metrics", &metrics).start();
     for (request, status) in [
@@ -460,7 +460,7 @@ fn exporter(place: &Place, kept: &Kept, idle: &str) -> std::process::Child {
 }
 
 #[test]
-fn the_exporter_serves_all_records_and_exits_when_nobody_asks() {
+fn the_exporter_serves_all_records_and_exits_when_idle() {
     let (kept, metrics) = (Kept::new(), Place::tcp());
     let mut wakeport = kept.run().start();
     kept.front.connect().echoes("hello");
@@ -488,7 +488,7 @@ fn the_exporter_serves_all_records_and_exits_when_nobody_asks() {
 }
 
 #[test]
-fn a_herd_of_scrapes_is_served() {
+fn many_concurrent_scrapes_are_served() {
     let (kept, metrics) = (Kept::new(), Place::tcp());
     let _wakeport: Wakeport = kept.run().option("--metrics", &metrics).start();
     thread::scope(|scope| {

@@ -136,7 +136,7 @@ fn each_client_is_announced(front: &Place, run: &Run, heard: &Heard, server: &Se
 }
 
 #[test]
-fn the_target_hears_first_who_the_client_is() {
+fn the_target_gets_the_proxy_header_first() {
     let dir = directory();
     for version in VERSIONS {
         let free = TcpListener::bind("[::1]:0").expect("a free port");
@@ -155,7 +155,7 @@ fn the_target_hears_first_who_the_client_is() {
 }
 
 #[test]
-fn an_ipv4_client_is_announced_as_such_whatever_the_socket() {
+fn an_ipv4_client_on_an_ipv6_socket_is_announced_as_ipv4() {
     let socket = Socket::new(Domain::IPV6, Type::STREAM, None).expect("a socket");
     socket.set_only_v6(false).expect("an option");
     let wildcard: SocketAddr = "[::]:0".parse().expect("an address");
@@ -174,7 +174,7 @@ fn an_ipv4_client_is_announced_as_such_whatever_the_socket() {
 }
 
 #[test]
-fn a_target_that_waits_for_the_header_is_asked_for_its_banner() {
+fn a_banner_probe_sends_the_header_first() {
     for version in VERSIONS {
         let (front, target, heard) = (Place::tcp(), Place::tcp(), Heard::default());
         let greet = |client: Client| {
@@ -197,7 +197,7 @@ fn a_target_that_waits_for_the_header_is_asked_for_its_banner() {
 }
 
 #[test]
-fn over_http_only_the_target_itself_is_told_that_it_is_us() {
+fn an_http_probe_sends_the_header_to_the_target_only() {
     let answer = |client: Client| {
         let _ = client.some();
         let _ = client.try_send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
@@ -237,7 +237,7 @@ fn over_http_only_the_target_itself_is_told_that_it_is_us() {
 }
 
 #[test]
-fn who_only_asks_whether_the_target_answers_says_so() {
+fn a_probe_announces_itself_as_local() {
     for version in VERSIONS {
         let heard = Heard::default();
         let stage = Stage::direct(heard.then(echo), |scene, call| {
@@ -279,7 +279,7 @@ fn who_only_asks_whether_the_target_answers_says_so() {
 }
 
 #[test]
-fn a_connection_that_nobody_waits_for_any_more_is_said_to_be_ours() {
+fn a_probe_connection_without_a_client_is_announced_as_local() {
     let (front, target, heard) = (Place::tcp(), Place::tcp(), Heard::default());
     let wakeport = Run::new()
         .to(&target)
@@ -332,7 +332,7 @@ fn introduce(header: &[u8], pace: usize, expected: &str) {
 }
 
 #[test]
-fn the_client_is_whom_the_balancer_names() {
+fn the_client_address_is_the_one_in_the_header() {
     let six: [SocketAddr; 2] = ["[2001:db8::7]:4711", "[2001:db8::1]:443"]
         .map(|address| address.parse().expect("an address"));
     let with_fields = {
@@ -367,7 +367,7 @@ fn the_client_is_whom_the_balancer_names() {
 }
 
 #[test]
-fn the_target_hears_of_the_client_whom_the_balancer_names() {
+fn the_target_gets_the_address_in_the_header() {
     let dir = directory();
     for (accepted, sent) in [("v1", "v2"), ("v2", "v1"), ("v2", "v2")] {
         for front in [Place::tcp(), Place::path(&dir)] {
@@ -397,7 +397,7 @@ fn the_target_hears_of_the_client_whom_the_balancer_names() {
 }
 
 #[test]
-fn hooks_are_told_of_the_client_whom_the_balancer_names() {
+fn hooks_get_the_address_in_the_header() {
     let (front, target, dir) = (Place::tcp(), Place::tcp(), directory());
     let told = dir.path().join("told");
     let hook = script(
@@ -422,7 +422,7 @@ fn still_asleep(wakeport: &Wakeport, server: &Server, span: Duration) {
 }
 
 #[test]
-fn whoever_is_not_introduced_wakes_nobody() {
+fn a_connection_without_a_header_wakes_nothing() {
     let (front, target) = (Place::tcp(), Place::tcp());
     let server = Server::echo(&target);
     let wakeport = behind(&front, &target)
@@ -447,7 +447,7 @@ fn whoever_is_not_introduced_wakes_nobody() {
 }
 
 #[test]
-fn whoever_sends_no_header_is_reset_and_the_log_is_not_flooded() {
+fn a_connection_without_a_header_is_reset_and_logged_once() {
     let (front, target) = (Place::tcp(), Place::tcp());
     let server = Server::echo(&target);
     let wakeport = behind(&front, &target).start();
@@ -482,7 +482,7 @@ fn whoever_sends_no_header_is_reset_and_the_log_is_not_flooded() {
 }
 
 #[test]
-fn nobody_exits_under_a_client_that_is_still_being_introduced() {
+fn it_does_not_exit_while_a_header_is_being_read() {
     let (front, target) = (Place::tcp(), Place::tcp());
     let server = Server::echo(&target);
     let listener = front.listen();
@@ -503,7 +503,7 @@ fn nobody_exits_under_a_client_that_is_still_being_introduced() {
 }
 
 #[test]
-fn with_nobody_to_introduce_it_exits() {
+fn without_pending_headers_it_exits() {
     let (front, target) = (Place::tcp(), Place::tcp());
     let listener = front.listen();
     let client = front.connect();

@@ -380,7 +380,7 @@ impl Schedule {
 }
 
 #[test]
-fn whatever_both_ends_do_every_byte_arrives_or_the_connection_does_not_end_well() {
+fn after_random_actions_of_both_ends_every_byte_arrives_or_the_connection_is_reset() {
     let dir = directory();
     thread::scope(|scope| {
         for (kind, (front, target)) in (0..).zip(kinds(&dir)) {

@@ -128,7 +128,7 @@ fn over_http_a_target_is_ready_when_it_answers_below_500() {
 }
 
 #[test]
-fn over_http_somebody_else_can_be_asked() {
+fn an_http_probe_may_ask_another_address() {
     let (front, target, health) = (Place::tcp(), Place::tcp(), Place::tcp());
     let seen = Arc::<Mutex<Vec<String>>>::default();
     let server = Server::echo(&target);
@@ -149,7 +149,7 @@ fn over_http_somebody_else_can_be_asked() {
 }
 
 #[test]
-fn a_target_that_is_no_web_server_is_not_ready_over_http() {
+fn a_target_that_does_not_speak_http_is_not_ready_over_http() {
     let (front, target) = (Place::tcp(), Place::tcp());
     let _server = Server::at(&target, greet);
     let wakeport = Run::new()

@@ -99,7 +99,7 @@ fn a_reset_by_the_target_reaches_the_client_after_all_that_was_sent_before() {
 }
 
 #[test]
-fn a_reset_is_never_taken_for_an_end() {
+fn a_reset_never_becomes_an_end_of_file() {
     // The relay may learn of a reset by writing, and a read then finds an end like any other.
     let wire = Wire::new();
     for round in 0..20 {
@@ -119,7 +119,7 @@ fn a_reset_is_never_taken_for_an_end() {
 }
 
 #[test]
-fn a_slow_reader_gets_all_that_the_target_sent_before_it_broke_off() {
+fn a_slow_reader_gets_all_that_the_target_sent_before_its_reset() {
     let wire = Wire::new();
     let client = wire.front.connect_with_little_room();
     let server = wire.server();
@@ -144,7 +144,7 @@ fn a_slow_reader_gets_all_that_the_target_sent_before_it_broke_off() {
 }
 
 #[test]
-fn a_target_that_has_sent_its_end_and_breaks_off_costs_a_slow_reader_nothing() {
+fn a_reset_after_the_end_of_file_costs_a_slow_reader_nothing() {
     let wire = Wire::new();
     let client = wire.front.connect_with_little_room();
     let server = wire.server();
@@ -172,7 +172,7 @@ fn a_target_that_has_sent_its_end_and_breaks_off_costs_a_slow_reader_nothing() {
 }
 
 #[test]
-fn urgent_data_is_lost_and_what_is_behind_it_comes_with_the_next_bytes() {
+fn urgent_data_is_lost_and_the_bytes_behind_it_arrive_with_the_next_ones() {
     let wire = Wire::new();
     let (client, server) = wire.pair();
     // All of it is there when it is read.
@@ -228,7 +228,7 @@ fn a_client_that_closes_without_reading_ends_the_connection_at_the_target() {
 }
 
 #[test]
-fn a_reader_that_stalls_costs_neither_memory_nor_time_and_loses_nothing() {
+fn a_stalled_reader_costs_neither_memory_nor_time_and_loses_nothing() {
     let wire = Wire::new();
     let (other, other_server) = wire.pair();
     // What the kernel holds for either side may be many megabytes (tcp_rmem); here it is little.
@@ -265,7 +265,7 @@ fn a_reader_that_stalls_costs_neither_memory_nor_time_and_loses_nothing() {
 }
 
 #[test]
-fn three_hundred_quiet_connections_hold_no_buffers() {
+fn three_hundred_idle_connections_hold_no_buffers() {
     let wire = Wire::new();
     let (first, _first_server) = wire.pair();
     first.send("warm");
@@ -314,7 +314,7 @@ fn unix_sockets_work_on_both_sides() {
 }
 
 #[test]
-fn a_unix_target_that_breaks_off_ends_its_client() {
+fn a_unix_target_that_resets_closes_its_client() {
     let wire = Wire::between(Place::tcp(), Place::abstract_name(), Run::new());
     let (client, server) = wire.pair();
     client.send("never read");
@@ -325,7 +325,7 @@ fn a_unix_target_that_breaks_off_ends_its_client() {
 }
 
 #[test]
-fn small_writes_go_out_at_once_and_vanished_peers_are_found_on_both_legs() {
+fn nodelay_and_keepalive_are_set_on_both_legs() {
     let wire = Wire::new();
     let (client, server) = wire.pair();
     client.send("x");

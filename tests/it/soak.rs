@@ -264,7 +264,7 @@ fn say(what: fmt::Arguments<'_>) {
 
 #[test]
 #[ignore = "takes a minute: tests/run runs it"]
-fn after_mixed_load_through_many_rounds_everything_is_as_it_was() {
+fn after_many_rounds_of_mixed_load_no_resource_has_leaked() {
     let load = Load::new();
     let wakeport = load.run().start();
     let (began, span) = (now(), span());

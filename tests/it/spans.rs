@@ -28,7 +28,7 @@ fn by_systemd(text: &str) -> Option<Duration> {
 }
 
 #[test]
-fn what_both_take_means_the_same_to_both() {
+fn systemd_parses_every_span_to_the_same_value() {
     let kept = files(&repo("tests/fuzz/corpus/spans"));
     let kept = kept.iter().filter_map(|path| fs::read_to_string(path).ok());
     let mut both = 0;

@@ -118,7 +118,7 @@ fn a_user_who_gets_pipes_of_two_pages_gets_every_byte() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn many_streams_leave_most_of_the_users_pipes_to_others_and_give_theirs_back() {
+fn many_streams_use_a_part_of_the_users_pipe_budget_and_return_it() {
     for threads in [1, 4] {
         let user = User::new();
         let run = user.runs(Run::new().option("--threads", threads));
@@ -149,7 +149,7 @@ fn many_streams_leave_most_of_the_users_pipes_to_others_and_give_theirs_back() {
 }
 
 #[test]
-fn what_a_broken_connection_leaves_in_a_pipe_reaches_nobody() {
+fn bytes_left_in_a_pipe_by_a_broken_connection_reach_no_other() {
     let wire = Wire::new();
     for round in 0..10 {
         let (client, server) = wire.pair();
@@ -169,7 +169,7 @@ fn what_a_broken_connection_leaves_in_a_pipe_reaches_nobody() {
 }
 
 #[test]
-fn a_direction_that_cannot_be_spliced_is_copied_and_not_asked_again() {
+fn a_direction_that_cannot_be_spliced_is_copied_and_splice_is_not_retried() {
     let trace = Trace::of("splice").inject("splice:error=EINVAL");
     let wire = Wire::between(Place::tcp(), Place::tcp(), trace.around(Run::new()));
     for connection in 1..=3 {
@@ -206,7 +206,7 @@ fn without_files_or_memory_for_a_pipe_bulk_is_copied() {
 }
 
 #[test]
-fn where_a_sandbox_forbids_to_splice_bulk_is_copied() {
+fn where_the_sandbox_denies_splice_bulk_is_copied() {
     for error in ["EPERM", "ENOSYS"] {
         let trace = Trace::of("splice").inject(&format!("splice:error={error}"));
         let wire = Wire::between(Place::tcp(), Place::tcp(), trace.around(Run::new()));

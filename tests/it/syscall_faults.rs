@@ -394,7 +394,7 @@ fn said(why: &(dyn Any + Send)) -> &str {
 }
 
 #[test]
-fn whatever_fails_once_nobody_hangs_and_no_byte_is_wrong_and_the_port_answers() {
+fn after_any_failed_system_call_no_client_hangs_no_byte_is_wrong_and_the_port_answers() {
     let learned = learned();
     let known = FAULTS.map(|(call, _)| call).into_iter();
     let known: BTreeSet<_> = known

@@ -57,7 +57,7 @@ fn address(place: &Place) -> SocketAddr {
 // -- clients
 
 #[test]
-fn a_flood_of_connections_that_break_off_leaves_nothing_behind() {
+fn a_flood_of_reset_connections_leaks_nothing() {
     let (front, target) = (Place::tcp(), Place::tcp());
     let _server = Server::echo(&target);
     let wakeport = Run::new().to(&target).listen(&front).start();
@@ -84,7 +84,7 @@ fn a_flood_of_connections_that_break_off_leaves_nothing_behind() {
 }
 
 #[test]
-fn clients_of_a_service_that_never_comes_cost_a_bounded_memory_and_leave_nothing_behind() {
+fn clients_of_a_service_that_never_starts_cost_bounded_memory_and_leak_nothing() {
     let (front, dir) = (Place::tcp(), directory());
     let hook = script(&dir.path().join("hook"), "#!/bin/sh\nexec sleep 3600\n");
     let wakeport = Run::new()
@@ -115,7 +115,7 @@ fn clients_of_a_service_that_never_comes_cost_a_bounded_memory_and_leave_nothing
 }
 
 #[test]
-fn headers_that_are_huge_or_never_end_cost_a_bounded_memory_and_hold_nobody_up() {
+fn huge_or_endless_headers_cost_bounded_memory_and_delay_no_client() {
     let (front, stage) = (Place::tcp(), Stage::new());
     let run = stage.run().listen(&front).flag("--accept-proxy");
     let wakeport = run.option("--log-level", "trace").start();
@@ -156,7 +156,7 @@ fn headers_that_are_huge_or_never_end_cost_a_bounded_memory_and_hold_nobody_up()
 }
 
 #[test]
-fn nothing_that_a_client_sends_gets_into_the_log_or_to_a_hook() {
+fn no_byte_of_a_client_reaches_the_log_or_a_hook() {
     let (dir, front) = (directory(), Place::tcp());
     let told = dir.path().join("told");
     let hook = script(
@@ -225,7 +225,7 @@ fn endlessly(start: &str, text: &str) -> impl Fn(Client) + Send + Sync + 'static
 }
 
 #[test]
-fn a_service_that_talks_without_end_or_makes_no_sense_is_not_ready_and_costs_a_bounded_memory() {
+fn a_service_with_an_endless_or_invalid_answer_is_not_ready_and_costs_bounded_memory() {
     let silent = |client: Client| drop(client.rest());
     let behaviours: Vec<(&str, Behaviour)> = vec![
         (
@@ -270,7 +270,7 @@ fn a_service_that_talks_without_end_or_makes_no_sense_is_not_ready_and_costs_a_b
 }
 
 #[test]
-fn a_service_that_talks_without_being_asked_fills_no_memory() {
+fn a_service_that_sends_unasked_fills_no_memory() {
     for ready in ["connect", "banner"] {
         let (front, target) = (Place::tcp(), Place::tcp());
         let _server = Server::at(&target, endlessly("", EVIL));
@@ -290,7 +290,7 @@ fn a_service_that_talks_without_being_asked_fills_no_memory() {
 // -- hooks
 
 #[test]
-fn a_hook_that_prints_without_end_fills_no_memory_and_holds_nobody_up() {
+fn a_hook_with_endless_output_fills_no_memory_and_delays_no_client() {
     let prints = [
         "exec yes",
         "exec tr '\\0' x </dev/zero",
@@ -358,7 +358,7 @@ fn a_hook_that_closes_its_outputs_is_waited_for() {
 }
 
 #[test]
-fn what_a_hook_leaves_behind_holds_nobody_up() {
+fn what_a_hook_leaves_behind_delays_no_client() {
     let (dir, front) = (directory(), Place::tcp());
     let note = dir.path().join("pid");
     // It leaves the process group as daemons do, deaf to SIGTERM, with our pipe as its output.
@@ -394,7 +394,7 @@ fn what_a_hook_leaves_behind_holds_nobody_up() {
 const ONLY_FOUR: &str = r#"for fd in /proc/$$/fd/*; do n=${fd##*/}; [ "$n" -le 3 ] || eval "exec $n>&-"; done; exec "$@""#;
 
 #[test]
-fn a_hook_has_three_descriptors_and_none_of_ours() {
+fn a_hook_has_three_descriptors_and_none_of_wakeport() {
     let front = Place::tcp();
     let listener = front.listen();
     let wakeport = Run::new()
@@ -487,7 +487,7 @@ fn ends(command: &mut Command) -> Output {
 }
 
 #[test]
-fn whatever_lies_among_the_records_status_shows_the_rest_and_steers_no_terminal() {
+fn with_invalid_files_among_the_records_status_shows_the_rest_and_no_control_characters() {
     let dir = directory();
     trapped(dir.path());
     for words in [
@@ -525,7 +525,7 @@ fn whatever_lies_among_the_records_status_shows_the_rest_and_steers_no_terminal(
 }
 
 #[test]
-fn whatever_lies_among_the_records_the_metrics_have_the_rest() {
+fn with_invalid_files_among_the_records_the_metrics_have_the_rest() {
     let (dir, place) = (directory(), Place::tcp());
     trapped(dir.path());
     let listen = format!("--listen={place}");
@@ -551,7 +551,7 @@ fn whatever_lies_among_the_records_the_metrics_have_the_rest() {
 }
 
 #[test]
-fn whatever_lies_where_a_record_is_written_it_is_written_and_nothing_else_is_touched() {
+fn a_record_replaces_whatever_file_is_at_its_path_and_touches_no_other() {
     let precious = directory();
     let precious = precious.path().join("precious");
     for trap in ["fifo", "symlink", "hard link", "file"] {
@@ -591,7 +591,7 @@ fn whatever_lies_where_a_record_is_written_it_is_written_and_nothing_else_is_tou
 }
 
 #[test]
-fn a_record_of_somebody_elses_making_forges_no_line_in_the_log() {
+fn a_forged_record_forges_no_line_in_the_log() {
     let (dir, front) = (directory(), Place::tcp());
     trapped(dir.path());
     for name in ["state", "fifo", "directory", "zero", "vast", "evil"] {
@@ -621,8 +621,7 @@ fn get(place: &Place, path: &str) -> String {
 }
 
 #[test]
-fn whoever_asks_for_the_metrics_byte_by_byte_or_never_reads_them_makes_others_wait_but_not_for_ever()
- {
+fn slow_requests_for_metrics_delay_others_for_a_bounded_time() {
     let (front, target, metrics) = (Place::tcp(), Place::tcp(), Place::tcp());
     let _server = Server::echo(&target);
     let run = Run::new().to(&target).listen(&front);
@@ -682,7 +681,7 @@ fn no_name_and_no_address_breaks_out_of_what_init_writes() {
 }
 
 #[test]
-fn a_program_that_has_the_port_cannot_steer_the_administrators_terminal() {
+fn the_name_of_a_program_on_the_port_cannot_control_the_terminal() {
     let place = Place::tcp();
     let program = "import socket, sys\nopen('/proc/self/comm', 'w').write('\\x1b[31mevil\\n\\x07')\n\
          s = socket.socket()\ns.bind(('%s', %s))\ns.listen()\nprint(flush=True)\nsys.stdin.read()";
@@ -727,7 +726,7 @@ fn a_program_that_has_the_port_cannot_steer_the_administrators_terminal() {
 }
 
 #[test]
-fn what_init_writes_goes_where_it_says_and_follows_nobodys_link() {
+fn init_follows_no_link_when_it_writes() {
     let dir = directory();
     let precious = dir.path().join("precious");
     fs::write(&precious, "precious").expect("a file");

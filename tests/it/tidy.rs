@@ -153,7 +153,7 @@ fn the_core_names_no_clock_no_socket_and_nothing_of_ours() {
 }
 
 #[test]
-fn what_was_typed_is_understood_without_opening_anything() {
+fn config_opens_nothing() {
     let sources = Source::all();
     for source in module(&sources, "config") {
         for word in [
@@ -194,7 +194,7 @@ fn what_was_typed_is_understood_without_opening_anything() {
 }
 
 #[test]
-fn nobody_knows_more_than_the_architecture_says() {
+fn modules_use_only_what_the_architecture_allows() {
     let allowed: BTreeMap<_, _> = KNOWS.into_iter().collect();
     let mut seen = BTreeMap::<String, BTreeSet<String>>::new();
     for source in Source::all()
@@ -245,7 +245,7 @@ fn every_task_is_waited_for_and_every_guard_dropped() {
 }
 
 #[test]
-fn the_map_names_every_file_and_no_other() {
+fn the_map_names_every_file_and_no_others() {
     let lib = read(&repo("src/lib.rs"));
     let map = lib
         .split("//! ```text\n")
@@ -410,7 +410,7 @@ fn is_a_test(path: &str, name: &str) -> bool {
 }
 
 #[test]
-fn what_is_said_of_faults_and_threats_is_shown_by_tests() {
+fn every_fault_and_threat_names_existing_tests() {
     for (page, least) in [
         ("docs/internals/faults.md", 80),
         ("docs/internals/threat-model.md", 25),

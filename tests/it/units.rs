@@ -95,7 +95,7 @@ fn the_sandbox_is_tight() {
 }
 
 #[test]
-fn every_script_is_clean() {
+fn every_script_passes_shellcheck() {
     let scripts: Vec<_> = ["systemd", "examples", "tests", "benches", ".ci"]
         .iter()
         .flat_map(|dir| files(&repo(dir)))
@@ -172,7 +172,7 @@ fn the_administrators_list_is_never_lost() {
 }
 
 #[test]
-fn install_says_in_one_line_what_is_wrong() {
+fn install_reports_an_error_in_one_line() {
     let dest = tempfile::tempdir().expect("a scratch directory");
     for (prefix, binary, remedy) in [
         (

@@ -24,7 +24,7 @@ fn echo_there(network: &Network) -> Server {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_target_in_a_black_hole_costs_its_client_the_start_timeout_and_can_be_had_again() {
+fn clients_of_a_black_holed_target_are_reset_at_the_start_timeout_and_it_recovers() {
     let (network, front) = (Network::new(), Place::tcp());
     let _server = echo_there(&network);
     network.cut();
@@ -43,7 +43,7 @@ fn a_target_in_a_black_hole_costs_its_client_the_start_timeout_and_can_be_had_ag
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn clients_wait_while_their_target_is_in_a_black_hole_and_those_that_are_connected_stay() {
+fn clients_wait_while_their_target_is_black_holed_and_open_connections_stay() {
     let (network, front) = (Network::new(), Place::tcp());
     let _server = echo_there(&network);
     let wakeport = Run::new().to(Network::far()).listen(&front).start();
@@ -65,7 +65,7 @@ fn clients_wait_while_their_target_is_in_a_black_hole_and_those_that_are_connect
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn whatever_the_network_says_of_a_target_its_clients_wait_until_it_can_be_reached() {
+fn after_any_network_error_clients_wait_until_the_target_is_reachable() {
     let network = Network::new();
     let _server = echo_there(&network);
     // EHOSTUNREACH, EACCES, EINVAL, ENETUNREACH (ip-route(8)).
@@ -100,7 +100,7 @@ fn whatever_the_network_says_of_a_target_its_clients_wait_until_it_can_be_reache
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn where_no_port_is_left_to_connect_from_clients_wait_for_one() {
+fn without_ephemeral_ports_clients_wait_for_one() {
     let (network, dir) = (Network::new(), directory());
     let front = Place::path(&dir);
     // Only on loopback the kernel soon gives out a port again that was used.
@@ -194,7 +194,7 @@ fn answers(socket: &UdpSocket, mood: &Mutex<Mood>) {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_name_that_cannot_be_resolved_holds_up_its_own_clients_only_until_it_can() {
+fn an_unresolvable_name_delays_only_its_own_clients_until_it_resolves() {
     let _network = Network::new();
     let names = NameServer::new();
     let [named, known] = [8080, 8081].map(|port| Place::Tcp(([127, 0, 0, 1], port).into()));
@@ -228,7 +228,7 @@ fn a_name_that_cannot_be_resolved_holds_up_its_own_clients_only_until_it_can() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_name_that_is_being_resolved_holds_no_end_up() {
+fn a_pending_lookup_does_not_delay_the_exit() {
     let _network = Network::new();
     let (names, front) = (NameServer::new(), Place::tcp());
     let run = Run::new().to("service.test:8080").listen(&front);
@@ -276,7 +276,7 @@ fn every_byte_arrives(wire: &Wire, connect: &(dyn Fn() -> Client + Sync)) {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_network_that_loses_doubles_and_reorders_packets_before_clients_costs_no_byte() {
+fn a_lossy_network_before_clients_costs_no_byte() {
     for (seed, (here, there)) in (1..).zip([(1500, 1500), (1500, 576), (9000, 1280)]) {
         let network = Network::badly_linked(seed, here, there);
         let wire = Wire::between(Network::here(), Place::tcp(), Run::new());
@@ -286,7 +286,7 @@ fn a_network_that_loses_doubles_and_reorders_packets_before_clients_costs_no_byt
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_network_that_loses_doubles_and_reorders_packets_before_the_target_costs_no_byte() {
+fn a_lossy_network_before_the_target_costs_no_byte() {
     for (seed, (here, there)) in (1..).zip([(1500, 1500), (552, 1500)]) {
         let network = Network::badly_linked(seed, here, there);
         let target = Network::far();

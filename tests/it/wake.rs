@@ -10,7 +10,7 @@ use crate::support::{
 };
 
 #[test]
-fn the_first_client_wakes_the_service_and_it_sleeps_when_nobody_is_left() {
+fn the_first_client_wakes_the_service_and_it_sleeps_after_the_last() {
     let stage = Stage::new();
     let front = Place::tcp();
     let wakeport = stage.run().listen(&front).cooldown("100ms").start();
@@ -88,7 +88,7 @@ fn a_start_hook_that_exits_with_75_is_run_again() {
 }
 
 #[test]
-fn when_the_start_fails_clients_are_reset_and_later_ones_may_try_again() {
+fn when_the_start_fails_clients_are_reset_and_later_ones_retry() {
     let mended = Arc::new(AtomicBool::new(false));
     let stage = Stage::direct(echo, {
         let mended = mended.clone();
@@ -124,7 +124,7 @@ fn when_the_start_fails_clients_are_reset_and_later_ones_may_try_again() {
 }
 
 #[test]
-fn a_start_hook_that_hangs_is_ended_with_its_children_and_the_client_is_reset() {
+fn a_start_hook_that_hangs_is_killed_with_its_children_and_the_client_is_reset() {
     let dir = directory();
     let pids = dir.path().join("pids");
     let hook = script(
@@ -156,7 +156,7 @@ fn a_start_hook_that_hangs_is_ended_with_its_children_and_the_client_is_reset() 
 }
 
 #[test]
-fn a_stop_hook_that_fails_is_run_again_until_it_succeeds() {
+fn a_stop_hook_that_fails_is_retried_until_it_succeeds() {
     let stage = Stage::direct(echo, {
         let tries = std::sync::atomic::AtomicUsize::new(0);
         move |scene, call| match call.event.as_str() {
@@ -255,7 +255,7 @@ fn a_slow_hook_does_not_delay_another_connection() {
 }
 
 #[test]
-fn a_service_that_runs_already_is_taken_over_and_put_to_sleep_later() {
+fn a_running_service_is_adopted_and_stopped_later() {
     let stage = Stage::new();
     stage.scene().up();
     let front = Place::tcp();
@@ -279,7 +279,7 @@ fn a_target_that_answers_already_is_used_without_the_start_hook() {
 }
 
 #[test]
-fn a_service_that_dies_under_its_clients_is_woken_by_the_next_one() {
+fn a_service_that_crashes_under_clients_is_woken_by_the_next_one() {
     let stage = Stage::new();
     let front = Place::tcp();
     let _wakeport = stage.run().listen(&front).start();
@@ -292,7 +292,7 @@ fn a_service_that_dies_under_its_clients_is_woken_by_the_next_one() {
 }
 
 #[test]
-fn a_client_that_has_said_all_it_will_say_still_gets_its_answer() {
+fn a_client_that_half_closes_while_it_waits_gets_its_answer() {
     let stage = Stage::play(|_, call| {
         if call.event == "start" {
             thread::sleep(Duration::from_millis(300));
@@ -310,7 +310,7 @@ fn a_client_that_has_said_all_it_will_say_still_gets_its_answer() {
 }
 
 #[test]
-fn a_client_that_breaks_off_while_it_waits_is_forgotten() {
+fn a_client_that_resets_while_it_waits_is_dropped() {
     let stage = Stage::play(|_, call| {
         if call.event == "start" {
             thread::sleep(Duration::from_millis(500));
@@ -339,7 +339,7 @@ fn a_target_that_opens_its_port_late_is_waited_for() {
 }
 
 #[test]
-fn a_target_that_never_opens_its_port_costs_its_client_the_start_timeout() {
+fn a_target_that_never_listens_resets_its_client_at_the_start_timeout() {
     let (front, target) = (Place::tcp(), Place::tcp());
     let wakeport = Run::new()
         .to(&target)

@@ -71,7 +71,7 @@ fn a_good_set_up_is_ok_asleep_and_awake_and_nothing_is_started() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn whatever_is_wrong_with_the_units_is_found() {
+fn each_error_in_the_units_is_reported() {
     let rig = good();
     with(
         &rig,
@@ -205,7 +205,7 @@ fn whatever_is_wrong_with_the_units_is_found() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn whatever_is_wrong_with_the_service_is_found() {
+fn each_error_in_the_service_is_reported() {
     let rig = good();
     let with_service =
         |drop_in: &str, code: i32, parts: &[&str]| with(&rig, "web.service", drop_in, code, parts);
@@ -244,7 +244,7 @@ fn whatever_is_wrong_with_the_service_is_found() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn what_polkit_does_not_allow_is_found_for_the_user_it_runs_as() {
+fn what_polkit_denies_the_user_of_the_instance_is_reported() {
     let rig = good();
     rig.unit("secret.service", "[Service]\nExecStart=sleep infinity\n");
     rig.settings("web", &["WAKEPORT_UNIT=web secret"]);
@@ -274,7 +274,7 @@ fn what_polkit_does_not_allow_is_found_for_the_user_it_runs_as() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_target_that_leads_nowhere_or_back_is_found() {
+fn an_unreachable_target_and_a_loop_are_reported() {
     let rig = good();
     let to = |address: &str, code: i32, parts: &[&str]| {
         with(
@@ -321,7 +321,7 @@ fn a_target_that_leads_nowhere_or_back_is_found() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_port_that_is_taken_and_a_hook_that_cannot_be_run_are_found() {
+fn a_port_in_use_and_a_hook_that_cannot_be_run_are_reported() {
     let rig = good();
     rig.systemctl("stop wakeport@web.socket");
     rig.unit(

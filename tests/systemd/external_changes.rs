@@ -36,13 +36,13 @@ impl Echo<'_> {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn whoever_comes_during_a_stop_that_hangs_is_served_when_systemd_has_ended_it() {
+fn a_client_during_a_hanging_stop_is_served_when_systemd_has_killed_the_service() {
     a_hanging_stop(&[SOON]);
 }
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn whoever_comes_during_a_stop_that_hangs_for_longer_than_we_wait_is_served_all_the_same() {
+fn a_client_during_a_stop_beyond_the_stop_timeout_is_served() {
     a_hanging_stop(&[SOON, "WAKEPORT_STOP_TIMEOUT=1s"]);
 }
 
@@ -74,7 +74,7 @@ fn a_hanging_stop(settings: &[&str]) {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_start_that_hangs_is_given_up_and_what_it_has_started_is_stopped() {
+fn a_hanging_start_fails_at_its_timeout_and_the_unit_is_stopped() {
     let rig = Rig::boot();
     let hangs = "Type=notify\nTimeoutStartSec=infinity";
     let settings = [SOON, "WAKEPORT_START_TIMEOUT=1s"];
@@ -92,7 +92,7 @@ fn a_start_that_hangs_is_given_up_and_what_it_has_started_is_stopped() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_start_job_that_is_cancelled_goes_on_without_it() {
+fn after_a_cancelled_start_job_the_unit_is_still_waited_for() {
     let rig = Rig::boot();
     let echo = Echo::asleep(&rig, "echo", "ExecStartPre=sleep 1", &[SOON]);
     thread::scope(|scope| {
@@ -109,7 +109,7 @@ fn a_start_job_that_is_cancelled_goes_on_without_it() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_service_stopped_in_the_middle_of_its_start_turns_away_who_waits_and_starts_for_the_next() {
+fn a_service_stopped_during_its_start_refuses_waiting_clients_and_starts_for_the_next() {
     let rig = Rig::boot();
     let echo = Echo::asleep(&rig, "echo", "ExecStartPre=sleep 1", &[SOON]);
     let client = Client::asks(&echo.address);
@@ -122,7 +122,7 @@ fn a_service_stopped_in_the_middle_of_its_start_turns_away_who_waits_and_starts_
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_service_restarted_in_the_middle_of_its_start_is_waited_for() {
+fn a_service_restarted_during_its_start_is_waited_for() {
     let rig = Rig::boot();
     let echo = Echo::asleep(&rig, "echo", "ExecStartPre=sleep 1", &[SOON]);
     thread::scope(|scope| {
@@ -137,7 +137,7 @@ fn a_service_restarted_in_the_middle_of_its_start_is_waited_for() {
 /// It stops the service and wakeport, all at once, but not the socket.
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn an_isolation_ends_the_service_and_wakeport_and_the_next_client_wakes_both() {
+fn an_isolate_stops_the_service_and_wakeport_and_the_next_client_wakes_both() {
     let rig = Rig::boot();
     let echo = Echo::asleep(&rig, "echo", "ExecStartPre=sleep 1", &[SOON]);
     let connected = Client::connect(&echo.address);
@@ -227,7 +227,7 @@ fn a_unit_that_is_changed_while_it_is_awake_is_started_as_it_is_next_time() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_service_that_dies_while_nobody_uses_it_is_asleep_and_the_next_client_wakes_it() {
+fn a_service_that_crashes_while_idle_is_asleep_and_the_next_client_wakes_it() {
     let rig = Rig::boot();
     let echo = Echo::asleep(&rig, "echo", "", &["WAKEPORT_COOLDOWN=1h"]);
     for starts in 1..=3 {
@@ -243,7 +243,7 @@ fn a_service_that_dies_while_nobody_uses_it_is_asleep_and_the_next_client_wakes_
 /// It never gets as far as to answer; systemd would go on for ever.
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_service_that_restarts_in_a_loop_is_given_up_and_stopped() {
+fn a_service_that_restarts_in_a_loop_fails_its_start_and_is_stopped() {
     let rig = Rig::boot();
     let settings = [SOON, "WAKEPORT_START_TIMEOUT=2s"];
     let echo = Echo::asleep(&rig, "echo", "", &settings);
@@ -267,7 +267,7 @@ fn a_service_that_restarts_in_a_loop_is_given_up_and_stopped() {
 /// It answers for a while each time: whoever is connected then is cut off, and all others wait for the next time.
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn clients_of_a_service_that_keeps_restarting_are_served_or_see_it_die_and_it_sleeps_in_the_end() {
+fn clients_of_a_service_that_keeps_restarting_are_served_or_disconnected_and_it_sleeps() {
     let rig = Rig::boot();
     let echo = Echo::asleep(&rig, "echo", "", &[SOON]);
     rig.drop_in(

@@ -8,7 +8,7 @@ const NO_LIMIT: &str = "WAKEPORT_START_TIMEOUT=infinity";
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_failing_unit_turns_its_clients_away_and_the_port_stays_open_until_it_is_mended() {
+fn a_failing_unit_refuses_its_clients_and_the_port_stays_open_until_it_is_fixed() {
     let rig = Rig::boot();
     python(&rig);
     rig.unit(
@@ -157,7 +157,7 @@ fn after_a_crash_under_its_clients_the_next_one_wakes_the_service() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_misconfigured_wakeport_says_so_and_leaves_the_port_open_until_it_is_mended() {
+fn a_misconfigured_wakeport_logs_it_and_the_port_stays_open_until_it_is_fixed() {
     let rig = Rig::boot();
     python(&rig);
     rig.instance("web", PORT, TARGET, &["WAKEPORT_COOLDOWN=soon"]);

@@ -26,7 +26,7 @@ fn all_is_well(rig: &Rig, lives: usize) {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_flood_from_a_network_that_is_refused_starts_nothing_and_closes_nothing() {
+fn a_flood_from_a_denied_network_starts_nothing_and_closes_nothing() {
     let rig = Rig::boot();
     nginx(&rig);
     rig.instance("nginx", PORT, TARGET, &[SOON, "WAKEPORT_DENY=localhost"]);
@@ -52,7 +52,7 @@ fn a_flood_from_a_network_that_is_refused_starts_nothing_and_closes_nothing() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_flood_after_too_many_wakes_starts_nothing_until_somebody_does() {
+fn a_flood_beyond_the_wake_rate_starts_nothing() {
     let rig = Rig::boot();
     nginx(&rig);
     rig.instance("nginx", PORT, TARGET, &[SOON, "WAKEPORT_WAKE_RATE=2/1h"]);
@@ -89,7 +89,7 @@ fn a_flood_after_too_many_wakes_starts_nothing_until_somebody_does() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn who_says_nothing_starts_no_service_and_with_defer_accept_not_even_us() {
+fn a_silent_connection_starts_no_service_and_with_defer_accept_no_wakeport() {
     let rig = Rig::boot();
     nginx(&rig);
     rig.instance("nginx", PORT, TARGET, &[SOON, "WAKEPORT_WAKE_ON_DATA=yes"]);
@@ -129,7 +129,7 @@ fn who_says_nothing_starts_no_service_and_with_defer_accept_not_even_us() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn check_tells_of_filters_that_systemd_does_not_wait_for() {
+fn check_reports_filters_that_unit_dependencies_bypass() {
     let rig = Rig::boot();
     nginx(&rig);
     rig.instance("nginx", PORT, TARGET, &[SOON, "WAKEPORT_DENY=192.0.2.1"]);

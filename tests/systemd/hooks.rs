@@ -41,7 +41,7 @@ fn wait_until_asleep(rig: &Rig) {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn slow_hooks_start_the_service_once_for_all_who_wait() {
+fn slow_hooks_start_the_service_once_for_all_waiting_clients() {
     let rig = with_hooks(
         &format!("echo start $WAKEPORT_EVENT $WAKEPORT_TARGET; sleep 1; {START}"),
         &format!("sleep 1; {STOP}"),
@@ -63,7 +63,7 @@ fn slow_hooks_start_the_service_once_for_all_who_wait() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_failing_start_hook_turns_clients_away_until_it_is_mended() {
+fn a_failing_start_hook_refuses_clients_until_it_is_fixed() {
     let rig = with_hooks("echo no such machine; exit 1", STOP, &[SOON]);
     for _ in 0..20 {
         assert_eq!(Client::asks(PORT).reads(), (String::new(), GoneAs::Reset));
@@ -80,7 +80,7 @@ fn a_failing_start_hook_turns_clients_away_until_it_is_mended() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_hanging_start_hook_is_ended_with_all_it_has_started() {
+fn a_hanging_start_hook_is_killed_with_its_children() {
     let rig = with_hooks(
         "trap '' TERM; sleep 12345 & sleep 12345; sleep 12345",
         STOP,
@@ -102,7 +102,7 @@ fn a_hanging_start_hook_is_ended_with_all_it_has_started() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_start_hook_that_exits_75_is_tried_again_while_the_client_waits() {
+fn a_start_hook_that_exits_75_is_retried_while_the_client_waits() {
     let rig = with_hooks(
         &format!(
             "echo this is attempt $WAKEPORT_ATTEMPT; [ $WAKEPORT_ATTEMPT -ge 3 ] || exit 75; {START}"
@@ -119,7 +119,7 @@ fn a_start_hook_that_exits_75_is_tried_again_while_the_client_waits() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_failing_stop_hook_is_tried_again_until_the_service_sleeps() {
+fn a_failing_stop_hook_is_retried_until_the_service_sleeps() {
     let rig = with_hooks(START, "echo cannot stop it yet; exit 1", &[SOON]);
     assert_eq!(rig.curl(URL), "hello");
     rig.wait_for("two attempts to stop", || {
@@ -195,7 +195,7 @@ fn a_child_process_never_outlives_wakeport() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_stranger_at_the_target_is_used_but_never_stopped() {
+fn a_foreign_process_at_the_target_is_used_but_never_stopped() {
     let rig = with_a_child(&[SOON]);
     rig.systemctl("start web.service");
     rig.wait_for("the stranger answers", || {

@@ -41,7 +41,7 @@ fn machine(rig: &Rig) -> String {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_new_user_puts_nginx_to_sleep_with_one_line() {
+fn a_new_user_puts_nginx_behind_wakeport_with_one_line() {
     let rig = Rig::boot();
     // As Debian has it, with the port that its site comes with.
     rig.run(
@@ -118,7 +118,7 @@ fn a_new_user_puts_nginx_to_sleep_with_one_line() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn each_trap_on_a_real_machine_is_found() {
+fn each_obstacle_on_a_real_machine_is_reported() {
     let rig = Rig::boot();
     python(&rig);
     let init = "init web --listen 8080 --to 127.0.0.1:18080";
@@ -227,7 +227,7 @@ fn each_trap_on_a_real_machine_is_found() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_template_instance_with_two_addresses_sleeps_by_one_line() {
+fn a_template_instance_with_two_addresses_works_with_one_line() {
     let rig = Rig::boot();
     let unit = postgresql(&rig);
     does(
@@ -244,7 +244,7 @@ fn a_template_instance_with_two_addresses_sleeps_by_one_line() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_child_process_and_hooks_work_by_one_line_each() {
+fn a_child_process_and_hooks_work_with_one_line_each() {
     let rig = Rig::boot();
     let before = machine(&rig);
     rig.write("/var/www/index.html", "hello");
@@ -277,7 +277,7 @@ fn a_child_process_and_hooks_work_by_one_line_each() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn two_listeners_by_name_and_two_units_share_one_life_by_one_line() {
+fn two_named_listeners_and_two_units_share_one_life_cycle() {
     let rig = Rig::boot();
     let before = machine(&rig);
     rig.write("/run/rig/www/index.html", "hello");
@@ -346,7 +346,7 @@ fn complete_units_need_nothing_but_the_program() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_user_puts_a_service_of_his_own_to_sleep_by_one_line() {
+fn a_user_puts_a_service_of_the_user_manager_behind_wakeport_with_one_line() {
     let rig = Rig::boot();
     let as_alice = alice(&rig);
     let before = as_alice("find /var/lib/alice -not -path */.config/wakeport* | sort");

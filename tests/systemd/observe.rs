@@ -31,7 +31,7 @@ fn instance(rig: &Rig, name: &str) -> Value {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn status_shows_every_instance_to_everybody_and_wakes_none() {
+fn status_shows_every_instance_to_every_user_and_wakes_none() {
     let rig = Rig::boot();
     nginx(&rig);
     assert!(status(&rig, "").starts_with("no instance"));
@@ -92,7 +92,7 @@ fn status_shows_every_instance_to_everybody_and_wakes_none() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn the_record_is_for_everybody_and_what_hooks_keep_is_not() {
+fn the_record_is_readable_by_all_and_files_of_hooks_are_not() {
     let rig = Rig::boot();
     rig.script(
         "/usr/local/bin/hook",
@@ -123,7 +123,7 @@ fn the_record_is_for_everybody_and_what_hooks_keep_is_not() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn an_instance_of_another_user_is_found_where_it_keeps_its_record() {
+fn the_record_of_an_instance_with_another_user_is_found() {
     let rig = Rig::boot();
     rig.drop_in(
         "wakeport@game.service",
@@ -171,7 +171,7 @@ fn a_full_disk_costs_no_client_and_no_record() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn whoever_is_stopped_leaves_a_service_unattended_until_it_is_down() {
+fn after_a_stop_of_wakeport_the_service_is_unattended_until_it_is_down() {
     let rig = Rig::boot();
     nginx(&rig);
     rig.instance("nginx", PORT, TARGET, &[NEVER]);
@@ -229,7 +229,7 @@ fn a_user_sees_their_own_instances_as_well() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_real_prometheus_reads_the_metrics_and_wakes_nobody() {
+fn a_real_prometheus_reads_the_metrics_and_wakes_nothing() {
     let rig = Rig::boot();
     nginx(&rig);
     rig.instance("nginx", PORT, TARGET, &[NEVER]);
@@ -413,7 +413,7 @@ fn journalctl_explains_every_message() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn the_story_of_a_day_is_a_line_for_each_change() {
+fn the_log_has_one_line_for_each_change() {
     let rig = Rig::boot();
     nginx(&rig);
     rig.instance("nginx", PORT, TARGET, &[SOON]);

@@ -7,7 +7,7 @@ use crate::rig::Rig;
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_service_that_is_killed_for_want_of_memory_is_started_again_by_the_next_client() {
+fn a_service_killed_by_the_oom_killer_is_woken_by_the_next_client() {
     let rig = Rig::boot();
     let echo = Echo::asleep(&rig, "echo", "", &["WAKEPORT_COOLDOWN=300ms"]);
     for _ in 0..2 {
@@ -30,7 +30,7 @@ fn a_service_that_is_killed_for_want_of_memory_is_started_again_by_the_next_clie
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_wakeport_that_is_killed_for_want_of_memory_is_followed_by_another_one() {
+fn a_wakeport_killed_by_the_oom_killer_is_restarted() {
     let rig = Rig::boot();
     let echo = Echo::asleep(&rig, "echo", "", &["WAKEPORT_COOLDOWN=300ms"]);
     let connected = TcpStream::connect(&echo.address).expect("the port is open");

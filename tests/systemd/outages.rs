@@ -184,19 +184,19 @@ pub(crate) fn something_happens(rig: &Rig, dice: &mut Dice) -> String {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_restart_of_the_bus_disturbs_nobody() {
+fn clients_survive_a_restart_of_the_bus() {
     event(|rig| rig.systemctl(&format!("restart {BUS}"))).disturbs_nobody();
 }
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_bus_that_is_killed_disturbs_nobody() {
+fn clients_survive_a_sigkill_of_the_bus() {
     event(|rig| assert!(rig.kill(BUS), "there is a bus")).disturbs_nobody();
 }
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_bus_that_is_away_for_a_while_disturbs_nobody() {
+fn clients_survive_a_bus_that_is_away_for_a_while() {
     outage(
         |rig| rig.systemctl(&format!("stop dbus.socket {BUS}")),
         |rig| rig.systemctl(&format!("start dbus.socket {BUS}")),
@@ -206,13 +206,13 @@ fn a_bus_that_is_away_for_a_while_disturbs_nobody() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_bus_that_stands_still_disturbs_nobody() {
+fn clients_survive_a_stalled_bus() {
     outage(|rig| rig.freeze(BUS), |rig| rig.thaw(BUS)).disturbs_nobody();
 }
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_polkit_that_stands_still_disturbs_nobody() {
+fn clients_survive_a_stalled_polkit() {
     outage(
         |rig| {
             // Nobody has needed it yet, maybe.
@@ -227,7 +227,7 @@ fn a_polkit_that_stands_still_disturbs_nobody() {
 /// Nobody can be woken then; but everybody is told so, and the port stays open.
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_bus_that_stays_away_turns_clients_away_until_it_is_back() {
+fn clients_are_refused_while_the_bus_stays_away() {
     let rig = Rig::boot();
     let echo = Echo::asleep(&rig, "echo", "", &[]);
     rig.systemctl(&format!("stop dbus.socket {BUS}"));
@@ -245,7 +245,7 @@ fn a_bus_that_stays_away_turns_clients_away_until_it_is_back() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_journal_that_is_stopped_disturbs_nobody() {
+fn clients_survive_a_stop_of_the_journal() {
     outage(
         |rig| rig.systemctl(&format!("stop {JOURNALS_SOCKETS} {JOURNAL}")),
         |rig| rig.systemctl(&format!("start {JOURNALS_SOCKETS} {JOURNAL}")),
@@ -255,13 +255,13 @@ fn a_journal_that_is_stopped_disturbs_nobody() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_journal_that_is_killed_disturbs_nobody() {
+fn clients_survive_a_sigkill_of_the_journal() {
     event(|rig| assert!(rig.kill(JOURNAL), "there is a journal")).disturbs_nobody();
 }
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_journal_that_stands_still_disturbs_nobody() {
+fn clients_survive_a_stalled_journal() {
     outage(
         |rig| {
             rig.freeze(JOURNAL);
@@ -291,19 +291,19 @@ except BlockingIOError:
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_reexecution_of_systemd_disturbs_nobody() {
+fn clients_survive_a_reexecution_of_systemd() {
     event(|rig| rig.systemctl("daemon-reexec")).disturbs_nobody();
 }
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_reload_of_systemd_disturbs_nobody() {
+fn clients_survive_a_reload_of_systemd() {
     event(|rig| (0..5).for_each(|_| rig.systemctl("daemon-reload"))).disturbs_nobody();
 }
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_systemd_that_stands_still_disturbs_nobody() {
+fn clients_survive_a_stalled_systemd() {
     outage(
         |rig| rig.signal_init(Signal::STOP),
         |rig| rig.signal_init(Signal::CONT),
@@ -314,7 +314,7 @@ fn a_systemd_that_stands_still_disturbs_nobody() {
 /// What a suspended machine looks like to those who were on it, except that their clock went on.
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_machine_that_stands_still_loses_nobody() {
+fn no_client_is_lost_to_a_suspended_machine() {
     Outage {
         serves_on: false,
         ..outage(|rig| rig.freeze_all(), |rig| rig.thaw_all())
@@ -325,7 +325,7 @@ fn a_machine_that_stands_still_loses_nobody() {
 /// It waits for those who are connected, and takes no others meanwhile.
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_restart_of_wakeport_disturbs_nobody() {
+fn clients_survive_a_restart_of_wakeport() {
     Outage {
         serves_on: false,
         asleep_as_well: false,
@@ -336,7 +336,7 @@ fn a_restart_of_wakeport_disturbs_nobody() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_wakeport_that_stands_still_loses_nobody() {
+fn no_client_is_lost_to_a_stopped_wakeport() {
     Outage {
         serves_on: false,
         asleep_as_well: false,
@@ -348,7 +348,7 @@ fn a_wakeport_that_stands_still_loses_nobody() {
 /// It is ended by systemd's watchdog; who was connected sees that, and the next instance takes over.
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_wakeport_that_hangs_is_ended_by_the_watchdog_and_another_one_takes_over() {
+fn a_wakeport_that_hangs_is_killed_by_the_watchdog_and_restarted() {
     let rig = Rig::boot();
     let echo = Echo::asleep(&rig, "echo", "", &["WAKEPORT_COOLDOWN=300ms"]);
     rig.drop_in(

@@ -118,7 +118,7 @@ fn program(rig: &Rig, pid: &str) -> (bool, bool) {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_new_user_puts_postgresql_and_a_web_app_to_sleep_with_one_command_each() {
+fn a_new_user_puts_postgresql_and_a_web_app_behind_wakeport_with_one_command_each() {
     let rig = Rig::bare();
     // What runs on the machine already, on 127.0.0.1 as Debian and Python's servers have it: nothing of it has to move.
     let postgresql = postgresql_on(&rig, "5432", "scram-sha-256");
@@ -188,7 +188,7 @@ fn a_new_user_puts_postgresql_and_a_web_app_to_sleep_with_one_command_each() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn an_upgrade_disturbs_nobody_and_the_next_wake_runs_the_new_program() {
+fn an_upgrade_interrupts_no_connection_and_the_next_wake_runs_the_new_program() {
     let rig = Rig::bare();
     install(&rig, &FIRST);
     python(&rig);

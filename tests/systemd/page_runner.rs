@@ -256,7 +256,7 @@ fn shows(shown: &str, said: &str) -> bool {
 }
 
 #[test]
-fn what_is_shown_is_compared_with_what_was_said() {
+fn the_output_of_a_page_is_compared_with_what_was_printed() {
     let said = "Nov 21 07:01:12 rig wakeport[12]: web answers after 312ms\n";
     for (shown, right) in [
         ("web answers after 8ms", true),

@@ -8,7 +8,7 @@ use crate::services::{NEVER, SOON, URL, postgresql, psql};
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn what_the_readme_says_to_try_works() {
+fn the_readme_try_it_works() {
     let rig = Rig::bare();
     let _wakeport = Reader::new(&rig).leaves_running("README.md#try-it");
     rig.wait_for("a client is served", || rig.try_curl(URL).is_ok());
@@ -58,7 +58,7 @@ fn the_four_lines_of_the_readme_put_a_service_behind_wakeport() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn what_systemd_readme_says_is_true() {
+fn systemd_readme_works() {
     let rig = Rig::bare();
     let reader = Reader::new(&rig);
     reader.follows("systemd/README.md");
@@ -71,7 +71,7 @@ fn what_systemd_readme_says_is_true() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn the_example_of_a_web_app_is_true() {
+fn example_web_app_works() {
     let rig = Rig::boot();
     Reader::new(&rig).follows("examples/web-app/README.md");
     rig.write("/srv/myapp/index.html", "myapp\n");
@@ -80,7 +80,7 @@ fn the_example_of_a_web_app_is_true() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn the_example_of_two_ports_is_true() {
+fn example_two_ports_works() {
     let rig = Rig::boot();
     Reader::new(&rig).follows("examples/two-ports/README.md");
     rig.write("/srv/app/index.html", "app\n");
@@ -91,7 +91,7 @@ fn the_example_of_two_ports_is_true() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn the_example_of_a_child_process_is_true() {
+fn example_child_process_works() {
     let rig = Rig::boot();
     Reader::new(&rig).follows("examples/child-process/README.md");
     rig.write("/srv/files/index.html", "files\n");
@@ -107,7 +107,7 @@ fn the_example_of_a_child_process_is_true() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn the_example_of_postgresql_is_true() {
+fn example_postgresql_works() {
     let rig = Rig::boot();
     let unit = postgresql(&rig);
     // As it says: "For another version or cluster, change `15-main` and `15/main` everywhere."
@@ -148,7 +148,7 @@ fn the_example_of_postgresql_is_true() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn the_example_of_a_quadlet_is_true() {
+fn example_quadlet_works() {
     let rig = Rig::boot();
     let reader = Reader::new(&rig);
     // Debian 12's Podman knows no quadlets: this is what one would make of the file.
@@ -160,7 +160,7 @@ fn the_example_of_a_quadlet_is_true() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn the_example_of_dockers_own_commands_is_true() {
+fn example_docker_hooks_works() {
     let rig = Rig::boot();
     let reader = Reader::new(&rig);
     server(&rig, "whoami", "127.0.0.1:18080");
@@ -179,7 +179,7 @@ fn the_example_of_dockers_own_commands_is_true() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn the_example_of_a_game_server_is_true() {
+fn example_game_server_works() {
     let rig = Rig::boot();
     let reader = Reader::new(&rig);
     game_server(&rig);
@@ -195,7 +195,7 @@ fn the_example_of_a_game_server_is_true() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn the_example_of_a_cloud_vm_is_true() {
+fn example_cloud_vm_works() {
     let rig = Rig::boot();
     let reader = Reader::new(&rig);
     far_server(&rig, "gamebox", "192.0.2.10:7777");
@@ -219,7 +219,7 @@ fn the_example_of_a_cloud_vm_is_true() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn the_example_of_a_libvirt_vm_is_true() {
+fn example_libvirt_vm_works() {
     let rig = Rig::boot();
     let reader = Reader::new(&rig);
     far_server(&rig, "devbox", "192.168.122.10:22");
@@ -241,7 +241,7 @@ fn the_example_of_a_libvirt_vm_is_true() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn moving_from_hibergate_is_done_as_its_example_says() {
+fn example_moving_from_hibergate_works() {
     let rig = Rig::boot();
     let reader = Reader::new(&rig);
     far_server(&rig, "shop", "192.0.2.20:80");
@@ -257,7 +257,7 @@ fn moving_from_hibergate_is_done_as_its_example_says() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn moving_from_tcp_proxy_with_hooks_is_done_as_its_example_says() {
+fn example_moving_from_tcp_proxy_with_hooks_works() {
     let rig = Rig::boot();
     let reader = Reader::new(&rig);
     far_server(&rig, "terraria", "10.0.0.5:7777");
@@ -281,7 +281,7 @@ fn moving_from_tcp_proxy_with_hooks_is_done_as_its_example_says() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn the_example_of_monitoring_is_true() {
+fn example_monitoring_works() {
     let rig = Rig::boot();
     let reader = Reader::new(&rig);
     rig.run(&format!(

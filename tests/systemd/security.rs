@@ -147,7 +147,7 @@ fn a_unit_with_an_unusual_name_is_granted_by_the_rule_that_init_writes_and_no_ot
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_hook_has_nothing_of_ours_and_cannot_speak_to_systemd_in_our_name() {
+fn a_hook_inherits_nothing_of_wakeport_and_cannot_notify_systemd() {
     let rig = Rig::boot();
     python(&rig);
     rig.allow("web.service");
@@ -381,7 +381,7 @@ fn under_full_load_the_sandbox_denies_nothing() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn every_instance_shares_a_user_unless_told_otherwise() {
+fn instances_share_a_user_unless_configured_otherwise() {
     let rig = Rig::boot();
     python(&rig);
     rig.instance("web", PORT, TARGET, &[NEVER]);

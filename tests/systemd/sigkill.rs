@@ -63,7 +63,7 @@ struct Target<'a> {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn killed_in_every_state_hundreds_of_times_it_loses_nobody_but_who_was_connected() {
+fn after_sigkill_in_every_state_only_open_connections_are_lost() {
     let rig = Rig::boot();
     let killed = under_fire(&rig, chosen(KILLS), None);
     for state in ["asleep", "waking", "awake", "cooling", "stopping"] {
@@ -73,7 +73,7 @@ fn killed_in_every_state_hundreds_of_times_it_loses_nobody_but_who_was_connected
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn killed_while_the_bus_the_journal_and_systemd_come_and_go_it_loses_nobody_either() {
+fn after_sigkill_during_outages_only_open_connections_are_lost() {
     let rig = Rig::boot();
     let happens = |dice: &mut Dice| {
         thread::sleep(dice.millis(1000));
@@ -140,7 +140,7 @@ impl Drop for OnEnd<'_> {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn killed_after_a_failed_start_it_serves_again_as_soon_as_that_is_mended() {
+fn after_sigkill_and_a_failed_start_it_serves_as_soon_as_the_unit_is_fixed() {
     const ROUNDS: u64 = 8;
     let rig = Rig::boot();
     let service = "ExecStartPre=test ! -e /run/rig/broken";
@@ -183,7 +183,7 @@ fn killed_after_a_failed_start_it_serves_again_as_soon_as_that_is_mended() {
 /// The next one finds a service on its way down, by an order that nobody can tell it anything of.
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn killed_during_a_stop_that_hangs_the_next_one_waits_for_its_end_at_rest() {
+fn after_sigkill_during_a_hanging_stop_the_next_instance_waits_without_spinning() {
     let rig = Rig::boot();
     let deaf = "KillSignal=SIGWINCH\nTimeoutStopSec=4s";
     let echo = Echo::asleep(&rig, "echo", deaf, &["WAKEPORT_COOLDOWN=100ms"]);

@@ -25,7 +25,7 @@ fn admin_socket(rig: &Rig) {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn two_named_sockets_lead_to_two_targets_and_share_one_life() {
+fn two_named_sockets_have_two_targets_and_share_one_life_cycle() {
     let rig = Rig::boot();
     nginx_with(
         &rig,
@@ -63,7 +63,7 @@ fn two_named_sockets_lead_to_two_targets_and_share_one_life() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_target_that_never_listens_is_no_concern_of_the_others_clients() {
+fn a_target_that_never_listens_does_not_affect_clients_of_the_other() {
     let rig = Rig::boot();
     nginx(&rig);
     admin_socket(&rig);
@@ -89,7 +89,7 @@ fn a_target_that_never_listens_is_no_concern_of_the_others_clients() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn unix_sockets_do_on_both_sides() {
+fn unix_sockets_work_on_both_sides_under_systemd() {
     let rig = Rig::boot();
     nginx_with(
         &rig,
@@ -108,7 +108,7 @@ fn unix_sockets_do_on_both_sides() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_user_wakes_services_of_his_own() {
+fn a_user_manager_runs_instances_for_its_own_services() {
     let rig = Rig::boot();
     rig.run("useradd --home-dir /var/lib/alice --create-home --shell /bin/sh alice");
     rig.run("loginctl enable-linger alice");

@@ -7,7 +7,7 @@ const NAME: &str = "wakeport@nginx.service";
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn systemctl_status_says_in_words_what_is_going_on() {
+fn systemctl_status_shows_the_state_in_words() {
     let rig = Rig::boot();
     nginx(&rig);
     rig.instance("nginx", PORT, TARGET, &[NEVER]);
@@ -70,7 +70,7 @@ fn the_journal_has_each_change_of_state_in_fields() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn the_watchdog_is_fed_while_nothing_happens() {
+fn the_watchdog_is_notified_while_idle() {
     let rig = Rig::boot();
     nginx(&rig);
     // The cooldown is the clock: four of the watchdog's limits pass while nobody is there.

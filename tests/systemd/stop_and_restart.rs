@@ -26,7 +26,7 @@ fn stopping_wakeport_leaves_the_service_as_it_is_and_the_next_instance_adopts_it
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_stop_of_wakeport_waits_for_its_clients() {
+fn a_stop_of_wakeport_drains_its_connections() {
     let rig = Rig::boot();
     nginx(&rig);
     rig.instance("nginx", PORT, TARGET, &[NEVER]);
@@ -45,7 +45,7 @@ fn a_stop_of_wakeport_waits_for_its_clients() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_stop_of_wakeport_while_the_service_starts_still_serves_those_who_wait() {
+fn a_stop_of_wakeport_during_a_start_serves_waiting_clients() {
     let rig = Rig::boot();
     nginx(&rig);
     nginx_does(&rig, "ExecStartPre=sleep 2");
@@ -60,7 +60,7 @@ fn a_stop_of_wakeport_while_the_service_starts_still_serves_those_who_wait() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_stop_of_wakeport_resets_the_clients_that_stay_too_long() {
+fn a_stop_of_wakeport_resets_connections_at_the_drain_timeout() {
     let rig = Rig::boot();
     nginx(&rig);
     rig.instance("nginx", PORT, TARGET, &[NEVER, "WAKEPORT_DRAIN_TIMEOUT=1s"]);
@@ -73,7 +73,7 @@ fn a_stop_of_wakeport_resets_the_clients_that_stay_too_long() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn with_stop_on_exit_the_service_goes_with_wakeport() {
+fn with_stop_on_exit_the_service_stops_with_wakeport() {
     let rig = Rig::boot();
     nginx(&rig);
     rig.instance("nginx", PORT, TARGET, &[NEVER, "WAKEPORT_STOP_ON_EXIT=yes"]);
@@ -85,7 +85,7 @@ fn with_stop_on_exit_the_service_goes_with_wakeport() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_restart_of_wakeport_loses_no_client_that_comes_meanwhile() {
+fn a_restart_of_wakeport_loses_no_new_client() {
     let rig = Rig::boot();
     nginx(&rig);
     rig.instance("nginx", PORT, TARGET, &[NEVER]);
@@ -106,7 +106,7 @@ fn a_restart_of_wakeport_loses_no_client_that_comes_meanwhile() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_killed_wakeport_comes_back_and_lets_the_service_sleep() {
+fn a_killed_wakeport_restarts_and_the_service_sleeps_later() {
     let rig = Rig::boot();
     nginx(&rig);
     rig.instance("nginx", PORT, TARGET, &[SOON]);

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(200);
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn ten_thousand_clients_during_one_start_are_all_served_in_turns() {
+fn ten_thousand_clients_during_one_start_are_all_served_in_batches() {
     let rig = Rig::boot();
     rig.write(
         "/etc/nginx/nginx.conf",

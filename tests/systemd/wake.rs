@@ -78,7 +78,7 @@ fn no_client_is_lost_to_a_service_that_answers_until_its_stop_ends() {
 /// This one closes its port first and takes half a second to clean up: nobody answers, and nothing may start yet.
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn no_client_is_lost_to_a_service_that_closes_its_port_and_takes_its_time() {
+fn no_client_is_lost_to_a_service_that_closes_its_port_and_stops_slowly() {
     let rig = Rig::boot();
     python(&rig);
     rig.drop_in("web.service", "slow", "[Service]\nExecStopPost=sleep 0.5\n");
@@ -120,7 +120,7 @@ fn clients_at_every_phase_of_a_stop(rig: &Rig, name: &str) {
 /// What systemd-socket-proxyd users have: no privilege, no D-Bus, systemd alone starts and stops.
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn without_a_unit_systemd_itself_wakes_the_service_and_puts_it_to_sleep() {
+fn without_a_unit_dependencies_start_and_stop_the_service() {
     let rig = Rig::boot();
     without_a_unit(&rig, &[SOON]);
     for wakes in 1..=2 {
@@ -164,7 +164,7 @@ fn without_a_unit_a_service_that_died_is_started_by_the_next_client_but_one() {
 /// systemd starts the service together with wakeport, which then finds it on its way up.
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn with_wants_and_no_order_systemd_starts_both_at_once() {
+fn with_wants_and_no_after_systemd_starts_both_at_once() {
     let rig = Rig::boot();
     nginx(&rig);
     nginx_does(&rig, "ExecStartPre=sleep 1");

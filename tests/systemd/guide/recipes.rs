@@ -156,7 +156,7 @@ fn a_program_without_a_unit() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn two_ports_with_one_life() {
+fn two_ports_with_one_life_cycle() {
     let rig = machine();
     server(&rig, "app", "127.0.0.1:18080");
     rig.drop_in(
@@ -191,7 +191,7 @@ fn behind_a_balancer() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_service_that_knows_its_clients() {
+fn a_service_that_needs_the_client_address() {
     let rig = machine();
     Reader::new(&rig).follows("docs/recipes.md#a-service-that-must-know-its-clients");
 }

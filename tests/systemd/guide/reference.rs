@@ -17,7 +17,7 @@ fn awake(rig: &Rig, name: &str, line: &str) {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn what_there_is_to_be_observed_is() {
+fn the_page_on_observing_works() {
     let rig = Rig::boot();
     awake(&rig, "nginx", "--listen 8080");
     rig.run(
@@ -37,7 +37,7 @@ fn what_there_is_to_be_observed_is() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn what_can_be_tuned_and_made_safe_is() {
+fn the_pages_on_tuning_and_security_work() {
     let rig = Rig::boot();
     awake(&rig, "myapp", "--listen 8000");
     let url = "http://127.0.0.1:8000/";

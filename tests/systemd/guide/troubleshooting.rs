@@ -23,7 +23,7 @@ fn a_round(rig: &Rig) {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn who_came_and_how_long_it_took_is_seen() {
+fn the_client_and_the_wake_time_are_shown() {
     let rig = machine();
     a_round(&rig);
     let reader = Reader::new(&rig);
@@ -35,7 +35,7 @@ fn who_came_and_how_long_it_took_is_seen() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_client_hangs_for_a_service_that_listens_elsewhere() {
+fn a_client_hangs_when_the_service_listens_elsewhere() {
     let rig = machine();
     server(&rig, "myapp", "127.0.0.1:9999");
     let _client = Client::asks(PORT);
@@ -44,7 +44,7 @@ fn a_client_hangs_for_a_service_that_listens_elsewhere() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_client_is_reset_for_a_service_that_fails() {
+fn a_client_is_reset_when_the_service_fails() {
     let rig = machine();
     rig.unit(
         "myapp.service",
@@ -70,7 +70,7 @@ fn a_client_is_reset_for_a_service_that_fails() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_service_that_never_sleeps_and_one_that_is_left_alone() {
+fn a_service_that_never_sleeps_and_an_unattended_one() {
     let rig = machine();
     cooldown(&rig, "myapp", NEVER);
     let reader = Reader::new(&rig);
@@ -86,7 +86,7 @@ fn a_service_that_never_sleeps_and_one_that_is_left_alone() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_port_that_is_closed_or_taken() {
+fn a_port_that_is_closed_or_in_use() {
     let rig = machine();
     let reader = Reader::new(&rig);
     rig.systemctl("disable --quiet --now wakeport@myapp.socket");
@@ -104,7 +104,7 @@ fn a_port_that_is_closed_or_taken() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn what_polkit_forbids_is_said() {
+fn an_access_denied_by_polkit_is_reported() {
     let rig = machine();
     rig.run("rm /etc/polkit-1/rules.d/50-wakeport-myapp.rules");
     rig.systemctl("try-restart polkit.service");
@@ -115,7 +115,7 @@ fn what_polkit_forbids_is_said() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_bad_setting_and_one_that_was_not_read() {
+fn an_invalid_setting_and_one_that_is_not_loaded() {
     let rig = machine();
     let reader = Reader::new(&rig);
     cooldown(&rig, "myapp", "WAKEPORT_COOLDOWN=soon");
