@@ -1,10 +1,10 @@
-//! The pages that tell people what to do, cut into sections and blocks of code. What a block's language says:
+//! The pages with instructions, cut into sections and blocks of code. What a block's language means:
 //!
 //! - `sh`: commands, which the scenarios run on a booted machine (`tests/systemd/guide.rs`);
 //! - `text` behind it in the same section: what the commands print, with `…` for what may differ;
 //! - `ini`, `bash` and the like, beginning with a path as a comment: a file, put in place before the commands
 //!   that follow; the units among them are verified;
-//! - none: to be read only.
+//! - none: not run.
 
 use std::fs;
 use std::path::{Path, PathBuf};

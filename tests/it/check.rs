@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::repository::text;
 use crate::support::{Place, directory, script};
 
-/// What it prints, and its exit code.
+/// Its output and exit code.
 fn check(words: &[&str], variables: &[(&str, &str)]) -> (String, i32) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wakeport"));
     command.arg("check").args(words).env_clear();
@@ -20,13 +20,13 @@ fn check(words: &[&str], variables: &[(&str, &str)]) -> (String, i32) {
     (text(&output), output.status.code().expect("it ends"))
 }
 
-/// Finds nothing.
+/// Reports nothing.
 #[track_caller]
 fn good(words: &[&str], variables: &[(&str, &str)]) {
     assert_eq!(check(words, variables), ("ok\n".into(), 0));
 }
 
-/// Finds one thing, which has these words.
+/// Reports one finding that contains these words.
 #[track_caller]
 fn finds(words: &[&str], code: i32, part: &str) {
     let (said, ended) = check(words, &[]);
@@ -153,6 +153,6 @@ fn invalid_input_gets_one_line() {
     ] {
         finds(words, 64, part);
     }
-    // Where nobody can be asked there is nothing to say of an instance.
+    // Without a service manager there is nothing to check of an instance.
     finds(&["x"], 1, "error: systemd cannot be asked (");
 }

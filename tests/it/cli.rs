@@ -1,4 +1,4 @@
-//! What is typed, on the command line and in variables.
+//! Parsing of the command line and of variables.
 
 use std::process::Command;
 use std::thread;
@@ -8,7 +8,7 @@ use crate::support::{Place, Run, Stage, Wakeport, throughout};
 
 const USAGE: i32 = 64;
 
-/// Ends with a usage error in one line that holds all of `parts`.
+/// Exits with a usage error in one line that contains all of `parts`.
 fn refused(run: Run, parts: &[&str]) {
     let (log, code) = run.fails();
     assert_eq!(log.lines().count(), 1, "not one line:\n{log}");
@@ -107,7 +107,7 @@ fn an_invalid_option_gets_one_line_that_names_it() {
             &[BOTH],
         ),
     ];
-    // None of them ends before a quarter of a second is over.
+    // None of them exits within a quarter of a second.
     thread::scope(|scope| {
         for (run, parts) in mistakes {
             scope.spawn(move || refused(run, parts));
@@ -224,7 +224,7 @@ fn help_and_version_go_to_stdout() {
     for line in help.lines() {
         assert!(line.chars().count() <= 100, "{line}");
     }
-    // Without a command there is help as well, but it is a mistake.
+    // Without a command the help is printed as well, but it is an error.
     let (code, _, help) = wakeport(&[]);
     assert_eq!(code, Some(USAGE));
     assert!(help.contains("Usage: wakeport"), "{help}");

@@ -1,4 +1,4 @@
-//! Clocks that jump: what is counted stays possible, and no cooldown is any shorter or longer for it.
+//! Clocks that jump: counters stay possible, and a cooldown keeps its length.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,8 +12,8 @@ use tempfile::TempDir;
 use crate::repository::{run, text};
 use crate::support::{Place, Run, Stage, directory, throughout, until};
 
-/// Lets the wall clock of what follows be as a file says: Debian's faketime. The file is read with each look at
-/// the clock; all other clocks are left alone.
+/// Sets the wall clock of what follows from a file: Debian's faketime. The file is read each time the
+/// clock is read; all other clocks are untouched.
 const FAKETIME: &str = "LD_PRELOAD=$(ls /usr/lib/*/faketime/libfaketimeMT.so.1) exec \"$@\"";
 
 /// An instance with a record, and a wall clock of its own.
@@ -40,7 +40,7 @@ impl Clocked {
             .option("--state-dir", self.dir.path().display())
     }
 
-    /// The same, on its own clock.
+    /// The same, with its own clock.
     fn faked(&self) -> Run {
         let clock = self.clock();
         self.run()
@@ -55,7 +55,7 @@ impl Clocked {
         self.dir.path().join("clock")
     }
 
-    /// Its clock is so far off from now on.
+    /// Sets the offset of its clock from now on.
     fn jumps(&self, by: &str) {
         let new = self.dir.path().join("clock.new");
         fs::write(&new, by)
@@ -67,7 +67,7 @@ impl Clocked {
         self.dir.path().join("instances/app.json")
     }
 
-    /// What `wakeport status` shows of it, which must be possible.
+    /// What `wakeport status` shows of it, which must be possible values.
     #[track_caller]
     fn seen(&self) -> Value {
         let status = |words: &[&str]| {
@@ -103,7 +103,7 @@ impl Clocked {
     }
 }
 
-/// Nothing has lasted for longer than this program exists.
+/// No span is longer than this program exists.
 const LONG_AGO: f64 = 50.0 * 366.0 * 86_400.0;
 
 #[test]
@@ -142,7 +142,7 @@ fn a_record_from_the_future_or_the_past_gives_no_impossible_figures() {
                 clocked.seen();
             }
         }
-        // And whoever goes on with it counts from now.
+        // The next process counts from now.
         let mut wakeport = clocked.run().cooldown("1h").start();
         clocked.a_client_is_served();
         clocked.is("cooling");
@@ -185,7 +185,7 @@ fn a_wall_clock_that_jumps_by_a_year_leaves_a_cooldown_as_long_as_it_was() {
         wakeport.signal(Signal::TERM);
         wakeport.ends();
 
-        // Not longer, in a life that begins and ends on either side of the jump.
+        // Not longer, in a process that starts before the jump and exits after it.
         let mut wakeport = clocked.faked().cooldown("1s").start();
         clocked.a_client_is_served();
         clocked.is("cooling");

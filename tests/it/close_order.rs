@@ -1,4 +1,4 @@
-//! Whatever the two ends do, and in whatever order: in tiny segments, with hardly any room, with a reset at any time.
+//! Half-closes and resets of both ends in every order, in tiny segments and with tiny buffers.
 
 use std::io;
 use std::thread;
@@ -10,7 +10,7 @@ use crate::support::{
     with_hardly_any_room,
 };
 
-/// A wire whose ends speak in tiny segments.
+/// A wire whose ends send tiny segments.
 fn tiny(front: Place, target: &Place) -> Wire {
     let run = Run::new().to(target).listen(&front);
     let listener = target.listen();
@@ -60,7 +60,7 @@ impl Busy {
         [&self.up, &self.down]
     }
 
-    /// From here on it is a byte at a time, with hardly any room on the way.
+    /// From here on single bytes, with tiny buffers on the way.
     fn dwindles(&self, wire: &Wire) {
         Flow::rest(self.flows());
         let legs = wire.wakeport.files(|link| link.starts_with("socket:"));
@@ -124,29 +124,29 @@ impl Busy {
     }
 }
 
-/// How a connection ends.
+/// How a connection is closed.
 #[derive(Clone, Copy, Debug)]
 enum Order {
     ClientFirst,
     TargetFirst,
     AtOnce,
-    /// It sends no more, and breaks off while it should read.
+    /// It half-closes, and resets while data is unread.
     ClientThenBreaks,
     TargetThenBreaks,
     ClientBreaks,
     TargetBreaks,
 }
 
-/// The end that `flow` comes to breaks off; its last handle is `end`. Returns what the sender is told.
+/// The receiving end of `flow` resets; its last handle is `end`. Returns the sender's error.
 fn breaks_off(end: Client, flow: Flow) -> io::Error {
     let sender = flow.leaves();
     end.reset();
     let sent = sender.join().expect("no panic");
-    sent.expect_err("an error, and nobody told it to stop")
+    sent.expect_err("an error, not a stop")
 }
 
-/// The other has learned of a reset, not of an end: either by reading or by sending, since the kernel tells only once.
-/// A Unix socket knows no resets.
+/// The other end gets a reset, not an end of file: by reading or by sending, since the kernel reports it once.
+/// A Unix socket has no resets.
 fn is_told(reader: thread::JoinHandle<io::Result<()>>, sent: io::Error, knows_resets: bool) {
     let read = reader.join().expect("no other bytes");
     let mut told = [Some(sent), read.err()].into_iter().flatten();

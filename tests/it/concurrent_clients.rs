@@ -1,4 +1,4 @@
-//! Many clients, at any time: nobody is lost.
+//! Many clients during starts, stops and failures: none is lost.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use crate::support::{
     Client, Place, Run, Server, Stage, directory, echo, noise, now, script, until,
 };
 
-/// Clients that come and go for `span`, with pauses of up to `pause`; says how many were served.
+/// Clients that connect and close for `span`, with pauses of up to `pause`; returns how many were served.
 fn crowd(front: &Place, people: u64, span: Duration, pause: u64) -> usize {
     let people: Vec<_> = (0..people)
         .map(|person| {
@@ -32,11 +32,11 @@ fn crowd(front: &Place, people: u64, span: Duration, pause: u64) -> usize {
         .collect();
     let served = people
         .into_iter()
-        .map(|person| person.join().expect("everybody is served"));
+        .map(|person| person.join().expect("every client is served"));
     served.sum()
 }
 
-/// A service that takes its time to start and to stop, and counts how often it does.
+/// A service that starts and stops slowly, and counts how often.
 fn sluggish() -> Stage {
     Stage::play(|_, call| {
         let lengths = noise(u64::from(call.pid), 1);
@@ -70,7 +70,7 @@ fn clients_that_come_and_go_at_any_time_are_served_by_one_instance_or_another() 
         let (over, instances) = (over.clone(), instances.clone());
         move || {
             while !over.load(Ordering::SeqCst) {
-                // systemd would only start it when somebody waits; it must not matter.
+                // systemd would only start it for a connection in the backlog; it must not matter.
                 run.start().ends();
                 instances.fetch_add(1, Ordering::SeqCst);
             }
@@ -90,7 +90,7 @@ fn clients_that_come_and_go_at_any_time_are_served_by_one_instance_or_another() 
 fn clients_of_a_service_that_keeps_crashing_are_served_or_disconnected_but_never_hang() {
     let stage = Stage::new();
     let front = Place::tcp();
-    // A service that dies between its start and the first question is waited for that long.
+    // A service that crashes between its start and the first probe is waited for that long.
     let run = stage.run().option("--start-timeout", "5s");
     let _wakeport = run.listen(&front).start();
     let over = Arc::new(AtomicBool::new(false));
@@ -171,7 +171,7 @@ fn a_client_over_a_unix_socket_that_closes_while_it_waits_is_dropped() {
             client.finish();
         }
         drop(client);
-        until("nobody waits", || !wakeport.status().contains("waiting"));
+        until("no client waits", || !wakeport.status().contains("waiting"));
     }
     let server = Server::echo(&target);
     let client = front.connect();
@@ -202,7 +202,7 @@ fn a_stop_hook_that_hangs_is_killed_and_retried() {
     front.connect().echoes("hello");
     wakeport.logs("could not put the service to sleep: the stop hook");
     wakeport.logs("was stopped: it took longer than ");
-    // Meanwhile it can be had.
+    // Meanwhile it is reachable.
     front.connect().echoes("still there?");
     wakeport.is("asleep");
     assert_eq!(stage.count("start"), 1);
@@ -250,7 +250,7 @@ fn a_connection_to_itself_does_not_count_as_a_target() {
         .args([&inside, "true"])
         .output();
     if !possible.is_ok_and(|output| output.status.success()) {
-        // A kernel that gives nobody a namespace has nothing to show here.
+        // Without user namespaces there is nothing to test here.
         return;
     }
     let wakeport = Run::new()

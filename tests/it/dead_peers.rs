@@ -1,8 +1,8 @@
-//! Peers that are there no more and could not say so: the cable is cut.
+//! Peers that vanish without a FIN or a reset: the link is cut.
 
 use crate::support::{Client, Flow, Network, Place, Run, Wakeport, Wire, until};
 
-/// Asks soon whether a silent peer is still there, and so many times.
+/// Sends keepalive probes early, and so many of them.
 fn keepalive(probes: u32) -> Run {
     Run::new()
         .option("--keepalive-probes", probes)
@@ -10,12 +10,12 @@ fn keepalive(probes: u32) -> Run {
         .option("--keepalive-interval", "1s")
 }
 
-/// Does not wait long for bytes to be acknowledged.
+/// A short user timeout.
 fn user_timeout() -> Run {
     Run::new().option("--user-timeout", "2s")
 }
 
-/// A client there whose target is here; their ends of the connection.
+/// A client on the other host whose target is here; their ends of the connection.
 fn client_there(network: &Network, run: Run) -> (Wire, Client, Client) {
     let wire = Wire::between(Network::here(), Place::tcp(), run);
     let client = network.there(|| wire.front.connect());
@@ -23,7 +23,7 @@ fn client_there(network: &Network, run: Run) -> (Wire, Client, Client) {
     (wire, client, server)
 }
 
-/// A client here whose target is there.
+/// A client here whose target is on the other host.
 fn target_there(network: &Network, run: Run) -> (Wire, Client, Client) {
     let (front, target) = (Place::tcp(), Network::far());
     let listener = network.there(|| target.listen());
@@ -33,7 +33,7 @@ fn target_there(network: &Network, run: Run) -> (Wire, Client, Client) {
     (wire, client, server)
 }
 
-/// Waits until the user is told that somebody has vanished.
+/// Waits until a dead peer is reported.
 fn tells(wakeport: &Wakeport) {
     wakeport.logs("it or its target is not there any more");
     until("it is counted", || {
@@ -70,7 +70,7 @@ fn an_idle_target_that_vanishes_times_out_and_the_client_sees_a_reset() {
 #[ignore = "needs root: tests/run runs it"]
 fn a_client_on_the_local_network_that_vanishes_times_out() {
     let network = Network::new();
-    // Long enough for the kernel to ask in vain where it is.
+    // Long enough for address resolution to fail.
     let (wire, client, server) = client_there(&network, keepalive(6));
     client.send("I am here");
     server.take(9);
@@ -134,11 +134,11 @@ fn a_target_that_vanishes_with_a_request_in_flight_times_out() {
 fn a_client_that_vanishes_while_it_waits_does_not_hold_up_the_exit() {
     let network = Network::new();
     let front = Network::here();
-    // Nobody listens there.
+    // No server listens there.
     let wakeport = keepalive(2).to(Place::tcp()).listen(&front).start();
     let client = network.there(|| front.connect());
     client.send("a question");
     wakeport.is("waking: the target has started, but does not answer yet, 1 client waiting");
     network.cut();
-    until("nobody waits", || !wakeport.status().contains("waiting"));
+    until("no client waits", || !wakeport.status().contains("waiting"));
 }

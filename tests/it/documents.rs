@@ -1,5 +1,4 @@
-//! What the pages for users and administrators must keep: links that lead somewhere, code that is run or verified,
-//! messages that there are.
+//! The pages: every link has a target, code is run or verified, quoted messages exist.
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
@@ -8,10 +7,10 @@ use std::process::Command;
 use crate::pages::{Page, anchor};
 use crate::repository::{files, read, repo, run, text};
 
-/// What a block of code can be; `tests/docs/pages.rs` says what comes of each.
+/// The languages of code blocks; `tests/docs/pages.rs` says what each means.
 const LANGUAGES: [&str; 8] = ["sh", "text", "ini", "bash", "nginx", "haproxy", "js", ""];
 
-/// How a line begins that people will type.
+/// How a line to be typed begins.
 const TYPED: [&str; 9] = [
     "$ ",
     "sudo ",
@@ -24,7 +23,7 @@ const TYPED: [&str; 9] = [
     "apt ",
 ];
 
-/// The lines of a page that are no code.
+/// The lines of a page outside code blocks.
 fn prose(page: &Page) -> String {
     let mut code = false;
     let lines = page.text.lines().filter(|line| {
@@ -50,7 +49,7 @@ fn pages() -> Vec<Page> {
     pages
 }
 
-/// The places that a page's links and pictures lead to.
+/// The targets of a page's links and pictures.
 fn links(page: &Page) -> Vec<String> {
     let prose = prose(page);
     let ends = prose.split("](").skip(1);
@@ -120,7 +119,7 @@ fn every_page_of_the_guide_is_in_its_index() {
         };
         assert!(
             name == "README.md" || index.iter().any(|link| link == name),
-            "docs/README.md does not say who reads {name}"
+            "docs/README.md does not list {name}"
         );
     }
 }
@@ -166,7 +165,7 @@ fn code_is_what_its_language_says() {
                     block.language
                 );
                 if block.is("text") {
-                    assert_eq!(before, "sh", "{place}: which command prints this?\n{code}");
+                    assert_eq!(before, "sh", "{place}: no command prints this:\n{code}");
                 } else if !block.is("sh") {
                     let typed = code
                         .lines()
@@ -179,7 +178,7 @@ fn code_is_what_its_language_says() {
     }
 }
 
-/// Code within a line that begins with one of our commands has options that this command has.
+/// Inline code that begins with one of our commands has only options of that command.
 #[test]
 fn no_page_names_an_unknown_option() {
     let words = |text: &str| -> BTreeSet<String> {
@@ -214,7 +213,7 @@ fn no_page_names_an_unknown_option() {
     assert!(seen > 5, "only {seen} options were found");
 }
 
-/// What troubleshooting.md prints in italics is what wakeport says.
+/// What troubleshooting.md has in italics is a message of wakeport.
 #[test]
 fn every_quoted_message_is_in_the_source() {
     let sources = files(&repo("src"))
@@ -233,7 +232,10 @@ fn every_quoted_message_is_in_the_source() {
             .split(['…'])
             .flat_map(|part| part.split("myapp.service"));
         for part in parts.map(str::trim) {
-            assert!(sources.contains(part), "nobody says `{part}` of `{quote}`");
+            assert!(
+                sources.contains(part),
+                "no source has `{part}` of `{quote}`"
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How wakeport ends: by itself when nobody is left, and when it is told to.
+//! How the process exits: when idle, and on signals.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -66,7 +66,7 @@ fn a_client_at_any_moment_of_the_exit_is_served_by_this_process_or_the_next() {
     let front = Place::tcp();
     let listener = front.listen();
     let over = Arc::new(AtomicBool::new(false));
-    // We are systemd: whoever waits in the backlog makes us start it again.
+    // As systemd does: a connection in the backlog starts it again.
     let manager = thread::spawn({
         let (run, over, listener) = (
             stage.run().inherit("web", &listener).cooldown("0"),
@@ -124,7 +124,7 @@ fn on_sigterm_it_drains_open_connections_and_accepts_no_others() {
             wakeport.said().last().map(String::as_str),
             Some("STOPPING=1")
         );
-        // The service stays as it is, and the next instance takes over.
+        // The service stays as it is, and the next instance adopts it.
         assert_eq!(stage.count("stop"), 0);
         assert!(late.is_silent());
         let _next = stage.run().inherit("web", &listener).start();

@@ -1,4 +1,4 @@
-//! What lies in `examples/`: its units, and its hooks with recording stand-ins for what cannot run here.
+//! The files in `examples/`: units, and hooks with recording stand-ins for what cannot run here.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -286,7 +286,7 @@ impl Hook {
         self.env.push((name.to_owned(), value.to_owned()));
     }
 
-    /// A program that notes how it was called and then does `body`.
+    /// A program that records its arguments and then runs `body`.
     fn stand_in(&self, name: &str, body: &str) {
         let path = self.dir.path().join(name);
         let calls = self.dir.path().join("calls");

@@ -53,13 +53,13 @@ impl Program {
             .option("--exec", command)
     }
 
-    /// The children that there have been.
+    /// The children so far.
     fn children(&self) -> Vec<u32> {
         let text = fs::read_to_string(self.dir.path().join("pids")).unwrap_or_default();
         text.lines().filter_map(|pid| pid.parse().ok()).collect()
     }
 
-    /// The child that runs, once it has served a client.
+    /// The running child, once it has served a client.
     fn wake(&self) -> u32 {
         self.front.connect().echoes("hello");
         let child = *self.children().last().expect("a child");

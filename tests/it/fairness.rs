@@ -1,4 +1,4 @@
-//! What one connection costs the others: one whose reader stalls, and one whose bytes never end.
+//! What one connection costs the others: stalled readers, endless streams.
 
 use std::thread;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::support::{Client, Flow, Place, Run, Trace, Wire, directory, kinds, no
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Connections with bulk both ways, whose readers stall.
+/// Connections with bulk both ways and stalled readers.
 fn stalled(wire: &Wire, count: u64, is_bulk: impl Fn() -> bool) -> Vec<Flow> {
     let pairs: Vec<_> = (0..count).map(|_| wire.pair()).collect();
     let flows: Vec<_> = (0..)
@@ -28,7 +28,7 @@ fn stalled(wire: &Wire, count: u64, is_bulk: impl Fn() -> bool) -> Vec<Flow> {
     flows
 }
 
-/// Makes sure that readers that stall cost neither time nor memory between all kinds of sockets. Bulk is seen by `call`
+/// Asserts that stalled readers cost neither time nor memory between all kinds of sockets. Bulk shows as `call`
 /// in the trace.
 fn cost_nothing(trace: impl Fn() -> Trace + Sync, call: &str) {
     let dir = directory();
@@ -58,8 +58,8 @@ fn stalled_readers_cost_nothing_where_bulk_is_copied() {
     cost_nothing(|| Trace::of("pipe2").inject("pipe2:error=EMFILE"), "pipe2(");
 }
 
-/// An answer in bulk to a reader that stalls: as much as there is room for, and some more that is not read from the
-/// target any more.
+/// A bulk answer to a stalled reader: as much as there is room for, and some more that is not read from the
+/// target.
 fn more_than_there_is_room_for(wire: &Wire) -> (Client, Client, Vec<u8>) {
     let (client, server) = wire.pair();
     until("bulk goes through a pipe", || {
@@ -113,7 +113,7 @@ fn a_reset_behind_a_stalled_reader_costs_nothing_and_arrives_in_order() {
     end.expect_err("a reset");
 }
 
-/// A stream that always has more to read and room to write, since it is `wakeport` that is slow, and somebody else on
+/// A stream that always has more to read and room to write, since `wakeport` is slow, and another connection on
 /// the same thread. How fast they are does not matter: it is enough that the other one gets on before the stream ends.
 fn starves_nobody(front: Place, trace: &Trace, slow: &str) {
     let run = trace.around(Run::new().option("--threads", 1));

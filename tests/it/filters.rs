@@ -1,4 +1,4 @@
-//! Who may wake the service: networks, a rate, and nobody who has said nothing.
+//! Which connections wake the service: `--allow` and `--deny`, `--wake-on-data`, `--wake-rate`.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -14,7 +14,7 @@ use crate::support::{
 
 const A_MOMENT: Duration = Duration::from_millis(500);
 
-/// A client that comes from this address.
+/// A client with this address.
 fn from(ip: &str, front: &Place) -> Client {
     let ip: IpAddr = ip.parse().expect("an address");
     front.connect_with(|socket| {
@@ -23,7 +23,7 @@ fn from(ip: &str, front: &Place) -> Client {
     })
 }
 
-/// What the record of the instance `app` says in the line of `field`.
+/// The value of `field` in the record of the instance `app`.
 fn recorded(state: &Path, field: &str) -> u64 {
     let text = fs::read_to_string(state.join("instances/app.json")).unwrap_or_default();
     let field = format!("\"{field}\": ");
@@ -52,7 +52,7 @@ fn a_client_from_a_denied_network_is_reset_and_wakes_nothing() {
         from("127.9.9.8", &front).is_reset();
     }
     assert_eq!(stage.count("start"), 0);
-    // One line, however many there were.
+    // One line for any number of clients.
     wakeport.logs("127.9.9.8:");
     assert_eq!(wakeport.log().matches("was reset").count(), 1);
     assert!(!wakeport.log().contains("waking"), "{}", wakeport.log());
@@ -61,7 +61,7 @@ fn a_client_from_a_denied_network_is_reset_and_wakes_nothing() {
     });
     from("127.9.9.9", &front).echoes("hello");
     assert_eq!(stage.count("start"), 1);
-    // In a list, who is in none of the networks is refused.
+    // With `--allow`, an address in none of the networks is refused.
     from("127.8.0.1", &front).is_reset();
 }
 
@@ -145,7 +145,7 @@ fn behind_a_load_balancer_the_address_in_the_header_decides() {
     };
     by_way("PROXY TCP4 203.0.114.7 198.51.100.1 4711 443\r\nhello").is_reset();
     by_way("PROXY TCP6 2001:db8::7 2001:db8::1 4711 443\r\n").is_reset();
-    // The balancer's own: they count as what they are.
+    // The load balancer's own connections count with its address.
     by_way("PROXY UNKNOWN\r\nhello").is_reset();
     assert_eq!(stage.count("start"), 0);
     wakeport.logs("203.0.114.7:4711 was reset");
@@ -171,7 +171,7 @@ fn many_refused_clients_take_one_process() {
     });
     wakeport.ends();
     assert!(began.elapsed() > Duration::from_secs(5), "it had to stay");
-    assert_eq!(stage.calls(), [], "nobody was woken");
+    assert_eq!(stage.calls(), [], "nothing was woken");
 }
 
 #[test]
@@ -204,14 +204,14 @@ fn an_invalid_network_or_rate_gets_one_line() {
 
 // -- by data
 
-/// A wakeport that waits for the first byte, for a service that hooks start.
+/// With `--wake-on-data`, for a service with hooks.
 fn on_data(stage: &Stage, front: &Place) -> Run {
     stage.run().listen(front).flag("--wake-on-data")
 }
 
-/// Whether nobody was woken, for a while.
+/// Asserts that nothing is woken for a while.
 fn nobody_is_woken(stage: &Stage, wakeport: &Wakeport) {
-    throughout(A_MOMENT, "nobody is woken", || {
+    throughout(A_MOMENT, "nothing is woken", || {
         stage.calls().is_empty() && !wakeport.log().contains("waking")
     });
 }
@@ -234,7 +234,7 @@ fn a_port_scan_wakes_nothing_and_a_first_byte_does() {
         assert!(silent.is_silent());
         silent.echoes("hello");
         assert_eq!(stage.count("start"), 1);
-        // What comes in one go with its end is served as well.
+        // Data that arrives together with its end of file is served as well.
         let hasty = front.connect();
         hasty.send("all of it");
         hasty.finish();
@@ -254,7 +254,7 @@ fn a_silent_connection_prevents_the_exit_and_nothing_else() {
         .start();
     let silent = front.connect();
     front.connect().echoes("hello");
-    // It keeps nobody awake.
+    // It does not keep the service awake.
     stage.reaches("stop", 1);
     throughout(Duration::from_secs(1), "it stays", || wakeport.is_running());
     let second = front.connect();
@@ -315,7 +315,7 @@ fn a_silent_connection_that_sends_during_draining_is_served() {
     wakeport.ends();
 }
 
-/// Waits until a client that has said nothing has been accepted.
+/// Waits until a silent connection has been accepted.
 fn wait_until_in(wakeport: &Wakeport) {
     until("the client is in", || !wakeport.connections().is_empty());
 }
@@ -413,7 +413,7 @@ fn wakes_count_over_restarts_of_wakeport() {
     wakeport.is("asleep, no wake before ");
     assert_eq!(stage.count("start"), 2);
     drop(wakeport);
-    // Somebody has set the clock back by years: what lies ahead is forgotten.
+    // The clock was set back by years: wakes in the future are dropped.
     let path = state.path().join("instances/app.json");
     let text = fs::read_to_string(&path).expect("a record");
     let ahead: Vec<_> = text
@@ -446,7 +446,7 @@ fn the_wake_rate_does_not_concern_a_running_service() {
     drop(first);
     stage.reaches("stop", 1);
     front.connect().is_reset();
-    // Somebody else starts it: nobody has told, and the next client finds out.
+    // It is started elsewhere, without a signal, and the next client finds out.
     stage.scene().up();
     front.connect().echoes("hello");
     assert_eq!(stage.count("start"), 1);

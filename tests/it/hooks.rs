@@ -1,4 +1,4 @@
-//! What hooks are given, and what becomes of what they say.
+//! What hooks get, and how their output and exit codes are handled.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::support::{Place, Run, Server, Stage, directory, echo, script, until};
 
-/// A hook that writes down its environment and its limits, and succeeds.
+/// A hook that records its environment and its limits, and succeeds.
 fn recorder(dir: &Path) -> String {
     script(
         &dir.join("recorder"),
@@ -164,7 +164,7 @@ fn a_ready_hook_decides_when_the_first_client_is_admitted() {
 
 #[test]
 fn a_service_without_a_stop_hook_does_not_hold_up_the_exit() {
-    // A start hook alone: something else puts the service to sleep, as with a machine that suspends itself.
+    // A start hook alone: the service stops by itself, like a machine that suspends itself.
     let stage = Stage::new();
     let front = Place::tcp();
     let listener = front.listen();
@@ -203,7 +203,7 @@ fn a_target_that_still_answers_after_the_stop_hook_gets_no_client_before_it_is_d
     let stage = Stage::direct(echo, |scene, call| {
         match call.event.as_str() {
             "start" => scene.up(),
-            // The hook returns at once; the machine takes its time.
+            // The hook returns at once; the machine starts slowly.
             _ => {
                 let scene = scene.clone();
                 std::thread::spawn(move || {

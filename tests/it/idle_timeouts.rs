@@ -1,4 +1,4 @@
-//! Connections that are of no use any more do not keep the service awake.
+//! Idle connections and dead peers do not keep the service awake: idle timeout, keepalive, user timeout.
 
 use std::time::Duration;
 
@@ -122,7 +122,7 @@ fn the_first_client_gets_the_same_timeouts_as_any_other() {
     let (front, target) = (Place::tcp(), Place::tcp());
     let _server = Server::echo(&target);
     let listener = front.listen();
-    // The second life has the same socket, and is told otherwise.
+    // The second process has the same socket and other options.
     for (life, idle, user_timeout) in [(1, 17, 29_000), (2, 18, 0)] {
         let run = Run::new().to(&target).inherit("web", &listener);
         let run = run.option("--keepalive-time", format!("{idle}s"));

@@ -1,5 +1,5 @@
-//! What `wakeport init` prints, on a machine without systemd. The files in golden/ begin with what is typed; with
-//! UPDATE_GOLDEN set they are written anew.
+//! The output of `wakeport init` on a machine without systemd. Each file in golden/ begins with the command line;
+//! UPDATE_GOLDEN rewrites them.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +11,7 @@ use crate::support::directory;
 
 const WAKEPORT: &str = env!("CARGO_BIN_EXE_wakeport");
 
-/// The golden files, each with what is typed and what comes of it.
+/// The golden files, each with its command line and its output.
 fn golden() -> Vec<(PathBuf, String, String)> {
     let golden = files(&repo("tests/it/golden")).into_iter().map(|path| {
         let file = read(&path);
@@ -23,7 +23,7 @@ fn golden() -> Vec<(PathBuf, String, String)> {
     golden.collect()
 }
 
-/// `wakeport`, where no systemd can be asked, with the home of a user who has none.
+/// `wakeport` without a service manager, with an empty home.
 fn wakeport(home: &Path) -> Command {
     let mut command = Command::new(WAKEPORT);
     command
@@ -35,7 +35,7 @@ fn wakeport(home: &Path) -> Command {
     command
 }
 
-/// What a command line prints: to standard output, and the whole of it, free of what this machine has to do with it.
+/// The output of a command line: standard output, and all of it without what depends on this machine.
 fn prints(typed: &str) -> (String, String) {
     let words = shlex::split(typed).expect("quotes that close");
     let output = wakeport(Path::new("/home/alice")).args(words).output();
@@ -84,7 +84,7 @@ fn the_printed_units_are_valid_for_systemd() {
         for file in printed.split("# /").skip(1) {
             let (path, file) = file.split_once('\n').expect("a path");
             let path = format!("/{path}").replace("/home/alice/.config", "");
-            // Rules are no units.
+            // Polkit rules are not units.
             let file = file.split("\n// /").next().expect("a file");
             let file = file.replace("/opt/wakeport", "/bin/sh");
             tree.write(&path, &file);
@@ -95,7 +95,7 @@ fn the_printed_units_are_valid_for_systemd() {
     assert!(verified > 25, "only {verified}");
 }
 
-/// A user's home, and what init does there.
+/// A user's home, for init to write to.
 struct Home(tempfile::TempDir);
 
 impl Home {
@@ -113,7 +113,7 @@ impl Home {
         run(&mut command, "the program itself")
     }
 
-    /// What it prints when all goes well.
+    /// Its output on success.
     fn does(&self, options: &[&str]) -> String {
         let output = self.init(options);
         assert!(output.status.success(), "{options:?}: {}", text(&output));
@@ -175,7 +175,7 @@ fn write_creates_what_was_printed_and_remove_deletes_it_all() {
         "{said}"
     );
 
-    // What somebody else adds stays.
+    // Files that others add stay.
     let own = home.path("wakeport@notes.service.d/own.conf");
     fs::write(&own, "[Service]\nEnvironment=WAKEPORT_STAY=yes\n").expect("a file of ours");
     assert!(
@@ -196,7 +196,7 @@ fn a_listener_that_is_no_longer_given_is_removed() {
     home.does(&with(&["--listen", "admin=127.0.0.1:9090", "--write"]));
     let admin = home.path("wakeport@notes-admin.socket.d/10-init.conf");
     assert!(admin.exists());
-    // Another instance's files are not ours, whatever its name.
+    // Files of another instance stay, whatever its name.
     let other = home.path("wakeport@notes-too.socket.d/10-init.conf");
     fs::create_dir_all(other.parent().expect("a directory")).expect("a directory of ours");
     fs::write(

@@ -1,4 +1,4 @@
-//! What happens when something runs short: places, files, threads, or memory.
+//! Connections, files, threads or memory run out.
 
 use std::fs;
 use std::io;
@@ -50,7 +50,7 @@ fn a_thread_is_started_for_each_client_until_there_are_as_many_as_allowed() {
         let names = tasks.map(|task| fs::read_to_string(task.path().join("comm")).unwrap());
         names.filter(|name| name.trim_end() == "relay").count()
     };
-    assert_eq!(threads(), 0, "nobody is here yet");
+    assert_eq!(threads(), 0, "no client yet");
     let mut clients = Vec::new();
     for expected in [1, 2, 3, 3, 3] {
         let client = front.connect();
@@ -98,7 +98,7 @@ fn a_waiting_client_that_resets_frees_its_place_in_the_queue() {
     front.connect().echoes("hello");
 }
 
-/// Sets the limit on open files of one that runs.
+/// Sets the limit on open files of a running process.
 fn limit_files(wakeport: &Wakeport, files: usize) {
     let mut prlimit = Command::new("prlimit");
     let pid = format!("--pid={}", wakeport.id());
@@ -149,7 +149,7 @@ fn max_connections_is_limited_by_open_files() {
         .under(&["prlimit", "--nofile=90:90"])
         .start();
     wakeport.logs("`--max-connections 1000`");
-    // If they all were let in, no file would be left to reach the target with.
+    // If all were admitted, no file would be left for the connections to the target.
     let clients: Vec<_> = (0..100).map(|_| front.connect()).collect();
     wakeport.is("waking: the target has started, but does not answer yet, 13 clients waiting");
     let _server = Server::echo(&target);
@@ -189,7 +189,7 @@ fn max_connections_defaults_to_what_open_files_allow() {
         .listen(&front)
         .under(&["prlimit", "--nofile=100:100"])
         .start();
-    // Files for 18 clients, after what we need ourselves.
+    // Files for 18 clients, beside those of wakeport itself.
     let clients: Vec<_> = (0..30).map(|_| front.connect()).collect();
     for client in clients {
         client.echoes("hello");
@@ -238,14 +238,14 @@ fn without_files_for_any_client_it_logs_once_and_runs_until_there_are_some() {
     let client = front.connect();
     client.send("hello");
     wakeport.logs("clients wait in the backlog");
-    // It would exit by now, but somebody may wait.
+    // It would exit by now, but the backlog may not be empty.
     throughout(Duration::from_secs(1), "it stays", || wakeport.is_running());
     assert_eq!(wakeport.log().matches("cannot accept").count(), 1);
     limit_files(&wakeport, 500);
     assert_eq!(client.take(5), b"hello");
 }
 
-/// Lets the first threads be started, and none after them.
+/// Allows the first threads, and none after them.
 fn without_threads_after(count: usize) -> Trace {
     let calls = "clone,clone3";
     Trace::of(calls).inject(&format!("{calls}:error=EAGAIN:when={}+", count + 1))
@@ -276,7 +276,7 @@ fn without_a_resolver_thread_the_lookup_is_retried() {
         panic!("it is IPv4");
     };
     let name = format!("127.{}:{}", ip.to_bits() & 0xff_ffff, target.port());
-    // The relay has its thread; the first times that a name is resolved have none.
+    // The relay has its thread; the first lookups have none.
     let trace = Trace::of("clone,clone3").inject("clone,clone3:error=EAGAIN:when=4..8");
     let wakeport = trace.around(Run::new().to(name).listen(&front)).start();
     for _ in 0..3 {
@@ -329,7 +329,7 @@ fn ten_thousand_clients_that_wait_for_one_start_are_served_in_batches() {
             client
         })
         .collect();
-    // Where there are no files for all of them, the others are in the backlog.
+    // Without files for all, the others are in the backlog.
     until("they wait", || {
         let status = wakeport.status();
         let last = status.rsplit(", ").next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The sockets that are passed in, and everything that can be wrong with them.
+//! Inherited and bound sockets, and what is wrong with them.
 
 use std::fs;
 use std::io::Read;
@@ -16,7 +16,7 @@ use crate::support::{
 const USAGE: i32 = 64;
 const CONFIG: i32 = 78;
 
-/// Ends with `code` after one line that holds all of `parts`.
+/// Exits with `code` after one line that contains all of `parts`.
 fn refused(run: &Run, code: i32, parts: &[&str]) {
     let (log, status) = run.fails();
     assert_eq!(log.lines().count(), 1, "not one line:\n{log}");
@@ -166,7 +166,7 @@ fn a_datagram_socket_is_refused() {
         CONFIG,
         &["`log`", "`ListenStream=`"],
     );
-    // Whatever waits there would make systemd start us again and again.
+    // A connection left there would make systemd start wakeport again and again.
     let to = udp.local_addr().expect("it is bound");
     for _ in 0..20 {
         UdpSocket::bind("127.0.0.1:0")
@@ -182,7 +182,7 @@ fn a_datagram_socket_is_refused() {
 #[test]
 fn a_socket_over_vsock_is_refused() {
     let Ok(socket) = Socket::new(Domain::VSOCK, Type::STREAM, None) else {
-        // A kernel without it has nothing to show here.
+        // Skipped on a kernel without it.
         return;
     };
     socket
@@ -196,7 +196,7 @@ fn a_socket_over_vsock_is_refused() {
 #[test]
 fn a_listener_over_mptcp_accepts_clients_with_and_without_mptcp() {
     let Ok(listener) = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)) else {
-        // A kernel without it has nothing to show here.
+        // Skipped on a kernel without it.
         return;
     };
     let (Place::Tcp(front), target) = (Place::tcp(), Place::tcp()) else {
@@ -308,7 +308,7 @@ fn a_target_that_is_its_own_listener_is_rejected() {
             &[&format!("target `{place}` is our own listener `web`")],
         );
     }
-    // The other listener's target would come back in by this one.
+    // The other listener's target would connect to this one.
     let (one, two) = (Place::tcp(), Place::tcp());
     let run = Run::new()
         .to(&one)
@@ -319,7 +319,7 @@ fn a_target_that_is_its_own_listener_is_rejected() {
 
 #[test]
 fn a_name_that_resolves_to_its_own_listener_is_never_dialled() {
-    // Names are resolved only when somebody connects; this machine has its own.
+    // Names are resolved only for a connection; this machine has its own.
     let listener = TcpListener::bind("0.0.0.0:0").expect("a free port");
     let port = listener.local_addr().expect("it is bound").port();
     let name = fs::read_to_string("/proc/sys/kernel/hostname").expect("Linux");
@@ -356,7 +356,7 @@ fn with_an_invalid_configuration_the_backlog_is_reset() {
         let began = now();
         let (log, code) = run.fails();
         assert!(matches!(code, USAGE | CONFIG), "{log}");
-        // systemd counts how often it starts us.
+        // systemd counts the starts.
         assert!(began.elapsed().as_millis() >= 250);
         clients.iter().for_each(Client::is_reset);
     }
@@ -453,7 +453,7 @@ fn one_wakeport_listens_in_many_places_by_hand() {
 
 // -- systemd's own tool
 
-/// `systemd-socket-activate`, killed in the end. It becomes what it runs.
+/// `systemd-socket-activate`, killed at the end; it executes the program.
 struct Activated(Child);
 
 impl Activated {

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::support::{Client, Place, Run, Server, directory, soon, throughout, until};
 
-/// A balancer that runs until this goes away.
+/// A load balancer that runs until this is dropped.
 struct Balancer {
     process: Child,
     dir: TempDir,
@@ -83,7 +83,7 @@ fn own(client: &Client) -> SocketAddr {
     address.as_socket().expect("TCP")
 }
 
-/// nginx that says who its client is as soon as the header has come.
+/// nginx that prints its client's address as soon as the header has arrived.
 fn nginx_target(place: &Place) -> Balancer {
     Balancer::nginx(&format!(
         "listen {place} proxy_protocol; \
@@ -91,7 +91,7 @@ fn nginx_target(place: &Place) -> Balancer {
     ))
 }
 
-/// HAProxy that says who its client is when it is asked over HTTP.
+/// HAProxy that answers HTTP requests with its client's address.
 fn haproxy_target(place: &Place) -> Balancer {
     Balancer::haproxy(&format!(
         "frontend target\n mode http\n bind {place} accept-proxy\n \
@@ -100,7 +100,7 @@ fn haproxy_target(place: &Place) -> Balancer {
     ))
 }
 
-/// What comes until the end, as text.
+/// All data until the end of file, as text.
 fn text(client: &Client) -> String {
     String::from_utf8_lossy(&client.all()).into_owned()
 }
@@ -124,7 +124,7 @@ fn nginx_reads_the_client_address_from_the_proxy_header() {
                 let expected = format!("client {}", own(&client));
                 assert_eq!(text(&client), expected, "{version}");
             }
-            // Taken, although there is no address to tell.
+            // Accepted, although the header has no address.
             assert_eq!(text(&unix.connect()), "client :", "{version}");
         }
     }

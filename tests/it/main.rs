@@ -1,4 +1,4 @@
-//! Tests of what is delivered, from the outside.
+//! Tests of the built program, from outside.
 
 mod check;
 mod cli;

@@ -1,5 +1,5 @@
-//! The man pages and completions in `systemd/`: what a reader and a shell make of them. That they are up to date is
-//! tested beside what makes them, in `systemd/pages`.
+//! The man pages and completions in `systemd/`, as readers and shells use them. That they are up to date is tested
+//! beside their generator, in `systemd/pages`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 
 use crate::repository::{files, read, repo, run, text};
 
-/// The pages themselves, without those that only lead to another one.
+/// The pages, without those that only include another.
 fn pages() -> Vec<PathBuf> {
     let mut pages = files(&repo("systemd/man"));
     pages.retain(|page| !read(page).starts_with(".so "));
@@ -120,7 +120,7 @@ fn no_page_names_an_unknown_option() {
     }
 }
 
-/// A shell that has read our completion, on a machine whose systemd knows a few units.
+/// A shell with the completion loaded, on a machine with a few units.
 fn shell(program: &str, script: &str) -> Vec<String> {
     let dir = tempfile::tempdir().expect("a scratch directory");
     let systemctl = dir.path().join("systemctl");

@@ -1,4 +1,4 @@
-//! What the service manager is told, and that nobody who does not listen holds anything up.
+//! Notifications to the service manager, and the log: neither delays a client.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixDatagram;
@@ -177,7 +177,7 @@ fn a_service_manager_that_is_away_delays_no_client() {
     }
 }
 
-/// A log that nobody reads, and a start hook that says ten times as much as fits into it.
+/// A log that is not read, and a start hook that prints ten times as much as fits into it.
 fn verbose(dir: &TempDir, front: &Place, target: &Place) -> (Wakeport, Client) {
     let hook = script(
         &dir.path().join("hook"),
@@ -216,7 +216,7 @@ fn dropped_log_messages_are_counted() {
     let (mut wakeport, client) = verbose(&dir, &front, &target);
     let _server = Server::echo(&target);
     client.echoes("hello");
-    // From now on somebody reads.
+    // From now on the log is read.
     let mut log = BufReader::new(wakeport.unread()).lines();
     let lost = " lines were lost: the log could not take them in time";
     assert!(log.any(|line| line.expect("text").contains(lost)));

@@ -1,4 +1,4 @@
-//! What people and Prometheus see of an instance: its record, `wakeport status`, and its metrics.
+//! The record of an instance, `wakeport status`, and the metrics.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use crate::repository::{repo, run, text};
 use crate::support::{Place, Run, Stage, Wakeport, directory, soon, until};
 
-/// An instance that keeps its record here.
+/// An instance with its record here.
 struct Kept {
     dir: TempDir,
     stage: Stage,
@@ -341,7 +341,7 @@ fn a_watch_gives_the_terminal_back_as_it_was() {
 
 // -- metrics
 
-/// What comes back for a request, word for word.
+/// The whole answer to a request.
 fn ask(place: &Place, request: &str) -> String {
     let Place::Tcp(address) = place else {
         panic!("{place} is no address")
@@ -413,7 +413,7 @@ fn invalid_requests_are_answered_in_one_line() {
         panic!("an address")
     };
     let mut stream = TcpStream::connect(address).expect("a listener");
-    // It may hang up before all is said.
+    // It may close before all is sent.
     let _ = stream.write_all(long.as_bytes());
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
@@ -483,7 +483,7 @@ fn the_exporter_serves_all_records_and_exits_when_idle() {
         page.contains("wakeport_state{name=\"app\",state=\"unattended\"} 1\n"),
         "{page}"
     );
-    // Somebody who connects and says nothing keeps it for a while, but not for ever.
+    // A silent connection keeps it running for a while, but not for ever.
     assert!(exporter.wait().expect("it is ours").success());
 }
 
@@ -498,7 +498,7 @@ fn many_concurrent_scrapes_are_served() {
     });
 }
 
-/// The page without its head is what Prometheus calls good.
+/// Prometheus accepts the page without its head.
 fn promtool_has_nothing_to_say(answer: &str) {
     let (_, page) = answer.split_once("\r\n\r\n").expect("a head and a page");
     let mut promtool = Command::new("promtool")

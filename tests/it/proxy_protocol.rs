@@ -1,4 +1,4 @@
-//! The PROXY protocol: the header that goes to the target, and the one that comes from a balancer.
+//! The PROXY protocol: the header to the target, and the header from a load balancer.
 
 use std::fs;
 use std::io::Read;
@@ -50,7 +50,7 @@ fn local(version: &str) -> Vec<u8> {
     }
 }
 
-/// What a client that has connected to `place` looks like from there.
+/// The address of a client of `place`, as seen from there.
 fn of(client: &Client, place: &Place, version: &str) -> Vec<u8> {
     let Place::Tcp(server) = place else {
         panic!("{place} is no TCP address")
@@ -63,7 +63,7 @@ fn own(client: &Client) -> SocketAddr {
     address.as_socket().expect("TCP")
 }
 
-/// An address that is nobody's here.
+/// An address that does not exist here.
 fn far(port: u16) -> SocketAddr {
     ([203, 0, 113, 7], port).into()
 }
@@ -72,7 +72,7 @@ fn far_server() -> SocketAddr {
     ([198, 51, 100, 1], 443).into()
 }
 
-/// What a server has heard first on each connection.
+/// What a server has received first on each connection.
 #[derive(Clone, Default)]
 struct Heard(Arc<Mutex<Vec<Vec<u8>>>>);
 
@@ -81,7 +81,7 @@ impl Heard {
         self.0.lock().expect("no panic").clone()
     }
 
-    /// A server that waits for a header on each connection, and says nothing before.
+    /// A server that reads a header on each connection before it sends.
     fn then<S>(&self, serve: S) -> impl Fn(Client) + Send + Sync + use<S>
     where
         S: Fn(Client) + Send + Sync,
@@ -114,7 +114,7 @@ fn is_complete(header: &[u8]) -> bool {
 
 // -- to the target
 
-/// Every client is announced, the first one on the connection that proved the target.
+/// Every client has a header, the first one on the connection that proved the target.
 fn each_client_is_announced(front: &Place, run: &Run, heard: &Heard, server: &Server, v: &str) {
     let _wakeport = run.start();
     for count in 1..=3 {
@@ -127,7 +127,7 @@ fn each_client_is_announced(front: &Place, run: &Run, heard: &Heard, server: &Se
         assert_eq!(heard.len() as u64, count);
         let expected = match front {
             Place::Tcp(_) => of(&client, front, v),
-            // There is no address to tell.
+            // There is no address to send.
             Place::Path(_) | Place::Abstract(_) => local(v),
         };
         assert_eq!(heard.last(), Some(&expected), "{front}, {v}");
@@ -192,7 +192,11 @@ fn a_banner_probe_sends_the_header_first() {
         assert_eq!(client.take(13), b"220 welcome\r\n");
         client.echoes("EHLO");
         let expected = [local(version), of(&client, &front, version)];
-        assert_eq!(heard.all(), expected, "nobody inherits our own connection");
+        assert_eq!(
+            heard.all(),
+            expected,
+            "no client inherits a probe connection"
+        );
     }
 }
 
@@ -257,16 +261,16 @@ fn a_probe_announces_itself_as_local() {
         let client = front.connect();
         client.echoes("hello");
         let announced = of(&client, &front, version);
-        // By somebody else's doing it is still there after the stop.
+        // It is still there after the stop, kept by another process.
         stage.scene().up();
         drop(client);
         wakeport.is("asleep");
-        // A target that somebody else has started: asked, and left alone.
+        // A target that was started elsewhere: probed, and not stopped.
         stage.scene().up();
         let second = front.connect();
         second.echoes("hello again");
         let also_announced = of(&second, &front, version);
-        until("somebody has asked", || {
+        until("the target was probed", || {
             heard.all().contains(&local(version))
         });
         let clients: Vec<_> = heard
@@ -299,12 +303,12 @@ fn a_probe_connection_without_a_client_is_announced_as_local() {
 
 // -- from a balancer
 
-/// Runs behind a balancer.
+/// Runs behind a load balancer.
 fn behind(front: &Place, target: &Place) -> Run {
     Run::new().to(target).listen(front).flag("--accept-proxy")
 }
 
-/// What becomes of a header.
+/// The result of a header.
 fn introduce(header: &[u8], pace: usize, expected: &str) {
     let (front, target) = (Place::tcp(), Place::tcp());
     let _server = Server::echo(&target);
@@ -352,7 +356,7 @@ fn the_client_address_is_the_one_in_the_header() {
         ),
         (with_fields, "203.0.113.7:4711"),
         (block(0x21, 0x31, &[0; 216]), "a client of a Unix socket"),
-        // Whoever is not named is who it is.
+        // Without an address in the header, the connection's own counts.
         (local("v1"), ""),
         (local("v2"), ""),
         (b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n".to_vec(), ""),
@@ -383,7 +387,7 @@ fn the_target_gets_the_address_in_the_header() {
                     Some(&tcp(sent, far(port), far_server()))
                 );
             }
-            // The balancer speaks for itself: its own address is the true one.
+            // A connection of the load balancer itself: its own address counts.
             let client = front.connect();
             client.send(local(accepted));
             client.echoes("hello");
@@ -414,7 +418,7 @@ fn hooks_get_the_address_in_the_header() {
     client.echoes("hello");
 }
 
-/// Whether nobody was woken and no connection made, for a while.
+/// Asserts that nothing is woken and no connection made for a while.
 fn still_asleep(wakeport: &Wakeport, server: &Server, span: Duration) {
     throughout(span, "the service sleeps", || {
         server.connections() == 0 && !wakeport.log().contains("waking")
@@ -428,7 +432,7 @@ fn a_connection_without_a_header_wakes_nothing() {
     let wakeport = behind(&front, &target)
         .option("--log-level", "debug")
         .start();
-    // A balancer's health checks: it connects, perhaps it says who it is, and leaves.
+    // Health checks of a load balancer: it connects, may send a header, and closes.
     for header in [Vec::new(), local("v1"), local("v2")] {
         let polite = front.connect();
         polite.send(&header);
@@ -475,7 +479,7 @@ fn a_connection_without_a_header_is_reset_and_logged_once() {
     still_asleep(&wakeport, &server, Duration::ZERO);
     assert_eq!(wakeport.log().matches("WARN").count(), 1);
     wakeport.logs("was reset: the first bytes are no PROXY header; with `--accept-proxy` only");
-    // Nobody else suffers.
+    // Other clients are served.
     let client = front.connect();
     client.send(local("v2"));
     client.echoes("hello");

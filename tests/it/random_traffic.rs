@@ -1,5 +1,5 @@
-//! Both ends do what dice say. Whatever that is: what arrives is the beginning of what was sent, and all of it if the
-//! connection ended well; nobody waits for ever; nothing is left behind.
+//! Random actions of both ends. Always: what arrives is a prefix of what was sent, and all of it if the connection
+//! ended with an end of file; nothing hangs; nothing leaks.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -14,9 +14,9 @@ use crate::support::{
     with_hardly_any_room,
 };
 
-/// The first schedule that is played; each has a number, and the dice follow from it.
+/// The seed of the first schedule; each schedule has its own.
 const SEED: u64 = 20_000;
-/// How many are played between each pair of kinds of sockets, and how many of them at once.
+/// How many schedules run between each pair of kinds of sockets, and how many of them at once.
 const SCHEDULES: u64 = 64;
 const AT_ONCE: usize = 8;
 
@@ -43,7 +43,7 @@ impl Dice {
     }
 }
 
-/// Something to do while sending.
+/// An action of a sender.
 #[derive(Clone, Copy, Debug)]
 enum Deed {
     /// So many bytes, at most so many at once.
@@ -52,14 +52,14 @@ enum Deed {
     Wait,
 }
 
-/// How an end takes its leave when its deeds are done.
+/// How an end closes after its actions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Leave {
-    /// It sends no more, and reads to the end.
+    /// It half-closes, and reads to the end of file.
     Finish,
-    /// It breaks off.
+    /// It resets.
     Break,
-    /// It sends no more, and breaks off when it has read so much.
+    /// It half-closes, and resets when it has read so much.
     FinishAndBreak(u64),
 }
 
@@ -85,7 +85,7 @@ impl Part {
                     return Deed::Wait;
                 }
                 let piece = dice.about(1 << 18) as usize;
-                // Few large deeds are made of small pieces: it would take too long.
+                // Only few large actions use small pieces: it would take too long.
                 let bytes = dice.about(most).min(piece as u64 * 2_000);
                 Deed::Send { bytes, piece }
             })
@@ -103,7 +103,7 @@ impl Part {
         }
     }
 
-    /// What it sends if nobody breaks off.
+    /// What it sends if no end resets.
     fn total(&self) -> u64 {
         let deeds = self.deeds.iter();
         deeds
@@ -127,7 +127,7 @@ impl Schedule {
     fn draw(number: u64) -> Self {
         let mut dice = Dice(number);
         let (leave, cramped) = (dice.below(6), dice.one_in(3));
-        // A reset can be lost behind other segments that there was no room for (RFC 5961): nobody would be told.
+        // A reset can be lost behind segments that do not fit (RFC 5961): neither end would see it.
         let cramped = cramped && leave > 1;
         let mut draw = || Part::draw(&mut dice, cramped);
         let (mut client, mut server) = (draw(), draw());
@@ -154,7 +154,7 @@ impl Schedule {
 struct Way {
     sent: AtomicU64,
     read: AtomicU64,
-    /// Nobody reads any more.
+    /// The reader has stopped.
     abandoned: AtomicBool,
 }
 
@@ -168,21 +168,21 @@ impl Way {
     }
 }
 
-/// How a connection ended for one end.
+/// How a connection was closed, as seen by one end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ended {
     /// With the other's last byte.
     Well,
-    /// It was told of a reset, or that nobody is there any more.
+    /// It saw a reset, or a broken pipe.
     Badly,
-    /// It broke off itself.
+    /// It reset the connection itself.
     ByItself,
 }
 
 /// A sender that has not sent for so long does not send.
 const STANDSTILL: Duration = Duration::from_millis(20);
 
-/// One end that plays its part, alone.
+/// One end that runs its actions.
 struct Player<'a> {
     number: u64,
     part: &'a Part,
@@ -190,7 +190,7 @@ struct Player<'a> {
     out: (&'a Way, Pattern),
     back: (&'a Way, Pattern),
     deeds: &'a [Deed],
-    /// How much of the first deed is done.
+    /// How much of the first action is done.
     done: u64,
     finished: bool,
     at_end: bool,
@@ -247,7 +247,7 @@ impl<'a> Player<'a> {
         ended
     }
 
-    /// Leaves behind the deeds that are done.
+    /// Drops the actions that are done.
     fn goes_on(&mut self) {
         let way = self.out.0;
         while let [deed, others @ ..] = self.deeds {
@@ -347,7 +347,7 @@ impl<'a> Player<'a> {
 }
 
 impl Schedule {
-    /// Plays it, and makes sure that what came of it may be.
+    /// Runs it, and asserts that its result is allowed.
     fn is_played(&self, client: Client, server: Client) {
         let [client_tcp, server_tcp] = [&client, &server].map(|end| is_tcp(end.socket()));
         let (up, down) = (Way::default(), Way::default());
@@ -370,7 +370,7 @@ impl Schedule {
             if well {
                 assert_eq!((ended, read), (Ended::Well, part.total()), "{report}");
             }
-            // A Unix socket knows no resets: one that it should pass on, or should tell us of, is an end.
+            // A Unix socket has no resets: one to pass on, or to receive, is an end of file.
             if ended == Ended::Well && to_tcp {
                 assert_eq!(read, sent, "{report}");
                 assert!(part.leave != Leave::Break || !from_tcp, "{report}");
@@ -402,7 +402,7 @@ fn after_random_actions_of_both_ends_every_byte_arrives_or_the_connection_is_res
     });
 }
 
-/// Plays some schedules at once, and looks what is left behind.
+/// Runs some schedules at once, and asserts that nothing leaks.
 fn play(wire: &Wire, numbers: &[u64]) {
     // Perhaps with one more, on which it still says that it is ready.
     let before = wire.wakeport.sockets();

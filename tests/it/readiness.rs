@@ -1,11 +1,11 @@
-//! When a target counts as answering, and what becomes of the connection that proved it.
+//! When a target counts as ready, and what becomes of the connection that proved it.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::support::{Client, Place, Run, Server, echo};
 
-/// A target that says a banner on every connection, and then echoes.
+/// A target that sends a banner on every connection, and then echoes.
 fn greet(client: Client) {
     client.send("220 welcome\r\n");
     echo(client);
@@ -72,7 +72,7 @@ fn http(
         }
         seen.lock().expect("no panic").push(text);
         let status = status();
-        // In two pieces, after a word that decides nothing.
+        // In two pieces, after an interim status.
         let _ = client.try_send("HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\nHTTP/1.1 ");
         let _ = client.try_send(format!("{status} Whatever\r\nContent-Length: 2\r\n\r\nok"));
     }

@@ -1,4 +1,4 @@
-//! The relay as both ends see it: as if there were none.
+//! The relay as both ends see it: like a direct connection.
 
 use std::io;
 use std::thread;
@@ -162,7 +162,7 @@ fn a_reset_after_the_end_of_file_costs_a_slow_reader_nothing() {
         }
         thread::sleep(Duration::from_millis(2));
     };
-    // Whether it ends well or with a reset.
+    // Whether it closes with an end of file or a reset.
     assert!(
         got == bytes,
         "{} of {} bytes, {end:?}",
@@ -191,7 +191,7 @@ fn urgent_data_is_lost_and_the_bytes_behind_it_arrive_with_the_next_ones() {
 #[test]
 fn a_reset_by_the_client_reaches_the_target() {
     let wire = Wire::new();
-    // Quiet, in the middle of an answer that it does not read, and after its last word.
+    // Idle, in the middle of an unread answer, and after its end of file.
     let (client, server) = wire.pair();
     client.send("I am here");
     server.take(9);
@@ -209,9 +209,7 @@ fn a_reset_by_the_client_reaches_the_target() {
     client.finish();
     assert_eq!(server.all(), b"last word");
     client.reset();
-    until("the server is told", || {
-        server.try_send("anybody?").is_err()
-    });
+    until("the server is told", || server.try_send("more?").is_err());
 }
 
 #[test]
@@ -221,9 +219,7 @@ fn a_client_that_closes_without_reading_ends_the_connection_at_the_target() {
     server.send(noise(6, 1000));
     until("something to read", || !client.is_silent());
     drop(client);
-    until("the server is told", || {
-        server.try_send("anybody?").is_err()
-    });
+    until("the server is told", || server.try_send("more?").is_err());
     wire.wakeport.is("cooling");
 }
 
@@ -238,7 +234,7 @@ fn a_stalled_reader_costs_neither_memory_nor_time_and_loses_nothing() {
     let bytes = noise(7, 60_000_000);
     let sender = send_in_pieces(&server, bytes.clone(), 7);
     let mut seen = 0;
-    // The sender stands still when everything between the two is full.
+    // The sender stalls when all buffers between the two are full.
     until("a standstill", || {
         let waits = server.unsent();
         thread::sleep(Duration::from_millis(100));

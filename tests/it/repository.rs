@@ -1,4 +1,4 @@
-//! A scratch tree for `systemd-analyze verify`, and what else the tests of delivered files share.
+//! Files of the repository, and a scratch tree for `systemd-analyze verify`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -70,7 +70,7 @@ impl Tree {
         fs::write(&path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
 
-    /// `systemd-analyze verify` has nothing to say about any unit that was written here.
+    /// `systemd-analyze verify` finds nothing in any unit written here.
     pub(crate) fn verify(&self) {
         let units = self.units();
         assert!(!units.is_empty(), "nothing to verify");
@@ -82,7 +82,7 @@ impl Tree {
         );
     }
 
-    /// What `systemd-analyze verify` has to say about these units.
+    /// The findings of `systemd-analyze verify` in these units.
     pub(crate) fn verify_output(&self, units: &[String]) -> Output {
         let mut command = Command::new("systemd-analyze");
         if self.user {
@@ -172,7 +172,7 @@ pub(crate) fn read(path: &Path) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// All that a program said.
+/// The output of a program.
 pub(crate) fn text(output: &Output) -> String {
     [&output.stdout, &output.stderr]
         .map(|bytes| String::from_utf8_lossy(bytes).into_owned())

@@ -1,5 +1,5 @@
-//! Mixed load through many rounds of waking and sleeping: every byte is looked at, and in the end everything is as it was
-//! in the beginning. `WAKEPORT_SOAK=10min` has it go on for longer.
+//! Mixed load over many rounds of wake and sleep: every byte is compared, and at the end no resource has leaked.
+//! `WAKEPORT_SOAK=10min` sets the length.
 
 use std::env;
 use std::fmt;
@@ -19,7 +19,7 @@ use crate::support::{
 const SPAN: Duration = Duration::from_secs(45);
 /// What is compared with the end comes after so many rounds: by then everything has been used once.
 const WARM: u64 = 10;
-/// How many visitors come at once in a round.
+/// How many clients connect at once in a round.
 const CROWD: u64 = 12;
 /// How much more memory may be resident in the end, in KiB: what the allocator keeps varies.
 const SLACK: u64 = 2048;
@@ -50,7 +50,7 @@ impl Held {
     }
 }
 
-/// What has come and gone.
+/// Counts of connections and bytes.
 #[derive(Default)]
 struct Tally {
     rounds: AtomicU64,
@@ -77,7 +77,7 @@ impl fmt::Display for Tally {
     }
 }
 
-/// A service with three targets, and the places in front of them.
+/// A service with three targets, and their listeners.
 struct Load {
     stage: Stage,
     fronts: [Place; 3],
@@ -87,7 +87,7 @@ struct Load {
 }
 
 impl Load {
-    /// It takes its time to start and to stop.
+    /// It starts and stops slowly.
     fn new() -> Self {
         let dir = directory();
         let targets = [Place::tcp(), Place::path(&dir), Place::tcp()];
@@ -134,7 +134,7 @@ impl Load {
         run.cooldown("20ms").option("--threads", 2)
     }
 
-    /// A crowd of which everybody does something else.
+    /// Clients that each do something else.
     fn round(&self, number: u64) {
         thread::scope(|scope| {
             for visitor in 0..CROWD {
@@ -162,7 +162,7 @@ impl Load {
         self.tally.visited(bytes);
     }
 
-    /// Fifty at once, each with a word.
+    /// Fifty at once, each with a short message.
     fn storm(&self) {
         let clients: Vec<_> = (0..50).map(|n| self.fronts[n % 2].connect()).collect();
         for client in clients {
@@ -171,7 +171,7 @@ impl Load {
         }
     }
 
-    /// Clients that are connected and say nothing; what they cost.
+    /// The processor time of silent connections.
     fn is_quiet(&self, wakeport: &Wakeport) -> Duration {
         let clients: Vec<_> = (0..50).map(|n| self.fronts[n % 2].connect()).collect();
         clients.iter().for_each(|client| client.echoes("hello"));
@@ -179,7 +179,7 @@ impl Load {
     }
 }
 
-/// A server that says back what it hears first, and is gone.
+/// A server that echoes the first message and closes.
 fn is_brief(client: Client) {
     if let Ok(bytes) = client.some() {
         let _ = client.try_send(bytes);
@@ -237,7 +237,7 @@ fn says_nothing(client: &Client) -> u64 {
     0
 }
 
-/// What the server has said before it was gone is the beginning of what it heard.
+/// What the server sent before it closed is a prefix of what it received.
 fn is_cut_short(client: &Client, seed: u64) -> u64 {
     let message = noise(seed, 200_000);
     let _ = client.try_send(&message);
@@ -296,7 +296,7 @@ fn after_many_rounds_of_mixed_load_no_resource_has_leaked() {
     ));
     assert!(starts > number / 4, "{starts} starts in {number} rounds");
     assert_eq!((last.sockets, last.others), (first.sockets, first.others));
-    // Each thread keeps a few pipes for whoever comes next.
+    // Each thread keeps a few pipes for the next connections.
     assert!(last.threads <= first.threads && last.pipes <= 16);
     assert!(last.memory <= first.memory + SLACK);
 }

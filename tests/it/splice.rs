@@ -1,4 +1,4 @@
-//! Bulk goes through pipes, where there are any to be had and the sockets allow it; otherwise nobody notices.
+//! Bulk goes through pipes where pipes are available and the sockets allow it; otherwise it is copied.
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
@@ -15,24 +15,24 @@ use crate::support::{Flow, Place, Run, Trace, Wakeport, Wire, until};
 /// As many bytes as surely are bulk.
 const BULK: u64 = 8 << 20;
 
-/// A user that nobody else is on this machine.
+/// A user that no other process runs as.
 struct User(u32);
 
 impl User {
     fn new() -> Self {
         assert!(
             rustix::process::geteuid().is_root(),
-            "only root can become somebody else; `tests/run` as root runs this"
+            "only root can switch users; `tests/run` as root runs this"
         );
         static USERS: AtomicU32 = AtomicU32::new(0);
         let number = std::process::id() * 16 + USERS.fetch_add(1, Ordering::Relaxed);
-        // Above the people, below those that systemd makes up.
+        // Above ordinary users, below systemd's dynamic users.
         Self(50_000 + number % 10_000)
     }
 
     /// Runs it as this user.
     fn runs(&self, run: Run) -> Run {
-        // The binary may be where only root can go: by its descriptor everybody gets there.
+        // The binary may be where only root has access: a descriptor works for every user.
         let script = format!(
             "exec 3<\"$1\" && shift && exec setpriv --reuid={0} --regid={0} --clear-groups /proc/self/fd/3 \"$@\"",
             self.0
@@ -40,7 +40,7 @@ impl User {
         run.under(&["sh", "-c", &script, "sh"])
     }
 
-    /// Does something as this user.
+    /// Runs a function as this user.
     fn does<T: Send>(&self, something: impl FnOnce() -> T + Send) -> T {
         let uid = Uid::from_raw(self.0);
         thread::scope(|scope| {
@@ -140,7 +140,7 @@ fn many_streams_use_a_part_of_the_users_pipe_budget_and_return_it() {
         assert!(size > 2 * rustix::param::page_size());
 
         Flow::rest(&flows);
-        // Each thread keeps a few for whoever comes next.
+        // Each thread keeps a few for the next connections.
         until("pipes are given back", || {
             wire.wakeport.pipes() <= 8 * threads
         });

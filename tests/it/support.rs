@@ -1,5 +1,5 @@
-//! What the whole-process tests stand on: the real binary, clients, servers and hooks around it. Everything is looked
-//! at from the outside, and every condition is waited for.
+//! Support for the whole-process tests: the real binary, with clients, servers and hooks around it. Everything is
+//! observed from outside, and every condition is waited for.
 
 mod network;
 mod trace;
@@ -58,7 +58,7 @@ pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     soon(what, || condition().then_some(()));
 }
 
-/// Makes sure that `condition` goes on to hold: for as long as anything is given to go wrong.
+/// Asserts that `condition` keeps holding for a while.
 pub(crate) fn throughout(span: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let began = now();
     while began.elapsed() < span {
@@ -73,7 +73,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// A directory that goes away with the test.
+/// A directory that is deleted with the test.
 pub(crate) fn directory() -> TempDir {
     tempfile::Builder::new()
         .prefix("wakeport-")
@@ -118,7 +118,7 @@ fn number() -> u32 {
     NUMBER.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Where something listens.
+/// An address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     Tcp(SocketAddr),
@@ -127,7 +127,7 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    /// A TCP address that nobody else uses: loopback has 16 million of them.
+    /// A TCP address that nothing else uses: loopback has 16 million of them.
     pub(crate) fn tcp() -> Self {
         let (process, number) = (std::process::id(), number());
         let [a, b] = [process % 250 + 1, process / 250 % 250].map(|n| n as u8);
@@ -141,7 +141,7 @@ impl Place {
         Self::Path(dir.path().join(format!("{}.sock", number())))
     }
 
-    /// An abstract name that nobody else uses.
+    /// An abstract name that nothing else uses.
     pub(crate) fn abstract_name() -> Self {
         Self::Abstract(format!("wakeport-{}-{}", std::process::id(), number()))
     }
@@ -187,7 +187,7 @@ impl Place {
         socket
     }
 
-    /// Whether a connection is accepted right now.
+    /// Whether a connection succeeds right now.
     pub(crate) fn answers(&self) -> bool {
         self.socket().connect(&self.address()).is_ok()
     }
@@ -286,7 +286,7 @@ impl Client {
         bytes
     }
 
-    /// Says something and waits for the echo.
+    /// Sends a message and waits for its echo.
     pub(crate) fn echoes(&self, text: &str) {
         let outcome = self.try_echo(text);
         assert!(
@@ -302,14 +302,14 @@ impl Client {
         Ok(String::from_utf8_lossy(&answer).into_owned())
     }
 
-    /// Sends no more; the other direction goes on.
+    /// Half-closes; the other direction goes on.
     pub(crate) fn finish(&self) {
         self.0
             .shutdown(Shutdown::Write)
             .expect("an open connection");
     }
 
-    /// Breaks off.
+    /// Resets the connection.
     pub(crate) fn reset(self) {
         self.0
             .set_linger(Some(Duration::ZERO))
@@ -402,7 +402,7 @@ impl Server {
         }
     }
 
-    /// Says back what it hears.
+    /// An echo server.
     pub(crate) fn echo(place: &Place) -> Self {
         Self::at(place, echo)
     }
@@ -412,7 +412,7 @@ impl Server {
         self.count.load(Ordering::SeqCst)
     }
 
-    /// Breaks off all connections, as a service does that is killed with data unread.
+    /// Resets all connections, like a service that is killed with data unread.
     pub(crate) fn crash(self) {
         for socket in lock(&self.open).drain(..).filter_map(|weak| weak.upgrade()) {
             let _ = socket.set_linger(Some(Duration::ZERO));
@@ -471,7 +471,7 @@ impl Scene {
         lock(&self.server).take();
     }
 
-    /// Dies under its clients.
+    /// Crashes with connections open.
     pub(crate) fn crash(&self) {
         if let Some(server) = lock(&self.server).take() {
             server.crash();
@@ -534,7 +534,7 @@ impl Stage {
         let fifo = dir.path().join("calls");
         let made = Command::new("mkfifo").arg(&fifo).status();
         assert!(made.expect("coreutils").success());
-        // Open for both: it never ends, and opening it waits for nobody.
+        // Open for both: it never ends, and opening it does not block.
         let fifo = both_ways(&fifo).expect("a fifo of ours");
         thread::spawn({
             let (scene, calls, act) = (scene.clone(), calls.clone(), Arc::new(act));
@@ -609,7 +609,7 @@ fn answer(dir: &Path, call: &Call, code: i32) {
     let fifo = dir.join(call.pid.to_string());
     if let Ok(mut file) = both_ways(&fifo) {
         let _ = writeln!(file, "{code}");
-        // What is written is lost when nobody has it open any more.
+        // What is written is lost when no process has it open.
         while Path::new(&format!("/proc/{}", call.pid)).exists() && fifo.exists() {
             thread::sleep(Duration::from_millis(1));
         }
@@ -652,7 +652,7 @@ impl Run {
         self.option("--to", target)
     }
 
-    /// Has it listen itself.
+    /// Makes it listen itself.
     pub(crate) fn listen(self, at: impl fmt::Display) -> Self {
         self.option("--listen", at)
     }
@@ -683,7 +683,7 @@ impl Run {
         self
     }
 
-    /// Puts a program in front.
+    /// Runs it through another program.
     pub(crate) fn under(mut self, program: &[&str]) -> Self {
         self.under
             .extend(program.iter().map(|&word| word.to_owned()));
@@ -706,7 +706,7 @@ impl Run {
         wakeport
     }
 
-    /// Runs it to its end: what it said on stderr, and its exit code.
+    /// Runs it until it exits: its stderr and its exit code.
     pub(crate) fn fails(&self) -> (String, i32) {
         let mut wakeport = self.spawn();
         let code = wakeport.wait().code().expect("it was not killed");
@@ -803,7 +803,7 @@ impl Run {
     }
 }
 
-/// Takes down what the service manager is told.
+/// Records the notifications to the service manager.
 fn listen(socket: &UnixDatagram, said: &Mutex<Vec<String>>) {
     let mut bytes = vec![0; 8192];
     while let Ok(count @ 1..) = socket.recv(&mut bytes) {
@@ -812,7 +812,7 @@ fn listen(socket: &UnixDatagram, said: &Mutex<Vec<String>>) {
     }
 }
 
-/// A `wakeport` that runs. It is killed when this goes away, and its log shown if the test fails.
+/// A running `wakeport`. It is killed when this is dropped, and its log shown if the test fails.
 pub(crate) struct Wakeport {
     child: Child,
     log: Arc<Mutex<Vec<u8>>>,
@@ -831,7 +831,7 @@ impl Wakeport {
         self.child.try_wait().expect("it is ours").is_none()
     }
 
-    /// Waits until it ends.
+    /// Waits until it exits.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let began = now();
         while began.elapsed() < LIMIT {
@@ -843,7 +843,7 @@ impl Wakeport {
         panic!("it does not end")
     }
 
-    /// Waits until it ends, well.
+    /// Waits until it exits with 0.
     pub(crate) fn ends(&mut self) {
         let status = self.wait();
         assert!(status.success(), "{status}");
@@ -856,16 +856,19 @@ impl Wakeport {
 
     // -- what it says
 
-    /// Its log, if nobody has read it so far.
+    /// Its log, if it has not been taken yet.
     pub(crate) fn unread(&mut self) -> ChildStderr {
-        self.child.stderr.take().expect("nobody reads it")
+        self.child
+            .stderr
+            .take()
+            .expect("the log has not been taken")
     }
 
     pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&lock(&self.log)).into_owned()
     }
 
-    /// Everything, once it has ended.
+    /// The whole log, once it has exited.
     pub(crate) fn whole_log(&mut self) -> String {
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
@@ -880,7 +883,7 @@ impl Wakeport {
         });
     }
 
-    /// What the service manager was told, in order.
+    /// The notifications so far, in order.
     pub(crate) fn said(&self) -> Vec<String> {
         lock(&self.said).clone()
     }
@@ -930,8 +933,8 @@ impl Wakeport {
         Duration::from_nanos(nanos.sum())
     }
 
-    /// Makes sure that it comes to use next to no processor time for `span`, and says how much. Whoever spins always uses
-    /// all there is; what is still on its way inside the kernel, with its timers, may cost a little first.
+    /// Asserts that it uses next to no processor time for `span`, and returns how much. A process that spins uses
+    /// all there is; what the kernel still has to do, with its timers, may cost a little first.
     pub(crate) fn is_quiet(&self, span: Duration) -> Duration {
         soon("it uses no time", || {
             let before = self.ran();
@@ -1044,7 +1047,7 @@ impl Drop for Wakeport {
     }
 }
 
-/// Whether a process runs, one that nobody has waited for yet not counted.
+/// Whether a process runs; a zombie does not.
 pub(crate) fn runs(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .ok()

@@ -1,5 +1,5 @@
-//! Each system call fails once, in each way that it may: at its first call, its second, ... Whatever that is, nobody hangs,
-//! no byte is wrong, and the port answers.
+//! Each system call fails once, in each documented way: at its first call, its second, ... No client hangs, no byte is
+//! wrong, and the port answers.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
@@ -132,15 +132,15 @@ impl Fault {
     }
 }
 
-/// How a visit ended.
+/// How a connection ended.
 #[derive(Debug, PartialEq, Eq)]
 enum Visit {
     Served,
-    /// It was told so: by a reset, or since nobody was there.
+    /// By a reset, or a refused connection.
     TurnedAway,
 }
 
-/// A service behind `wakeport`, and us as systemd: whoever waits in the backlog has it started.
+/// A service behind `wakeport`, and the test as systemd: a connection in the backlog starts it.
 struct Round {
     stage: Stage,
     front: Place,
@@ -162,7 +162,7 @@ impl Round {
     }
 
     fn run(&self) -> Run {
-        // By a name for which the resolver is asked, and that nobody else has.
+        // By a name that needs the resolver and that nothing else uses.
         let Place::Tcp(target) = &self.stage.scene().place else {
             panic!("it is TCP");
         };
@@ -219,7 +219,7 @@ impl Round {
         }
     }
 
-    /// Waits until somebody is in the backlog, or all is over.
+    /// Waits until a connection is in the backlog, or the round is over.
     fn wants_another(&self) -> bool {
         while !self.over.load(Ordering::SeqCst) {
             let mut ends = [PollFd::new(&self.listener, PollFlags::IN)];
@@ -263,21 +263,25 @@ impl Round {
         });
     }
 
-    /// Bulk, and all of it comes back, or the client is told that it does not.
+    /// Bulk: all of it is echoed, or the client sees an error.
     fn visit(&self, seed: u64) -> Visit {
         let client = self.front.connect();
         let pattern = Pattern::new(seed);
         let (sent, (read, got)) = thread::scope(|scope| {
             let sender = scope.spawn(|| send(&client, &pattern));
             let back = read_back(&client, &pattern);
-            // Whoever still sends need not go on.
+            // A sender need not go on.
             let _ = client.socket().shutdown(Shutdown::Both);
             (sender.join().expect("no panic"), back)
         });
-        // The kernel tells of a reset only once, and one that is told so by sending reads an end.
+        // The kernel reports a reset only once: after an error in sending, a read returns an end of file.
         match got.and(sent) {
             Err(error) => {
-                assert_ne!(error.kind(), io::ErrorKind::WouldBlock, "nobody was told");
+                assert_ne!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock,
+                    "no error was reported"
+                );
                 Visit::TurnedAway
             }
             Ok(()) => {
@@ -321,7 +325,7 @@ fn read_back(client: &Client, pattern: &Pattern) -> (u64, io::Result<()>) {
     }
 }
 
-/// Idle, told to end, or a defect that it knows of: never a panic.
+/// Idle, a signal, or an internal error: never a panic.
 fn ends_as_it_may(wakeport: &mut Wakeport) {
     let status = wakeport.wait();
     let log = wakeport.whole_log();

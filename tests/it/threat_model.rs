@@ -1,5 +1,4 @@
-//! Whoever means harm: clients, services, hooks, and what others have put where records are kept. docs/internals/threat-model.md
-//! says what each of them may do; here is that they can do no more.
+//! Malicious clients, services, hooks and records: what docs/internals/threat-model.md claims about each.
 
 use std::fs::{self, Permissions};
 use std::io::{self, Read, Write};
@@ -20,7 +19,7 @@ use crate::support::{
 
 const WAKEPORT: &str = env!("CARGO_BIN_EXE_wakeport");
 
-/// What steers a terminal, or forges a line.
+/// Text that controls a terminal, or forges a line.
 const EVIL: &str = "\x1b[2J\x1b]0;owned\x07\r\n2026-01-01 00:00:00.000 ERROR forged\u{9b}31m\u{7f}";
 
 /// How much more memory than at the beginning may be in use, in KiB, whatever happens.
@@ -212,10 +211,10 @@ fn no_byte_of_a_client_reaches_the_log_or_a_hook() {
 
 // -- services
 
-/// What a service does with whoever has connected.
+/// What a service does with a connection.
 type Behaviour = Box<dyn Fn(Client) + Send + Sync>;
 
-/// Says `text` again and again to whoever comes, until they have had enough.
+/// Sends `text` again and again on each connection, until it is closed.
 fn endlessly(start: &str, text: &str) -> impl Fn(Client) + Send + Sync + 'static {
     let (start, text) = (start.to_owned(), text.repeat(1000));
     move |client| {
@@ -307,7 +306,7 @@ fn a_hook_with_endless_output_fills_no_memory_and_delays_no_client() {
 fn prints_without_end(print: &str) {
     let (dir, front, metrics) = (directory(), Place::tcp(), Place::tcp());
     let hook = script(&dir.path().join("hook"), &format!("#!/bin/sh\n{print}\n"));
-    // Nobody reads the log either.
+    // The log is not read either.
     let wakeport = Run::new()
         .to(Place::tcp())
         .listen(&front)
@@ -390,7 +389,7 @@ fn what_a_hook_leaves_behind_delays_no_client() {
     let _ = rustix::process::kill_process(pid, Signal::KILL);
 }
 
-/// As under systemd: what whoever runs the tests has left open for everybody is closed.
+/// As under systemd: descriptors inherited from the caller of the tests are closed.
 const ONLY_FOUR: &str = r#"for fd in /proc/$$/fd/*; do n=${fd##*/}; [ "$n" -le 3 ] || eval "exec $n>&-"; done; exec "$@""#;
 
 #[test]
@@ -419,7 +418,7 @@ fn a_hook_has_three_descriptors_and_none_of_wakeport() {
 
 // -- records
 
-/// A place where whoever owns it has put what he liked.
+/// A directory with hostile files.
 fn trapped(dir: &Path) {
     let records = dir.join("instances");
     fs::create_dir_all(&records).expect("a directory of ours");
@@ -637,7 +636,7 @@ fn slow_requests_for_metrics_delay_others_for_a_bounded_time() {
             client
         })
         .collect();
-    // Whom wakeport is there for does not notice.
+    // Clients are not affected.
     front.connect().echoes("hello");
     assert!(get(&metrics, "/metrics").contains(" 200 OK"));
     let more = wakeport.memory().saturating_sub(memory);

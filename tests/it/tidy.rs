@@ -1,4 +1,4 @@
-//! What the architecture page in src/lib.rs promises, and what every change has to keep in step.
+//! What the architecture page in src/lib.rs promises, and what has to be changed together.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -7,8 +7,8 @@ use std::process::Command;
 
 use crate::repository::{files, read, repo, run, text};
 
-/// Who may know whom: a module, with its folder, and what it may use of ours. Whoever adds a line here changes the
-/// architecture, and says so in src/lib.rs.
+/// Which module may use which: a module, with its folder, and the modules it may use. A new line here changes the
+/// architecture, and belongs in src/lib.rs as well.
 const KNOWS: [(&str, &[&str]); 13] = [
     ("core", &[]),
     ("config", &[]),
@@ -44,7 +44,7 @@ struct Source {
 }
 
 impl Source {
-    /// All that is delivered.
+    /// All files of the program.
     fn all() -> Vec<Self> {
         let root = repo("src");
         let rust = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "rs");
@@ -83,7 +83,7 @@ impl Source {
             .into_owned()
     }
 
-    /// What it uses of `root`, as in `root::name`.
+    /// The names it uses of `root`, as in `root::name`.
     fn uses(&self, root: &str) -> BTreeSet<String> {
         let prefix = format!("{root}::");
         let mut uses = BTreeSet::new();

@@ -1,4 +1,4 @@
-//! What lies in `systemd/`: the units and its two scripts; and the drop-ins that the pages show.
+//! The files in `systemd/`: units and scripts; and the drop-ins in the pages.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -73,7 +73,7 @@ fn the_exporter_verifies() {
 
 #[test]
 fn the_sandbox_is_tight() {
-    // As good as today, in tenths; a user's manager can do much less.
+    // No worse than today, in tenths; a user's manager can do much less.
     for (unit, threshold) in [
         ("wakeport@.service", 13),
         ("wakeport-exporter.service", 10),

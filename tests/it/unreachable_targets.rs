@@ -1,4 +1,4 @@
-//! Targets that cannot be reached, each for another reason, and networks that lose, double and reorder what they carry.
+//! Targets that cannot be reached, each for another reason, and networks that lose, duplicate and reorder packets.
 
 use std::fs;
 use std::net::UdpSocket;
@@ -133,7 +133,7 @@ fn without_ephemeral_ports_clients_wait_for_one() {
 #[derive(Clone, Copy)]
 enum Mood {
     Silent,
-    /// It says that it has failed.
+    /// It answers with an error.
     Broken,
     /// Every name is 127.0.0.1.
     Well,
@@ -164,7 +164,7 @@ impl NameServer {
         *self.mood.lock().expect("no panic") = mood;
     }
 
-    /// Has it asked.
+    /// Makes the resolver use it.
     fn serves(&self, run: Run) -> Run {
         let mount = "mount --bind \"$1\" /etc/resolv.conf && shift && exec \"$@\"";
         let conf = self.dir.path().join("resolv.conf").display().to_string();
@@ -242,7 +242,7 @@ fn a_pending_lookup_does_not_delay_the_exit() {
     assert!(began.elapsed() < Duration::from_secs(2));
 }
 
-/// Plays on a bad network. (No resets: one that is lost there is not sent again.)
+/// Runs traffic on a lossy network. (No resets: a lost one is not sent again.)
 fn every_byte_arrives(wire: &Wire, connect: &(dyn Fn() -> Client + Sync)) {
     thread::scope(|scope| {
         for seed in 0..4 {

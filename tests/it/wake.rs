@@ -1,4 +1,4 @@
-//! Waking and sleeping, as clients and the service see it.
+//! Wake and sleep, as clients and the service see it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
@@ -14,7 +14,7 @@ fn the_first_client_wakes_the_service_and_it_sleeps_after_the_last() {
     let stage = Stage::new();
     let front = Place::tcp();
     let wakeport = stage.run().listen(&front).cooldown("100ms").start();
-    assert!(stage.calls().is_empty(), "nobody has come yet");
+    assert!(stage.calls().is_empty(), "no client yet");
     for round in 1..=3 {
         let client = front.connect();
         client.echoes("hello");
@@ -112,7 +112,7 @@ fn when_the_start_fails_clients_are_reset_and_later_ones_retry() {
     wakeport.logs("failed (exit status: 7)");
     assert_eq!(stage.count("start"), 1);
 
-    // For a second nobody even tries.
+    // For a second no start is tried.
     front.connect().is_reset();
     assert_eq!(stage.count("start"), 1);
 
@@ -216,7 +216,7 @@ fn clients_at_every_phase_of_a_stop_are_served() {
 #[test]
 fn a_slow_hook_does_not_delay_another_connection() {
     let stage = Stage::direct(echo, |scene, call| {
-        // The ready hook of a target that somebody else started, and then the stop hook.
+        // The ready hook of a target that was started elsewhere, and then the stop hook.
         if call.event == "start" {
             scene.up();
         }
@@ -271,7 +271,7 @@ fn a_target_that_answers_already_is_used_without_the_start_hook() {
     let front = Place::tcp();
     let wakeport = stage.run().listen(&front).cooldown("100ms").start();
     wakeport.is("asleep");
-    // Started by somebody else, in the meantime.
+    // Started elsewhere in the meantime.
     stage.scene().up();
     front.connect().echoes("hello");
     stage.reaches("stop", 1);
@@ -287,7 +287,7 @@ fn a_service_that_crashes_under_clients_is_woken_by_the_next_one() {
     client.echoes("hello");
     stage.scene().crash();
     assert!(client.rest().0.is_empty());
-    front.connect().echoes("anybody there?");
+    front.connect().echoes("still there?");
     assert_eq!((stage.count("start"), stage.count("stop")), (2, 0));
 }
 

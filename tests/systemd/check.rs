@@ -1,9 +1,9 @@
-//! `wakeport check` on a booted machine: silent on a good set-up, and each way to break it found in one line.
+//! `wakeport check` on a booted machine: silent for a correct set-up, one line for each error.
 
 use crate::rig::Rig;
 use crate::services::{NEVER, PORT, SOON, TARGET, URL, python};
 
-/// Ends with an exit code, and has exactly one line that is no note, with all of these words.
+/// Exits with a code, and prints exactly one line that is no note, with all of these words.
 #[track_caller]
 fn finds(rig: &Rig, words: &str, code: i32, parts: &[&str]) {
     let output = rig.attempt(&format!("wakeport check {words} 2>&1"));
@@ -21,7 +21,7 @@ fn finds(rig: &Rig, words: &str, code: i32, parts: &[&str]) {
     }
 }
 
-/// What is found with one more drop-in for the instance's service or socket; it is gone afterwards.
+/// The findings with one more drop-in for the instance's service or socket, which is removed afterwards.
 #[track_caller]
 fn with(rig: &Rig, unit: &str, drop_in: &str, code: i32, parts: &[&str]) {
     rig.drop_in(unit, "zz-broken", drop_in);
@@ -63,7 +63,7 @@ fn a_good_set_up_is_ok_asleep_and_awake_and_nothing_is_started() {
     rig.run("wakeport init notes --listen 8081 --to 127.0.0.1:18081 --exec 'python3 -m http.server 18081' --write --enable");
     finds(&rig, "notes", 0, &["ok: wakeport@notes"]);
 
-    // An ordinary user sees less, and is told so.
+    // An ordinary user sees less, and the output says so.
     let said = rig.run("runuser -u daemon -- wakeport check web");
     assert!(said.contains("ok: wakeport@web"), "{said}");
     assert!(said.contains("note: wakeport@web: whether polkit lets the user `wakeport` start and stop `web.service` is not known: polkit tells only root"), "{said}");

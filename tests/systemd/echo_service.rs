@@ -1,4 +1,4 @@
-//! A service that says back what it is told, and clients that check every byte of it.
+//! An echo service, and clients that compare every byte.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -27,14 +27,14 @@ while True:
     threading.Thread(target=echo, args=(server.accept()[0],), daemon=True).start()
 ";
 
-/// Nobody waits longer than this for a byte: a client that hangs fails its scenario.
+/// The longest wait for a byte: a client that hangs fails its scenario.
 const ANSWER: Duration = Duration::from_secs(120);
 
 /// An instance of wakeport, and the service behind it.
 pub(crate) struct Echo<'a> {
     pub(crate) rig: &'a Rig,
     pub(crate) name: String,
-    /// Where clients come.
+    /// Where clients connect.
     pub(crate) address: String,
 }
 
@@ -90,13 +90,13 @@ impl<'a> Echo<'a> {
         format!("wakeport@{}.service", self.name)
     }
 
-    /// A client that is served: it says something and gets all of it back.
+    /// A client that is served: its message is echoed.
     #[track_caller]
     pub(crate) fn serves(&self, visit: &Visit) {
         assert_eq!(visit.pay(&self.address), Ok(()), "{visit:?}");
     }
 
-    /// What is kept of the instance; nothing before its first client.
+    /// The record of the instance; nothing before its first client.
     pub(crate) fn record(&self) -> Option<Value> {
         let path = format!("/var/lib/wakeport/instances/{}.json", self.name);
         let text = std::fs::read_to_string(self.rig.path(&path)).ok()?;
@@ -110,7 +110,7 @@ impl<'a> Echo<'a> {
     }
 }
 
-/// A connection to an echo: how much is said, and how.
+/// A connection to an echo service: how much is sent, and how.
 #[derive(Clone, Debug)]
 pub(crate) struct Visit {
     /// Decides about the bytes.
@@ -125,7 +125,7 @@ pub(crate) struct Visit {
 }
 
 impl Visit {
-    /// Says a few words and leaves.
+    /// Sends a short message and closes.
     pub(crate) fn short() -> Self {
         Self {
             seed: 1,
@@ -136,8 +136,8 @@ impl Visit {
         }
     }
 
-    /// Comes, and reports after how many good bytes the connection broke, if it did. A wrong byte, and one that
-    /// does not come, fail the scenario.
+    /// Connects, and returns after how many correct bytes the connection broke, if it did. A wrong byte, and one that
+    /// does not arrive, fail the scenario.
     #[track_caller]
     pub(crate) fn pay(&self, address: &str) -> Result<(), usize> {
         let stream =
@@ -215,7 +215,7 @@ fn is_broken(why: &std::io::Error) -> bool {
     )
 }
 
-/// Bytes that nobody says by mistake.
+/// Bytes that do not occur by accident.
 fn words(seed: u64, length: usize) -> Vec<u8> {
     let mut dice = Dice::new(seed);
     let mut words = Vec::with_capacity(length + 8);
@@ -226,7 +226,7 @@ fn words(seed: u64, length: usize) -> Vec<u8> {
     words
 }
 
-/// Chance that can be had again (xorshift64*).
+/// Reproducible random numbers (xorshift64*).
 #[derive(Clone, Debug)]
 pub(crate) struct Dice(u64);
 

@@ -1,5 +1,5 @@
-//! A service that does not do as it is told, and administrators who tell it something else in the middle: nobody
-//! waits for ever, the port stays open, and what is put right works again.
+//! Services that do not follow orders, and administrators who interfere: no client hangs, the port stays open, and
+//! everything works again once the cause is gone.
 
 use std::thread;
 use std::time::Duration;
@@ -52,7 +52,7 @@ fn a_hanging_stop(settings: &[&str]) {
     for round in 1..=2 {
         echo.serves(&Visit::short());
         rig.wait_for("it is told to stop", || echo.state() == "stopping");
-        // It still answers, and whoever gets through to it is cut off.
+        // It still answers, and a connection relayed to it would be cut.
         thread::scope(|scope| {
             for number in 0..20 {
                 let echo = &echo;
@@ -240,7 +240,7 @@ fn a_service_that_crashes_while_idle_is_asleep_and_the_next_client_wakes_it() {
     assert!(rig.is("active", "wakeport@echo.socket"));
 }
 
-/// It never gets as far as to answer; systemd would go on for ever.
+/// It never answers; systemd would restart it for ever.
 #[test]
 #[ignore = "needs root: tests/run runs it"]
 fn a_service_that_restarts_in_a_loop_fails_its_start_and_is_stopped() {
@@ -264,7 +264,7 @@ fn a_service_that_restarts_in_a_loop_fails_its_start_and_is_stopped() {
     echo.is_mended_and_sleeps();
 }
 
-/// It answers for a while each time: whoever is connected then is cut off, and all others wait for the next time.
+/// It answers for a while each time: open connections are cut then, and all others wait for the next restart.
 #[test]
 #[ignore = "needs root: tests/run runs it"]
 fn clients_of_a_service_that_keeps_restarting_are_served_or_disconnected_and_it_sleeps() {

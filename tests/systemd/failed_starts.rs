@@ -1,9 +1,9 @@
-//! When the service fails: the clients hear of it at once, the port stays open, and what is mended works again.
+//! Failing services: clients are reset at once, the port stays open, and a fixed service works again.
 
 use crate::rig::{Client, GoneAs, Rig};
 use crate::services::{NEVER, PORT, PYTHON, SOON, TARGET, URL, nginx, python};
 
-/// No limit of ours may be what ends the wait: the failure itself must.
+/// The failure itself must end the wait, not a timeout of wakeport.
 const NO_LIMIT: &str = "WAKEPORT_START_TIMEOUT=infinity";
 
 #[test]

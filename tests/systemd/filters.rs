@@ -1,4 +1,4 @@
-//! Whoever may not wake the service: however many they are, they are reset, the port stays open and nothing is started.
+//! Refused clients, in any number: they are reset, the port stays open and nothing is started.
 
 use crate::rig::{Client, GoneAs, Rig};
 use crate::services::{PORT, SOON, TARGET, URL, nginx};
@@ -30,7 +30,7 @@ fn a_flood_from_a_denied_network_starts_nothing_and_closes_nothing() {
     let rig = Rig::boot();
     nginx(&rig);
     rig.instance("nginx", PORT, TARGET, &[SOON, "WAKEPORT_DENY=localhost"]);
-    // systemd's own limit, which we take away: those who are refused are too few lives to reach it.
+    // systemd's own limit, which our units lift: refused clients cause too few starts to reach it.
     rig.drop_in(
         "wakeport@nginx.socket",
         "limit",
@@ -38,7 +38,7 @@ fn a_flood_from_a_denied_network_starts_nothing_and_closes_nothing() {
     );
     rig.systemctl("restart wakeport@nginx.socket");
     flood();
-    // One that comes while wakeport exits makes another one; more would be one for each.
+    // A client during the exit starts another process; more would mean one for each client.
     all_is_well(&rig, 2);
     assert_eq!(rig.starts("nginx.service"), 0);
     assert_eq!(rig.said(SERVICE, "was reset: `--allow` and `--deny`"), 1);

@@ -1,5 +1,5 @@
-//! The guide, done as it says it: every block of commands in a page is run, section by section, on a machine that has
-//! what the section takes for granted.
+//! The guide: every block of commands in a page is run, section by section, on a machine that has what the section
+//! assumes.
 
 mod migrating;
 mod reference;
@@ -15,7 +15,7 @@ use crate::pages::Page;
 use crate::rig::Rig;
 use crate::services::SOON;
 
-/// A whole page is played by a scenario that names its sections, as a word in quotes.
+/// A page is run by scenarios that name its sections, as strings.
 #[test]
 fn every_command_of_every_page_is_run() {
     let mut sources = String::new();
@@ -42,7 +42,7 @@ fn every_command_of_every_page_is_run() {
     }
     assert!(
         forgotten.is_empty(),
-        "commands that no scenario runs (`Reader::follows` runs a section):\n{}",
+        "commands that no scenario runs (`PageRunner::run_section`):\n{}",
         forgotten.join("\n")
     );
     assert_eq!(
@@ -52,7 +52,7 @@ fn every_command_of_every_page_is_run() {
     );
 }
 
-/// A web server's unit: it serves /srv/NAME, where there is one page with its name.
+/// A web server's unit: it serves /srv/NAME, with one page that has its name.
 pub(crate) fn server(rig: &Rig, name: &str, address: &str) {
     let (host, port) = address.rsplit_once(':').expect("an address");
     rig.run(&format!(
@@ -106,7 +106,7 @@ pub(crate) fn game_server(rig: &Rig) {
     );
 }
 
-/// Makes the cooldown one that a scenario can do with, whatever the page says.
+/// Overrides the cooldown for a scenario.
 pub(crate) fn cooldown(rig: &Rig, name: &str, setting: &str) {
     rig.drop_in(
         &format!("wakeport@{name}.service"),

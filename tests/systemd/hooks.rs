@@ -1,4 +1,4 @@
-//! Services that are no units: started and stopped by programs, or run as a child process.
+//! Services without a unit: hooks and child processes.
 
 use crate::rig::{Client, GoneAs, Rig};
 use crate::services::{NEVER, PORT, SOON, TARGET, URL, python};
@@ -6,7 +6,7 @@ use crate::services::{NEVER, PORT, SOON, TARGET, URL, python};
 /// The name of the instance; with `WAKEPORT_UNIT` cleared it names nothing else.
 const NAME: &str = "wakeport@machine.service";
 
-/// A rig where web.service plays the far machine: wakeport knows it only through its hooks.
+/// A rig where web.service stands for a remote machine: wakeport starts it only through its hooks.
 ///
 /// They are the user `wakeport`'s programs, like any other; what they may do here is what polkit lets this user do.
 fn with_hooks(start: &str, stop: &str, settings: &[&str]) -> Rig {

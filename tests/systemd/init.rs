@@ -1,4 +1,4 @@
-//! `wakeport init` on a booted machine: what a new user does, what stands in his way, and how it goes away again.
+//! `wakeport init` on a booted machine: first use, what is in the way, removal.
 
 use crate::rig::Rig;
 use crate::services::{PORT, TARGET, URL, alice, nginx, postgresql, psql, python};
@@ -18,7 +18,7 @@ fn does(rig: &Rig, words: &str) -> String {
     said
 }
 
-/// Ends with an exit code, and says all of this.
+/// Exits with a code, and prints all of this.
 #[track_caller]
 fn says(rig: &Rig, words: &str, code: i32, parts: &[&str]) {
     let (said, ended) = wakeport(rig, words);
@@ -59,7 +59,7 @@ fn a_new_user_puts_nginx_behind_wakeport_with_one_line() {
     let before = machine(&rig);
     let line = "init nginx --listen 80 --to 127.0.0.1:8080 --cooldown 300ms --write --enable";
 
-    // nginx has the port itself: it is said, and nothing is done.
+    // nginx has the port itself: that is reported, and nothing is written.
     says(
         &rig,
         line,
@@ -108,7 +108,7 @@ fn a_new_user_puts_nginx_behind_wakeport_with_one_line() {
     assert!(rig.try_curl("http://127.0.0.1/").is_err());
     rig.wait_until_asleep("nginx");
 
-    // And away again.
+    // Removal.
     does(&rig, "init nginx --remove");
     assert_eq!(machine(&rig), before);
     assert!(rig.try_curl("http://127.0.0.1:81/").is_err());
@@ -194,7 +194,7 @@ fn each_obstacle_on_a_real_machine_is_reported() {
     );
     rig.systemctl("unmask --quiet --runtime nginx.service");
 
-    // Whoever has the port is named: another service, a socket that systemd holds, a program of nobody's.
+    // The owner of the port is named: another service, a socket of systemd, a program without a unit.
     nginx(&rig);
     rig.systemctl("start nginx.service");
     let taken = "init web --listen 18080 --to 127.0.0.1:18081";
@@ -204,7 +204,7 @@ fn each_obstacle_on_a_real_machine_is_reported() {
         0,
         &["error: 127.0.0.1:18080, which wakeport is to take, is taken by `nginx.service`"],
     );
-    // An ordinary user is told what there is to be seen.
+    // An ordinary user gets what is visible to him.
     says(
         &rig,
         &format!("run --help >/dev/null; runuser -u daemon -- wakeport {taken}"),

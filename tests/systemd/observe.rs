@@ -1,4 +1,4 @@
-//! What everybody can see: `wakeport status`, the metrics as a real Prometheus has them, and `journalctl -x`.
+//! `wakeport status`, the metrics in a real Prometheus, and `journalctl -x`.
 
 use serde_json::Value;
 
@@ -10,7 +10,7 @@ const METRICS: &str = "http://127.0.0.1:19752/metrics";
 /// Where the instance of a service that cannot start listens.
 const BROKEN: &str = "127.0.0.1:8081";
 
-/// What anybody sees who may do nothing else.
+/// The view of an unprivileged user.
 fn status(rig: &Rig, words: &str) -> String {
     rig.run(&format!("runuser -u nobody -- wakeport status {words}"))
 }
@@ -72,7 +72,7 @@ fn status_shows_every_instance_to_every_user_and_wakes_none() {
     assert_eq!(nginx["state"], "asleep");
     assert_eq!(nginx["wakes"]["total"], 1);
     assert_eq!(nginx["sleeps"], 1);
-    // Nobody accounts for memory in a rig.
+    // Memory is not accounted in a rig.
     assert_eq!(nginx["memory_freed_bytes"], Value::Null);
     let table = status(&rig, "");
     let lines: Vec<_> = table.lines().collect();
@@ -371,7 +371,7 @@ fn every_expression_of_the_dashboard_is_answered(rig: &Rig) {
             .replace("$name", ".*")
             .replace("$__rate_interval", "1m")
             .replace("$__range", "1h");
-        // Nobody accounts for memory in a rig.
+        // Memory is not accounted in a rig.
         let may_be_empty = expression.contains("memory_freed");
         rig.wait_for(&expression, || {
             let answer =
@@ -419,7 +419,7 @@ fn the_log_has_one_line_for_each_change() {
     rig.instance("nginx", PORT, TARGET, &[SOON]);
     for _ in 0..3 {
         assert_eq!(rig.curl(URL), "hello");
-        // Connections that break off are nobody's business.
+        // Connections that reset are not logged.
         for _ in 0..5 {
             drop(Client::asks(PORT));
         }

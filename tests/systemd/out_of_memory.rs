@@ -1,4 +1,4 @@
-//! The kernel kills the service, or wakeport, for want of memory.
+//! The kernel kills the service, or wakeport, for lack of memory.
 
 use std::net::TcpStream;
 

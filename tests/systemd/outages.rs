@@ -1,5 +1,5 @@
-//! Whatever wakeport leans on goes away, or stands still, in each state of the service: the bus, the journal,
-//! process 1, the whole machine, wakeport itself. All clients are served, and the service sleeps in the end.
+//! Dependencies restart, fail or stall in each state of the service: the bus, the journal, process 1, the whole
+//! machine, wakeport itself. All clients are served, and the service sleeps at the end.
 
 use std::net::TcpStream;
 use std::thread;
@@ -19,7 +19,7 @@ const WAKEPORT: &str = "wakeport@echo.service";
 
 /// How long an outage lasts, in milliseconds: longer than the cooldown, and than a start or a stop.
 const LASTS: (&str, u64) = ("WAKEPORT_TEST_OUTAGE", 900);
-/// For so long a bus that is gone is waited for; then clients may be turned away.
+/// The longest wait for a bus that is gone; then clients may be refused.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn lasts() -> Duration {
@@ -29,7 +29,7 @@ fn lasts() -> Duration {
     Duration::from_millis(millis)
 }
 
-/// Looks at what became of a client that waited.
+/// Asserts the result of a client that waited.
 #[track_caller]
 fn is_served(client: thread::JoinHandle<Result<(), usize>>, when: &str) {
     let visit = client.join().expect("no wrong byte");
@@ -37,13 +37,13 @@ fn is_served(client: thread::JoinHandle<Result<(), usize>>, when: &str) {
     assert!(visit.is_ok() || refused, "{when}: {visit:?}");
 }
 
-/// What happens, and how it is put right again.
+/// A fault, and how it is undone.
 struct Outage {
     begin: fn(&Rig),
     end: fn(&Rig),
     /// Clients of a service that is awake notice nothing; otherwise they wait for the end.
     serves_on: bool,
-    /// There is nothing that could go away where nothing runs.
+    /// Without a process there is nothing to stall.
     asleep_as_well: bool,
 }
 
@@ -107,7 +107,7 @@ impl Outage {
         self.takes_place(&echo, "awake");
         assert_eq!(long.join().expect("no wrong byte"), Ok(()));
         self.sleeps_again(&echo);
-        // And nothing is left of it.
+        // Nothing is left of it.
         echo.serves(&Visit::short());
         self.sleeps_again(&echo);
     }
@@ -149,14 +149,14 @@ impl Outage {
 }
 
 impl Echo<'_> {
-    /// A client comes; what becomes of it is known when its thread ends.
+    /// Starts a client; its result is known when its thread ends.
     fn visit(&self) -> thread::JoinHandle<Result<(), usize>> {
         let address = self.address.clone();
         thread::spawn(move || Visit::short().pay(&address))
     }
 }
 
-/// Something goes away, or stands still for a moment: whatever chance decides.
+/// A random dependency restarts or stalls for a moment.
 pub(crate) fn something_happens(rig: &Rig, dice: &mut Dice) -> String {
     let stands_still = |unit: &str, for_so_long| {
         rig.freeze(unit);
@@ -215,7 +215,7 @@ fn clients_survive_a_stalled_bus() {
 fn clients_survive_a_stalled_polkit() {
     outage(
         |rig| {
-            // Nobody has needed it yet, maybe.
+            // It may not have been activated yet.
             rig.systemctl(&format!("start {POLKIT}"));
             rig.freeze(POLKIT);
         },
@@ -224,7 +224,7 @@ fn clients_survive_a_stalled_polkit() {
     .disturbs_nobody();
 }
 
-/// Nobody can be woken then; but everybody is told so, and the port stays open.
+/// No service can be woken then; clients are reset, and the port stays open.
 #[test]
 #[ignore = "needs root: tests/run runs it"]
 fn clients_are_refused_while_the_bus_stays_away() {
@@ -311,7 +311,7 @@ fn clients_survive_a_stalled_systemd() {
     .disturbs_nobody();
 }
 
-/// What a suspended machine looks like to those who were on it, except that their clock went on.
+/// Like a suspended machine, except that the clock goes on.
 #[test]
 #[ignore = "needs root: tests/run runs it"]
 fn no_client_is_lost_to_a_suspended_machine() {
@@ -322,7 +322,7 @@ fn no_client_is_lost_to_a_suspended_machine() {
     .disturbs_nobody();
 }
 
-/// It waits for those who are connected, and takes no others meanwhile.
+/// It drains open connections, and accepts no others meanwhile.
 #[test]
 #[ignore = "needs root: tests/run runs it"]
 fn clients_survive_a_restart_of_wakeport() {
@@ -345,7 +345,7 @@ fn no_client_is_lost_to_a_stopped_wakeport() {
     .disturbs_nobody();
 }
 
-/// It is ended by systemd's watchdog; who was connected sees that, and the next instance takes over.
+/// systemd's watchdog kills it; open connections break, and the next instance adopts the service.
 #[test]
 #[ignore = "needs root: tests/run runs it"]
 fn a_wakeport_that_hangs_is_killed_by_the_watchdog_and_restarted() {

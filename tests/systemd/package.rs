@@ -1,5 +1,5 @@
-//! The Debian package: installed, upgraded under a live connection, removed and purged, by Debian's own dpkg. And what a
-//! new user does with it first.
+//! The Debian package: installed, upgraded under a live connection, removed and purged, by Debian's dpkg; and first
+//! use.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -42,7 +42,7 @@ static FIRST: LazyLock<PathBuf> = LazyLock::new(|| {
     package
 });
 
-/// The next version of it. Its program is the same but for what stands behind its end.
+/// The next version of it: the same program with bytes appended.
 static SECOND: LazyLock<PathBuf> = LazyLock::new(|| {
     let package = FIRST.with_file_name("second.deb");
     let tree = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a scratch directory");
@@ -248,7 +248,7 @@ fn a_removal_drains_and_a_purge_leaves_nothing_of_ours() {
     rig.run("rm -rf /var/lib/wakeport; userdel wakeport 2>/dev/null || :");
     let before = files(&rig);
     install(&rig, &FIRST);
-    // Whoever packages it for another distribution gets the same files.
+    // `systemd/install` with DESTDIR= yields the same files.
     rig.run(
         "DESTDIR=/run/rig/tree PREFIX=/usr /run/rig/source/systemd/install /usr/bin/wakeport
          cd /run/rig/tree && mv usr/share/zsh/site-functions usr/share/zsh/vendor-completions && gzip -r usr/share/man

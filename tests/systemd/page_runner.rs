@@ -1,5 +1,5 @@
-//! Somebody who does on a machine what a page says, section by section: puts its files in place, types its commands,
-//! and compares what they print with what the page shows. What a page's blocks mean is said in `tests/docs/pages.rs`.
+//! Runs a page on a machine, section by section: puts its files in place, runs its commands, and compares their output
+//! with the page. `tests/docs/pages.rs` says what the blocks of a page mean.
 
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -11,7 +11,7 @@ use crate::rig::Rig;
 
 /// The checkout, as a rig sees it.
 pub(crate) const SOURCE: &str = "/run/rig/source";
-/// What a reader has cloned: the parts of it that pages speak of.
+/// A clone of the repository: the parts of it that pages use.
 pub(crate) const CLONE: &str = "/run/rig/clone";
 
 /// The blocks of commands that no scenario runs: how each begins, and why not.
@@ -35,7 +35,7 @@ pub(crate) const NOT_RUN: [(&str, &str); 5] = [
     ),
 ];
 
-/// Does what it is told, without asking for a password; `-u` makes it another user.
+/// Runs a command without asking for a password; `-u` switches the user.
 const SUDO: &str = "#!/bin/sh
 if [ \"$1\" = -u ]; then user=$2; shift 2; exec runuser -u \"$user\" -- \"$@\"; fi
 exec \"$@\"
@@ -51,7 +51,7 @@ echo \"cargo $*: not here\" >&2
 exit 1
 ";
 
-/// What a reader has left running, as in another terminal; it ends with the rig.
+/// A command left running, as in another terminal; it ends with the rig.
 pub(crate) struct Left(Child);
 
 impl Drop for Left {
@@ -61,16 +61,16 @@ impl Drop for Left {
     }
 }
 
-pub(crate) struct Reader<'a> {
+pub(crate) struct PageRunner<'a> {
     rig: &'a Rig,
-    /// What stands before a command line that is not root's.
+    /// The prefix of a command line.
     shell: String,
     /// Where `~` is.
     home: String,
     changed: Box<dyn Fn(&str) -> String>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> PageRunner<'a> {
     /// An administrator, in a clone of the repository.
     pub(crate) fn new(rig: &'a Rig) -> Self {
         rig.run(&format!(
@@ -78,7 +78,7 @@ impl<'a> Reader<'a> {
         ));
         rig.script("/usr/local/sbin/sudo", SUDO);
         rig.script("/usr/local/sbin/cargo", CARGO);
-        // Whoever edits in a scenario does it otherwise.
+        // Scenarios edit files themselves.
         rig.script("/usr/local/sbin/sudoedit", "#!/bin/sh\ntest -f \"$1\"\n");
         if !rig.is("active", "srv.mount") {
             // `/` is read-only in a rig.
@@ -94,7 +94,7 @@ impl<'a> Reader<'a> {
 
     /// An ordinary user who has a service manager.
     pub(crate) fn user(rig: &'a Rig, name: &str) -> Self {
-        let reader = Self::new(rig);
+        let runner = Self::new(rig);
         let home = format!("/var/lib/{name}");
         rig.run(&format!(
             "test -d {home} || useradd --home-dir {home} --create-home --shell /bin/sh {name}"
@@ -107,27 +107,27 @@ impl<'a> Reader<'a> {
                 "runuser -u {name} -- env HOME={home} USER={name} XDG_RUNTIME_DIR=/run/user/{id} /bin/sh -c"
             ),
             home,
-            ..reader
+            ..runner
         }
     }
 
-    /// Changes something everywhere, as the page tells its readers to.
-    pub(crate) fn who_changes(self, changed: impl Fn(&str) -> String + 'static) -> Self {
+    /// Changes something everywhere, as the page asks its readers to.
+    pub(crate) fn with_edits(self, changed: impl Fn(&str) -> String + 'static) -> Self {
         Self {
             changed: Box::new(changed),
             ..self
         }
     }
 
-    /// Plays the section at `place`, say `docs/recipes.md#a-web-application`, from its beginning to its end.
+    /// Runs the section at `place`, say `docs/recipes.md#a-web-application`.
     #[track_caller]
-    pub(crate) fn follows(&self, place: &str) {
+    pub(crate) fn run_section(&self, place: &str) {
         let section = section(place);
         let mut blocks = section.blocks.iter().peekable();
         let mut played = 0;
         while let Some(block) = blocks.next() {
             if let Some((path, text)) = block.file() {
-                self.puts(path, text);
+                self.put_file(path, text);
             } else if block.is("sh")
                 && !NOT_RUN
                     .iter()
@@ -135,15 +135,15 @@ impl<'a> Reader<'a> {
             {
                 let commands = (self.changed)(&block.text);
                 let shown = blocks.next_if(|block| block.is("text"));
-                self.types(place, &commands, shown);
+                self.run_block(place, &commands, shown);
                 played += 1;
             }
         }
         assert!(played > 0, "{place} has no commands");
     }
 
-    /// Types the only block of commands in the section at `place`, and leaves running what it starts.
-    pub(crate) fn leaves_running(&self, place: &str) -> Left {
+    /// Runs the only block of commands in the section at `place` in the background.
+    pub(crate) fn run_in_background(&self, place: &str) -> Left {
         let section = section(place);
         let blocks = section.blocks.iter().filter(|block| block.is("sh"));
         let [block] = blocks.collect::<Vec<_>>()[..] else {
@@ -157,7 +157,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Puts a file in place.
-    fn puts(&self, path: &str, text: &str) {
+    fn put_file(&self, path: &str, text: &str) {
         let path = (self.changed)(path).replace('~', &self.home);
         let text = (self.changed)(text);
         if text.starts_with("#!") {
@@ -171,10 +171,10 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Types commands; what a page shows of their output has to come, sooner or later.
+    /// Runs commands; the output that a page shows has to appear, sooner or later.
     #[track_caller]
-    fn types(&self, place: &str, commands: &str, shown: Option<&Block>) {
-        let mut said = self.say(commands, shown.is_none());
+    fn run_block(&self, place: &str, commands: &str, shown: Option<&Block>) {
+        let mut said = self.output_of(commands, shown.is_none());
         let Some(shown) = shown else { return };
         let shown = (self.changed)(&shown.text);
         let mut missing = missing(&shown, &said);
@@ -183,7 +183,7 @@ impl<'a> Reader<'a> {
                 return;
             }
             sleep(Duration::from_millis(100));
-            said = self.say(commands, false);
+            said = self.output_of(commands, false);
             missing = self::missing(&shown, &said);
         }
         panic!(
@@ -192,7 +192,7 @@ impl<'a> Reader<'a> {
         );
     }
 
-    fn say(&self, commands: &str, must_succeed: bool) -> String {
+    fn output_of(&self, commands: &str, must_succeed: bool) -> String {
         let script =
             format!("cd {CLONE}; journalctl -q --sync 2>/dev/null; set -e; exec 2>&1\n{commands}");
         let words = self.shell.split(' ').map(str::to_owned);
@@ -216,7 +216,7 @@ fn section(place: &str) -> Section {
     section.unwrap_or_else(|| panic!("there is no {place}"))
 }
 
-/// The lines of what is shown that were not printed.
+/// The shown lines that were not printed.
 fn missing(shown: &str, said: &str) -> Vec<String> {
     let said: Vec<_> = said.lines().map(plain).collect();
     let shown = shown.lines().filter(|line| !line.trim().is_empty());

@@ -1,4 +1,4 @@
-//! wakeport runs as a user who may do nothing, except with the units that an administrator lists for polkit.
+//! wakeport runs as an unprivileged user; polkit grants it only the units in the list.
 
 use crate::rig::{Client, GoneAs, Rig};
 use crate::services::{PORT, PYTHON, SOON, TARGET, URL, python};
@@ -11,7 +11,7 @@ fn an_unprivileged_wakeport_wakes_the_unit_that_is_listed_and_is_refused_another
     rig.unit("secret.service", PYTHON);
     rig.instance("web", PORT, TARGET, &[SOON]);
 
-    // A connection that says nothing keeps wakeport there to be looked at.
+    // A silent connection keeps wakeport running for inspection.
     let quiet = Client::connect(PORT);
     assert_eq!(rig.curl(URL), "hello");
     let pid = rig.show("MainPID", "wakeport@web.service");

@@ -1,8 +1,7 @@
-//! What the READMEs tell their readers to do, done as they say it: the commands are taken from the files. What cannot run
-//! here (a cloud, Java, a container) has a stand-in.
+//! The commands of the READMEs, taken from the files. What cannot run here (a cloud, Java, a container) has a stand-in.
 
 use crate::guide::{cooldown, far_server, game_server, server, sleeps, switch};
-use crate::page_runner::{CLONE, Reader};
+use crate::page_runner::{CLONE, PageRunner};
 use crate::rig::Rig;
 use crate::services::{NEVER, SOON, URL, postgresql, psql};
 
@@ -10,7 +9,7 @@ use crate::services::{NEVER, SOON, URL, postgresql, psql};
 #[ignore = "needs root: tests/run runs it"]
 fn the_readme_try_it_works() {
     let rig = Rig::bare();
-    let _wakeport = Reader::new(&rig).leaves_running("README.md#try-it");
+    let _wakeport = PageRunner::new(&rig).run_in_background("README.md#try-it");
     rig.wait_for("a client is served", || rig.try_curl(URL).is_ok());
     rig.wait_for("it sleeps", || rig.processes("python3") == 0);
     rig.curl(URL);
@@ -20,11 +19,11 @@ fn the_readme_try_it_works() {
 #[ignore = "needs root: tests/run runs it"]
 fn the_four_lines_of_the_readme_put_a_service_behind_wakeport() {
     let rig = Rig::bare();
-    let reader = Reader::new(&rig);
+    let runner = PageRunner::new(&rig);
     server(&rig, "myapp", "127.0.0.1:18000");
     rig.systemctl("enable --quiet --now myapp.service");
     cooldown(&rig, "myapp", SOON);
-    reader.follows("README.md#on-systemd-in-four-lines");
+    runner.run_section("README.md#on-systemd-in-four-lines");
 
     let written = rig.ask("find /etc/systemd/system /etc/polkit-1 -name '*init.conf' -o -name '*wakeport-myapp.rules' | sort");
     assert_eq!(written.lines().count(), 3, "{written}");
@@ -40,7 +39,7 @@ fn the_four_lines_of_the_readme_put_a_service_behind_wakeport() {
     }
     assert_eq!(rig.starts("myapp.service"), 3, "once by hand");
 
-    // And away again: the port is closed, and the service is as it was last.
+    // Removal: the port is closed, and the service stays as it is.
     cooldown(&rig, "myapp", NEVER);
     assert_eq!(rig.curl(url), "myapp\n");
     rig.run(&format!("{CLONE}/systemd/uninstall"));
@@ -60,12 +59,12 @@ fn the_four_lines_of_the_readme_put_a_service_behind_wakeport() {
 #[ignore = "needs root: tests/run runs it"]
 fn systemd_readme_works() {
     let rig = Rig::bare();
-    let reader = Reader::new(&rig);
-    reader.follows("systemd/README.md");
+    let runner = PageRunner::new(&rig);
+    runner.run_section("systemd/README.md");
     server(&rig, "jellyfin", "127.0.0.1:18096");
     rig.systemctl("enable --quiet --now jellyfin.service");
     rig.allow("jellyfin.service");
-    reader.follows("systemd/README.md#with-d-bus-wakeport-starts-and-stops-the-unit");
+    runner.run_section("systemd/README.md#with-d-bus-wakeport-starts-and-stops-the-unit");
     sleeps(&rig, "jellyfin", "http://127.0.0.1:8096/");
 }
 
@@ -73,7 +72,7 @@ fn systemd_readme_works() {
 #[ignore = "needs root: tests/run runs it"]
 fn example_web_app_works() {
     let rig = Rig::boot();
-    Reader::new(&rig).follows("examples/web-app/README.md");
+    PageRunner::new(&rig).run_section("examples/web-app/README.md");
     rig.write("/srv/myapp/index.html", "myapp\n");
     sleeps(&rig, "myapp", URL);
 }
@@ -82,7 +81,7 @@ fn example_web_app_works() {
 #[ignore = "needs root: tests/run runs it"]
 fn example_two_ports_works() {
     let rig = Rig::boot();
-    Reader::new(&rig).follows("examples/two-ports/README.md");
+    PageRunner::new(&rig).run_section("examples/two-ports/README.md");
     rig.write("/srv/app/index.html", "app\n");
     sleeps(&rig, "app", URL);
     sleeps(&rig, "app", "http://127.0.0.1:9090/");
@@ -93,7 +92,7 @@ fn example_two_ports_works() {
 #[ignore = "needs root: tests/run runs it"]
 fn example_child_process_works() {
     let rig = Rig::boot();
-    Reader::new(&rig).follows("examples/child-process/README.md");
+    PageRunner::new(&rig).run_section("examples/child-process/README.md");
     rig.write("/srv/files/index.html", "files\n");
     cooldown(&rig, "files", SOON);
     rig.systemctl("stop wakeport@files.service");
@@ -118,7 +117,7 @@ fn example_postgresql_works() {
             .replace("15/main", &slashed)
     };
     let example = format!("{CLONE}/examples/postgresql");
-    let reader = Reader::new(&rig);
+    let runner = PageRunner::new(&rig);
     for path in rig
         .run(&format!("cd {example} && find etc -type f"))
         .lines()
@@ -128,9 +127,9 @@ fn example_postgresql_works() {
     }
     rig.systemctl(&format!("start {unit}"));
     cooldown(&rig, &unit, SOON);
-    reader
-        .who_changes(changed)
-        .follows("examples/postgresql/README.md");
+    runner
+        .with_edits(changed)
+        .run_section("examples/postgresql/README.md");
     rig.wait_until_asleep(&unit);
     let by_socket = "psql --host=/run/postgresql --port=5432 --username=postgres -tAc";
     for _ in 0..2 {
@@ -150,11 +149,11 @@ fn example_postgresql_works() {
 #[ignore = "needs root: tests/run runs it"]
 fn example_quadlet_works() {
     let rig = Rig::boot();
-    let reader = Reader::new(&rig);
+    let runner = PageRunner::new(&rig);
     // Debian 12's Podman knows no quadlets: this is what one would make of the file.
     server(&rig, "whoami", "127.0.0.1:18080");
     rig.script("/usr/local/bin/podman", "#!/bin/sh\n");
-    reader.follows("examples/container/README.md#podman-a-quadlet");
+    runner.run_section("examples/container/README.md#podman-a-quadlet");
     sleeps(&rig, "whoami", URL);
 }
 
@@ -162,7 +161,7 @@ fn example_quadlet_works() {
 #[ignore = "needs root: tests/run runs it"]
 fn example_docker_hooks_works() {
     let rig = Rig::boot();
-    let reader = Reader::new(&rig);
+    let runner = PageRunner::new(&rig);
     server(&rig, "whoami", "127.0.0.1:18080");
     rig.allow("whoami.service");
     rig.run("getent group docker || groupadd docker");
@@ -173,7 +172,7 @@ fn example_docker_hooks_works() {
         "start whoami",
         "stop -t 30 whoami",
     );
-    reader.follows("examples/container/README.md#docker-its-own-commands-as-hooks");
+    runner.run_section("examples/container/README.md#docker-its-own-commands-as-hooks");
     sleeps(&rig, "whoami", URL);
 }
 
@@ -181,9 +180,9 @@ fn example_docker_hooks_works() {
 #[ignore = "needs root: tests/run runs it"]
 fn example_game_server_works() {
     let rig = Rig::boot();
-    let reader = Reader::new(&rig);
+    let runner = PageRunner::new(&rig);
     game_server(&rig);
-    reader.follows("examples/game-server/README.md");
+    runner.run_section("examples/game-server/README.md");
     cooldown(&rig, "minecraft", SOON);
     rig.systemctl("stop wakeport@minecraft.service");
     for _ in 0..2 {
@@ -197,7 +196,7 @@ fn example_game_server_works() {
 #[ignore = "needs root: tests/run runs it"]
 fn example_cloud_vm_works() {
     let rig = Rig::boot();
-    let reader = Reader::new(&rig);
+    let runner = PageRunner::new(&rig);
     far_server(&rig, "gamebox", "192.0.2.10:7777");
     rig.run(&format!(
         "echo 192.0.2.10 gamebox.example.internal >>/etc/hosts; echo key >{CLONE}/key.json"
@@ -213,7 +212,7 @@ fn example_cloud_vm_works() {
     rig.run(&format!(
         "sed -i s/=7777/=127.0.0.1:7777/ {CLONE}/examples/cloud-vm/etc/systemd/system/*/listen.conf"
     ));
-    reader.follows("examples/cloud-vm/README.md");
+    runner.run_section("examples/cloud-vm/README.md");
     sleeps(&rig, "gamebox", "http://127.0.0.1:7777/");
 }
 
@@ -221,7 +220,7 @@ fn example_cloud_vm_works() {
 #[ignore = "needs root: tests/run runs it"]
 fn example_libvirt_vm_works() {
     let rig = Rig::boot();
-    let reader = Reader::new(&rig);
+    let runner = PageRunner::new(&rig);
     far_server(&rig, "devbox", "192.168.122.10:22");
     rig.run("getent group libvirt || groupadd libvirt");
     rig.script(
@@ -229,7 +228,7 @@ fn example_libvirt_vm_works() {
         "#!/bin/sh\ncase $1 in\ndomstate) systemctl --quiet is-active devbox && echo running || echo 'shut off' ;;\n\
          start) exec systemctl --no-ask-password start devbox ;;\nshutdown) exec systemctl --no-ask-password stop devbox ;;\nesac\n",
     );
-    reader.follows("examples/libvirt-vm/README.md");
+    runner.run_section("examples/libvirt-vm/README.md");
     // A web server does not speak first, and sshd does.
     rig.drop_in(
         "wakeport@devbox.service",
@@ -243,7 +242,7 @@ fn example_libvirt_vm_works() {
 #[ignore = "needs root: tests/run runs it"]
 fn example_moving_from_hibergate_works() {
     let rig = Rig::boot();
-    let reader = Reader::new(&rig);
+    let runner = PageRunner::new(&rig);
     far_server(&rig, "shop", "192.0.2.20:80");
     rig.run("echo 192.0.2.20 shop.internal >>/etc/hosts");
     rig.script(
@@ -251,7 +250,7 @@ fn example_moving_from_hibergate_works() {
         "#!/bin/sh\ncase $* in\n*--replicas=1) exec systemctl --no-ask-password start shop ;;\n\
          *--replicas=0) exec systemctl --no-ask-password stop shop ;;\n*readyReplicas*) echo 1 ;;\nesac\n",
     );
-    reader.follows("examples/moving-from-hibergate/README.md");
+    runner.run_section("examples/moving-from-hibergate/README.md");
     sleeps(&rig, "shop", URL);
 }
 
@@ -259,7 +258,7 @@ fn example_moving_from_hibergate_works() {
 #[ignore = "needs root: tests/run runs it"]
 fn example_moving_from_tcp_proxy_with_hooks_works() {
     let rig = Rig::boot();
-    let reader = Reader::new(&rig);
+    let runner = PageRunner::new(&rig);
     far_server(&rig, "terraria", "10.0.0.5:7777");
     rig.unit(
         "terraria-server.service",
@@ -275,7 +274,7 @@ fn example_moving_from_tcp_proxy_with_hooks_works() {
     rig.run(&format!(
         "sed -i s/0.0.0.0:7777$/127.0.0.1:7777/ {CLONE}/examples/moving-from-tcp-proxy-with-hooks/etc/systemd/system/*/listen.conf"
     ));
-    reader.follows("examples/moving-from-tcp-proxy-with-hooks/README.md");
+    runner.run_section("examples/moving-from-tcp-proxy-with-hooks/README.md");
     sleeps(&rig, "terraria", "http://127.0.0.1:7777/");
 }
 
@@ -283,10 +282,10 @@ fn example_moving_from_tcp_proxy_with_hooks_works() {
 #[ignore = "needs root: tests/run runs it"]
 fn example_monitoring_works() {
     let rig = Rig::boot();
-    let reader = Reader::new(&rig);
+    let runner = PageRunner::new(&rig);
     rig.run(&format!(
         "cp {CLONE}/examples/monitoring/prometheus.yml /etc/prometheus/prometheus.yml"
     ));
     rig.systemctl("start prometheus.service");
-    reader.follows("examples/monitoring/README.md");
+    runner.run_section("examples/monitoring/README.md");
 }

@@ -1,4 +1,4 @@
-//! The rig itself: that it is a real systemd, and that nothing leaks out of it.
+//! The rig itself: it is a real systemd, and nothing leaks out of it.
 
 use crate::rig::{Client, Rig};
 

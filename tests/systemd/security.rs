@@ -1,5 +1,5 @@
-//! What docs/internals/threat-model.md says of a booted machine: what polkit grants, what a hook may do, and that the sandbox is
-//! in nobody's way.
+//! What docs/internals/threat-model.md claims of a booted machine: what polkit grants, what a hook may do, and that the
+//! sandbox denies wakeport nothing that it needs.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -82,7 +82,7 @@ fn polkit_grants_three_verbs_for_the_listed_units_and_nothing_else() {
     }
     granted(&rig, "StopUnit ss web.service replace");
     rig.wait_until("inactive", "web.service");
-    // Nobody else is granted anything by the rule.
+    // The rule grants nothing to other users.
     let nobody = "runuser -u nobody -- busctl --allow-interactive-authorization=no call org.freedesktop.systemd1 \
                   /org/freedesktop/systemd1 org.freedesktop.systemd1.Manager StartUnit ss web.service replace";
     assert!(!rig.attempt(nobody).status.success());
@@ -192,7 +192,7 @@ fn a_hook_inherits_nothing_of_wakeport_and_cannot_notify_systemd() {
 
 // -- the sandbox under load
 
-/// Says back what it hears, to any number of clients.
+/// An echo server for any number of clients.
 const ECHO: &str = r#"
 import socketserver, sys
 
@@ -266,7 +266,7 @@ fn everything(port: &str) {
     });
 }
 
-/// Every call that the filter denies ends the process that makes it, so that what nobody would notice is noticed.
+/// Every denied system call kills the process, so that none goes unnoticed.
 const DEADLY: &str = "[Service]\nSystemCallErrorNumber=kill\nLimitCORE=0\n";
 
 #[test]
@@ -345,7 +345,7 @@ fn under_full_load_the_sandbox_denies_nothing() {
             over.store(true, Ordering::Relaxed);
             assert!(ended.iter().all(Result::is_ok), "a load has failed");
         });
-        // Long enough to feed the watchdog.
+        // Long enough for watchdog notifications.
         let quiet = PORTS.map(|(_, port)| TcpStream::connect(port).expect("an open port"));
         thread::sleep(Duration::from_millis(4500));
         for (name, _) in PORTS {
@@ -367,7 +367,7 @@ fn under_full_load_the_sandbox_denies_nothing() {
     rig.wait_until("inactive", "wakeport-exporter.service");
     assert_eq!(rig.said("wakeport-exporter.service", "SYS"), 0);
 
-    // And it would have been noticed: this one asks for what is denied.
+    // The counter-check: this one makes a denied call.
     rig.script(
         "/usr/local/bin/hook-start",
         "#!/bin/sh\nexec nice -n 5 true\n",

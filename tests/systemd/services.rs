@@ -1,14 +1,14 @@
-//! The services that sleep behind wakeport: nginx and PostgreSQL as Debian packs them, and Python's web server.
+//! Services behind wakeport: Debian's nginx and PostgreSQL, and Python's web server.
 
 use crate::rig::Rig;
 
-/// Where every scenario's clients come; the port that stays open.
+/// The port of every scenario's clients, which stays open.
 pub(crate) const PORT: &str = "127.0.0.1:8080";
 /// [`PORT`] as an address for curl.
 pub(crate) const URL: &str = "http://127.0.0.1:8080/";
 /// Where the web servers listen when they are awake.
 pub(crate) const TARGET: &str = "127.0.0.1:18080";
-/// A cooldown that no scenario lives to see.
+/// A cooldown longer than any scenario.
 pub(crate) const NEVER: &str = "WAKEPORT_COOLDOWN=1h";
 /// A cooldown that a scenario waits out.
 pub(crate) const SOON: &str = "WAKEPORT_COOLDOWN=300ms";

@@ -1,5 +1,5 @@
-//! wakeport killed by SIGKILL in every state, hundreds of times, with clients at work: who is connected sees the
-//! connection break and no wrong byte, all others are served, the service sleeps in the end, and the books balance.
+//! wakeport killed by SIGKILL in every state, hundreds of times, under load: open connections break without a wrong
+//! byte, all other clients are served, the service sleeps at the end, and the counters add up.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -43,11 +43,11 @@ enum Moment {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
     Unit,
-    /// It dies with wakeport.
+    /// It is killed with wakeport.
     Child,
 }
 
-/// An instance under fire.
+/// An instance that is killed again and again.
 struct Target<'a> {
     echo: Echo<'a>,
     kind: Kind,
@@ -120,7 +120,7 @@ fn under_fire(
     });
     let mut killed = BTreeMap::new();
     for target in &targets {
-        for (state, count) in &*target.killed.lock().expect("nobody has panicked") {
+        for (state, count) in &*target.killed.lock().expect("no thread has panicked") {
             *killed.entry(state.clone()).or_insert(0) += count;
         }
         target.balances(happens.is_none());
@@ -157,7 +157,7 @@ fn after_sigkill_and_a_failed_start_it_serves_as_soon_as_the_unit_is_fixed() {
             assert!(rig.kill(&echo.wakeport()), "it stays to remember");
         }
         rig.run("rm /run/rig/broken");
-        // Whoever is killed forgets that there was a failure; the next one may just be in the middle of one.
+        // A killed process forgets its failures; the next one may be in the middle of one.
         rig.wait_for("a client is served", || {
             let paid = Visit::short().pay(&echo.address);
             refused += u64::from(paid.is_err());
@@ -180,7 +180,7 @@ fn after_sigkill_and_a_failed_start_it_serves_as_soon_as_the_unit_is_fixed() {
     whole_time_is_accounted_for(&record);
 }
 
-/// The next one finds a service on its way down, by an order that nobody can tell it anything of.
+/// The next process finds a service that is deactivating, by an order whose result it cannot see.
 #[test]
 #[ignore = "needs root: tests/run runs it"]
 fn after_sigkill_during_a_hanging_stop_the_next_instance_waits_without_spinning() {
@@ -244,7 +244,7 @@ impl<'a> Target<'a> {
                 if self.reaches(moment, over) {
                     thread::sleep(later);
                     self.kill(&format!("{moment:?} and {later:?}"));
-                    // Every other time somebody comes at once, or else whoever is left of the crowd, or nobody.
+                    // Every other time a client connects at once; otherwise the rest of the clients, or none.
                     if dice.below(2) == 0 {
                         self.is_visited(&Visit::short());
                     }
@@ -283,7 +283,7 @@ impl<'a> Target<'a> {
         let killed = self.echo.rig.kill(&self.echo.wakeport());
         self.over.fetch_add(1, SeqCst);
         if !killed {
-            // It has ended by itself in the meantime.
+            // It has exited by itself in the meantime.
             self.begun.fetch_sub(1, SeqCst);
             self.over.fetch_sub(1, SeqCst);
             return;
@@ -291,7 +291,7 @@ impl<'a> Target<'a> {
         *self
             .killed
             .lock()
-            .expect("nobody has panicked")
+            .expect("no thread has panicked")
             .entry(state)
             .or_default() += 1;
         if let (Some(before), Some(after)) = (before, self.echo.record()) {
@@ -301,7 +301,7 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// A client comes, and is served whole unless wakeport is killed while it is here.
+    /// A client is served whole, unless wakeport is killed while it is connected.
     fn is_visited(&self, visit: &Visit) {
         let before = self.over.load(SeqCst);
         self.clients.fetch_add(1, SeqCst);
@@ -315,7 +315,7 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// Nobody comes any more: the service sleeps, the port is open, and what is written down adds up.
+    /// No more clients: the service sleeps, the port is open, and the record adds up.
     fn balances(&self, journal_is_whole: bool) {
         let Echo { rig, name, .. } = &self.echo;
         rig.wait_until_asleep(name);
@@ -342,7 +342,7 @@ impl<'a> Target<'a> {
         assert_eq!(before["clients"]["refused_failed"], 0, "{before:#}");
         assert_eq!(before["failures"], serde_json::json!({}), "{before:#}");
 
-        // From a calm round nothing is missing.
+        // After a round without kills nothing is missing.
         let visits = [100, 5_000, 300_000];
         for bytes in visits {
             let visit = Visit {
@@ -415,7 +415,7 @@ fn total(record: &Value, what: &str) -> u64 {
     }
 }
 
-/// Who comes in a round, and when: some together, some later, one of them with much to say or to stay for a while.
+/// The clients of a round, and when: some together, some later, one of them with bulk or a long connection.
 fn crowd(dice: &mut Dice) -> Vec<(Duration, Visit)> {
     let mut crowd = Vec::new();
     for _ in 0..=dice.below(4) {

@@ -12,7 +12,7 @@ use crate::services::{NEVER, PORT, PYTHON, SOON, TARGET, URL, nginx, nginx_does,
 
 const BACKEND: &str = "/run/rig/backend.sock";
 
-/// Says back on a Unix socket what it hears, to any number of clients.
+/// An echo server on a Unix socket, for any number of clients.
 const ECHO: &str = r#"
 import socketserver, sys
 
@@ -94,10 +94,7 @@ fn socket_proxyd() {
             .nth(1)
                 == Some("1")
         });
-        assert!(
-            !waits.is_finished(),
-            "nobody answers it while the first is held"
-        );
+        assert!(!waits.is_finished(), "no answer while the first is held");
         drop(held);
         assert_eq!(waits.join().expect("a client"), b"again");
     });

@@ -1,4 +1,4 @@
-//! What one is told without asking wakeport: `systemctl status`, and the journal's fields.
+//! `STATUS=` as `systemctl status` shows it, the fields of the journal, and the watchdog.
 
 use crate::rig::{Client, Rig};
 use crate::services::{NEVER, PORT, SOON, TARGET, URL, nginx};
@@ -73,7 +73,7 @@ fn the_journal_has_each_change_of_state_in_fields() {
 fn the_watchdog_is_notified_while_idle() {
     let rig = Rig::boot();
     nginx(&rig);
-    // The cooldown is the clock: four of the watchdog's limits pass while nobody is there.
+    // The cooldown is the clock: four of the watchdog's limits pass without a client.
     rig.drop_in(NAME, "watchdog", "[Service]\nWatchdogSec=500ms\n");
     rig.instance("nginx", PORT, TARGET, &["WAKEPORT_COOLDOWN=2s"]);
     assert_eq!(rig.curl(URL), "hello");

@@ -1,5 +1,5 @@
-//! What an administrator may do at any time: stop, kill and restart wakeport and the service.
-//! Nothing gets stuck, and the service sleeps a cooldown after its last client.
+//! Stops, kills and restarts of wakeport and of the service by an administrator: nothing hangs, and the service sleeps
+//! a cooldown after its last connection.
 
 use std::thread;
 
@@ -114,7 +114,7 @@ fn a_killed_wakeport_restarts_and_the_service_sleeps_later() {
     assert_eq!(client.ask_again(), "hello");
     rig.systemctl("kill --signal=KILL wakeport@nginx.service");
     assert_eq!(client.reads().0, "");
-    // Nobody connects any more.
+    // No client connects any more.
     rig.wait_until_asleep("nginx");
     assert_eq!(rig.starts("nginx.service"), 1);
     assert_eq!(rig.starts("wakeport@nginx.service"), 2);
@@ -135,7 +135,7 @@ fn a_service_stopped_by_hand_is_woken_by_the_next_client() {
         "",
         "the client sees what it would have seen without wakeport"
     );
-    // Nothing to put to sleep: wakeport goes as well.
+    // Nothing to stop: wakeport exits as well.
     rig.wait_until_asleep("nginx");
     assert_eq!(rig.curl(URL), "hello");
     assert_eq!(rig.starts("nginx.service"), 2);

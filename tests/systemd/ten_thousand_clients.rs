@@ -1,4 +1,4 @@
-//! Ten thousand clients, all of them there before the service has started.
+//! Ten thousand clients connect before the service has started.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::services::{PORT, TARGET, nginx_does};
 
 const CLIENTS: usize = 10_000;
 
-/// So many may wait inside; as many again are in the kernel's backlog, and the others knock until there is room.
+/// So many may wait inside; as many again are in the kernel's backlog, and the others retransmit until there is room.
 const WAITING: &str = "WAKEPORT_MAX_WAITING=3000";
 
-/// Who found the backlog full knocks again after 1 s, 3 s, 7 s (tcp(7), tcp_syn_retries), and is to find the service up.
+/// A SYN to a full backlog is sent again after 1 s, 3 s, 7 s (tcp(7), tcp_syn_retries); by then the service is up.
 const COOLDOWN: &str = "WAKEPORT_COOLDOWN=10s";
 
 const PATIENCE: Duration = Duration::from_secs(200);

@@ -1,4 +1,4 @@
-//! The main job: the first connection wakes the service, the last one lets it sleep, and nobody is lost.
+//! The main path: the first connection wakes the service, the last one lets it sleep, and no client is lost.
 
 use std::thread;
 use std::time::Duration;
@@ -65,7 +65,7 @@ fn a_thousand_clients_at_once_wait_for_one_start() {
     assert_eq!(rig.starts("nginx.service"), 1);
 }
 
-/// nginx goes on answering for half a second and is then cut off: to relay anybody to it would lose him.
+/// nginx goes on answering for half a second and is then killed: a client relayed to it would be lost.
 #[test]
 #[ignore = "needs root: tests/run runs it"]
 fn no_client_is_lost_to_a_service_that_answers_until_its_stop_ends() {
@@ -75,7 +75,7 @@ fn no_client_is_lost_to_a_service_that_answers_until_its_stop_ends() {
     clients_at_every_phase_of_a_stop(&rig, "nginx");
 }
 
-/// This one closes its port first and takes half a second to clean up: nobody answers, and nothing may start yet.
+/// This one closes its port first and cleans up for half a second: nothing answers, and nothing may start yet.
 #[test]
 #[ignore = "needs root: tests/run runs it"]
 fn no_client_is_lost_to_a_service_that_closes_its_port_and_stops_slowly() {
@@ -149,7 +149,7 @@ fn without_a_unit_a_service_that_died_is_started_by_the_next_client_but_one() {
     assert_eq!(rig.curl(URL), "hello");
     rig.systemctl("kill --signal=KILL web.service");
     rig.wait_until("failed", "web.service");
-    // Nobody can start it for this one, but its wait in vain is wakeport's last.
+    // It cannot be started for this client, whose failed wait is wakeport's last.
     assert_eq!(Client::asks(PORT).reads(), (String::new(), GoneAs::Reset));
     rig.wait_until("inactive", "wakeport@web.service");
     assert_eq!(
@@ -180,7 +180,7 @@ fn with_wants_and_no_after_systemd_starts_both_at_once() {
         rig.wait_until_asleep("nginx");
         assert_eq!(rig.stops("nginx.service"), wakes);
     }
-    // Whoever ends wakeport does not end the service.
+    // A stop of wakeport does not stop the service.
     let client = Client::asks_for("/", PORT);
     assert_eq!(client.page(), "hello");
     rig.systemctl("stop wakeport@nginx.service");

@@ -1,4 +1,4 @@
-//! Networks of our own: another host, and what can happen on the way to it. Takes root.
+//! Network namespaces: another host, and faults on the way to it. Needs root.
 
 use std::fs::File;
 use std::io::Read;
@@ -76,7 +76,7 @@ impl Network {
         })
     }
 
-    /// From here on the other host neither hears nor says anything, and nobody learns why.
+    /// From here on no packet reaches the other host or leaves it, without an error.
     pub(crate) fn cut(&self) {
         // As if it were behind a router: we know where to send what is for it.
         self.ours.run(&format!(
@@ -85,12 +85,12 @@ impl Network {
         self.theirs.run(&format!("ip route add blackhole {OURS}"));
     }
 
-    /// The cable is in its place again.
+    /// The link is up again.
     pub(crate) fn mend(&self) {
         self.theirs.run(&format!("ip route del blackhole {OURS}"));
     }
 
-    /// The same, but nobody says any more where to send what is for it.
+    /// The same, but its address no longer resolves.
     pub(crate) fn switch_off(&self) {
         self.theirs.run("ip link set theirs arp off");
         self.theirs.run(&format!("ip route add blackhole {OURS}"));

@@ -1,4 +1,4 @@
-//! The system calls of `wakeport` as the kernel sees them, and answers that it seldom gives: strace(1).
+//! The system calls of `wakeport`, and injected errors: strace(1).
 
 use std::fs;
 use std::path::PathBuf;

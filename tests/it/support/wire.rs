@@ -1,4 +1,4 @@
-//! Connections through `wakeport`, both of whose ends the test holds itself, and what flows through them.
+//! Connections through `wakeport` with both ends held by the test, and traffic on them.
 
 use std::io;
 use std::sync::Arc;
@@ -264,14 +264,14 @@ impl Flow {
         assert_eq!(sent.load(Ordering::SeqCst), read.load(Ordering::SeqCst));
     }
 
-    /// Waits until the sender is told that its connection is broken.
+    /// Waits until the sender sees that its connection is broken.
     pub(crate) fn breaks(self) {
         let sent = self.sender.join().expect("no panic");
-        let error = sent.expect_err("an error, and nobody told it to stop");
+        let error = sent.expect_err("an error, not a stop");
         assert_ne!(error.kind(), io::ErrorKind::WouldBlock, "it was not told");
     }
 
-    /// The reader reads no more, so that whoever has its end can break off. Returns the sender.
+    /// The reader stops, so that the holder of its end can reset. Returns the sender.
     pub(crate) fn leaves(self) -> thread::JoinHandle<io::Result<()>> {
         self.shared.leave.store(true, Ordering::SeqCst);
         let end = self.reader.join().expect("no other bytes");
@@ -279,7 +279,7 @@ impl Flow {
         self.sender
     }
 
-    /// The sender sends no more, so that whoever has its end can break off. Returns the reader.
+    /// The sender stops, so that the holder of its end can reset. Returns the reader.
     pub(crate) fn stops(self) -> thread::JoinHandle<io::Result<()>> {
         self.shared.stop.store(true, Ordering::SeqCst);
         let sent = self.sender.join().expect("no panic");

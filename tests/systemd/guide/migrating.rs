@@ -1,7 +1,7 @@
 //! docs/migrating.md
 
 use super::{cooldown, docker, far_server, game_server, server, sleeps};
-use crate::page_runner::Reader;
+use crate::page_runner::PageRunner;
 use crate::rig::Rig;
 use crate::services::{SOON, URL};
 
@@ -9,9 +9,9 @@ use crate::services::{SOON, URL};
 #[ignore = "needs root: tests/run runs it"]
 fn from_systemd_socket_proxyd() {
     let rig = Rig::boot();
-    let reader = Reader::new(&rig);
+    let runner = PageRunner::new(&rig);
     server(&rig, "myapp", "127.0.0.1:18000");
-    reader.follows("docs/migrating.md#from-systemd-socket-proxyd");
+    runner.run_section("docs/migrating.md#from-systemd-socket-proxyd");
     sleeps(&rig, "myapp", "http://127.0.0.1:8000/");
 }
 
@@ -19,9 +19,9 @@ fn from_systemd_socket_proxyd() {
 #[ignore = "needs root: tests/run runs it"]
 fn from_sablier() {
     let rig = Rig::boot();
-    let reader = Reader::new(&rig);
+    let runner = PageRunner::new(&rig);
     docker(&rig);
-    reader.follows("docs/migrating.md#from-sablier");
+    runner.run_section("docs/migrating.md#from-sablier");
     sleeps(&rig, "whoami", URL);
 }
 
@@ -29,9 +29,9 @@ fn from_sablier() {
 #[ignore = "needs root: tests/run runs it"]
 fn from_lazymc() {
     let rig = Rig::boot();
-    let reader = Reader::new(&rig);
+    let runner = PageRunner::new(&rig);
     game_server(&rig);
-    reader.follows("docs/migrating.md#from-lazymc");
+    runner.run_section("docs/migrating.md#from-lazymc");
     cooldown(&rig, "minecraft", SOON);
     let answer = rig.run("printf hello | curl -sS --max-time 60 telnet://127.0.0.1:25565");
     assert!(answer.contains("{ }"), "{answer:?}");
@@ -42,8 +42,8 @@ fn from_lazymc() {
 #[ignore = "needs root: tests/run runs it"]
 fn from_the_two_with_hooks() {
     let rig = Rig::boot();
-    let reader = Reader::new(&rig)
-        .who_changes(|text| text.replace("--listen 7777", "--listen 127.0.0.1:7777"));
+    let runner = PageRunner::new(&rig)
+        .with_edits(|text| text.replace("--listen 7777", "--listen 127.0.0.1:7777"));
     far_server(&rig, "shop", "192.0.2.20:80");
     far_server(&rig, "terraria", "10.0.0.5:7777");
     rig.run("mount -t tmpfs tmpfs /opt; echo 192.0.2.20 shop.internal >>/etc/hosts");
@@ -58,8 +58,8 @@ fn from_the_two_with_hooks() {
             &format!("#!/bin/sh\nexec systemctl --no-ask-password {verb} {unit}\n"),
         );
     }
-    reader.follows("docs/migrating.md#from-hibergate");
+    runner.run_section("docs/migrating.md#from-hibergate");
     sleeps(&rig, "shop", URL);
-    reader.follows("docs/migrating.md#from-tcp-proxy-with-hooks");
+    runner.run_section("docs/migrating.md#from-tcp-proxy-with-hooks");
     sleeps(&rig, "terraria", "http://127.0.0.1:7777/");
 }

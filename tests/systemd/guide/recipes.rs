@@ -1,14 +1,14 @@
 //! docs/recipes.md
 
 use super::{docker, far_server, server, sleeps, switch};
-use crate::page_runner::Reader;
+use crate::page_runner::PageRunner;
 use crate::rig::Rig;
 use crate::services::{URL, postgresql, psql};
 
-/// A machine with a reader on it.
+/// A machine prepared for a page.
 fn machine() -> Rig {
     let rig = Rig::boot();
-    Reader::new(&rig);
+    PageRunner::new(&rig);
     rig
 }
 
@@ -18,9 +18,9 @@ fn a_web_application() {
     let rig = machine();
     server(&rig, "myapp", "127.0.0.1:18000");
     rig.systemctl("enable --quiet --now myapp.service");
-    Reader::new(&rig).follows("docs/recipes.md#a-web-application");
+    PageRunner::new(&rig).run_section("docs/recipes.md#a-web-application");
     sleeps(&rig, "myapp", "http://127.0.0.1:8000/");
-    Reader::new(&rig).follows("docs/recipes.md#changing-it-and-taking-it-away");
+    PageRunner::new(&rig).run_section("docs/recipes.md#changing-it-and-taking-it-away");
     assert!(rig.try_curl("http://127.0.0.1:8000/").is_err());
     rig.wait_for("the service is as it was", || {
         rig.try_curl("http://127.0.0.1:18000/").as_deref() == Ok("myapp\n")
@@ -34,12 +34,12 @@ fn a_cluster_of_postgresql() {
     let unit = postgresql(&rig);
     let cluster = unit.trim_start_matches("postgresql@").to_owned();
     rig.systemctl(&format!("start {unit}"));
-    let reader = Reader::new(&rig).who_changes(move |text| {
+    let runner = PageRunner::new(&rig).with_edits(move |text| {
         text.replace("15-main", &cluster)
             .replace("15/main", &cluster.replace('-', "/"))
             .replace("15 main", &cluster.replace('-', " "))
     });
-    reader.follows("docs/recipes.md#postgresql");
+    runner.run_section("docs/recipes.md#postgresql");
     super::cooldown(&rig, &unit, crate::services::SOON);
     rig.systemctl(&format!("stop wakeport@{unit}"));
     for _ in 0..2 {
@@ -53,7 +53,7 @@ fn a_cluster_of_postgresql() {
 fn a_container_as_a_unit() {
     let rig = machine();
     docker(&rig);
-    Reader::new(&rig).follows("docs/recipes.md#a-container");
+    PageRunner::new(&rig).run_section("docs/recipes.md#a-container");
     sleeps(&rig, "whoami", URL);
 }
 
@@ -62,7 +62,7 @@ fn a_container_as_a_unit() {
 fn a_game_server() {
     let rig = machine();
     server(&rig, "minecraft", "127.0.0.1:25566");
-    Reader::new(&rig).follows("docs/recipes.md#a-game-server");
+    PageRunner::new(&rig).run_section("docs/recipes.md#a-game-server");
     sleeps(&rig, "minecraft", "http://127.0.0.1:25565/");
 }
 
@@ -79,9 +79,9 @@ fn a_virtual_machine_in_the_cloud() {
         "instances stop gamebox",
     );
     // Its machine is this one as well, so not every address is wakeport's.
-    let reader = Reader::new(&rig)
-        .who_changes(|text| text.replace("--listen 7777", "--listen 127.0.0.1:7777"));
-    reader.follows("docs/recipes.md#a-virtual-machine-in-the-cloud");
+    let runner = PageRunner::new(&rig)
+        .with_edits(|text| text.replace("--listen 7777", "--listen 127.0.0.1:7777"));
+    runner.run_section("docs/recipes.md#a-virtual-machine-in-the-cloud");
     sleeps(&rig, "gamebox", "http://127.0.0.1:7777/");
 }
 
@@ -103,7 +103,7 @@ fn a_virtual_machine_of_libvirt() {
         "managedsave devbox",
     );
     rig.run("getent group libvirt || groupadd libvirt");
-    Reader::new(&rig).follows("docs/recipes.md#a-virtual-machine-of-libvirt");
+    PageRunner::new(&rig).run_section("docs/recipes.md#a-virtual-machine-of-libvirt");
     super::cooldown(&rig, "devbox", crate::services::SOON);
     for _ in 0..2 {
         let banner = rig.run("curl -sS --max-time 60 telnet://127.0.0.1:2222 </dev/null");
@@ -127,7 +127,7 @@ fn a_language_model_server() {
         "[Service]\nEnvironment=OLLAMA_HOST=127.0.0.1:11434\nExecStart=ollama serve\n[Install]\nWantedBy=multi-user.target\n",
     );
     rig.systemctl("enable --quiet --now ollama.service");
-    Reader::new(&rig).follows("docs/recipes.md#a-language-model-server");
+    PageRunner::new(&rig).run_section("docs/recipes.md#a-language-model-server");
     sleeps(&rig, "ollama", "http://127.0.0.1:11434/");
 }
 
@@ -141,7 +141,7 @@ fn a_pod_of_kubernetes() {
         crate::page_runner::CLONE
     ));
     switch(&rig, "kubectl", "shop", "--replicas=1", "--replicas=0");
-    Reader::new(&rig).follows("docs/recipes.md#a-pod-of-kubernetes");
+    PageRunner::new(&rig).run_section("docs/recipes.md#a-pod-of-kubernetes");
     sleeps(&rig, "shop", URL);
 }
 
@@ -149,7 +149,7 @@ fn a_pod_of_kubernetes() {
 #[ignore = "needs root: tests/run runs it"]
 fn a_program_without_a_unit() {
     let rig = machine();
-    Reader::new(&rig).follows("docs/recipes.md#a-program-without-a-unit");
+    PageRunner::new(&rig).run_section("docs/recipes.md#a-program-without-a-unit");
     rig.run("echo files >/srv/files/index.html");
     sleeps(&rig, "files", URL);
 }
@@ -165,7 +165,7 @@ fn two_ports_with_one_life_cycle() {
         "[Service]\nExecStartPre=-/bin/true\nExecStart=\nExecStart=sh -c \
          'python3 -m http.server --bind 127.0.0.1 -d /srv/app 18080 & exec python3 -m http.server --bind 127.0.0.1 -d /srv/app 19090'\n",
     );
-    Reader::new(&rig).follows("docs/recipes.md#two-ports-one-life-cycle");
+    PageRunner::new(&rig).run_section("docs/recipes.md#two-ports-one-life-cycle");
     sleeps(&rig, "app", "http://127.0.0.1:9090/");
 }
 
@@ -174,7 +174,7 @@ fn two_ports_with_one_life_cycle() {
 fn behind_a_balancer() {
     let rig = machine();
     server(&rig, "myapp", "127.0.0.1:18000");
-    Reader::new(&rig).follows("docs/recipes.md#behind-haproxy-or-nginx");
+    PageRunner::new(&rig).run_section("docs/recipes.md#behind-haproxy-or-nginx");
     // The last file is for a balancer on another machine, and this one is not.
     rig.systemctl("daemon-reload");
     rig.systemctl("restart wakeport@myapp.socket");
@@ -193,14 +193,14 @@ fn behind_a_balancer() {
 #[ignore = "needs root: tests/run runs it"]
 fn a_service_that_needs_the_client_address() {
     let rig = machine();
-    Reader::new(&rig).follows("docs/recipes.md#a-service-that-must-know-its-clients");
+    PageRunner::new(&rig).run_section("docs/recipes.md#a-service-that-must-know-its-clients");
 }
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
 fn as_an_ordinary_user() {
     let rig = machine();
-    // What whoever is logged in may do for themselves; nobody logs in here.
+    // Allowed to logged-in users; there is no login in a rig.
     rig.write(
         "/etc/polkit-1/rules.d/linger.rules",
         "polkit.addRule(function(action, subject) { \
@@ -218,7 +218,7 @@ fn as_an_ordinary_user() {
         &format!("[Service]\nEnvironment={}\n", crate::services::SOON),
     );
     rig.run("chown -R alice: /var/lib/alice");
-    Reader::user(&rig, "alice").follows("docs/recipes.md#as-an-ordinary-user");
+    PageRunner::user(&rig, "alice").run_section("docs/recipes.md#as-an-ordinary-user");
     rig.wait_for("it sleeps", || {
         rig.processes("wakeport") == 0 && rig.processes("python3") == 0
     });
@@ -232,7 +232,7 @@ fn a_service_that_keeps_its_port() {
     rig.run("ip address add 192.0.2.5/32 dev lo");
     server(&rig, "stubborn", "0.0.0.0:8080");
     rig.systemctl("start stubborn.service");
-    Reader::new(&rig).follows("docs/recipes.md#a-service-that-keeps-its-port");
+    PageRunner::new(&rig).run_section("docs/recipes.md#a-service-that-keeps-its-port");
     sleeps(&rig, "stubborn", "http://192.0.2.5:8080/");
 }
 
@@ -241,7 +241,7 @@ fn a_service_that_keeps_its_port() {
 fn without_any_privilege() {
     let rig = machine();
     server(&rig, "jellyfin", "127.0.0.1:18096");
-    Reader::new(&rig).follows("docs/recipes.md#without-any-privilege");
+    PageRunner::new(&rig).run_section("docs/recipes.md#without-any-privilege");
     sleeps(&rig, "jellyfin", "http://127.0.0.1:8096/");
 }
 
@@ -249,8 +249,8 @@ fn without_any_privilege() {
 #[ignore = "needs root: tests/run runs it"]
 fn without_systemd() {
     let rig = machine();
-    let reader = Reader::new(&rig);
-    let _wakeport = reader.leaves_running("docs/recipes.md#without-systemd");
+    let runner = PageRunner::new(&rig);
+    let _wakeport = runner.run_in_background("docs/recipes.md#without-systemd");
     rig.wait_for("the port is open", || rig.try_curl(URL).is_ok());
     assert!(
         rig.curl("http://127.0.0.1:19752/metrics")

@@ -1,13 +1,13 @@
-//! The pages that look, rather than do: docs/observing.md, docs/tuning.md, docs/security.md.
+//! docs/observing.md, docs/tuning.md and docs/security.md.
 
 use super::{cooldown, server};
-use crate::page_runner::Reader;
+use crate::page_runner::PageRunner;
 use crate::rig::Rig;
 use crate::services::{NEVER, URL};
 
 /// `name` is awake behind a port.
 fn awake(rig: &Rig, name: &str, line: &str) {
-    Reader::new(rig);
+    PageRunner::new(rig);
     server(rig, name, "127.0.0.1:18080");
     rig.run(&format!(
         "wakeport init {name} {line} --to 127.0.0.1:18080 --write --enable"
@@ -25,10 +25,10 @@ fn the_page_on_observing_works() {
     );
     assert_eq!(rig.curl(URL), "nginx\n");
     assert!(rig.try_curl("http://127.0.0.1:8081/").is_err());
-    let reader = Reader::new(&rig);
-    reader.follows("docs/observing.md#wakeport-status");
-    reader.follows("docs/observing.md#metrics");
-    reader.follows("docs/observing.md#the-journal");
+    let runner = PageRunner::new(&rig);
+    runner.run_section("docs/observing.md#wakeport-status");
+    runner.run_section("docs/observing.md#metrics");
+    runner.run_section("docs/observing.md#the-journal");
     assert!(
         rig.curl("http://127.0.0.1:19752/metrics")
             .contains("name=\"nginx\"")
@@ -42,17 +42,17 @@ fn the_pages_on_tuning_and_security_work() {
     awake(&rig, "myapp", "--listen 8000");
     let url = "http://127.0.0.1:8000/";
     assert_eq!(rig.curl(url), "myapp\n");
-    let reader = Reader::new(&rig);
-    reader.follows("docs/tuning.md");
+    let runner = PageRunner::new(&rig);
+    runner.run_section("docs/tuning.md");
     let variables = rig.show("Environment", "wakeport@myapp.service");
     assert!(
         variables.contains("WAKEPORT_START_TIMEOUT=3min"),
         "{variables}"
     );
-    reader.follows("docs/tuning.md#many-clients");
-    reader.follows("docs/tuning.md#memory");
-    reader.follows("docs/security.md#who-may-connect");
-    reader.follows("docs/security.md#what-wakeport-may-do");
-    reader.follows("docs/security.md#what-the-polkit-rule-allows");
+    runner.run_section("docs/tuning.md#many-clients");
+    runner.run_section("docs/tuning.md#memory");
+    runner.run_section("docs/security.md#who-may-connect");
+    runner.run_section("docs/security.md#what-wakeport-may-do");
+    runner.run_section("docs/security.md#what-the-polkit-rule-allows");
     assert_eq!(rig.curl(url), "myapp\n");
 }

@@ -1,14 +1,14 @@
-//! docs/troubleshooting.md: each symptom is brought about, and looked at as the page says.
+//! docs/troubleshooting.md: each symptom is provoked, and diagnosed as the page says.
 
 use super::{cooldown, server};
-use crate::page_runner::Reader;
+use crate::page_runner::PageRunner;
 use crate::rig::{Client, GoneAs, Rig};
 use crate::services::{NEVER, PORT, SOON, URL};
 
-/// A machine on which all is well: the page's myapp sleeps behind port 8080.
+/// A machine with the page's myapp, asleep behind port 8080.
 fn machine() -> Rig {
     let rig = Rig::boot();
-    Reader::new(&rig);
+    PageRunner::new(&rig);
     server(&rig, "myapp", "127.0.0.1:18080");
     rig.run("wakeport init myapp --listen 8080 --to 127.0.0.1:18080 --write --enable");
     cooldown(&rig, "myapp", SOON);
@@ -26,11 +26,11 @@ fn a_round(rig: &Rig) {
 fn the_client_and_the_wake_time_are_shown() {
     let rig = machine();
     a_round(&rig);
-    let reader = Reader::new(&rig);
-    reader.follows("docs/troubleshooting.md#where-to-look-first");
-    reader.follows("docs/troubleshooting.md#the-service-sleeps-under-its-work");
-    reader.follows("docs/troubleshooting.md#it-wakes-by-itself");
-    reader.follows("docs/troubleshooting.md#the-first-answer-is-slow");
+    let runner = PageRunner::new(&rig);
+    runner.run_section("docs/troubleshooting.md#where-to-look-first");
+    runner.run_section("docs/troubleshooting.md#the-service-sleeps-under-its-work");
+    runner.run_section("docs/troubleshooting.md#it-wakes-by-itself");
+    runner.run_section("docs/troubleshooting.md#the-first-answer-is-slow");
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn a_client_hangs_when_the_service_listens_elsewhere() {
     let rig = machine();
     server(&rig, "myapp", "127.0.0.1:9999");
     let _client = Client::asks(PORT);
-    Reader::new(&rig).follows("docs/troubleshooting.md#a-client-hangs");
+    PageRunner::new(&rig).run_section("docs/troubleshooting.md#a-client-hangs");
 }
 
 #[test]
@@ -50,10 +50,10 @@ fn a_client_is_reset_when_the_service_fails() {
         "myapp.service",
         "[Service]\nExecStart=sh -c 'sleep 0.1; exit 3'\n",
     );
-    let reader = Reader::new(&rig);
+    let runner = PageRunner::new(&rig);
     assert_eq!(Client::asks(PORT).reads().1, GoneAs::Reset);
-    reader.follows("docs/troubleshooting.md#a-client-is-reset");
-    reader.follows("docs/troubleshooting.md#status-says-failed");
+    runner.run_section("docs/troubleshooting.md#a-client-is-reset");
+    runner.run_section("docs/troubleshooting.md#status-says-failed");
     rig.drop_in(
         "myapp.service",
         "limit",
@@ -64,7 +64,7 @@ fn a_client_is_reset_when_the_service_fails() {
         rig.said("wakeport@myapp.service", "start-limit-hit") > 0
     });
     server(&rig, "myapp", "127.0.0.1:18080");
-    reader.follows("docs/troubleshooting.md#the-start-limit");
+    runner.run_section("docs/troubleshooting.md#the-start-limit");
     rig.wait_for("a client is served", || rig.try_curl(URL).is_ok());
 }
 
@@ -73,14 +73,14 @@ fn a_client_is_reset_when_the_service_fails() {
 fn a_service_that_never_sleeps_and_an_unattended_one() {
     let rig = machine();
     cooldown(&rig, "myapp", NEVER);
-    let reader = Reader::new(&rig);
+    let runner = PageRunner::new(&rig);
     let client = Client::connect(PORT);
     rig.wait_until("active", "myapp.service");
-    reader.follows("docs/troubleshooting.md#the-service-never-sleeps");
+    runner.run_section("docs/troubleshooting.md#the-service-never-sleeps");
     drop(client);
     cooldown(&rig, "myapp", SOON);
     rig.systemctl("stop wakeport@myapp.service");
-    reader.follows("docs/troubleshooting.md#status-says-unattended");
+    runner.run_section("docs/troubleshooting.md#status-says-unattended");
     rig.wait_until_asleep("myapp");
 }
 
@@ -88,9 +88,9 @@ fn a_service_that_never_sleeps_and_an_unattended_one() {
 #[ignore = "needs root: tests/run runs it"]
 fn a_port_that_is_closed_or_in_use() {
     let rig = machine();
-    let reader = Reader::new(&rig);
+    let runner = PageRunner::new(&rig);
     rig.systemctl("disable --quiet --now wakeport@myapp.socket");
-    reader.follows("docs/troubleshooting.md#the-port-is-dead-after-boot");
+    runner.run_section("docs/troubleshooting.md#the-port-is-dead-after-boot");
     a_round(&rig);
     rig.systemctl("stop wakeport@myapp.socket");
     server(&rig, "other", "0.0.0.0:8080");
@@ -98,7 +98,7 @@ fn a_port_that_is_closed_or_in_use() {
     rig.wait_for("it has the port", || rig.try_curl(URL).is_ok());
     let _ = rig.attempt("systemctl start wakeport@myapp.socket");
     assert!(rig.is("failed", "wakeport@myapp.socket"));
-    reader.follows("docs/troubleshooting.md#address-already-in-use");
+    runner.run_section("docs/troubleshooting.md#address-already-in-use");
     a_round(&rig);
 }
 
@@ -109,7 +109,7 @@ fn an_access_denied_by_polkit_is_reported() {
     rig.run("rm /etc/polkit-1/rules.d/50-wakeport-myapp.rules");
     rig.systemctl("try-restart polkit.service");
     assert_eq!(Client::asks(PORT).reads().1, GoneAs::Reset);
-    Reader::new(&rig).follows("docs/troubleshooting.md#access-is-denied");
+    PageRunner::new(&rig).run_section("docs/troubleshooting.md#access-is-denied");
     rig.wait_for("a client is served", || rig.try_curl(URL).is_ok());
 }
 
@@ -117,14 +117,14 @@ fn an_access_denied_by_polkit_is_reported() {
 #[ignore = "needs root: tests/run runs it"]
 fn an_invalid_setting_and_one_that_is_not_loaded() {
     let rig = machine();
-    let reader = Reader::new(&rig);
+    let runner = PageRunner::new(&rig);
     cooldown(&rig, "myapp", "WAKEPORT_COOLDOWN=soon");
     assert_eq!(Client::asks(PORT).reads().1, GoneAs::Reset);
-    reader.follows("docs/troubleshooting.md#wakeport-itself-fails");
+    runner.run_section("docs/troubleshooting.md#wakeport-itself-fails");
     rig.write(
         "/etc/systemd/system/wakeport@myapp.service.d/zz-scenario.conf",
         &format!("[Service]\nEnvironment={SOON}\n"),
     );
-    reader.follows("docs/troubleshooting.md#a-change-has-no-effect");
+    runner.run_section("docs/troubleshooting.md#a-change-has-no-effect");
     a_round(&rig);
 }

@@ -1,4 +1,4 @@
-//! What a user of a service does and gets: `curl`, and connections held in the hand.
+//! Clients of a service: `curl`, and plain connections.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Rig, text};
 
-/// No client waits longer than this for an answer: a scenario that hangs shall say where.
+/// The longest wait for an answer: a scenario that hangs fails with its place.
 const ANSWER: Duration = Duration::from_secs(120);
 
 impl Rig {
@@ -42,24 +42,24 @@ impl Rig {
     }
 }
 
-/// How a connection came to an end.
+/// How a connection was closed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum GoneAs {
-    /// The other side said that it had no more to say.
+    /// The other side sent its end of file.
     Closed,
-    /// The other side broke it off.
+    /// The other side reset it.
     Reset,
 }
 
 /// A connection to the rig. It is a plain one: the thread that opens it lives on the rig's network.
 pub(crate) struct Client {
     stream: TcpStream,
-    /// The kernel tells of a reset once, to whoever asks first; here it was a request on its way out.
+    /// The kernel reports a reset once; here the request on its way out got it.
     reset: bool,
 }
 
 impl Client {
-    /// Connects, which succeeds at once as long as somebody holds the port.
+    /// Connects, which succeeds at once as long as the port is open.
     #[track_caller]
     pub(crate) fn connect(address: &str) -> Self {
         let stream =

@@ -1,4 +1,4 @@
-//! What happens to the processes of a unit from outside: killed by the kernel, or standing still.
+//! Faults of the processes of a unit: killed by the kernel, or stopped.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -41,12 +41,12 @@ impl Rig {
         Duration::from_millis(ticks.sum::<u64>() * 10)
     }
 
-    /// Lets a service stand still: its sockets fill, and it answers nobody.
+    /// Stops all processes of a service: its sockets fill, and it does not answer.
     pub(crate) fn freeze(&self, unit: &str) {
         stand_still(&self.unit_cgroup(unit), "1");
     }
 
-    /// Lets it go on, if it is still there.
+    /// Continues it, if it is still there.
     pub(crate) fn thaw(&self, unit: &str) {
         let cgroup = self.unit_cgroup(unit);
         if cgroup.exists() {
@@ -54,12 +54,12 @@ impl Rig {
         }
     }
 
-    /// Lets everything in the rig stand still.
+    /// Stops every process in the rig.
     pub(crate) fn freeze_all(&self) {
         stand_still(&self.cgroup, "1");
     }
 
-    /// Lets all of it go on.
+    /// Continues them.
     pub(crate) fn thaw_all(&self) {
         stand_still(&self.cgroup, "0");
     }
@@ -91,7 +91,7 @@ impl Rig {
             !pids.iter().copied().any(is_alive)
         });
         if by_systemd {
-            // Whoever comes next in the same group has enough again.
+            // The next process in the same group has enough memory again.
             let _ = fs::write(&limit, "max");
             assert!(self.said(unit, "OOM killer") > 0, "systemd knows why");
         } else {
@@ -128,7 +128,7 @@ fn stand_still(cgroup: &Path, still: &str) {
     fs::write(&freeze, still).unwrap_or_else(|why| panic!("{}: {why}", freeze.display()));
 }
 
-/// Whether a process runs; one that nobody has taken notice of does not.
+/// Whether a process runs; a zombie does not.
 fn is_alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit_once(") ").map(|(_, rest)| rest);

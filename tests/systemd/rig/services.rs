@@ -1,4 +1,4 @@
-//! What an administrator does and sees: units, drop-ins, `systemctl`, `journalctl`.
+//! What an administrator does: units, drop-ins, `systemctl`, `journalctl`.
 
 use super::Rig;
 
@@ -61,12 +61,12 @@ impl Rig {
         self.run(&format!("systemctl {words}"));
     }
 
-    /// Whether `systemctl is-active` says `state` of a unit.
+    /// Whether `systemctl is-active` prints `state` for a unit.
     pub(crate) fn is(&self, state: &str, unit: &str) -> bool {
         self.state(unit) == state
     }
 
-    /// What `systemctl is-active` says of a unit.
+    /// What `systemctl is-active` prints for a unit.
     pub(crate) fn state(&self, unit: &str) -> String {
         self.ask(&format!("systemctl is-active {unit}"))
             .trim()
@@ -132,7 +132,7 @@ impl Rig {
             .count()
     }
 
-    /// Prints the end of the journal: what one wants to read when a scenario has failed.
+    /// Prints the end of the journal, for a failed scenario.
     #[expect(
         clippy::print_stderr,
         reason = "the test harness shows it beside the failure"
