@@ -117,15 +117,15 @@ impl Backend {
     }
 
     /// Whether the service runs, right now.
-    pub async fn look(&self) -> Result<Phase, Failure> {
+    pub async fn query(&self) -> Result<Phase, Failure> {
         match self {
             // Nothing of ours ever runs: a client finds out by waiting for the target.
             Self::Relay => Ok(Phase::Down),
-            Self::Systemd(units) => units.look().await,
-            Self::Hooks(hooks) => hooks.look().await,
-            Self::Exec(child) => Ok(child.look().await),
+            Self::Systemd(units) => units.query().await,
+            Self::Hooks(hooks) => hooks.query().await,
+            Self::Exec(child) => Ok(child.query().await),
             #[cfg(test)]
-            Self::Scripted(service) => Ok(service.look().await),
+            Self::Scripted(service) => Ok(service.query().await),
         }
     }
 

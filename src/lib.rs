@@ -31,8 +31,11 @@
 //! net.rs net/          listen, stream, dial, proxy_header, relay
 //! backend.rs backend/  starts and stops the service: systemd, hooks, exec
 //! program.rs program/  runs an administrator's program: environment, time limit, output
-//! systemd.rs systemd/  READY, STATUS, STOPPING, WATCHDOG; the log; MESSAGE_ID=s; which unit we are
+//! systemd.rs systemd/  READY, STATUS, STOPPING, WATCHDOG; the log; MESSAGE_ID=s; which unit we are;
+//!                      the client of its D-Bus interface
 //! report.rs report/    the record of an instance, as a file and as metrics
+//! -- helps: one owner each
+//! util.rs util/        backoff, text (control characters), file (whole or not at all), proc (/proc)
 //! -- commands
 //! admin.rs admin/      the files of an instance, what is wrong with one, what is on the machine
 //! cli.rs cli/          options (typed), plan (which listener goes where), run (wires it all),
@@ -74,7 +77,8 @@
 //! - **What outlives the process has wall-clock times**, spans within a life are monotonic: a clock
 //!   that jumps gives no absurd figures.
 //! - **Edges do not import each other**, except that whatever asks a target goes through
-//!   [`net::dial`], and whatever runs a program through [`program`].
+//!   [`net::dial`], whatever runs a program through [`program`], and whatever asks a service
+//!   manager through [`systemd::dbus`].
 //!
 //! # Exit
 //!
@@ -96,6 +100,7 @@ pub mod net;
 pub mod backend;
 pub mod program;
 pub mod systemd;
+pub mod util;
 
 pub mod report;
 pub mod admin;

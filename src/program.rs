@@ -25,6 +25,8 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{CommandLine, span};
+use crate::util::backoff::Backoff;
+use crate::util::proc;
 use output::Output;
 
 /// How programs are started.
@@ -273,18 +275,8 @@ pub fn runs(child: Pid) -> bool {
 /// Whether any process of `group` runs. For signals there are also those that have ended, until
 /// init has waited for them, and not every container has an init that ever does.
 fn any_runs(group: Pid) -> bool {
-    let Ok(processes) = fs::read_dir("/proc") else {
-        return false;
-    };
-    let group = group.as_raw_nonzero().to_string();
-    processes.flatten().any(|process| {
-        let stat = fs::read(process.path().join("stat")).unwrap_or_default();
-        let stat = String::from_utf8_lossy(&stat);
-        // PID (NAME) STATE PARENT GROUP; the name may hold anything (proc_pid_stat(5)).
-        let (_, fields) = stat.rsplit_once(") ").unwrap_or_default();
-        let mut fields = fields.split(' ');
-        !matches!(fields.next(), None | Some("Z" | "X")) && fields.nth(1) == Some(&group)
-    })
+    let group = group.as_raw_nonzero().get();
+    proc::pids().any(|pid| proc::process(pid).is_some_and(|process| process.group == group))
 }
 
 /// A process group, until it is known to be gone or is let go. Dies with this guard.
@@ -305,15 +297,14 @@ impl Group {
 
     /// Waits until the group, whose leader has been waited for, has no members that run.
     async fn emptied(&mut self) {
-        let mut pause = Duration::from_millis(1);
+        let mut backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(100));
         while let Some(leader) = self.0 {
             // Orphans are ours to wait for where we are the init process of a container.
             while let Ok(Some(_)) = waitpgid(leader, WaitOptions::NOHANG) {}
             if test_kill_process_group(leader) == Err(Errno::SRCH) || !any_runs(leader) {
                 self.release();
             } else {
-                sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_millis(100));
+                sleep(backoff.pause()).await;
             }
         }
     }

@@ -401,7 +401,7 @@ impl Driver {
         self.looking = true;
         let (backend, handle, epoch) = (self.backend.clone(), self.handle.clone(), self.epoch);
         self.tasks.spawn(async move {
-            let seen = backend.look().await;
+            let seen = backend.query().await;
             let why = match seen {
                 Ok(Phase::Down) if started => backend.failure_reason().await,
                 _ => None,

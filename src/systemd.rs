@@ -1,5 +1,7 @@
-//! Our side of the service contract: notifications, the journal, the unit that we run in.
+//! Our side of the service contract: notifications, the journal, the unit that we run in; and the
+//! client of the service manager's D-Bus interface.
 
+pub mod dbus;
 pub mod notify;
 pub mod journal;
 pub mod message_id;

@@ -16,7 +16,8 @@ use crate::admin::unit_files::Places;
 use crate::admin::{self, Instance};
 use crate::config::{Manager, UnitName};
 
-pub use bus::{Bus, has_polkit};
+pub use crate::systemd::dbus::Bus;
+pub use bus::has_polkit;
 pub use instance::{Found, all, instance};
 pub use polkit::permissions;
 pub use programs::Identity;

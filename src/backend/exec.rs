@@ -66,7 +66,7 @@ impl Child {
     }
 
     /// Whether the child runs, or what answers in its place still does.
-    pub async fn look(&self) -> Phase {
+    pub async fn query(&self) -> Phase {
         let state = self.state.borrow().clone();
         match state {
             State::Up(child) if program::runs(child) => Phase::Up,
@@ -156,7 +156,7 @@ impl Child {
     }
 
     async fn start(&self, order: &WakeOrder) -> Result<StopScope, Failure> {
-        if self.look().await == Phase::Up {
+        if self.query().await == Phase::Up {
             return Ok(StopScope::Nothing);
         }
         let mut process = self.process.lock().await;

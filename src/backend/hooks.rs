@@ -18,6 +18,7 @@ use crate::config::CommandLine;
 use crate::core::lifecycle::Phase;
 use crate::net::dial::{Dialer, Target};
 use crate::program::{Launcher, Why};
+use crate::util::backoff::Backoff;
 
 /// The programs, and what tells whether they did their work.
 #[derive(Debug)]
@@ -35,7 +36,10 @@ const TRY_AGAIN: i32 = 75;
 
 /// The pauses before another run: 1 s, 2 s, 4 s, ... 30 s.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const RERUN: Backoff = Backoff::new(FIRST_PAUSE, Duration::from_secs(30));
+
+/// The pauses between probes of a target that has to go down.
+const PROBE: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
 
 impl Hooks {
     /// Hooks for the service behind `targets`.
@@ -59,7 +63,7 @@ impl Hooks {
 
     /// Whether any target answers. What nobody told us how to stop counts as down at all times:
     /// somebody else puts it to sleep, and we need not stay for that.
-    pub async fn look(&self) -> Result<Phase, Failure> {
+    pub async fn query(&self) -> Result<Phase, Failure> {
         match self.stop {
             Some(_) if self.answering().await.is_some() => Ok(Phase::Up),
             _ => Ok(Phase::Down),
@@ -101,7 +105,7 @@ impl Hooks {
             .await
             .result?;
 
-        let mut pause = Duration::from_millis(100);
+        let mut backoff = PROBE;
         while let Some(target) = self.answering().await {
             let left = deadline.left();
             if left.is_zero() {
@@ -110,8 +114,7 @@ impl Hooks {
                     "the stop hook `{command}` is done, but `{address}` still answers"
                 )));
             }
-            sleep(pause.min(left)).await;
-            pause = (pause * 2).min(Duration::from_secs(1));
+            sleep(backoff.pause().min(left)).await;
         }
         Ok(())
     }
@@ -126,7 +129,7 @@ impl Hooks {
         given_up: &CancellationToken,
     ) -> Woken {
         let mut started = StopScope::Nothing;
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = RERUN;
         let standing = variables.len();
         for attempt in 1.. {
             if given_up.is_cancelled() {
@@ -152,11 +155,11 @@ impl Hooks {
                 Ok(status)
                     if status.code() == Some(TRY_AGAIN) && deadline.left() >= FIRST_PAUSE =>
                 {
+                    let pause = backoff.pause().min(deadline.left() / 2);
                     tokio::select! {
-                        () = sleep(pause.min(deadline.left() / 2)) => (),
+                        () = sleep(pause) => (),
                         () = given_up.cancelled() => (),
                     }
-                    pause = (pause * 2).min(LONGEST_PAUSE);
                     continue;
                 }
                 Ok(status) => format!("the {what} `{command}` failed ({status})"),

@@ -70,7 +70,7 @@ impl Service {
         self.script.lock().unwrap().clone()
     }
 
-    pub async fn look(&self) -> Phase {
+    pub async fn query(&self) -> Phase {
         let (seen, takes) = {
             let mut script = self.script.lock().unwrap();
             script.looks += 1;

@@ -1,12 +1,12 @@
 //! Units of a service manager, over D-Bus.
 //!
 //! Everything here goes by the units' state, read anew each time: signals only say when to
-//! read, and how a job ended only helps to explain. So nothing gets stuck when a signal is
-//! lost, the bus restarts, systemd re-executes itself or somebody else interferes.
+//! read, and the result of a job only helps to explain. So nothing gets stuck when a signal is
+//! lost, the bus restarts, systemd re-executes itself or units are changed from outside.
 
-mod bus;
-mod unit;
-mod words;
+mod explain;
+mod monitor;
+mod phase;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,40 +16,41 @@ use tokio::time::timeout;
 use zbus::OwnedObjectPath;
 
 use crate::backend::{Failure, StopScope, WakeOrder, Woken};
-use crate::config::{Manager, UnitName};
+use crate::config::{Manager, UnitName, span};
 use crate::core::lifecycle::Phase;
-use bus::Bus;
-use unit::Status;
-use words::{BusError, LastRun};
+use crate::systemd::dbus::{self, UnitStatus};
+use crate::util::backoff::Backoff;
+use explain::{BusError, LastRun};
+use monitor::Monitor;
 
-/// How long a bus that is gone is waited for. A dbus-daemon restarts within a second, and
+/// How long an order waits for a bus that is gone. A dbus-daemon restarts within a second, and
 /// systemd takes another to connect to it.
 const BUS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// As [`BUS_TIMEOUT`], for those who only look, and can look again.
-const IMPATIENCE: Duration = Duration::from_secs(1);
+/// As [`BUS_TIMEOUT`], for a query, which can be repeated.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// ChangeFeed may get lost (a bus restarts, a match rule comes too late), so those who wait look
-/// at least this often.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// A signal may get lost (a bus restarts, a match rule comes too late), so the state is read at
+/// least this often while it is waited for.
+const POLL: Duration = Duration::from_secs(1);
 
-/// A job's end may reach us a little later than the state that it has led to.
+/// A job's result may reach us a little later than the state that it has led to.
 const JOB_GRACE: Duration = Duration::from_millis(100);
 
 /// A change seldom comes alone: a start is three or four of them.
 const SETTLE: Duration = Duration::from_millis(5);
 
-/// The order to stop goes out even if nobody wants to wait for what becomes of it.
-const SHORTEST: Duration = Duration::from_secs(1);
+/// The order to stop goes out even where the limit leaves no time to wait for the result.
+const SHORTEST_STOP: Duration = Duration::from_secs(1);
 
-/// How slowly a lost bus is looked for while nobody needs it.
-const SLOWEST: Duration = Duration::from_secs(5);
+/// Pauses between attempts to reconnect while no order waits for the bus.
+const RECONNECT: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(5));
 
 /// The units that make up the service.
 #[derive(Debug)]
 pub struct Units {
     names: Vec<UnitName>,
-    bus: Bus,
+    monitor: Monitor,
     stop_timeout: Duration,
     /// The last round was a good one: the units stayed up until we put them to sleep.
     in_order: AtomicBool,
@@ -66,11 +67,11 @@ struct Progress {
     jobs: Vec<(UnitName, OwnedObjectPath)>,
     /// When the latest order was given, as systemd counts: µs of CLOCK_MONOTONIC.
     ordered_at: u64,
-    /// The units whose start limit we may not reset (any more).
+    /// The units whose start limit we may not reset, or not again.
     limited: Vec<UnitName>,
     /// All units were up when told to stop.
     in_order: bool,
-    /// What is waited for, in words.
+    /// What is waited for.
     state: String,
 }
 
@@ -79,7 +80,7 @@ impl Units {
     /// first asked for something.
     pub fn new(names: Vec<UnitName>, manager: Manager, stop_timeout: Duration) -> Self {
         Self {
-            bus: Bus::new(manager, names.clone()),
+            monitor: Monitor::new(manager, names.clone()),
             names,
             stop_timeout,
             in_order: true.into(),
@@ -87,16 +88,16 @@ impl Units {
     }
 
     /// Whether they run.
-    pub async fn look(&self) -> Result<Phase, Failure> {
+    pub async fn query(&self) -> Result<Phase, Failure> {
         loop {
-            match self.bus.statuses(&self.names).await {
-                Ok(units) => return Ok(unit::all_in_all(&units)),
-                Err(trouble) => self.bus.outlast(trouble, IMPATIENCE).await?,
+            match self.monitor.statuses(&self.names).await {
+                Ok(units) => return Ok(phase::of_all(&units)),
+                Err(error) => self.monitor.ride_out(error, QUERY_TIMEOUT).await?,
             }
         }
     }
 
-    /// Starts those that are not up. Returns when all are up, or restart themselves.
+    /// Starts those that are not up. Returns when all are up, or restart by themselves.
     pub async fn wake(&self, order: WakeOrder) -> Woken {
         let mut progress = self.begin();
         // Starts that follow good rounds may be as many as they like; failures may not.
@@ -109,7 +110,7 @@ impl Units {
         };
         let given_up = || {
             Err(Failure(format!(
-                "{} as the start is given up",
+                "{} when the start was given up",
                 progress.state
             )))
         };
@@ -121,48 +122,50 @@ impl Units {
         Woken { started, result }
     }
 
-    /// Stops those in `extent`. Returns when they are down.
-    pub async fn sleep(&self, extent: StopScope) -> Result<(), Failure> {
-        let names = match extent {
+    /// Stops those in `scope`. Returns when they are down.
+    pub async fn sleep(&self, scope: StopScope) -> Result<(), Failure> {
+        let names = match scope {
             StopScope::Nothing => return Ok(()),
             StopScope::Units(names) => names,
             StopScope::All => self.names.clone(),
         };
         let mut progress = self.begin();
-        let limit = self.stop_timeout.max(SHORTEST);
+        let limit = self.stop_timeout.max(SHORTEST_STOP);
         let stopped = timeout(limit, self.stop(&names, &mut progress)).await;
         stopped.unwrap_or_else(|_| {
             let Progress { state, .. } = progress;
-            let limit = limit.as_secs();
-            Err(Failure(format!(
-                "{state} {limit} s after the order to stop"
-            )))
+            let limit = span::show(limit);
+            Err(Failure(format!("{state} {limit} after the order to stop")))
         })
     }
 
-    /// Why one of them is down, by its own account. An order to start that fails has said so
-    /// itself; this is for units that go down later.
+    /// Why one of them is down. An order to start that fails says so itself; this is for units
+    /// that stop later.
     pub async fn failure_reason(&self) -> Option<String> {
-        let units = self.bus.statuses(&self.names).await.ok()?;
+        let units = self.monitor.statuses(&self.names).await.ok()?;
         let mut units = self.names.iter().zip(&units);
         let (name, unit) = units.find(|(_, unit)| unit.phase() == Phase::Down)?;
         let run = self.last_run(unit).await.ok()?;
-        Some(words::gone_down(name.as_str(), &run, self.bus.manager()))
+        Some(explain::gone_down(
+            name.as_str(),
+            &run,
+            self.monitor.manager(),
+        ))
     }
 
     /// How much memory they take together, in bytes, as far as the manager accounts for it.
     pub async fn memory(&self) -> Option<u64> {
-        timeout(IMPATIENCE, self.try_memory()).await.ok()?.ok()?
+        timeout(QUERY_TIMEOUT, self.try_memory()).await.ok()?.ok()?
     }
 
     async fn try_memory(&self) -> Result<Option<u64>, BusError> {
         let mut sum = None;
-        for unit in self.bus.statuses(&self.names).await? {
-            let Some(interface) = unit.interface() else {
+        for unit in self.monitor.statuses(&self.names).await? {
+            let Some(interface) = dbus::interface(&unit.id) else {
                 continue;
             };
-            let properties = self.bus.properties(&unit.path, interface).await?;
-            if let Some(bytes) = words::memory(&properties) {
+            let properties = self.monitor.properties(&unit.path, interface).await?;
+            if let Some(bytes) = explain::memory(&properties) {
                 sum = Some(bytes.saturating_add(sum.unwrap_or(0)));
             }
         }
@@ -171,25 +174,28 @@ impl Units {
 
     /// Calls `changed` when one of them may have changed.
     pub async fn watch(&self, changed: impl Fn() + Send + Sync) {
-        let mut news = self.bus.news();
-        let mut pause = SETTLE;
+        let mut changes = self.monitor.changes();
+        let mut reconnect = RECONNECT;
         loop {
-            if self.bus.link().await.is_err() {
-                pause = (pause * 2).min(SLOWEST);
-                news.come(pause).await;
-                continue;
+            let mut lost = false;
+            while self.monitor.link().await.is_err() {
+                lost = true;
+                changes.wait(reconnect.pause()).await;
             }
-            // When the bus is back, that is news enough.
-            if pause == SETTLE {
-                news.settle(SETTLE).await;
+            // That the bus is back is a change by itself.
+            if !lost {
+                changes.settle(SETTLE).await;
             }
-            pause = SETTLE;
+            reconnect.reset();
             changed();
         }
     }
 
     fn begin(&self) -> Progress {
-        let state = format!("{} did not answer", words::manager(self.bus.manager()));
+        let state = format!(
+            "{} did not answer",
+            explain::manager(self.monitor.manager())
+        );
         Progress {
             state,
             ..Progress::default()
@@ -197,19 +203,19 @@ impl Units {
     }
 
     async fn start(&self, progress: &mut Progress) -> Result<(), Failure> {
-        while let Err(trouble) = self.try_start(progress).await {
-            self.bus.outlast(trouble, BUS_TIMEOUT).await?;
+        while let Err(error) = self.try_start(progress).await {
+            self.monitor.ride_out(error, BUS_TIMEOUT).await?;
         }
         Ok(())
     }
 
     async fn try_start(&self, progress: &mut Progress) -> Result<(), BusError> {
-        let mut news = self.bus.news();
+        let mut changes = self.monitor.changes();
         if !progress.ordered {
             self.order_start_of_all(progress).await?;
         }
         loop {
-            let units = self.bus.statuses(&self.names).await?;
+            let units = self.monitor.statuses(&self.names).await?;
             let mut pending = false;
             for (name, unit) in self.names.iter().zip(&units) {
                 let Some(job) = progress.job(name) else {
@@ -225,35 +231,32 @@ impl Units {
                         return Err(BusError::Final(failure));
                     }
                     progress.limited.push(name.clone());
-                    self.bus.reset_failed(name).await?;
+                    self.monitor.reset_failed(name).await?;
                     self.order_start(name, progress).await?;
                 }
                 pending = true;
-                progress.state = format!("`{name}` is still {}", unit.in_words());
+                progress.state = format!("`{name}` is still {}", unit.state());
             }
             if !pending {
                 return Ok(());
             }
-            news.come(LOOK_AGAIN).await;
+            changes.wait(POLL).await;
         }
     }
 
-    /// Orders those to start that are not up. A client waits, so the orders go out right behind
-    /// the question what is up: a unit that is takes no notice, and was not started by us.
+    /// Starts those that are not up. A client waits, so the orders go out right behind the query:
+    /// a unit that is up ignores its order, and was not started by us.
     async fn order_start_of_all(&self, progress: &mut Progress) -> Result<(), BusError> {
-        self.bus.link().await?;
-        progress.state = format!(
-            "`{}` was just being told to start",
-            bus::in_a_row(&self.names)
-        );
+        self.monitor.link().await?;
+        progress.state = format!("`{}` was being started", monitor::joined(&self.names));
         progress.ordered_at = monotonic_usec();
         let (units, jobs) = tokio::join!(
             biased;
-            self.bus.statuses(&self.names),
+            self.monitor.statuses(&self.names),
             async {
                 let mut jobs = Vec::new();
                 for name in &self.names {
-                    jobs.push(self.bus.start(name).await);
+                    jobs.push(self.monitor.start(name).await);
                 }
                 jobs
             },
@@ -268,9 +271,9 @@ impl Units {
     }
 
     async fn order_start(&self, name: &UnitName, progress: &mut Progress) -> Result<(), BusError> {
-        progress.state = format!("`{name}` was just being told to start");
+        progress.state = format!("`{name}` was being started");
         progress.ordered_at = monotonic_usec();
-        let job = self.bus.start(name).await?;
+        let job = self.monitor.start(name).await?;
         progress.starts(name, job);
         Ok(())
     }
@@ -279,61 +282,62 @@ impl Units {
     async fn explain(
         &self,
         name: &UnitName,
-        unit: &Status,
+        unit: &UnitStatus,
         job: &OwnedObjectPath,
         ordered_at: u64,
     ) -> Result<(Failure, bool), BusError> {
-        let mut news = self.bus.news();
-        let heard = async {
+        let mut changes = self.monitor.changes();
+        let result = async {
             loop {
-                match self.bus.outcome(job) {
-                    Some(outcome) => return outcome,
-                    None => news.come(JOB_GRACE).await,
+                match self.monitor.job_result(job) {
+                    Some(result) => return result,
+                    None => changes.wait(JOB_GRACE).await,
                 }
             }
         };
-        let outcome = timeout(JOB_GRACE, heard).await.ok();
+        let result = timeout(JOB_GRACE, result).await.ok();
+        let result = result.as_deref();
         let mut run = self.last_run(unit).await?;
-        let outcome = outcome.as_deref();
-        run.detect_start_limit(outcome, ordered_at);
-        let failure = words::not_up(name.as_str(), outcome, &run, self.bus.manager());
+        run.detect_start_limit(result, ordered_at);
+        let failure = explain::not_up(name.as_str(), result, &run, self.monitor.manager());
         Ok((failure, run.is_limited()))
     }
 
-    async fn last_run(&self, unit: &Status) -> Result<LastRun, BusError> {
-        let mut properties = self.bus.properties(&unit.path, "Unit").await?;
-        if let Some(interface) = unit.interface() {
-            properties.extend(self.bus.properties(&unit.path, interface).await?);
+    async fn last_run(&self, unit: &UnitStatus) -> Result<LastRun, BusError> {
+        let mut properties = self.monitor.properties(&unit.path, "Unit").await?;
+        if let Some(interface) = dbus::interface(&unit.id) {
+            let more = self.monitor.properties(&unit.path, interface).await?;
+            properties.0.extend(more.0);
         }
         Ok(LastRun::new(&properties))
     }
 
     async fn stop(&self, names: &[UnitName], progress: &mut Progress) -> Result<(), Failure> {
-        while let Err(trouble) = self.try_stop(names, progress).await {
-            self.bus.outlast(trouble, BUS_TIMEOUT).await?;
+        while let Err(error) = self.try_stop(names, progress).await {
+            self.monitor.ride_out(error, BUS_TIMEOUT).await?;
         }
         self.in_order.fetch_or(progress.in_order, Ordering::Relaxed);
         Ok(())
     }
 
     async fn try_stop(&self, names: &[UnitName], progress: &mut Progress) -> Result<(), BusError> {
-        let mut news = self.bus.news();
+        let mut changes = self.monitor.changes();
         let mut refused = None;
-        let units = self.bus.statuses(names).await?;
-        progress.in_order |= unit::all_in_all(&units) == Phase::Up;
+        let units = self.monitor.statuses(names).await?;
+        progress.in_order |= phase::of_all(&units) == Phase::Up;
         for (name, unit) in names.iter().zip(&units) {
             if unit.phase() == Phase::Down || progress.job(name).is_some() {
                 continue;
             }
-            progress.state = format!("`{name}` is still {}", unit.in_words());
-            match self.bus.stop(name).await {
+            progress.state = format!("`{name}` is still {}", unit.state());
+            match self.monitor.stop(name).await {
                 Ok(job) => progress.jobs.push((name.clone(), job)),
                 Err(BusError::Final(failure)) => refused = Some(failure),
-                Err(trouble) => return Err(trouble),
+                Err(error) => return Err(error),
             }
         }
         loop {
-            let units = self.bus.statuses(names).await?;
+            let units = self.monitor.statuses(names).await?;
             let Some((name, unit)) = names
                 .iter()
                 .zip(&units)
@@ -344,20 +348,21 @@ impl Units {
             if let Some(failure) = refused {
                 return Err(BusError::Final(failure));
             }
-            progress.state = format!("`{name}` is still {}", unit.in_words());
+            progress.state = format!("`{name}` is still {}", unit.state());
             for (name, unit) in names.iter().zip(&units) {
-                // A stop job of whomever is as good as ours.
+                // A stop job of another process is as good as ours.
                 if matches!(unit.phase(), Phase::Up | Phase::Starting) {
-                    let outcome = progress.job(name).and_then(|job| self.bus.outcome(&job));
+                    let job = progress.job(name);
+                    let result = job.and_then(|job| self.monitor.job_result(&job));
                     return Err(BusError::Final(Failure(format!(
-                        "`{name}` was told to stop and is {}: somebody else started it meanwhile \
-                         (its stop job: {})",
-                        unit.in_words(),
-                        outcome.as_deref().unwrap_or("unknown"),
+                        "`{name}` is {} after the order to stop: another process started it \
+                         (stop job: {})",
+                        unit.state(),
+                        result.as_deref().unwrap_or("unknown"),
                     ))));
                 }
             }
-            news.come(LOOK_AGAIN).await;
+            changes.wait(POLL).await;
         }
     }
 }

@@ -1,8 +1,7 @@
 //! `wakeport init`: puts a service behind wakeport, or takes it away again.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io;
 use std::path::Path;
 use std::process::{self, ExitCode, Stdio};
 
@@ -15,6 +14,7 @@ use crate::admin::system::Facts;
 use crate::admin::unit_files::{self, Change, DROP_IN, Places, Plan, Step, in_words};
 use crate::admin::{Finding, Instance, Level, preflight};
 use crate::config::UnitName;
+use crate::util::file;
 
 /// Puts a service behind wakeport: says what that takes, or does it
 ///
@@ -256,22 +256,7 @@ fn apply(change: &Change) -> io::Result<()> {
         return Ok(());
     };
     make_directory(folder)?;
-    // polkit and systemd take notice only of names with their suffixes.
-    let draft = path.with_extension(format!("draft-{}", process::id()));
-    let written = (|| {
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o644)
-            .open(&draft)?;
-        file.write_all(new.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&draft, path)
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&draft);
-    }
-    written
+    file::replace(path, new.as_bytes(), 0o644)
 }
 
 /// Makes a directory that systemd may read, whatever our umask is.
@@ -282,8 +267,7 @@ fn make_directory(path: &Path) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         make_directory(parent)?;
     }
-    fs::create_dir(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+    file::make_directory(path)
 }
 
 /// Runs a command. `systemctl` and not D-Bus: it is what was shown and what anybody can repeat,

@@ -20,6 +20,7 @@ use crate::admin::machine::inventory::{Survey, inventory};
 use crate::config::Manager;
 use crate::report::record::{Owner, Record};
 use crate::report::state_file;
+use crate::util::text::one_line;
 
 use view::View;
 
@@ -135,7 +136,7 @@ fn whole(status: &Status, seen: &Seen, size: Option<(usize, usize)>) -> String {
         all => table::table(all, width, now),
     };
     for problem in &seen.problems {
-        text += &words::clean(problem);
+        text += &one_line(problem);
         text.push('\n');
     }
     if status.watch && size.is_none() {
@@ -165,10 +166,10 @@ async fn look(status: &Status) -> Result<Seen, Fatal> {
         if seen.instances.is_empty() {
             return Err(Fatal::usage(format!(
                 "no instance is called `{}`; there {}",
-                words::clean(word),
+                one_line(word),
                 match &names[..] {
                     [] => "is none".into(),
-                    names => format!("is `{}`", words::clean(&names.join("`, `"))),
+                    names => format!("is `{}`", one_line(&names.join("`, `"))),
                 }
             )));
         }

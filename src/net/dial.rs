@@ -18,6 +18,7 @@ use crate::config::address::{Address, Peer, UnixAddress};
 use crate::config::{Liveness, ProxyVersion};
 use crate::net::proxy_header::{self, Origin};
 use crate::net::stream::{RawStream, Stream, tune};
+use crate::util::backoff::Backoff;
 
 /// Where one or more listeners relay to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -247,16 +248,13 @@ async fn connect_unix(address: &UnixAddress) -> io::Result<Stream> {
         UnixAddress::Path(path) => SocketAddrUnix::new(path)?,
         UnixAddress::Abstract(name) => SocketAddrUnix::new_abstract_name(name)?,
     };
-    let mut pause = Duration::from_millis(1);
+    let mut backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(100));
     loop {
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
         match rustix::net::connect(&socket, &address) {
             Ok(()) => return RawStream::Unix(socket.into()).watch(),
             // The server's backlog is full (unix(7)): busy, not down.
-            Err(Errno::AGAIN) => {
-                sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_millis(100));
-            }
+            Err(Errno::AGAIN) => sleep(backoff.pause()).await,
             Err(error) => return Err(error.into()),
         }
     }

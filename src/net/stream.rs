@@ -13,6 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::config::Liveness;
 use crate::config::address::Peer;
+use crate::util::backoff::Backoff;
 
 /// A connected stream socket.
 #[derive(Debug)]
@@ -291,10 +292,9 @@ impl Stream {
             return;
         }
         let sent_off = async {
-            let mut pause = Duration::from_millis(1);
+            let mut backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(100));
             while !self.is_writable() {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_millis(100));
+                tokio::time::sleep(backoff.pause()).await;
             }
         };
         let _ = tokio::time::timeout(limit, sent_off).await;

@@ -1,10 +1,11 @@
-//! What a program writes, on its way to the log: line by line, in bounded pieces, and with
-//! nothing in it that would control a terminal.
+//! What a program writes, on its way to the log: line by line, in bounded pieces.
 
 use std::convert::Infallible;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
+
+use crate::util::text::escape_controls;
 
 /// Both outputs of one program.
 #[derive(Debug)]
@@ -34,13 +35,13 @@ impl Output {
                 Ok(count @ 1..) => self.take(&chunk[..count]),
                 Ok(0) | Err(_) => self.pipe = None,
             }
-            // However much a program has to say, everybody else gets a turn.
+            // Other tasks get their turn however much a program writes.
             tokio::task::yield_now().await;
         }
         std::future::pending().await
     }
 
-    /// Passes on what is in the pipe by now, and no more: somebody else may still hold it open.
+    /// Passes on what is in the pipe by now, and no more: another process may still hold it open.
     pub(super) fn finish(&mut self) {
         let mut chunk = [0; CHUNK];
         for _ in 0..PIPE / CHUNK {
@@ -66,20 +67,13 @@ impl Output {
         }
     }
 
-    /// Logs the line, unless it is blank. Terminals and log viewers are spared what would
-    /// control them.
+    /// Logs the line, unless it is blank.
     fn end_line(&mut self) {
-        let mut text = String::with_capacity(self.line.len());
-        for c in String::from_utf8_lossy(&self.line).trim_end().chars() {
-            match c {
-                '\t' => text.push(c),
-                _ if c.is_control() => text.extend(c.escape_default()),
-                _ => text.push(c),
-            }
-        }
-        self.line.clear();
+        let text = String::from_utf8_lossy(&self.line);
+        let text = escape_controls(text.trim_end());
         if !text.is_empty() {
             tracing::info!(program = self.what, "{text}");
         }
+        self.line.clear();
     }
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use crate::report::record::{Kind, Moment, Record, State};
+use crate::util::text::one_line;
 
 /// What `Content-Type:` says of a page.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -274,18 +275,10 @@ impl<'a> Row<'a> {
     }
 }
 
+/// A label's value. The page may be read on a terminal.
 fn escaped(value: &str) -> String {
-    let mut text = String::with_capacity(value.len());
-    for c in value.chars() {
-        match c {
-            '\\' | '"' => text.extend(['\\', c]),
-            '\n' => text.push_str("\\n"),
-            // Allowed, but the page may be read on a terminal.
-            _ if c.is_control() => text.push(' '),
-            _ => text.push(c),
-        }
-    }
-    text
+    let value = value.replace('\\', "\\\\").replace('"', "\\\"");
+    one_line(&value.replace('\n', "\\n"))
 }
 
 #[cfg(test)]

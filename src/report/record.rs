@@ -12,6 +12,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::util::text::one_line;
 pub use wakes::{Bucket, Wakes};
 
 /// The version that is written, and the newest that is read.
@@ -289,8 +290,7 @@ impl Record {
             version: u32,
         }
         // What it quotes may hold anything.
-        let line = |error: serde_json::Error| error.to_string().replace(char::is_control, " ");
-        let damaged = |error| Unreadable::Damaged(line(error));
+        let damaged = |error: serde_json::Error| Unreadable::Damaged(one_line(&error.to_string()));
         let Versioned { version } = serde_json::from_str(text).map_err(damaged)?;
         if version > VERSION {
             return Err(Unreadable::Newer(version));

@@ -1,9 +1,9 @@
 //! The directory in which each instance keeps its record: `instances/NAME.json`, readable by
 //! everybody. A thread of its own writes, because a disk may take its time.
 
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -13,6 +13,8 @@ use rustix::fs::OFlags;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::report::record::{Moment, Process, Record};
+use crate::util::file;
+use crate::util::proc;
 
 /// Where the records are, below the state directory. What hooks and child processes keep beside it
 /// is not for everybody.
@@ -118,7 +120,7 @@ fn path(directory: &Path, name: &str) -> PathBuf {
 pub fn this_process() -> Process {
     Process {
         pid: std::process::id(),
-        started_ticks: started_ticks(std::process::id()).unwrap_or_default(),
+        started_ticks: proc::process(std::process::id()).map_or(0, |us| us.started_ticks),
         ..Process::default()
     }
 }
@@ -128,19 +130,7 @@ pub fn is_alive(record: &Record) -> bool {
     let Some(process) = record.process else {
         return false;
     };
-    started_ticks(process.pid).is_some_and(|ticks| ticks == process.started_ticks)
-}
-
-/// When a process that runs began, in clock ticks since boot: the 22nd field in `/proc/PID/stat`,
-/// of which the second one, in parentheses, may contain anything.
-fn started_ticks(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_whitespace();
-    // One that has ended is there until somebody takes notice.
-    let state = fields.next()?;
-    let ticks = fields.nth(18)?.parse().ok()?;
-    (!["Z", "X"].contains(&state)).then_some(ticks)
+    proc::process(process.pid).is_some_and(|found| found.started_ticks == process.started_ticks)
 }
 
 /// Now, on both clocks.
@@ -277,47 +267,16 @@ impl Shared {
     }
 }
 
-/// Writes a file whole or not at all: whoever reads, and whoever comes after a power cut, finds the
-/// old one or the new one. That takes a sync before the rename, or the new name could be there
-/// before what it names. It is not known to have lasted when this returns, so the directory is not
-/// synced: the old one will do.
 fn write(path: &Path, record: &Record) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("."));
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    // Always the same, so that what a crash leaves behind is taken away.
-    let draft = directory.join(format!(".{name}.new"));
-    let attempt = || write_draft(&draft, record).and_then(|()| fs::rename(&draft, path));
-    let written = match attempt() {
+    let text = record.to_text();
+    // The unit's UMask= would hide it from other users.
+    let attempt = || file::replace(path, text.as_bytes(), 0o644);
+    match attempt() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            make(directory)?;
+            file::make_directory(path.parent().unwrap_or(Path::new(".")))?;
             attempt()
         }
         written => written,
-    };
-    written.inspect_err(|_| drop(fs::remove_file(&draft)))
-}
-
-fn write_draft(draft: &Path, record: &Record) -> io::Result<()> {
-    let begin = || OpenOptions::new().write(true).create_new(true).open(draft);
-    let mut file = match begin() {
-        // Left behind by a crash, or put there by somebody: to open a pipe would wait for a reader,
-        // and a link would have something else written over.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            fs::remove_file(draft)?;
-            begin()
-        }
-        begun => begun,
-    }?;
-    // The unit's UMask= keeps everything from everybody.
-    file.set_permissions(Permissions::from_mode(0o644))?;
-    file.write_all(record.to_text().as_bytes())?;
-    file.sync_data()
-}
-
-fn make(directory: &Path) -> io::Result<()> {
-    match DirBuilder::new().mode(0o755).create(directory) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        made => made.and_then(|()| fs::set_permissions(directory, Permissions::from_mode(0o755))),
     }
 }
 
@@ -342,6 +301,8 @@ pub fn open(directory: &Path, name: &str) -> Record {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     /// Writes one record, and waits until it is written.
@@ -415,7 +376,7 @@ mod tests {
     #[test]
     fn what_is_no_file_holds_nobody_up() {
         let directory = tempfile::tempdir().unwrap();
-        make(&directory.path().join(INSTANCES)).unwrap();
+        file::make_directory(&directory.path().join(INSTANCES)).unwrap();
         let pipe = path(directory.path(), "pipe");
         rustix::fs::mknodat(
             rustix::fs::CWD,

@@ -120,7 +120,7 @@ async fn stop(number: u64, backend: &Backend, handle: &Handle, extent: StopScope
     let result = match backend.sleep(extent).await {
         Ok(()) => Ok(freed),
         // If nobody can tell, it may well be running still.
-        Err(why) => Err((why, backend.look().await.unwrap_or(Phase::Stopping))),
+        Err(why) => Err((why, backend.query().await.unwrap_or(Phase::Stopping))),
     };
     handle.post(Message::Slept(number, result));
     StopScope::Nothing

@@ -13,6 +13,7 @@ use crate::net::dial::{Connection, Dialer, Target};
 use crate::net::proxy_header::Origin;
 use crate::net::stream::Stream;
 use crate::program::Launcher;
+use crate::util::backoff::Backoff;
 
 /// A target's connection, and what it has said on it already.
 #[derive(Debug)]
@@ -77,20 +78,18 @@ impl Prober {
     /// Returns when `target` answers, with the connection that proved it if a client can have it.
     /// Until then tells `missed` why it does not.
     pub async fn answer(&self, target: &Target, mut missed: impl FnMut(String)) -> Option<Answer> {
-        let mut pause = FIRST_PAUSE;
+        // A program is not run a thousand times a second.
+        let first = match self.readiness.hook {
+            Some(_) => LONGEST_PAUSE,
+            None => FIRST_PAUSE,
+        };
+        let mut backoff = Backoff::new(first, LONGEST_PAUSE);
         loop {
             match self.ask(target).await {
                 Ok(answer) => return answer,
                 Err(why) => missed(why.to_string()),
             }
-            // A program is not run a thousand times a second.
-            let least = if self.readiness.hook.is_some() {
-                LONGEST_PAUSE
-            } else {
-                FIRST_PAUSE
-            };
-            sleep(pause.max(least)).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            sleep(backoff.pause()).await;
         }
     }
 

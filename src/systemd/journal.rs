@@ -1,6 +1,7 @@
 //! The log: to the journal with its fields, or as readable lines. A thread of its own writes it,
 //! so that a journal that hangs, or a terminal that stands still, delays no client.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::io::{IsTerminal, Write as _};
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::util::text::escape_controls;
 
 /// Where the log goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -252,7 +255,9 @@ impl<S: Subscriber> Layer<S> for Forward {
         if let Some(program) = line.program.take() {
             line.message.insert_str(0, &format!("{program}: "));
         }
-        line.make_printable();
+        if let Cow::Owned(safe) = escape_controls(&line.message) {
+            line.message = safe;
+        }
         if self.post.try_send(Note::Line(line)).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -260,21 +265,6 @@ impl<S: Subscriber> Layer<S> for Forward {
 }
 
 impl Line {
-    /// Whatever got into it from outside, a message is one line and steers no terminal.
-    fn make_printable(&mut self) {
-        let steers = |c: char| c.is_control() && c != '\t';
-        if self.message.contains(steers) {
-            let mut text = String::with_capacity(self.message.len());
-            for c in self.message.chars() {
-                match c {
-                    _ if steers(c) => text.extend(c.escape_default()),
-                    _ => text.push(c),
-                }
-            }
-            self.message = text;
-        }
-    }
-
     fn take(&mut self, name: &str, value: String) {
         match name {
             "message" => self.message.insert_str(0, &value),

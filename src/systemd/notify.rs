@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+use crate::util::text::one_line;
+
 /// Tells the service manager how we are. Without one it tells nobody.
 #[derive(Clone, Debug)]
 pub struct Notifier(Mode);
@@ -110,7 +112,11 @@ fn send(word: Word) {
     // Nobody is there to be told of a failure but the one who does not listen.
     let _ = match &word {
         Word::Ready => sd_notify::notify(&[NotifyState::Ready]),
-        Word::Status(text) => sd_notify::notify(&[NotifyState::Status(&one_line(text))]),
+        // A newline would end the field, and the manager takes 4096 bytes in all.
+        Word::Status(text) => {
+            let text: String = one_line(text).chars().take(512).collect();
+            sd_notify::notify(&[NotifyState::Status(&text)])
+        }
         Word::Alive => sd_notify::notify(&[NotifyState::Watchdog]),
         Word::Extend(time) => {
             let usec = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
@@ -121,14 +127,6 @@ fn send(word: Word) {
     if let Word::Stopping(said) = word {
         let _ = said.send(());
     }
-}
-
-/// A newline would end the field, and the manager takes 4096 bytes in all.
-fn one_line(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(512)
-        .collect()
 }
 
 /// How often the manager wants to hear that we are alive: twice within its limit.

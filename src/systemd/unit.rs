@@ -1,6 +1,6 @@
 //! Which unit we are.
 
-use std::fs;
+use crate::util::proc;
 
 /// The unit that a manager has started this process for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,26 +18,16 @@ pub fn own() -> Option<Unit> {
     if forked != std::process::id().to_string() {
         return None;
     }
-    let cgroups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    cgroups.lines().find_map(of_cgroup)
-}
-
-/// The unit that a line of `/proc/PID/cgroup` names (cgroups(7)): `0::/a.slice/b.service`, or with
-/// the old hierarchies `1:name=systemd:/a.slice/b.service`.
-fn of_cgroup(line: &str) -> Option<Unit> {
-    let path = line
-        .strip_prefix("0::")
-        .or_else(|| line.split_once(":name=systemd:").map(|(_, path)| path))?;
-    let mut above = path.split('/');
-    // A unit with `Delegate=` may have moved us further down.
-    let name = above.rfind(|name| name.ends_with(".service"))?;
-    Some(Unit {
-        name: name.to_owned(),
-        of_a_user: above.any(|name| name.starts_with("user@") && name.ends_with(".service")),
-    })
+    Unit::innermost(proc::services("self"))
 }
 
 impl Unit {
+    fn innermost(mut services: Vec<String>) -> Option<Self> {
+        let name = services.pop()?;
+        let of_a_user = services.iter().any(|name| name.starts_with("user@"));
+        Some(Self { name, of_a_user })
+    }
+
     /// What people call it: `nginx` for `wakeport@nginx.service`, `shop-door` for
     /// `shop-door.service`.
     pub fn label(&self) -> &str {
@@ -51,44 +41,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cgroup_names_the_unit() {
-        for (line, name, of_a_user, label) in [
+    fn the_innermost_service_is_ours() {
+        for (services, of_a_user, label) in [
+            (&["wakeport@nginx.service"][..], false, "nginx"),
             (
-                "0::/system.slice/system-wakeport.slice/wakeport@nginx.service",
-                "wakeport@nginx.service",
-                false,
-                "nginx",
-            ),
-            (
-                "0::/system.slice/system-wakeport.slice/wakeport@postgresql@15-main.service",
-                "wakeport@postgresql@15-main.service",
+                &["wakeport@postgresql@15-main.service"],
                 false,
                 "postgresql@15-main",
             ),
+            (&["shop-door.service"], false, "shop-door"),
             (
-                "1:name=systemd:/system.slice/shop-door.service",
-                "shop-door.service",
-                false,
-                "shop-door",
-            ),
-            (
-                "0::/user.slice/user-1000.slice/user@1000.service/app.slice/wakeport@notes.service",
-                "wakeport@notes.service",
+                &["user@1000.service", "wakeport@notes.service"],
                 true,
                 "notes",
             ),
         ] {
-            let unit = of_cgroup(line).unwrap();
-            assert_eq!((unit.name.as_str(), unit.of_a_user), (name, of_a_user));
+            let services: Vec<_> = services.iter().map(|&name| name.to_owned()).collect();
+            let name = services.last().cloned();
+            let unit = Unit::innermost(services).unwrap();
+            assert_eq!(
+                (Some(&unit.name), unit.of_a_user),
+                (name.as_ref(), of_a_user)
+            );
             assert_eq!(unit.label(), label);
         }
-        for line in [
-            "0::/",
-            "",
-            "2:cpu:/a.service",
-            "0::/user.slice/session-1.scope",
-        ] {
-            assert_eq!(of_cgroup(line), None, "{line}");
-        }
+        assert_eq!(Unit::innermost(Vec::new()), None);
     }
 }

@@ -9,28 +9,32 @@ use crate::repository::{files, read, repo, run, text};
 
 /// Which module may use which: a module, with its folder, and the modules it may use. A new line here changes the
 /// architecture, and belongs in src/lib.rs as well.
-const KNOWS: [(&str, &[&str]); 13] = [
+const KNOWS: [(&str, &[&str]); 14] = [
     ("core", &[]),
     ("config", &[]),
     ("server", &["config", "net", "session"]),
     (
         "service",
         &[
-            "backend", "config", "core", "net", "program", "report", "systemd",
+            "backend", "config", "core", "net", "program", "report", "systemd", "util",
         ],
     ),
     ("session", &["config", "net", "server", "service"]),
-    ("net", &["config"]),
-    ("backend", &["config", "core", "net", "program"]),
-    ("program", &["config"]),
-    ("systemd", &[]),
-    ("report", &["net"]),
-    ("admin", &["config"]),
+    ("net", &["config", "util"]),
+    (
+        "backend",
+        &["config", "core", "net", "program", "systemd", "util"],
+    ),
+    ("program", &["config", "util"]),
+    ("systemd", &["config", "util"]),
+    ("report", &["net", "util"]),
+    ("admin", &["config", "systemd", "util"]),
+    ("util", &["config"]),
     (
         "cli",
         &[
             "admin", "backend", "config", "net", "program", "report", "server", "service",
-            "session", "systemd",
+            "session", "systemd", "util",
         ],
     ),
     ("main", &[]),

@@ -116,7 +116,7 @@ fn a_service_stopped_during_its_start_refuses_waiting_clients_and_starts_for_the
     rig.wait_until("activating", "echo.service");
     rig.systemctl("stop echo.service");
     assert_eq!(client.reads(), (String::new(), GoneAs::Reset));
-    assert!(rig.said("wakeport@echo.service", "somebody else stopped it") > 0);
+    assert!(rig.said("wakeport@echo.service", "cancelled by another process") > 0);
     echo.is_mended_and_sleeps();
 }
 

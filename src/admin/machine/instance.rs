@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use super::Bus;
-use super::bus::Properties;
 use super::programs::Identity;
 use crate::admin::checks::{Port, Relay};
 use crate::admin::system::Unit;
 use crate::admin::unit_text::environment_file;
 use crate::config::Manager;
+use crate::systemd::dbus::Properties;
 
 /// Where systemd's services find programs, unless they say something else.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -39,7 +39,7 @@ pub struct Found {
 pub async fn all(bus: &Bus) -> Result<Vec<String>, String> {
     let mut services = BTreeSet::new();
     for name in bus.known("wakeport@*.socket").await? {
-        let mut properties = bus.properties(&name).await?;
+        let mut properties = bus.all_properties(&name).await?;
         let triggers: Vec<String> = properties.take("Triggers").unwrap_or_default();
         services.extend(
             triggers
@@ -52,7 +52,7 @@ pub async fn all(bus: &Bus) -> Result<Vec<String>, String> {
 
 /// The instance whose service this is.
 pub async fn instance(bus: &Bus, service: &str) -> Result<Found, String> {
-    let mut properties = bus.properties(service).await?;
+    let mut properties = bus.all_properties(service).await?;
     let command = properties.take("ExecStart").map_or(Vec::new(), arguments);
     let pairs: Vec<String> = properties.take("Environment").unwrap_or_default();
     let pair = |pair: String| {
@@ -72,7 +72,7 @@ pub async fn instance(bus: &Bus, service: &str) -> Result<Found, String> {
     let mut text = |name| properties.take::<String>(name).unwrap_or_default();
     let (mut user, home) = (text("User"), text("ProtectHome"));
     if user.is_empty() {
-        user = match bus.of {
+        user = match bus.manager {
             Manager::System => "root".to_owned(),
             Manager::User => super::own_name(),
         };
@@ -121,7 +121,7 @@ async fn sockets(bus: &Bus, service: &str, unit: &Unit) -> Result<Vec<Port>, Str
         .filter(|name| **name != own && name.ends_with(".socket"));
     let mut sockets = Vec::new();
     for name in [&own].into_iter().chain(others) {
-        sockets.push(port(name, bus.properties(name).await?));
+        sockets.push(port(name, bus.all_properties(name).await?));
     }
     Ok(sockets)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::bus::Bus;
+use super::Bus;
 use crate::config::Manager;
 
 /// People look at this every second.
@@ -69,8 +69,8 @@ async fn ask(manager: Manager, units: &[String]) -> Result<Survey, String> {
 async fn look(bus: &Bus, units: &[String]) -> zbus::Result<Survey> {
     let mut inventory = Survey::default();
     let mut others = Vec::new();
-    for row in bus.loaded("*.socket").await? {
-        let triggers: Vec<String> = bus.get(&row, "Unit", "Triggers").await?;
+    for unit in bus.loaded("*.socket").await? {
+        let triggers: Vec<String> = bus.property(&unit.path, "Unit", "Triggers").await?;
         let Some(service) = triggers.into_iter().next() else {
             continue;
         };
@@ -86,12 +86,11 @@ async fn look(bus: &Bus, units: &[String]) -> zbus::Result<Survey> {
                 }
             }
         }
-        let listen: Vec<(String, String)> = bus.get(&row, "Socket", "Listen").await?;
-        let enabled = bus.get(&row, "Unit", "UnitFileState").await?;
-        let (unit, _, _, state, ..) = row;
+        let listen: Vec<(String, String)> = bus.property(&unit.path, "Socket", "Listen").await?;
+        let enabled = bus.property(&unit.path, "Unit", "UnitFileState").await?;
         let socket = Socket {
-            unit,
-            state,
+            unit: unit.id,
+            state: unit.active,
             enabled,
             listen: listen.into_iter().map(|(_, address)| address).collect(),
         };
@@ -101,7 +100,7 @@ async fn look(bus: &Bus, units: &[String]) -> zbus::Result<Survey> {
     }
     let names: Vec<&str> = units.iter().map(String::as_str).collect();
     if !names.is_empty() {
-        let states = bus.named(&names).await?.into_iter().map(|row| row.3);
+        let states = bus.named(&names).await?.into_iter().map(|unit| unit.active);
         inventory.units = units.iter().cloned().zip(states).collect();
     }
     Ok(inventory)
@@ -113,10 +112,10 @@ async fn wakeport(bus: &Bus, name: &str) -> zbus::Result<Option<Service>> {
     if !name.ends_with(".service") {
         return Ok(None);
     }
-    let Some(row) = bus.named(&[name]).await?.pop() else {
+    let Some(unit) = bus.named(&[name]).await?.pop() else {
         return Ok(None);
     };
-    let commands: Vec<Command> = bus.get(&row, "Service", "ExecStart").await?;
+    let commands: Vec<Command> = bus.property(&unit.path, "Service", "ExecStart").await?;
     let ours = commands.iter().any(|(path, arguments, ..)| {
         path.rsplit('/').next() == Some("wakeport")
             && arguments.get(1).is_some_and(|argument| argument == "run")
@@ -124,14 +123,16 @@ async fn wakeport(bus: &Bus, name: &str) -> zbus::Result<Option<Service>> {
     if !ours {
         return Ok(None);
     }
-    let directories: Vec<String> = match bus.of {
-        Manager::System => bus.get(&row, "Service", "StateDirectory").await?,
+    let directories: Vec<String> = match bus.manager {
+        Manager::System => {
+            bus.property(&unit.path, "Service", "StateDirectory")
+                .await?
+        }
         Manager::User => Vec::new(),
     };
     let base = PathBuf::from("/var/lib");
-    let state = row.3;
     Ok(Some(Service {
-        active: state == "active" || state == "deactivating",
+        active: unit.active == "active" || unit.active == "deactivating",
         sockets: Vec::new(),
         state_directories: directories.iter().map(|name| base.join(name)).collect(),
     }))

@@ -1,36 +1,17 @@
 //! What polkit lets a user do with units.
 
-use std::collections::HashMap;
-use std::fs;
 use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::process::Command;
-use zbus::connection::Builder;
-use zbus::{Variant, proxy};
 
 use crate::admin::checks::{Permission, VERBS};
+use crate::config::Manager;
+use crate::systemd::dbus::{Bus, PolkitSubject};
+use crate::util::proc;
 
 /// polkit may have to be started first.
-const ANSWER: Duration = Duration::from_secs(10);
-
-type Subject<'a> = (&'a str, HashMap<&'a str, Variant<'a>>);
-
-#[proxy(
-    interface = "org.freedesktop.PolicyKit1.Authority",
-    default_service = "org.freedesktop.PolicyKit1",
-    default_path = "/org/freedesktop/PolicyKit1/Authority"
-)]
-trait Authority {
-    fn check_authorization(
-        &self,
-        subject: &Subject<'_>,
-        action_id: &str,
-        details: HashMap<&str, &str>,
-        flags: u32,
-        cancellation_id: &str,
-    ) -> zbus::Result<(bool, bool, HashMap<String, String>)>;
-}
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Whether the user with these IDs may start, stop and reset `units`. polkit tells only root, and
 /// decides about processes, so there has to be one: it does nothing, and ends with this question.
@@ -57,56 +38,32 @@ async fn ask(units: &[String], uid: u32, gid: u32) -> Result<Vec<bool>, String> 
     if !rustix::process::geteuid().is_root() {
         return Err("polkit tells only root; run it as root".to_owned());
     }
-    let mut nobody = Command::new("sleep");
-    nobody
-        .arg("60")
+    let mut idle = Command::new("sleep");
+    idle.arg("60")
         .uid(uid)
         .gid(gid)
         .current_dir("/")
         .env_clear()
-        .env("PATH", "/usr/bin:/bin");
-    nobody
+        .env("PATH", "/usr/bin:/bin")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .kill_on_drop(true);
-    let mut nobody = nobody
-        .spawn()
-        .map_err(|error| format!("no process can be made for it ({error})"))?;
-    let pid = nobody.id().unwrap_or_default();
-    let started = started(pid).ok_or("its process cannot be looked at")?;
-    let ask = async {
-        let connection = Builder::system().method_timeout(ANSWER).build().await?;
-        let authority = AuthorityProxy::new(&connection).await?;
-        let subject: HashMap<_, Variant<'_>> = HashMap::from([
-            ("pid", pid.into()),
-            ("start-time", started.into()),
-            ("uid", uid.cast_signed().into()),
-        ]);
-        let subject = ("unix-process", subject);
-        let mut answers = Vec::new();
-        for unit in units {
-            for verb in VERBS {
-                let details = HashMap::from([("unit", unit.as_str()), ("verb", verb)]);
-                let action = "org.freedesktop.systemd1.manage-units";
-                let answer = authority
-                    .check_authorization(&subject, action, details, 0, "")
-                    .await?;
-                answers.push(answer.0);
-            }
-        }
-        Ok(answers)
+    let idle = idle.spawn();
+    let mut idle = idle.map_err(|error| format!("cannot start a process for it: {error}"))?;
+    let pid = idle.id().unwrap_or_default();
+    let process = proc::process(pid).ok_or("cannot read its process from /proc")?;
+    let subject = PolkitSubject {
+        pid,
+        started_ticks: process.started_ticks,
+        uid,
     };
-    let answers: zbus::Result<Vec<bool>> = ask.await;
-    // It has served its purpose; waiting for it leaves no zombie behind.
-    let _ = nobody.kill().await;
+    let ask = async {
+        let bus = Bus::open(Manager::System, REPLY_TIMEOUT).await?;
+        bus.may_manage(subject, units, &VERBS).await
+    };
+    let answers = ask.await;
+    // Waiting for it leaves no zombie behind.
+    let _ = idle.kill().await;
     answers.map_err(|error| format!("polkit does not answer ({error}); `systemctl status polkit`"))
-}
-
-/// When a process was started, as polkit tells one from another with the same ID
-/// (proc_pid_stat(5), field 22).
-fn started(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, fields) = stat.rsplit_once(") ")?;
-    fields.split(' ').nth(19)?.parse().ok()
 }

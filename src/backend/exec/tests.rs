@@ -63,15 +63,15 @@ async fn is_started_once_and_stopped_with_all_of_its_group() {
     let mark = Mark::new();
     let child = child(&mark.script("sleep 1000 & wait"), Duration::MAX);
     let story = async |changes: &AtomicUsize| {
-        assert_eq!(child.look().await, Phase::Down);
+        assert_eq!(child.query().await, Phase::Down);
         let woken = child.wake(nowhere()).await;
         assert_eq!((woken.started, woken.result), (StopScope::All, Ok(())));
-        assert_eq!(child.look().await, Phase::Up);
+        assert_eq!(child.query().await, Phase::Up);
         let woken = child.wake(nowhere()).await;
         assert_eq!((woken.started, woken.result), (StopScope::Nothing, Ok(())));
         until(|| mark.alive() == 2).await;
         assert_eq!(child.sleep().await, Ok(()));
-        assert_eq!((child.look().await, mark.alive()), (Phase::Down, 0));
+        assert_eq!((child.query().await, mark.alive()), (Phase::Down, 0));
         assert_eq!(child.sleep().await, Ok(()));
         assert_eq!(changes.load(Ordering::Relaxed), 0);
     };
@@ -86,7 +86,7 @@ async fn is_killed_when_it_does_not_listen() {
     assert_eq!(child.wake(nowhere()).await.result, Ok(()));
     until(|| mark.alive() == 2).await;
     assert_eq!(child.sleep().await, Ok(()));
-    assert_eq!((child.look().await, mark.alive()), (Phase::Down, 0));
+    assert_eq!((child.query().await, mark.alive()), (Phase::Down, 0));
 }
 
 #[tokio::test]
@@ -100,7 +100,7 @@ async fn says_how_it_ended_by_itself_and_leaves_nothing_behind() {
         for round in 1..=2 {
             assert_eq!(child.wake(nowhere()).await.started, StopScope::All);
             until(|| changes.load(Ordering::Relaxed) == round).await;
-            assert_eq!((child.look().await, mark.alive()), (Phase::Down, 0));
+            assert_eq!((child.query().await, mark.alive()), (Phase::Down, 0));
         }
     };
     watched(&child, story).await;
@@ -114,7 +114,7 @@ async fn a_crash_is_seen_and_healed_even_when_nobody_watches() {
     let child = child(&mark.script("sleep 1000 & exit 1"), Duration::MAX);
     for _ in 0..2 {
         assert_eq!(child.wake(nowhere()).await.started, StopScope::All);
-        while child.look().await != Phase::Down {
+        while child.query().await != Phase::Down {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -137,9 +137,9 @@ async fn a_stranger_is_relayed_to_and_left_alone() {
         let woken = child.wake(order(&socket)).await;
         assert_eq!((woken.started, woken.result), (StopScope::Nothing, Ok(())));
     }
-    assert_eq!((child.look().await, mark.alive()), (Phase::Up, 0));
+    assert_eq!((child.query().await, mark.alive()), (Phase::Up, 0));
     assert_eq!(child.sleep().await, Ok(()));
-    assert_eq!(child.look().await, Phase::Down, "nothing of ours runs");
+    assert_eq!(child.query().await, Phase::Down, "nothing of ours runs");
     let warnings = log
         .lines()
         .iter()
@@ -176,7 +176,7 @@ async fn one_that_cannot_be_run_is_named() {
         "{failure}"
     );
     assert_eq!(
-        (woken.started, child.look().await),
+        (woken.started, child.query().await),
         (StopScope::Nothing, Phase::Down)
     );
 }

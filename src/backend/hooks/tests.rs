@@ -89,7 +89,7 @@ fn tasks_can_do_it() {
     fn can_be_sent(_: impl Send) {}
     let service = Service::new();
     let hooks = service.hooks(None, None, MINUTE);
-    can_be_sent(hooks.look());
+    can_be_sent(hooks.query());
     can_be_sent(hooks.wake(service.order(MINUTE)));
     can_be_sent(hooks.sleep());
 }
@@ -98,10 +98,10 @@ fn tasks_can_do_it() {
 async fn only_what_can_be_stopped_is_ever_up() {
     let service = Service::new();
     let [with, without] = [Some("true"), None].map(|stop| service.hooks(None, stop, MINUTE));
-    assert_eq!(with.look().await, Ok(Phase::Down));
+    assert_eq!(with.query().await, Ok(Phase::Down));
     let _up = service.up();
-    assert_eq!(with.look().await, Ok(Phase::Up));
-    assert_eq!(without.look().await, Ok(Phase::Down));
+    assert_eq!(with.query().await, Ok(Phase::Up));
+    assert_eq!(without.query().await, Ok(Phase::Down));
     assert_eq!(without.sleep().await, Ok(()));
 }
 

@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::view::View;
-use super::words::{bytes, clean, left, share, span, took};
+use super::words::{bytes, left, share, span, took};
 use crate::report::record::{Mishap, Moment, Owner, State};
+use crate::util::text::one_line;
 
 /// Wide enough for most names; a longer one is cut where there is no more room.
 const NAME: usize = 16;
@@ -58,7 +59,7 @@ pub(super) fn table(views: &[View], width: Option<usize>, now: Moment) -> String
             right(numbers.map(String::as_str))
         );
         for (style, note) in notes(view, now) {
-            let _ = writeln!(text, "  {style}{}{style:#}", clean(&note));
+            let _ = writeln!(text, "  {style}{}{style:#}", one_line(&note));
         }
     }
     text
@@ -74,7 +75,7 @@ fn right(columns: [&str; 7]) -> String {
 pub(super) fn details(view: &View, now: Moment) -> String {
     let mut text = String::new();
     let service = view.service.as_deref().unwrap_or("not woken yet");
-    let _ = writeln!(text, "{BOLD}{}{BOLD:#} - {}", name(view), clean(service));
+    let _ = writeln!(text, "{BOLD}{}{BOLD:#} - {}", name(view), one_line(service));
     let mut say = |what: &str, value: String| {
         let _ = writeln!(text, "{what:>11}: {value}");
     };
@@ -90,14 +91,17 @@ pub(super) fn details(view: &View, now: Moment) -> String {
         ),
     );
     if let Some(unit) = &view.unit {
-        say("Unit", clean(unit));
+        say("Unit", one_line(unit));
     }
     for socket in view.sockets.iter().flatten() {
-        let addresses = clean(&socket.listen.join(" "));
-        let (unit, state) = (clean(&socket.unit), clean(&socket.state));
+        let addresses = one_line(&socket.listen.join(" "));
+        let (unit, state) = (one_line(&socket.unit), one_line(&socket.state));
         say(
             "Socket",
-            format!("{addresses} ({unit}, {state}, {})", clean(&socket.enabled)),
+            format!(
+                "{addresses} ({unit}, {state}, {})",
+                one_line(&socket.enabled)
+            ),
         );
     }
     if let Some(since) = view.counting_since {
@@ -144,7 +148,7 @@ pub(super) fn details(view: &View, now: Moment) -> String {
         );
     }
     for (style, note) in attention(view) {
-        let _ = writeln!(text, "{:>13}{style}{}{style:#}", "", clean(&note));
+        let _ = writeln!(text, "{:>13}{style}{}{style:#}", "", one_line(&note));
     }
     text
 }
@@ -217,7 +221,11 @@ fn last_failure(failure: &Mishap, now: Moment) -> String {
         || date(failure.at),
         |seconds| format!("{} ago", span(seconds)),
     );
-    format!("{when} ({}): {}", failure.kind.name(), clean(&failure.why))
+    format!(
+        "{when} ({}): {}",
+        failure.kind.name(),
+        one_line(&failure.why)
+    )
 }
 
 /// Seconds since then; nothing if that was not in the past.
@@ -228,8 +236,8 @@ fn ago(at: Timestamp, now: Moment) -> Option<f64> {
 
 fn name(view: &View) -> String {
     match view.manager {
-        Owner::System => clean(&view.name),
-        Owner::User => format!("{} (user)", clean(&view.name)),
+        Owner::System => one_line(&view.name),
+        Owner::User => format!("{} (user)", one_line(&view.name)),
     }
 }
 

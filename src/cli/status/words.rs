@@ -61,12 +61,6 @@ pub(super) fn share(share: f64) -> String {
     }
 }
 
-/// What others have written, for a terminal: without anything that could steer it.
-pub(super) fn clean(text: &str) -> String {
-    let safe = |c: char| if c.is_control() { ' ' } else { c };
-    text.chars().map(safe).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,6 +108,5 @@ mod tests {
         ] {
             assert_eq!(share(of_one), text);
         }
-        assert_eq!(clean("a\x1b[31mb\n"), "a [31mb ");
     }
 }

@@ -1,7 +1,6 @@
 //! Pipes for splice(2): lazy, as large as allowed, few, and never passed on with bytes in them.
 
 use std::cell::RefCell;
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::LazyLock;
@@ -10,6 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rustix::pipe::{
     PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice,
 };
+
+use crate::util::proc;
 
 /// A pipe, and how many bytes are in it.
 #[derive(Debug)]
@@ -42,13 +43,11 @@ static SPENT: AtomicUsize = AtomicUsize::new(0);
 
 /// A quarter of the user's share: other processes of his may want pipes, too.
 fn budget() -> usize {
-    let pages = fs::read_to_string("/proc/sys/fs/pipe-user-pages-soft");
-    let pages: usize = pages
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(16_384);
-    // 0 is no limit.
-    let pages = if pages == 0 { 65_536 } else { pages };
+    let pages = match proc::setting("fs/pipe-user-pages-soft") {
+        // No limit.
+        Some(0) => 65_536,
+        pages => pages.unwrap_or(16_384),
+    };
     pages / 4 * rustix::param::page_size()
 }
 

@@ -1,25 +1,24 @@
-//! What a refusal, a failed unit or a lost bus is in one line, with what to do about it. Pure.
+//! A refusal, a failed unit or a lost bus in one line, with the remedy. Pure.
 
-use std::collections::HashMap;
-
-use zbus::{DBusError, Error, OwnedVariant};
+use zbus::{DBusError, Error};
 
 use crate::backend::Failure;
 use crate::config::Manager;
+use crate::systemd::dbus::Properties;
 
-/// Why there is no answer, or not the wanted one.
+/// Why there is no reply, or not the wanted one.
 #[derive(Debug)]
 pub(super) enum BusError {
-    /// Nobody answered; somebody may, in a moment.
-    Passing(Failure),
-    /// It will be the same the next time.
+    /// The bus or the manager is gone; a retry may succeed.
+    Transient(Failure),
+    /// A retry would fail as well.
     Final(Failure),
 }
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verb {
-    Look,
+    Query,
     Start,
     Stop,
     Reset,
@@ -30,13 +29,13 @@ pub(super) enum Verb {
 pub(super) struct LastRun {
     /// `Result`.
     result: String,
-    /// When it was inactive last, in µs of CLOCK_MONOTONIC.
+    /// When it last left the inactive state, in µs of CLOCK_MONOTONIC.
     left_inactive_at: u64,
-    /// How its main process ended, or is that of another process.
+    /// How its main process exited.
     exit: Option<Exit>,
     /// `Type=oneshot` without `RemainAfterExit=yes`.
     ends_when_done: bool,
-    /// A `Condition*=` was looked at and is not met.
+    /// A `Condition*=` is not met.
     unwanted: bool,
 }
 
@@ -48,28 +47,11 @@ enum Exit {
 
 impl LastRun {
     /// From the properties of the interfaces `Unit` and `Service`, or the like.
-    pub(super) fn new(properties: &HashMap<String, OwnedVariant>) -> Self {
-        let text = |name| {
-            properties
-                .get(name)
-                .and_then(|value| <&str>::try_from(&**value).ok())
-        };
-        let number = |name| {
-            properties
-                .get(name)
-                .and_then(|value| i32::try_from(&**value).ok())
-        };
-        let moment = |name| {
-            properties
-                .get(name)
-                .and_then(|value| u64::try_from(&**value).ok())
-        };
-        let is = |name, wanted: bool| {
-            properties
-                .get(name)
-                .and_then(|value| bool::try_from(&**value).ok())
-                == Some(wanted)
-        };
+    pub(super) fn new(properties: &Properties) -> Self {
+        let text = |name| properties.get::<&str>(name);
+        let number = |name| properties.get::<i32>(name);
+        let moment = |name| properties.get::<u64>(name).unwrap_or_default();
+        let is_no = |name| properties.get(name) == Some(false);
         // The codes are those of waitid(2): CLD_EXITED, CLD_KILLED, CLD_DUMPED.
         let exit = match (number("ExecMainCode"), number("ExecMainStatus")) {
             (Some(1), Some(status)) => Some(Exit::Status(status)),
@@ -78,11 +60,10 @@ impl LastRun {
         };
         Self {
             result: text("Result").unwrap_or_default().to_owned(),
-            left_inactive_at: moment("InactiveExitTimestampMonotonic").unwrap_or_default(),
+            left_inactive_at: moment("InactiveExitTimestampMonotonic"),
             exit,
-            ends_when_done: text("Type") == Some("oneshot") && is("RemainAfterExit", false),
-            unwanted: is("ConditionResult", false)
-                && moment("ConditionTimestampMonotonic").is_some_and(|at| at > 0),
+            ends_when_done: text("Type") == Some("oneshot") && is_no("RemainAfterExit"),
+            unwanted: is_no("ConditionResult") && moment("ConditionTimestampMonotonic") > 0,
         }
     }
 }
@@ -104,15 +85,14 @@ impl LastRun {
     }
 }
 
-/// What a unit takes, in bytes. Where nobody counts, systemd says the highest number there is.
-pub(super) fn memory(properties: &HashMap<String, OwnedVariant>) -> Option<u64> {
-    let current = properties.get("MemoryCurrent")?;
-    u64::try_from(&**current)
-        .ok()
+/// What a unit takes, in bytes; systemd reports the highest number where memory is not accounted.
+pub(super) fn memory(properties: &Properties) -> Option<u64> {
+    properties
+        .get("MemoryCurrent")
         .filter(|&bytes| bytes < u64::MAX)
 }
 
-/// How people call the manager.
+/// The manager, in words.
 pub(super) fn manager(manager: Manager) -> &'static str {
     match manager {
         Manager::System => "systemd on the system bus",
@@ -120,7 +100,7 @@ pub(super) fn manager(manager: Manager) -> &'static str {
     }
 }
 
-/// The command that people type to reach the manager.
+/// The command that reaches the manager.
 fn systemctl(manager: Manager) -> &'static str {
     match manager {
         Manager::System => "systemctl",
@@ -128,24 +108,24 @@ fn systemctl(manager: Manager) -> &'static str {
     }
 }
 
-/// What `error` means when we asked `of` to do `verb` with `unit`.
-pub(super) fn trouble(error: &Error, verb: Verb, unit: &str, of: Manager) -> BusError {
+/// What `error` means as the reply of `of` to `verb` with `unit`.
+pub(super) fn bus_error(error: &Error, verb: Verb, unit: &str, of: Manager) -> BusError {
     let (name, text) = if let Error::MethodError(name, text, _) = error {
         (name.to_string(), text.as_deref())
     } else if let Error::FDO(error) = error {
         (error.name().to_string(), error.description())
     } else {
-        return BusError::Passing(unreachable(&error.to_string(), of));
+        return BusError::Transient(unreachable(&error.to_string(), of));
     };
     let text = text.unwrap_or(&name);
-    if is_passing(&name) {
-        return BusError::Passing(unreachable(text, of));
+    if is_transient(&name) {
+        return BusError::Transient(unreachable(text, of));
     }
     BusError::Final(refused(&name, text.trim_end_matches('.'), verb, unit, of))
 }
 
-/// Whether the bus says that the manager is not there, rather than the manager that it won't.
-fn is_passing(name: &str) -> bool {
+/// Whether the manager is gone, rather than unwilling.
+fn is_transient(name: &str) -> bool {
     name.strip_prefix("org.freedesktop.DBus.Error.")
         .is_some_and(|name| {
             let gone = [
@@ -169,39 +149,35 @@ fn unreachable(cause: &str, of: Manager) -> Failure {
         }
     };
     Failure(format!(
-        "{} does not answer ({cause}); {remedy}",
+        "{} does not answer: {cause}; {remedy}",
         manager(of)
     ))
 }
 
 fn refused(name: &str, text: &str, verb: Verb, unit: &str, of: Manager) -> Failure {
     let ctl = systemctl(of);
-    let tried = match verb {
-        Verb::Look => "looked at",
-        Verb::Start => "started",
-        Verb::Stop => "stopped",
-        Verb::Reset => "started again after `start-limit-hit`",
+    let what = match verb {
+        Verb::Query => "query",
+        Verb::Start => "start",
+        Verb::Stop => "stop",
+        Verb::Reset => "reset the start limit of",
     };
     let why = match name.rsplit('.').next().unwrap_or_default() {
-        "UnitMasked" => format!("it is masked; `{ctl} unmask {unit}` if it may run"),
+        "UnitMasked" => format!("it is masked; `{ctl} unmask {unit}`"),
         "NoSuchUnit" => {
-            format!(
-                "there is no such unit; is the name right? after adding its file, `{ctl} daemon-reload`"
-            )
+            format!("no such unit; check its name, or run `{ctl} daemon-reload` if its file is new")
         }
         "LoadFailed" | "BadUnitSetting" => {
-            format!(
-                "its unit file cannot be used ({text}); `systemd-analyze verify {unit}` says why"
-            )
+            format!("invalid unit file ({text}); `systemd-analyze verify {unit}`")
         }
         "AccessDenied" | "InteractiveAuthorizationRequired"
-            if verb != Verb::Look && of == Manager::System =>
+            if verb != Verb::Query && of == Manager::System =>
         {
-            "polkit does not let us; `wakeport init` writes the rule, or add the unit to /etc/polkit-1/rules.d/50-wakeport.rules"
+            "not authorized by polkit; `wakeport init` writes the rule, or add the unit to /etc/polkit-1/rules.d/50-wakeport.rules"
                 .to_owned()
         }
         "OnlyByDependency" => {
-            "its file says RefuseManualStart= or RefuseManualStop=; name a unit that requires it"
+            "RefuseManualStart= or RefuseManualStop= is set; name a unit that requires it"
                 .to_owned()
         }
         "TransactionIsDestructive" | "ShuttingDown" => {
@@ -209,7 +185,7 @@ fn refused(name: &str, text: &str, verb: Verb, unit: &str, of: Manager) -> Failu
         }
         _ => text.to_owned(),
     };
-    Failure(format!("`{unit}` cannot be {tried}: {why}"))
+    Failure(format!("cannot {what} `{unit}`: {why}"))
 }
 
 /// Why `unit` is down although it was told to start: by how its start job ended, if that is
@@ -219,59 +195,54 @@ pub(super) fn not_up(unit: &str, job: Option<&str>, run: &LastRun, of: Manager) 
     let status = format!("see `{ctl} status {unit}`");
     let why = match job {
         Some("dependency") => format!("a unit that it requires failed; see `{ctl} --failed`"),
-        Some("canceled") => "somebody else stopped it, or cancelled its start".to_owned(),
-        Some("timeout") => "its start job took longer than its JobTimeoutSec=".to_owned(),
-        Some("skipped") => "its ExecCondition= says no".to_owned(),
-        Some("assert") => format!("an Assert*= of it is not met; {status}"),
+        Some("canceled") => "its start job was cancelled by another process".to_owned(),
+        Some("timeout") => "its start job exceeded its JobTimeoutSec=".to_owned(),
+        Some("skipped") => "ExecCondition= not met".to_owned(),
+        Some("assert") => format!("Assert*= not met; {status}"),
         Some("invalid") => format!("its state allows no start; {status}"),
-        Some("unsupported") => "this system does not support units of its kind".to_owned(),
-        Some("collected") => format!("its start job was thrown away; {status}"),
-        Some("once") => "it may run only once after the system was booted".to_owned(),
+        Some("unsupported") => "units of its type are not supported on this system".to_owned(),
+        Some("collected") => format!("its start job was discarded; {status}"),
+        Some("once") => "it may run only once per boot".to_owned(),
         Some("frozen") => format!("it is frozen; `{ctl} thaw {unit}`"),
-        Some("concurrency") => {
-            "its slice runs as many jobs as ConcurrencyHardMax= allows".to_owned()
-        }
-        Some("done" | "failed") | None => by_its_own_account(unit, run, of),
+        Some("concurrency") => "its slice has reached ConcurrencyHardMax=".to_owned(),
+        Some("done" | "failed") | None => cause(unit, run, of),
         Some(other) => format!("its start job ended with `{other}`; {status}"),
     };
-    Failure(format!("`{unit}` did not start: {why}"))
+    Failure(format!("`{unit}` failed to start: {why}"))
 }
 
 /// Why `unit` is down, by its own account.
 pub(super) fn gone_down(unit: &str, run: &LastRun, of: Manager) -> String {
-    format!("`{unit}` is down: {}", by_its_own_account(unit, run, of))
+    format!("`{unit}` is down: {}", cause(unit, run, of))
 }
 
-fn by_its_own_account(unit: &str, run: &LastRun, of: Manager) -> String {
+fn cause(unit: &str, run: &LastRun, of: Manager) -> String {
     let ctl = systemctl(of);
     let exit = match run.exit {
         Some(Exit::Status(203)) => ": its program cannot be executed (status 203)".to_owned(),
-        Some(Exit::Status(status)) => format!(": its main process ended with status {status}"),
-        Some(Exit::Signal(signal)) => format!(": signal {signal} ended its main process"),
+        Some(Exit::Status(status)) => format!(": main process exited with status {status}"),
+        Some(Exit::Signal(signal)) => format!(": main process killed by signal {signal}"),
         None => String::new(),
     };
     match run.result.as_str() {
-        LIMITED => {
-            format!("`start-limit-hit`: it was started too often; `{ctl} reset-failed {unit}`")
-        }
-        "timeout" => "`timeout`: it took longer than its TimeoutStartSec=".to_owned(),
+        LIMITED => format!("`start-limit-hit`: started too often; `{ctl} reset-failed {unit}`"),
+        "timeout" => "`timeout`: it exceeded its TimeoutStartSec=".to_owned(),
         "success" | "" if run.unwanted => {
-            format!("a Condition*= of it is not met; see `{ctl} status {unit}`")
+            format!("Condition*= not met; see `{ctl} status {unit}`")
         }
         "success" | "" if run.ends_when_done => {
-            "a Type=oneshot is down when its program is done; it needs RemainAfterExit=yes"
-                .to_owned()
+            "a Type=oneshot is down when its program is done; set RemainAfterExit=yes".to_owned()
         }
         "success" | "" if run.exit.is_some() => {
-            "its main process ended at once, without an error; it has to stay in the foreground"
+            "main process exited at once without an error; it has to stay in the foreground"
                 .to_owned()
         }
-        // A unit that nothing refers to is forgotten when it is down, and what it could tell.
+        // A unit that nothing refers to is unloaded when it is down, with what it could tell.
         "success" | "" => format!(
-            "it went down at once, without an error; either its main process ended, or a \
-             Condition*= or ExecCondition= is not met: see `{ctl} status {unit}`"
+            "it stopped at once without an error: main process exited, or Condition*= or \
+             ExecCondition= not met; see `{ctl} status {unit}`"
         ),
-        "exec-condition" => "its ExecCondition= says no".to_owned(),
+        "exec-condition" => "ExecCondition= not met".to_owned(),
         result => {
             let user = if of == Manager::User { "--user " } else { "" };
             format!("`{result}`{exit}; see `journalctl {user}-u {unit}`")
@@ -281,18 +252,22 @@ fn by_its_own_account(unit: &str, run: &LastRun, of: Manager) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use zbus::Variant;
 
     use super::*;
 
-    fn run(properties: &[(&str, Variant<'_>)]) -> LastRun {
+    fn properties(properties: &[(&str, Variant<'_>)]) -> Properties {
         let owned = |value: &Variant<'_>| value.try_to_owned().expect("holds no descriptor");
-        LastRun::new(
-            &properties
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), owned(value)))
-                .collect(),
-        )
+        let all = properties.iter();
+        Properties(HashMap::from_iter(
+            all.map(|(name, value)| ((*name).to_owned(), owned(value))),
+        ))
+    }
+
+    fn run(all: &[(&str, Variant<'_>)]) -> LastRun {
+        LastRun::new(&properties(all))
     }
 
     #[test]
@@ -343,9 +318,10 @@ mod tests {
         ] {
             let name = format!("{prefix}{name}");
             let Failure(line) = refused(&name, "TEXT", verb, "x.service", Manager::System);
-            assert!(line.starts_with("`x.service` cannot be "), "{line}");
+            assert!(line.starts_with("cannot "), "{line}");
+            assert!(line.contains(" `x.service`: "), "{line}");
             assert!(line.contains(words), "{line}");
-            assert!(!is_passing(&name), "{name}");
+            assert!(!is_transient(&name), "{name}");
         }
         for name in [
             "NoReply",
@@ -353,7 +329,7 @@ mod tests {
             "Disconnected",
             "Spawn.ChildExited",
         ] {
-            assert!(is_passing(&format!("{DBUS}{name}")), "{name}");
+            assert!(is_transient(&format!("{DBUS}{name}")), "{name}");
         }
     }
 
@@ -364,8 +340,8 @@ mod tests {
             (Manager::System, "status dbus"),
             (Manager::User, "enable-linger"),
         ] {
-            match trouble(&broken, Verb::Start, "x.service", of) {
-                BusError::Passing(Failure(line)) => assert!(line.contains(words), "{line}"),
+            match bus_error(&broken, Verb::Start, "x.service", of) {
+                BusError::Transient(Failure(line)) => assert!(line.contains(words), "{line}"),
                 BusError::Final(failure) => panic!("{failure}"),
             }
         }
@@ -392,17 +368,17 @@ mod tests {
             (
                 Some("failed"),
                 exit(1, 7, "exit-code"),
-                "`exit-code`: its main process ended with status 7;",
+                "`exit-code`: main process exited with status 7;",
             ),
             (
                 Some("done"),
                 exit(1, 1, "exit-code"),
-                "`exit-code`: its main process ended with status 1;",
+                "`exit-code`: main process exited with status 1;",
             ),
             (
                 Some("done"),
                 exit(3, 11, "core-dump"),
-                "`core-dump`: signal 11 ended its main process;",
+                "`core-dump`: main process killed by signal 11;",
             ),
             (
                 Some("failed"),
@@ -423,9 +399,9 @@ mod tests {
             ),
             (Some("done"), run(&oneshot), "RemainAfterExit=yes"),
             (Some("done"), run(&condition), "Condition*="),
-            (Some("done"), run(&[]), "went down at once, without"),
+            (Some("done"), run(&[]), "stopped at once without"),
             (Some("dependency"), run(&[]), "requires"),
-            (Some("canceled"), run(&[]), "somebody else"),
+            (Some("canceled"), run(&[]), "cancelled by another process"),
             (Some("timeout"), run(&[]), "JobTimeoutSec="),
             (Some("skipped"), run(&[]), "ExecCondition="),
             (Some("frozen"), run(&[]), "systemctl thaw x.service"),
@@ -436,7 +412,7 @@ mod tests {
             ),
         ] {
             let Failure(line) = not_up("x.service", job, &run, Manager::System);
-            assert!(line.starts_with("`x.service` did not start: "), "{line}");
+            assert!(line.starts_with("`x.service` failed to start: "), "{line}");
             assert!(line.contains(words), "{job:?} {run:?}: {line}");
         }
         let Failure(line) = not_up("x.service", None, &exit(1, 1, "exit-code"), Manager::User);
@@ -462,15 +438,10 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_nobody_counts_is_not_known() {
-        let said = |bytes: u64| {
-            let value = Variant::from(bytes)
-                .try_to_owned()
-                .expect("holds no descriptor");
-            HashMap::from([("MemoryCurrent".to_owned(), value)])
-        };
+    fn memory_that_is_not_accounted_is_unknown() {
+        let said = |bytes: u64| properties(&[("MemoryCurrent", bytes.into())]);
         assert_eq!(memory(&said(50_646_220)), Some(50_646_220));
         assert_eq!(memory(&said(u64::MAX)), None);
-        assert_eq!(memory(&HashMap::new()), None);
+        assert_eq!(memory(&Properties::default()), None);
     }
 }

@@ -1,83 +1,26 @@
-//! What the manager says about a unit, and what that means. Pure.
-
-use zbus::OwnedObjectPath;
+//! What a unit's state means. Pure.
 
 use crate::core::lifecycle::Phase;
+use crate::systemd::dbus::UnitStatus;
 
-/// One row of `ListUnitsByNames`: primary name, description, load state, active state, sub
-/// state, followed unit, path, and the queued job's number, type and path.
-pub(super) type Row = (
-    String,
-    String,
-    String,
-    String,
-    String,
-    String,
-    OwnedObjectPath,
-    u32,
-    String,
-    OwnedObjectPath,
-);
-
-/// What the manager says about one unit at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Status {
-    /// The primary name; signals carry this one, whatever alias we were given.
-    pub(super) id: String,
-    /// Where the unit lives on the bus.
-    pub(super) path: OwnedObjectPath,
-    active: String,
-    sub: String,
-    /// The type of the job that is queued or runs.
-    job: Option<String>,
-}
-
-impl From<Row> for Status {
-    fn from((id, _, _, active, sub, _, path, number, job, _): Row) -> Self {
-        let job = (number != 0).then_some(job);
-        Self {
-            id,
-            path,
-            active,
-            sub,
-            job,
-        }
-    }
-}
-
-impl Status {
+impl UnitStatus {
     /// What this unit does.
     pub(super) fn phase(&self) -> Phase {
-        phase(&self.active, &self.sub, self.job.as_deref())
+        phase(&self.active, &self.sub, &self.job)
     }
 
     /// Whether nothing more will come of an order to start, and the unit did not end up down.
     pub(super) fn is_started(&self) -> bool {
         match self.phase() {
             Phase::Up => true,
-            // It restarts itself, or somebody took its job away: it goes on without one.
-            Phase::Starting => self.job.is_none() && self.active == "activating",
+            // It restarts by itself, or its job was cancelled: it goes on without one.
+            Phase::Starting => self.job.is_empty() && self.active == "activating",
             Phase::Stopping | Phase::Down => false,
         }
     }
 
-    /// The interface on which a unit of this kind tells how its last run ended.
-    pub(super) fn interface(&self) -> Option<&'static str> {
-        match self.id.rsplit_once('.')?.1 {
-            "service" => Some("Service"),
-            "socket" => Some("Socket"),
-            "mount" => Some("Mount"),
-            "automount" => Some("Automount"),
-            "swap" => Some("Swap"),
-            "path" => Some("Path"),
-            "timer" => Some("Timer"),
-            "scope" => Some("Scope"),
-            _ => None,
-        }
-    }
-
     /// The state as `systemctl status` shows it.
-    pub(super) fn in_words(&self) -> String {
+    pub(super) fn state(&self) -> String {
         format!("{} ({})", self.active, self.sub)
     }
 }
@@ -88,17 +31,16 @@ impl Status {
 /// it does now, and with a restart job `Starting` (this is `systemctl restart`, in its stopping
 /// half as well). Without these, a unit that is active, reloading or refreshing is `Up`, and one
 /// that is deactivating is `Stopping`. It is `Down` when it is inactive or failed, has no job
-/// at all and is not about to restart by itself. Everything else is `Starting`: neither up nor
-/// down, so that nobody starts it, stops it or exits because of it. States that we do not know
-/// end up there.
-fn phase(active: &str, sub: &str, job: Option<&str>) -> Phase {
+/// at all and is not about to restart by itself. Everything else, unknown states included, is
+/// `Starting`: neither up nor down, so that nothing starts, stops or exits because of it.
+fn phase(active: &str, sub: &str, job: &str) -> Phase {
     match (active, job) {
-        (_, Some("stop")) => Phase::Stopping,
-        (_, Some("restart" | "try-restart")) => Phase::Starting,
+        (_, "stop") => Phase::Stopping,
+        (_, "restart" | "try-restart") => Phase::Starting,
         ("active" | "reloading" | "refreshing", _) => Phase::Up,
-        ("deactivating", None) => Phase::Stopping,
+        ("deactivating", "") => Phase::Stopping,
         // systemd 254 and later pass through these on the way to `auto-restart`.
-        ("inactive" | "failed", None) if !sub.ends_with("-before-auto-restart") => Phase::Down,
+        ("inactive" | "failed", "") if !sub.ends_with("-before-auto-restart") => Phase::Down,
         _ => Phase::Starting,
     }
 }
@@ -106,7 +48,7 @@ fn phase(active: &str, sub: &str, job: Option<&str>) -> Phase {
 /// What the service does, from what its units do: `Up` and `Down` when all of them are,
 /// `Stopping` when some are and the rest is down, and `Starting` otherwise: a service that
 /// partly runs is neither.
-pub(super) fn all_in_all(units: &[Status]) -> Phase {
+pub(super) fn of_all(units: &[UnitStatus]) -> Phase {
     let all = |within: &[Phase]| units.iter().all(|unit| within.contains(&unit.phase()));
     if all(&[Phase::Up]) {
         Phase::Up
@@ -123,13 +65,12 @@ pub(super) fn all_in_all(units: &[Status]) -> Phase {
 mod tests {
     use super::*;
 
-    fn status(active: &str, sub: &str, job: &str) -> Status {
-        Status {
-            id: "x.service".into(),
-            path: OwnedObjectPath::default(),
+    fn status(active: &str, sub: &str, job: &str) -> UnitStatus {
+        UnitStatus {
             active: active.into(),
             sub: sub.into(),
-            job: (!job.is_empty()).then(|| job.into()),
+            job: job.into(),
+            ..UnitStatus::default()
         }
     }
 
@@ -190,7 +131,7 @@ mod tests {
             (vec![stopping(), up()], Starting),
             (vec![stopping(), starting()], Starting),
         ] {
-            assert_eq!(all_in_all(&units), expected, "{units:?}");
+            assert_eq!(of_all(&units), expected, "{units:?}");
         }
     }
 

@@ -1,0 +1,48 @@
+//! Files that are written whole or not at all.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Puts a file with this content in place of the one at `path`. After a crash or a power cut the
+/// path holds the old content or the new one: the draft is synced before the rename. The directory
+/// is not synced, so the old one may be back after a power cut. The umask does not count.
+pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let draft = draft(path);
+    let written = write(&draft, content, mode).and_then(|()| fs::rename(&draft, path));
+    written.inspect_err(|_| drop(fs::remove_file(&draft)))
+}
+
+/// Always the same, so that what a crash leaves behind is overwritten. The suffix keeps systemd
+/// and polkit from reading it.
+fn draft(path: &Path) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".new");
+    path.with_file_name(name)
+}
+
+fn write(draft: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let create = || OpenOptions::new().write(true).create_new(true).open(draft);
+    let mut file = match create() {
+        // Opening what is there could wait for a pipe's reader, or follow a link.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(draft)?;
+            create()
+        }
+        created => created,
+    }?;
+    file.set_permissions(Permissions::from_mode(mode))?;
+    file.write_all(content)?;
+    file.sync_data()
+}
+
+/// Makes a directory that everyone may read, whatever the umask is. One that is there stays as it is.
+pub fn make_directory(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o755).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o755))),
+    }
+}
