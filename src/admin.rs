@@ -1,10 +1,8 @@
 //! What `wakeport init` writes and does, and what is wrong with a set-up: from what was typed and
-//! from [`facts`] about the machine. Pure: whoever calls gathers the facts and does the deeds.
+//! from what the [`system`] is like. Pure, except for [`machine`], which looks at the system.
 
 pub mod checks;
-pub mod filters;
 pub mod machine;
-pub mod preflight;
 pub mod system;
 pub mod unit_files;
 pub mod unit_text;
@@ -15,7 +13,7 @@ mod tests;
 use std::fmt;
 
 use crate::config::address::Bound;
-use crate::config::{Config, Manager, Named, ServiceKind, UnitName};
+use crate::config::{Config, Manager, Named, UnitName};
 
 /// An instance of `wakeport@`, as it was typed.
 #[derive(Clone, Debug)]
@@ -41,6 +39,8 @@ const LONGEST_UNIT: usize = 253;
 pub struct Finding {
     /// How bad it is.
     pub level: Level,
+    /// The service that it is about, where the instance has several.
+    pub service: Option<String>,
     /// The line.
     pub text: String,
 }
@@ -52,7 +52,7 @@ pub enum Level {
     Error,
     /// It works, but perhaps not as wanted.
     Warning,
-    /// What was not looked at, or is good to know.
+    /// What was not verified, or is good to know.
     Note,
 }
 
@@ -67,7 +67,7 @@ impl Finding {
         Self::new(Level::Warning, text)
     }
 
-    /// What was not looked at, or is good to know.
+    /// What was not verified, or is good to know.
     pub fn note(text: impl Into<String>) -> Self {
         Self::new(Level::Note, text)
     }
@@ -79,7 +79,32 @@ impl Finding {
         let words = text.split(|c: char| c.is_whitespace() || c.is_control());
         let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
         let text = words.join(" ");
-        Self { level, text }
+        let service = None;
+        Self {
+            level,
+            service,
+            text,
+        }
+    }
+
+    /// The same, below the name of its instance.
+    pub fn under(&self, what: &str) -> Self {
+        let name = what.strip_prefix("wakeport@").unwrap_or(what);
+        let text = match &self.service {
+            Some(service) => format!("{name}/{service}: {}", self.text),
+            None if what.is_empty() => self.text.clone(),
+            None => format!("{what}: {}", self.text),
+        };
+        Self {
+            text,
+            ..self.clone()
+        }
+    }
+
+    /// The same, about one service of several.
+    fn of(self, service: Option<&str>) -> Self {
+        let service = service.map(str::to_owned);
+        Self { service, ..self }
     }
 }
 
@@ -94,7 +119,7 @@ impl fmt::Display for Level {
 }
 
 impl Instance {
-    /// What the instance is called in the names of its units: `nginx`, or `media.target`.
+    /// The name of the instance in the names of its units: `nginx`, or `media.target`.
     pub fn stem(&self) -> &str {
         stem(&self.name)
     }
@@ -109,12 +134,12 @@ impl Instance {
         self.groups().into_iter().map(|group| group.unit).collect()
     }
 
-    /// The units that it wakes, if it wakes units.
-    pub fn units(&self) -> &[UnitName] {
-        match &self.config.services[0].kind {
-            ServiceKind::Units { units, .. } => units,
-            ServiceKind::Relay | ServiceKind::Hooks { .. } | ServiceKind::Exec(_) => &[],
-        }
+    /// The units that its services wake, in the order of the services.
+    pub fn units(&self) -> Vec<UnitName> {
+        let services = self.config.services.iter();
+        services
+            .flat_map(|service| service.units().to_vec())
+            .collect()
     }
 
     /// Why no unit files can be written for it, if so.
@@ -125,13 +150,13 @@ impl Instance {
         });
         if let Some(word) = words.find(|word| word.ends_with('\\')) {
             return Some(format!(
-                "`{word}` ends with a backslash, which a unit file takes for a line that goes on; take another name"
+                "`{word}` ends with a backslash, which continues the line in a unit file; use another name"
             ));
         }
         let units = [self.service()].into_iter().chain(self.sockets());
         let long = units.into_iter().find(|unit| unit.len() > LONGEST_UNIT)?;
         Some(format!(
-            "`{long}` is too long for a unit's name; call the instance, or the listener, by a shorter one"
+            "`{long}` is too long for a unit's name; use a shorter name for the instance or the listener"
         ))
     }
 
@@ -181,10 +206,16 @@ pub fn stem(name: &UnitName) -> &str {
     short.unwrap_or(name.as_str())
 }
 
-/// How people call systemctl for this manager.
+/// The command that reaches this manager.
 pub fn systemctl(manager: Manager) -> &'static str {
     match manager {
         Manager::System => "systemctl",
         Manager::User => "systemctl --user",
     }
+}
+
+/// Names in a list.
+pub fn in_a_row(names: &[String]) -> String {
+    let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+    names.join(", ")
 }

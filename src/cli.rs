@@ -1,4 +1,4 @@
-//! What can be typed: the commands, their help, and their exit codes.
+//! The commands, their help, and their exit codes.
 
 mod check;
 pub mod child;
@@ -10,7 +10,7 @@ mod observed;
 mod options;
 mod plan;
 mod run;
-mod say;
+mod output;
 mod status;
 
 use std::ffi::OsString;
@@ -23,11 +23,11 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::net::listen;
 use crate::systemd::journal::{self, LogFormat, LogLevel};
 
-/// Wakes a service on the first connection, relays, and puts it to sleep when nobody is left
+/// Start a service on its first connection, relay to it, and stop it when it is idle
 ///
 /// systemd keeps the listening sockets and starts wakeport for the first client. wakeport starts
-/// the service, holds the client until the service answers, relays, stops the service a while
-/// after the last client left, and exits.
+/// the service, holds the client until the service answers, relays, stops the service a cooldown
+/// after the last connection closed, and exits.
 #[derive(Debug, Parser)]
 #[command(name = "wakeport", version, max_term_width = 100)]
 struct Cli {
@@ -49,11 +49,11 @@ enum Command {
 /// Exit codes, as systemd names them (systemd.exec(5), "Process Exit Codes").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// `init` or `check` has found what must be mended first.
+    /// `init` or `check` has found an error that must be fixed first.
     Findings = 1,
     /// The command line or a `WAKEPORT_…` variable is wrong.
     Usage = 64,
-    /// A defect of our own.
+    /// An internal error.
     Software = 70,
     /// The sockets, or what they have to do with the targets, are wrong.
     Config = 78,
@@ -92,7 +92,7 @@ impl Fatal {
     }
 }
 
-/// Reads the command line and does what it says. To be called before any thread exists.
+/// Reads the command line and carries it out. To be called before any thread exists.
 pub fn main() -> ExitCode {
     match parse(std::env::args_os()) {
         Ok(Command::Run(options)) => run::run(*options),
@@ -105,8 +105,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// All that can be typed, for whoever describes it: `systemd/pages` makes man pages and completions
-/// of it.
+/// All commands and options; `systemd/pages` makes man pages and completions of them.
 pub fn command() -> clap::Command {
     Cli::command().mut_subcommand("init", init::adjust)
 }
@@ -136,7 +135,7 @@ fn complain(error: &clap::Error) -> ExitCode {
     }
     let message = format!("{}{}", one_line(error), whence(error));
     if std::env::args().nth(1).as_deref() != Some("run") {
-        return say::fatal(&Fatal::usage(message));
+        return output::fatal(&Fatal::usage(message));
     }
     let inherited = listen::inherit();
     let _log = journal::start(LogFormat::Auto, LogLevel::Info);

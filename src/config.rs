@@ -82,6 +82,24 @@ impl ServiceConfig {
         };
         of(Some(listener)).or_else(|| of(None))
     }
+
+    /// The units that are started and stopped, if there are any.
+    pub fn units(&self) -> &[UnitName] {
+        match &self.kind {
+            ServiceKind::Units { units, .. } => units,
+            ServiceKind::Relay | ServiceKind::Hooks { .. } | ServiceKind::Exec(_) => &[],
+        }
+    }
+
+    /// Whose units these are.
+    pub fn manager(&self) -> Manager {
+        match self.kind {
+            ServiceKind::Units { manager, .. } => manager,
+            ServiceKind::Relay | ServiceKind::Hooks { .. } | ServiceKind::Exec(_) => {
+                Manager::default()
+            }
+        }
+    }
 }
 
 /// A value that may be tied to one listener by name: `NAME=VALUE`.

@@ -1,4 +1,4 @@
-//! Finds out about the machine, for `init`, `check` and `status`. Only looks: nothing is started, and
+//! Reads what `init`, `check` and `status` have to know of the machine. Nothing is started, and
 //! nothing is changed.
 
 mod bus;
@@ -11,7 +11,7 @@ pub mod inventory;
 
 use std::path::{Path, PathBuf};
 
-use crate::admin::system::{Facts, Present, Unit};
+use crate::admin::system::{Present, System, Unit};
 use crate::admin::unit_files::Places;
 use crate::admin::{self, Instance};
 use crate::config::{Manager, UnitName};
@@ -27,10 +27,10 @@ pub use sockets::listening;
 const PATH: [&str; 2] = ["/usr/local/bin", "/usr/bin"];
 
 /// All that `wakeport init` has to know.
-pub async fn facts(instance: &Instance, places: &Places) -> Facts {
+pub async fn system(instance: &Instance, places: &Places) -> System {
     let bus = Bus::connect(instance.manager).await;
     let units = match &bus {
-        Ok(bus) => units(bus, instance.units()).await,
+        Ok(bus) => units(bus, &instance.units()).await,
         Err(reason) => Err(reason.clone()),
     };
     let planned = admin::unit_files::files(instance, places, &[String::new()]);
@@ -46,7 +46,7 @@ pub async fn facts(instance: &Instance, places: &Places) -> Facts {
             });
         }
     }
-    Facts {
+    System {
         units,
         service,
         sockets,
@@ -58,7 +58,7 @@ pub async fn facts(instance: &Instance, places: &Places) -> Facts {
     }
 }
 
-/// What is left of instances in these places, and whether there is a systemd to be told.
+/// What is left of instances in these places, and whether there is a systemd to reload.
 pub async fn remains(manager: Manager, places: &Places) -> (Vec<Present>, Result<(), String>) {
     let bus = Bus::connect(manager).await;
     (files::present(places, std::iter::empty()), bus.map(|_| ()))
@@ -119,7 +119,7 @@ pub fn own_ids() -> (u32, u32) {
     (uid.as_raw(), gid.as_raw())
 }
 
-/// What our own user is called.
+/// The name of our own user.
 pub fn own_name() -> String {
     let (own, _) = own_ids();
     user(|_, uid| uid == own).map_or_else(|| own.to_string(), |(name, ..)| name)

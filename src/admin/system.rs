@@ -1,10 +1,12 @@
-//! What was found out about the machine.
+//! What the checks are told about the machine.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::address::Bound;
+use crate::config::address::{Address, Bound};
+use crate::config::{Config, Manager, ServiceConfig};
 
 /// What a service manager says about a unit; empty where it says nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -76,7 +78,7 @@ pub enum Holder {
     /// Only the user is known.
     User(u32),
     /// Nothing is known.
-    Somebody,
+    Unknown,
 }
 
 impl fmt::Display for Holder {
@@ -86,9 +88,9 @@ impl fmt::Display for Holder {
             Self::Program(program) => write!(f, "the program `{program}`"),
             Self::User(uid) => write!(
                 f,
-                "a process of the user with the ID {uid} (as root one sees which)"
+                "a process of the user with the ID {uid} (run this as root to see which)"
             ),
-            Self::Somebody => f.write_str("somebody (as root one sees who)"),
+            Self::Unknown => f.write_str("an unknown process (run this as root to see which)"),
         }
     }
 }
@@ -102,16 +104,16 @@ pub struct Present {
     pub text: Result<String, String>,
 }
 
-/// All that `wakeport init` has to know of the machine.
+/// What `wakeport init` is told.
 #[derive(Clone, Debug)]
-pub struct Facts {
+pub struct System {
     /// The units to wake, in the order in which they were given, or why systemd cannot be asked.
     pub units: Result<Vec<Unit>, String>,
     /// The instance's own service, as it is before.
     pub service: Option<Unit>,
     /// The instance's own sockets, as they are before, in the order of [`super::Instance::sockets`].
     pub sockets: Vec<Unit>,
-    /// Who listens on this machine.
+    /// What listens on this machine.
     pub listening: Vec<Listening>,
     /// The files that are there: where we want to write, what an earlier `init` has written for
     /// this instance, and what lies beside it.
@@ -123,3 +125,114 @@ pub struct Facts {
     /// Whether the user's manager runs without a login; `None` where that does not matter.
     pub linger: Option<bool>,
 }
+
+/// What `wakeport check` is told: about an installed instance, or a command line.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// What would be done.
+    pub config: Config,
+    /// Whose units these are.
+    pub manager: Manager,
+    /// The instance; `None` is a command line.
+    pub instance: Option<Installed>,
+    /// What concerns each service, in the order of [`Config::services`].
+    pub services: Vec<ServiceSystem>,
+    /// What listens on this machine.
+    pub listening: Vec<Listening>,
+    /// The user that all this runs as.
+    pub user: String,
+    /// Whether there is such a user.
+    pub user_exists: bool,
+    /// The hard limit on open files.
+    pub open_files: u64,
+    /// Whether polkit is there.
+    pub polkit: bool,
+    /// Whether the user's manager runs without a login; `None` where that does not matter.
+    pub linger: Option<bool>,
+}
+
+impl Subject {
+    /// Each service with what concerns it.
+    pub fn services(&self) -> impl Iterator<Item = (&ServiceConfig, &ServiceSystem)> {
+        self.config.services.iter().zip(&self.services)
+    }
+}
+
+/// What concerns one service.
+#[derive(Clone, Debug)]
+pub struct ServiceSystem {
+    /// The units that are woken, or why systemd cannot be asked.
+    pub units: Result<Vec<Unit>, String>,
+    /// Whether the user may start, stop and reset the units, for each in turn.
+    pub permissions: Vec<Permission>,
+    /// The programs that are run.
+    pub programs: Vec<Program>,
+    /// What the names of the targets are, right now.
+    pub lookups: Vec<Lookup>,
+    /// Targets that lead back to our own listeners.
+    pub loops: Vec<Loop>,
+}
+
+/// What a program is for, its path, and why it cannot be run, if so.
+pub type Program = (&'static str, String, Result<(), String>);
+
+/// A target with its addresses, or why it has none.
+pub type Lookup = (Address, Result<Vec<SocketAddr>, String>);
+
+/// A target that leads back to us, and the instances on the way.
+pub type Loop = (Address, Vec<String>);
+
+/// The units of an instance.
+#[derive(Clone, Debug, Default)]
+pub struct Installed {
+    /// Its `wakeport@….service`.
+    pub service: Unit,
+    /// Its sockets, the one of its own name first.
+    pub sockets: Vec<SocketUnit>,
+    /// Variables that `wakeport run` does not know.
+    pub unknown: Vec<String>,
+    /// Files with variables that cannot be read, and why.
+    pub unread: Vec<(String, String)>,
+}
+
+/// A socket unit.
+#[derive(Clone, Debug, Default)]
+pub struct SocketUnit {
+    /// What it was asked for by.
+    pub name: String,
+    /// The unit itself.
+    pub unit: Unit,
+    /// Its streams.
+    pub at: Vec<Bound>,
+    /// Listeners that are no streams, or none that we know.
+    pub others: Vec<String>,
+    /// `FileDescriptorName=`.
+    pub listener: String,
+    /// `Accept=yes`.
+    pub accept: bool,
+    /// `FlushPending=yes`.
+    pub flush: bool,
+    /// `TriggerLimitIntervalSec=`, if there is one.
+    pub trigger_limit: Duration,
+}
+
+impl SocketUnit {
+    /// Whether it listens nowhere.
+    pub fn is_empty(&self) -> bool {
+        self.at.is_empty() && self.others.is_empty()
+    }
+}
+
+/// Whether a user may do something with a unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Permission {
+    /// The unit.
+    pub unit: String,
+    /// The verb: `start`, `stop`, `reset-failed`.
+    pub verb: &'static str,
+    /// Whether it is allowed, or why that is not known.
+    pub allowed: Result<bool, String>,
+}
+
+/// The verbs that wakeport needs.
+pub const VERBS: [&str; 3] = ["start", "stop", "reset-failed"];

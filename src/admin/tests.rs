@@ -1,9 +1,11 @@
-//! What is found, from facts as data, and what is done about the files that are there.
+//! What the checks find, and what is done about the files that are there.
 
 use std::path::Path;
 
-use super::checks::{Permission, Port, Relay, Subject, VERBS};
-use super::system::{Facts, Holder, Listening, Unit};
+use super::system::{
+    Holder, Installed, Listening, Permission, Present, ServiceSystem, SocketUnit, Subject, System,
+    Unit, VERBS,
+};
 use super::unit_files::{Places, Plan, in_words, set_up};
 use super::unit_text::{assignment, environment_file, escape};
 use super::*;
@@ -46,12 +48,12 @@ fn listens(at: &str, holder: Holder) -> Listening {
 }
 
 /// A machine on which nothing is wrong.
-fn facts() -> Facts {
+fn system() -> System {
     let own = |load: &str| Unit {
         load: load.into(),
         ..Unit::default()
     };
-    Facts {
+    System {
         units: Ok(vec![unit()]),
         service: Some(own("loaded")),
         sockets: vec![own("bad-setting")],
@@ -66,17 +68,17 @@ fn facts() -> Facts {
     }
 }
 
-fn plan(instance: &Instance, facts: &Facts) -> Plan {
+fn plan(instance: &Instance, system: &System) -> Plan {
     let places = Places {
         units: "/units".into(),
         rules: "/rules".into(),
         program: None,
     };
-    set_up(instance, &places, facts, true)
+    set_up(instance, &places, system, true)
 }
 
-fn found(instance: &Instance, facts: &Facts) -> Vec<String> {
-    let findings = preflight::of(instance, facts, &plan(instance, facts));
+fn found(instance: &Instance, system: &System) -> Vec<String> {
+    let findings = checks::preflight(instance, system, &plan(instance, system));
     findings
         .iter()
         .map(|finding| format!("{}: {}", finding.level, finding.text))
@@ -85,112 +87,112 @@ fn found(instance: &Instance, facts: &Facts) -> Vec<String> {
 
 /// What is found when one thing is wrong with the unit: one line, with these words.
 #[track_caller]
-fn trap(spoil: impl FnOnce(&mut Unit), words: &str) {
-    let mut facts = facts();
-    spoil(&mut facts.units.as_mut().unwrap()[0]);
-    let found = found(&nginx(), &facts);
+fn defect(spoil: impl FnOnce(&mut Unit), words: &str) {
+    let mut system = system();
+    spoil(&mut system.units.as_mut().unwrap()[0]);
+    let found = found(&nginx(), &system);
     assert_eq!(found.len(), 1, "{found:#?}");
     assert!(found[0].contains(words), "no `{words}` in {found:#?}");
 }
 
 #[test]
 fn nothing_is_found_where_nothing_is_wrong() {
-    assert_eq!(found(&nginx(), &facts()), Vec::<String>::new());
+    assert_eq!(found(&nginx(), &system()), Vec::<String>::new());
 }
 
 #[test]
-fn each_trap_of_the_unit_is_named_with_its_remedy() {
+fn each_defect_of_the_unit_is_named_with_its_remedy() {
     let text = str::to_owned;
-    trap(
+    defect(
         |unit| unit.file_state = text("enabled"),
         "warning: `nginx.service` is enabled, so it starts at boot without any client; `systemctl disable nginx.service`",
     );
-    trap(
+    defect(
         |unit| unit.file_state = text("enabled-runtime"),
-        "warning: `nginx.service` is enabled by a generator (/run/systemd/generator), or by hand until the next boot; if it \
-         starts at boot it does so without any client, until its own configuration says otherwise (a cluster of Debian's \
+        "warning: `nginx.service` is enabled by a generator (/run/systemd/generator), or until the next boot; a generator \
+         starts it at boot without any client, unless its own configuration says otherwise (a cluster of Debian's \
          PostgreSQL: `manual` in its start.conf)",
     );
-    trap(
+    defect(
         |unit| unit.restart = text("always"),
         "warning: `nginx.service` has Restart=always",
     );
-    trap(
+    defect(
         |unit| unit.stop_when_unneeded = true,
         "error: `nginx.service` has StopWhenUnneeded=yes",
     );
-    trap(
+    defect(
         |unit| unit.kind = text("simple"),
         "note: `nginx.service` is Type=simple",
     );
-    trap(
+    defect(
         |unit| unit.kind = text("oneshot"),
         "error: `nginx.service` is Type=oneshot",
     );
-    trap(
+    defect(
         |unit| unit.refuse_manual_start = true,
         "error: `nginx.service` has RefuseManualStart=",
     );
-    trap(
+    defect(
         |unit| unit.start_limit_action = text("reboot"),
         "warning: `nginx.service` has StartLimitAction=reboot: 5 wakes within 10s",
     );
-    trap(
+    defect(
         |unit| unit.start_limit_interval = span::parse("1h").unwrap(),
         "note: `nginx.service` may be started 5 times in 1h",
     );
-    trap(
+    defect(
         |unit| unit.start_timeout = span::parse("5min").unwrap(),
         "warning: `nginx.service` may take 5min to start, and wakeport waits 1min 30s; `--start-timeout '5min'`",
     );
-    trap(
+    defect(
         |unit| unit.stop_timeout = span::parse("2min").unwrap(),
         "`--stop-timeout '2min'`",
     );
-    trap(
+    defect(
         |unit| unit.triggered_by = vec![text("nginx.timer"), text("wakeport@nginx.socket")],
         "warning: `nginx.timer` starts `nginx.service` as well",
     );
-    trap(
+    defect(
         |unit| unit.upheld_by = vec![text("multi-user.target")],
         "error: `nginx.service` is started again whenever it stops, by Upholds= of `multi-user.target`",
     );
-    trap(
+    defect(
         |unit| unit.load = text("masked"),
         "error: `nginx.service` is masked; `systemctl unmask nginx.service`",
     );
-    trap(
+    defect(
         |unit| unit.load = text("not-found"),
-        "error: there is no unit `nginx.service`",
+        "error: unit `nginx.service` does not exist",
     );
-    trap(
+    defect(
         |unit| {
             unit.load = text("bad-setting");
             unit.load_error = text("no\nExecStart=");
         },
         "error: `nginx.service` cannot be loaded (bad-setting: no ExecStart=); `systemd-analyze verify",
     );
-    trap(
+    defect(
         |unit| unit.active = text("inactive"),
-        "note: `nginx.service` does not run, so where it listens was not seen; it must be at `127.0.0.1:8080`",
+        "note: `nginx.service` is not running, so its address was not verified; it must be `127.0.0.1:8080`",
     );
 }
 
 #[test]
-fn a_service_that_says_when_it_is_ready_is_no_trap() {
-    let mut facts = facts();
-    facts.units.as_mut().unwrap()[0].kind = "simple".into();
+fn a_service_that_signals_readiness_is_not_reported() {
+    let mut system = system();
+    system.units.as_mut().unwrap()[0].kind = "simple".into();
     let mut instance = nginx();
     instance.config.services[0].readiness.kind = "banner".parse().unwrap();
-    assert_eq!(found(&instance, &facts), Vec::<String>::new());
+    assert_eq!(found(&instance, &system), Vec::<String>::new());
 }
 
 #[test]
-fn whoever_has_the_port_is_named() {
+fn what_has_the_port_is_named() {
     let at = |at: &str, holder: Holder| {
-        let mut facts = facts();
-        facts.listening.push(listens(at, holder));
-        found(&nginx(), &facts)
+        let mut system = system();
+        system.listening.push(listens(at, holder));
+        found(&nginx(), &system)
     };
     let itself = at("0.0.0.0:80", Holder::Unit("nginx.service".into()));
     assert_eq!(itself.len(), 1, "{itself:#?}");
@@ -205,17 +207,17 @@ fn whoever_has_the_port_is_named() {
     for (holder, words) in [
         (
             Holder::Unit("apache2.service".into()),
-            "is taken by `apache2.service`",
+            "is in use by `apache2.service`",
         ),
         (
             Holder::Program("python3".into()),
-            "is taken by the program `python3`",
+            "is in use by the program `python3`",
         ),
         (
             Holder::User(33),
-            "is taken by a process of the user with the ID 33 (as root one sees which)",
+            "is in use by a process of the user with the ID 33 (run this as root to see which)",
         ),
-        (Holder::Somebody, "is taken by somebody"),
+        (Holder::Unknown, "is in use by an unknown process"),
     ] {
         let found = at("[::]:80", holder);
         assert!(
@@ -235,82 +237,82 @@ fn whoever_has_the_port_is_named() {
 
 #[test]
 fn a_service_that_runs_somewhere_else_is_found() {
-    let mut facts = facts();
-    facts.listening.clear();
-    let found = found(&nginx(), &facts);
+    let mut system = system();
+    system.listening.clear();
+    let found = found(&nginx(), &system);
     assert_eq!(found.len(), 1, "{found:#?}");
     assert!(
-        found[0].contains("nobody listens on `127.0.0.1:8080`"),
+        found[0].contains("nothing listens on `127.0.0.1:8080`"),
         "{found:#?}"
     );
 }
 
 #[test]
 fn what_is_missing_on_the_machine_is_found() {
-    let one = |spoil: fn(&mut Facts), words: &str| {
-        let mut facts = facts();
-        spoil(&mut facts);
-        let found = found(&nginx(), &facts);
+    let one = |spoil: fn(&mut System), words: &str| {
+        let mut system = system();
+        spoil(&mut system);
+        let found = found(&nginx(), &system);
         assert!(
             found.len() == 1 && found[0].contains(words),
             "no `{words}` in {found:#?}"
         );
     };
     one(
-        |facts| facts.polkit = false,
+        |system| system.polkit = false,
         "error: polkit is not installed",
     );
     one(
-        |facts| facts.linger = Some(false),
+        |system| system.linger = Some(false),
         "`loginctl enable-linger`",
     );
     one(
-        |facts| facts.service.as_mut().unwrap().load = "not-found".into(),
+        |system| system.service.as_mut().unwrap().load = "not-found".into(),
         "`systemd/install`",
     );
     one(
-        |facts| facts.units = Err("no bus".into()),
-        "note: systemd cannot be asked (no bus), so nothing is known of `nginx.service`",
+        |system| system.units = Err("no bus".into()),
+        "note: cannot reach systemd (no bus), so it was not verified whether `nginx.service` exists",
     );
 }
 
 #[test]
 fn only_what_is_not_done_yet_is_done() {
     let instance = nginx();
-    let mut facts = facts();
-    let steps = |facts: &Facts| {
-        let plan = plan(&instance, facts);
+    let mut system = system();
+    let steps = |system: &System| {
+        let plan = plan(&instance, system);
         plan.after
             .iter()
             .map(|step| in_words(step))
             .collect::<Vec<_>>()
     };
     let enable = "systemctl enable --now wakeport@nginx.socket";
-    assert_eq!(steps(&facts), ["systemctl daemon-reload", enable]);
+    assert_eq!(steps(&system), ["systemctl daemon-reload", enable]);
 
     // As it is afterwards.
-    for change in plan(&instance, &facts).changes {
+    for change in plan(&instance, &system).changes {
         let text = Ok(change.new.unwrap());
-        facts.present.push(system::Present {
+        system.present.push(Present {
             path: change.path,
             text,
         });
     }
-    facts.sockets = vec![Unit {
+    system.sockets = vec![Unit {
         active: "active".into(),
         file_state: "enabled".into(),
         ..Unit::default()
     }];
-    assert!(plan(&instance, &facts).is_empty());
+    assert!(plan(&instance, &system).is_empty());
 
     // Another address: the socket has to be opened anew.
-    let socket = facts.present.iter_mut().find(|file| {
+    let socket = system.present.iter_mut().find(|file| {
         file.path.as_path() == Path::new("/units/wakeport@nginx.socket.d/10-init.conf")
     });
     let text = &mut socket.unwrap().text;
     *text = Ok(text.clone().unwrap().replace("=80", "=81"));
     assert_eq!(
-        steps(&facts),
+        steps(&system),
         [
             "systemctl daemon-reload",
             "systemctl restart wakeport@nginx.socket"
@@ -320,9 +322,9 @@ fn only_what_is_not_done_yet_is_done() {
 
 #[test]
 fn an_alias_is_allowed_by_its_own_name() {
-    let mut facts = facts();
-    facts.units.as_mut().unwrap()[0].id = "nginx-full.service".into();
-    let plan = plan(&nginx(), &facts);
+    let mut system = system();
+    system.units.as_mut().unwrap()[0].id = "nginx-full.service".into();
+    let plan = plan(&nginx(), &system);
     let rule = plan
         .changes
         .iter()
@@ -409,29 +411,31 @@ fn subject() -> Subject {
         verb,
         allowed: Ok(true),
     };
-    let port = Port {
+    let port = SocketUnit {
         name: "wakeport@nginx.socket".into(),
         unit: own("wakeport@nginx.socket"),
         at: vec!["[::]:80".parse().unwrap()],
         listener: "nginx".into(),
-        ..Port::default()
+        ..SocketUnit::default()
     };
     Subject {
         config: nginx().config,
         manager: Manager::System,
-        instance: Some(Relay {
+        instance: Some(Installed {
             service: own("wakeport@nginx.service"),
             sockets: vec![port],
-            ..Relay::default()
+            ..Installed::default()
         }),
-        units: Ok(vec![unit()]),
+        services: vec![ServiceSystem {
+            units: Ok(vec![unit()]),
+            permissions: VERBS.map(permission).to_vec(),
+            programs: Vec::new(),
+            lookups: Vec::new(),
+            loops: Vec::new(),
+        }],
         listening: Vec::new(),
         user: "wakeport".into(),
         user_exists: true,
-        permissions: VERBS.map(permission).to_vec(),
-        programs: Vec::new(),
-        lookups: Vec::new(),
-        circles: Vec::new(),
         open_files: 1_048_576,
         polkit: true,
         linger: None,
@@ -530,10 +534,10 @@ fn init_tells_of_filters_that_come_too_late() {
         "--deny=::1",
     ];
     instance.config = typed(&arguments);
-    let mut facts = facts();
-    assert_eq!(found(&instance, &facts), Vec::<String>::new());
-    facts.service.as_mut().unwrap().pulls_in = vec!["nginx.service".into()];
-    let found = found(&instance, &facts);
+    let mut system = system();
+    assert_eq!(found(&instance, &system), Vec::<String>::new());
+    system.service.as_mut().unwrap().pulls_in = vec!["nginx.service".into()];
+    let found = found(&instance, &system);
     assert!(
         found.len() == 1 && found[0].contains("systemd starts both at once"),
         "{found:?}"
@@ -542,7 +546,7 @@ fn init_tells_of_filters_that_come_too_late() {
 
 #[test]
 fn each_thing_that_is_wrong_with_an_instance_is_one_line() {
-    fn port(subject: &mut Subject) -> &mut Port {
+    fn port(subject: &mut Subject) -> &mut SocketUnit {
         &mut subject.instance.as_mut().unwrap().sockets[0]
     }
     fn service(subject: &mut Subject) -> &mut Unit {
@@ -582,45 +586,48 @@ fn each_thing_that_is_wrong_with_an_instance_is_one_line() {
     );
     wrong(
         |it| service(it).bound_to = vec!["nginx.service".into()],
-        "each time that is put to sleep",
+        "so each stop of `nginx.service` stops wakeport as well",
     );
     wrong(
-        |it| it.units.as_mut().unwrap()[0].id = "wakeport@nginx.service".into(),
-        "is to wake itself",
+        |it| it.services[0].units.as_mut().unwrap()[0].id = "wakeport@nginx.service".into(),
+        "would wake itself",
     );
     wrong(
         |it| it.user_exists = false,
-        "error: there is no user `wakeport`",
+        "error: user `wakeport` (User= of `wakeport@nginx.service`) does not exist",
     );
     wrong(|it| it.polkit = false, "error: polkit is not installed");
     wrong(
-        |it| it.permissions[1].allowed = Ok(false),
-        "do `stop` with `nginx.service`; `wakeport init nginx … --write`",
+        |it| it.services[0].permissions[1].allowed = Ok(false),
+        "user `wakeport` is not authorized by polkit to `stop` `nginx.service`; `wakeport init nginx … --write`",
     );
     wrong(
-        |it| it.permissions[0].allowed = Err("why not".into()),
-        "note: whether polkit lets the user `wakeport` start and stop `nginx.service` is not known: why not",
+        |it| it.services[0].permissions[0].allowed = Err("why not".into()),
+        "note: whether user `wakeport` is authorized by polkit to start and stop `nginx.service` is not known: why not",
     );
     wrong(
-        |it| it.units = Err("no bus".into()),
-        "error: systemd cannot be asked (no bus)",
+        |it| it.services[0].units = Err("no bus".into()),
+        "error: cannot reach systemd (no bus)",
     );
     wrong(
         |it| it.open_files = 100,
         "warning: the limit of 100 open files is enough for 18 clients at once",
     );
     wrong(
-        |it| it.lookups = vec![("db:1".parse().unwrap(), Ok(Vec::new()))],
+        |it| it.services[0].lookups = vec![("db:1".parse().unwrap(), Ok(Vec::new()))],
         "target `db:1` has no address",
     );
     wrong(
-        |it| it.circles = vec![("db:1".parse().unwrap(), vec!["wakeport@b.service".into()])],
-        "leads in a circle, by way of `wakeport@b.service`",
+        |it| {
+            it.services[0].loops =
+                vec![("db:1".parse().unwrap(), vec!["wakeport@b.service".into()])];
+        },
+        "loops back through `wakeport@b.service`",
     );
     wrong(|it| it.linger = Some(false), "`loginctl enable-linger`");
     wrong(
-        |it| it.programs = vec![("stop hook", "x".into(), Err("no".into()))],
-        "the stop hook `x` cannot be run by the user `wakeport`: no",
+        |it| it.services[0].programs = vec![("stop hook", "x".into(), Err("no".into()))],
+        "the stop hook `x` cannot be run by user `wakeport`: no",
     );
     wrong(
         |it| it.instance.as_mut().unwrap().unread = vec![("/x".into(), "no".into())],

@@ -1,10 +1,10 @@
-//! The files of an instance, what changes when they are written or taken away, and the commands
-//! that make systemd follow.
+//! The files of an instance, what changes when they are written or removed, and the commands that
+//! make systemd follow.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use super::system::{Facts, Present};
+use super::system::{Present, System};
 use super::unit_text::{self, Sections};
 use super::{Instance, stem, systemctl};
 use crate::config::address::Bound;
@@ -38,9 +38,9 @@ pub struct Change {
     pub path: PathBuf,
     /// What it holds now, if it is there.
     pub old: Option<String>,
-    /// What it will hold; `None` takes it away.
+    /// What it will hold; `None` removes it.
     pub new: Option<String>,
-    /// Somebody else has written it, or it cannot be read: not ours to change.
+    /// `wakeport init` has not written it, or it cannot be read: not ours to change.
     pub foreign: bool,
 }
 
@@ -180,8 +180,8 @@ fn relay(instance: &Instance, places: &Places) -> Sections {
     sections
 }
 
-/// The rule that lets the user `wakeport` start and stop the units: one file for each instance,
-/// so that nobody has to edit a common one.
+/// The rule that authorizes the user `wakeport` to start and stop the units: one file for each
+/// instance, so that a common one need not be edited.
 fn polkit(instance: &Instance, ids: &[String]) -> String {
     let units: Vec<_> = ids.iter().map(|id| unit_text::script(id)).collect();
     format!(
@@ -218,7 +218,7 @@ impl Instance {
     }
 }
 
-/// What writing `files` changes, and what an earlier `init` has left that is of no use any more.
+/// What writing `files` changes, and what an earlier `init` has left that is not used any more.
 fn changes(mark: &Mark, files: Vec<(PathBuf, String)>, present: &[Present]) -> Vec<Change> {
     let mut changes = Vec::new();
     for (path, new) in files {
@@ -264,20 +264,20 @@ fn socket_of(path: &Path) -> Option<String> {
 }
 
 /// All that has to be done to have the instance; with `enable`, to have it work at once.
-pub fn set_up(instance: &Instance, places: &Places, facts: &Facts, enable: bool) -> Plan {
-    let ids = ids(instance, facts);
+pub fn set_up(instance: &Instance, places: &Places, system: &System, enable: bool) -> Plan {
+    let ids = ids(instance, system);
     let changes = changes(
         &instance.mark(),
         files(instance, places, &ids),
-        &facts.present,
+        &system.present,
     );
-    let before = match &facts.units {
+    let before = match &system.units {
         Ok(_) => disable(instance.manager, &changes),
         Err(_) => Vec::new(),
     };
     let mut after = Vec::new();
     if enable {
-        after = enabling(instance, &changes, facts);
+        after = enabling(instance, &changes, system);
     } else if !before.is_empty() {
         after.push(command(instance.manager, &["daemon-reload"]));
     }
@@ -290,7 +290,7 @@ pub fn set_up(instance: &Instance, places: &Places, facts: &Facts, enable: bool)
 
 /// All that has to be done to have nothing of an instance any more. Without a systemd there is
 /// nothing but files.
-pub fn take_away(name: &UnitName, manager: Manager, present: &[Present], systemd: bool) -> Plan {
+pub fn remove(name: &UnitName, manager: Manager, present: &[Present], systemd: bool) -> Plan {
     let changes = changes(&Mark::new(name, manager), Vec::new(), present);
     let (mut before, mut after) = (Vec::new(), Vec::new());
     if systemd && !changes.is_empty() {
@@ -305,11 +305,13 @@ pub fn take_away(name: &UnitName, manager: Manager, present: &[Present], systemd
 }
 
 /// The units' own names: polkit is asked about these.
-pub fn ids(instance: &Instance, facts: &Facts) -> Vec<String> {
-    let units = facts.units.as_deref().unwrap_or_default();
+pub fn ids(instance: &Instance, system: &System) -> Vec<String> {
+    let units = system.units.as_deref().unwrap_or_default();
     let id = |index: usize| units.get(index).map(|unit| unit.id.clone());
-    let names = instance.units().iter().enumerate();
+    let names = instance.units();
     names
+        .iter()
+        .enumerate()
         .map(|(index, name)| {
             id(index)
                 .filter(|id| !id.is_empty())
@@ -318,7 +320,7 @@ pub fn ids(instance: &Instance, facts: &Facts) -> Vec<String> {
         .collect()
 }
 
-/// What takes away the sockets whose files go.
+/// What closes the sockets whose files go.
 fn disable(manager: Manager, changes: &[Change]) -> Vec<Step> {
     let gone = changes.iter().filter(|change| change.new.is_none());
     let gone: Vec<_> = gone.filter_map(|change| socket_of(&change.path)).collect();
@@ -330,15 +332,15 @@ fn disable(manager: Manager, changes: &[Change]) -> Vec<Step> {
     vec![command(manager, &words)]
 }
 
-/// What makes systemd take notice and open the port. Nothing, if that is done already.
-fn enabling(instance: &Instance, changes: &[Change], facts: &Facts) -> Vec<Step> {
+/// What makes systemd read the files and open the port. Nothing, if that is done already.
+fn enabling(instance: &Instance, changes: &[Change], system: &System) -> Vec<Step> {
     let mut steps = Vec::new();
-    if instance.standalone && instance.manager == Manager::System && !facts.user {
+    if instance.standalone && instance.manager == Manager::System && !system.user {
         steps.push(new_user());
     }
     let is_unit = |change: &&Change| change.path.extension().is_none_or(|end| end != "rules");
     let mut units = changes.iter().filter(is_unit);
-    if units.any(Change::is_one) || facts.sockets.iter().any(|socket| socket.needs_reload) {
+    if units.any(Change::is_one) || system.sockets.iter().any(|socket| socket.needs_reload) {
         steps.push(command(instance.manager, &["daemon-reload"]));
     }
     let sockets = instance.sockets();
@@ -350,7 +352,7 @@ fn enabling(instance: &Instance, changes: &[Change], facts: &Facts) -> Vec<Step>
     };
     let state = |name: &String| {
         let index = sockets.iter().position(|socket| socket == name);
-        index.and_then(|index| facts.sockets.get(index))
+        index.and_then(|index| system.sockets.get(index))
     };
     let active = |name: &&String| state(name).is_some_and(|unit| unit.active == "active");
     let enabled = |name: &&String| state(name).is_some_and(|unit| unit.file_state == "enabled");
@@ -401,7 +403,7 @@ impl Plan {
         self.before.is_empty() && self.after.is_empty() && !self.changes.iter().any(Change::is_one)
     }
 
-    /// What will be done, for people: the commands, and the lines of the files that come and go.
+    /// What will be done: the commands, and the lines of the files that come and go.
     pub fn listing(&self) -> String {
         let mut listing = String::new();
         for step in &self.before {

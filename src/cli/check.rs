@@ -1,4 +1,4 @@
-//! `wakeport check`: whether an instance, or a command line, would work. Starts nothing.
+//! `wakeport check`: verifies an instance, or a command line. Starts nothing.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -7,26 +7,28 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::options::{Options, Typed};
-use super::{Exit, Fatal, say};
-use crate::admin::checks::{self, Permission, Subject, VERBS};
+use super::{Exit, Fatal, output};
+use crate::admin::checks::{self, target, unit};
 use crate::admin::machine::{self, Bus, Found, Identity};
-use crate::admin::system::Unit;
-use crate::admin::{Finding, Level, preflight, stem};
+use crate::admin::system::{
+    Lookup, Loop, Permission, Program, ServiceSystem, Subject, Unit, VERBS,
+};
+use crate::admin::{Finding, Level, stem};
 use crate::config::address::{Address, Bound};
-use crate::config::{CommandLine, Config, Manager, Named, ServiceKind, UnitName};
+use crate::config::{CommandLine, Config, Manager, Named, ServiceConfig, ServiceKind, UnitName};
 use crate::net::dial::reaches;
 
-/// Looks whether an instance, or a command line, would work; starts nothing
+/// Verify an installed instance or a command line without starting anything
 ///
-/// With UNIT it looks at the instance of wakeport@ that is called after it: sockets, variables,
-/// targets, the units to wake, what polkit allows the user that it runs as, hooks. With the
-/// options of `wakeport run` it looks at that command line, and with nothing at every instance.
-/// Root sees the most; what could not be seen is said.
+/// With UNIT it verifies the instance of wakeport@ with that name: sockets, variables, targets, the
+/// units to wake, what polkit authorizes its user to do, hooks. With the options of `wakeport run`
+/// it verifies that command line, and without any argument every instance. What only root can see
+/// is a note otherwise.
 ///
-/// The exit code is 0 when nothing was found that would make it fail, and 1 otherwise.
+/// The exit code is 1 if there is an error, and 0 otherwise.
 #[derive(Debug, clap::Args)]
 pub(super) struct Check {
-    /// The unit that the instance is called after, as for `wakeport init`
+    /// The name of the instance, as for `wakeport init`
     #[arg(value_name = "UNIT")]
     instance: Option<UnitName>,
 
@@ -34,21 +36,21 @@ pub(super) struct Check {
     typed: Typed,
 }
 
-/// A name that takes longer to look up keeps clients waiting, too.
-const LOOKUP: Duration = Duration::from_secs(5);
+/// A name that takes longer to resolve keeps clients waiting as well.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs to the end.
 pub(super) fn run(check: Check) -> ExitCode {
-    check.look().unwrap_or_else(|fatal| say::fatal(&fatal))
+    check.verify().unwrap_or_else(|fatal| output::fatal(&fatal))
 }
 
 impl Check {
-    fn look(self) -> Result<ExitCode, Fatal> {
+    fn verify(self) -> Result<ExitCode, Fatal> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         let code = runtime.block_on(self.findings());
-        // A name that is still being resolved holds nobody up.
+        // Does not wait for a name that is still being resolved.
         runtime.shutdown_background();
         code
     }
@@ -59,7 +61,7 @@ impl Check {
         let others = settings.iter().any(|(name, _)| name != "WAKEPORT_USER");
         match self.instance {
             Some(_) if others => Err(Fatal::usage(
-                "give either UNIT, to look at an instance, or the options of `wakeport run`",
+                "give either UNIT, to verify an instance, or the options of `wakeport run`",
             )),
             None if others || std::env::var_os("WAKEPORT_TO").is_some() => {
                 let config = options.config()?;
@@ -68,15 +70,13 @@ impl Check {
                 Ok(report(&[(String::new(), checks::findings(&subject))]))
             }
             name => {
-                let bus = Bus::connect(manager).await.map_err(unasked)?;
+                let bus = Bus::connect(manager).await.map_err(out_of_reach)?;
                 let services = match &name {
                     Some(name) => vec![service_of(name)],
-                    None => machine::all(&bus).await.map_err(unasked)?,
+                    None => machine::all(&bus).await.map_err(out_of_reach)?,
                 };
                 if services.is_empty() {
-                    say::line(
-                        "there is no instance of wakeport@ to look at; `wakeport init --help` says how to make one",
-                    );
+                    output::line("there is no instance of wakeport@; see `wakeport init --help`");
                 }
                 let mut found = Vec::new();
                 for service in services {
@@ -89,16 +89,14 @@ impl Check {
     }
 }
 
-fn unasked(reason: String) -> Fatal {
+fn out_of_reach(reason: String) -> Fatal {
     Fatal {
-        message: format!(
-            "systemd cannot be asked ({reason}); is it running, and is `--user` right?"
-        ),
+        message: format!("cannot reach systemd ({reason}); is it running, and is `--user` right?"),
         exit: Exit::Findings,
     }
 }
 
-/// The service of the instance that people call `name`.
+/// The service of the instance `name`, which may be typed in several ways.
 fn service_of(name: &UnitName) -> String {
     let name = stem(name);
     let name = name.strip_suffix(".socket").unwrap_or(name);
@@ -108,20 +106,14 @@ fn service_of(name: &UnitName) -> String {
     }
 }
 
-/// Says what was found, and with what exit code that ends.
+/// Prints the findings of each instance, and returns the exit code.
 fn report(found: &[(String, Vec<Finding>)]) -> ExitCode {
     for (service, findings) in found {
         let what = service.trim_end_matches(".service");
-        let of = |finding: &Finding| Finding {
-            level: finding.level,
-            text: match what.is_empty() {
-                true => finding.text.clone(),
-                false => format!("{what}: {}", finding.text),
-            },
-        };
-        say::report(&findings.iter().map(of).collect::<Vec<_>>());
+        let of = |finding: &Finding| finding.under(what);
+        output::report(&findings.iter().map(of).collect::<Vec<_>>());
         if findings.iter().all(|finding| finding.level == Level::Note) {
-            say::line(format!("ok: {what}").trim_end_matches([':', ' ']));
+            output::line(format!("ok: {what}").trim_end_matches([':', ' ']));
         }
     }
     let mut all = found.iter().flat_map(|(_, findings)| findings);
@@ -131,28 +123,28 @@ fn report(found: &[(String, Vec<Finding>)]) -> ExitCode {
     }
 }
 
-/// What is wrong with the instance whose service this is.
+/// What is wrong with the instance that has this service.
 async fn instance(bus: &Bus, service: &str, manager: Manager) -> Vec<Finding> {
     let mut found = match machine::instance(bus, service).await {
         Ok(found) => found,
         Err(reason) => {
             return vec![Finding::error(format!(
-                "`{service}` cannot be looked at ({reason})"
+                "cannot read the properties of `{service}`: {reason}"
             ))];
         }
     };
-    if let Some(finding) = checks::unusable(service, &found.relay, manager) {
+    if let Some(finding) = unit::missing(service, &found.units, manager) {
         return vec![finding];
     }
     let config = match config_of(&found) {
         Ok(config) => config,
         Err(message) => {
-            let mut findings = checks::units(&found.relay, manager);
+            let mut findings = unit::installed(&found.units, manager);
             findings.insert(0, Finding::error(message));
             return findings;
         }
     };
-    found.relay.unknown = Options::unknown(&found.variables);
+    found.units.unknown = Options::unknown(&found.variables);
     let bus = Bus::connect(manager).await;
     let subject = subject(config, Some(found), manager, &bus).await;
     checks::findings(&subject)
@@ -160,14 +152,14 @@ async fn instance(bus: &Bus, service: &str, manager: Manager) -> Vec<Finding> {
 
 /// What `wakeport run` would make of an instance's command line and variables.
 fn config_of(found: &Found) -> Result<Config, String> {
-    let id = &found.relay.service.id;
+    let id = &found.units.service.id;
     let words = &found.command;
     let at = words
         .windows(2)
         .position(|pair| pair[0].ends_with("wakeport") && pair[1] == "run");
     let Some(at) = at else {
         return Err(format!(
-            "`{id}` does not run `wakeport run`, so more cannot be said; see its ExecStart="
+            "`{id}` does not run `wakeport run`, so it was not verified further; see its ExecStart="
         ));
     };
     let options = Options::read(&words[at + 2..], &found.variables);
@@ -176,55 +168,59 @@ fn config_of(found: &Found) -> Result<Config, String> {
         let config = suits.and_then(|()| options.config());
         config.map_err(|fatal| fatal.message)
     });
-    config.map_err(|message| format!("`{id}` would end at once: {message}"))
+    config.map_err(|message| format!("`{id}` would exit at once: {message}"))
 }
 
-/// Finds out all that matters to `config`.
+/// Reads all that matters to `config`.
 async fn subject(
     config: Config,
     found: Option<Found>,
     manager: Manager,
     bus: &Result<Bus, String>,
 ) -> Subject {
-    let units = woken(&config, manager, bus).await;
-    let identity = found
-        .as_ref()
-        .map_or_else(|| Some(Identity::own()), Found::identity);
-    let lookups = lookups(&config.services[0].routes).await;
-    let listeners = listeners(&config, found.as_ref());
-    let circles = circles(&config, &lookups, &listeners, found.as_ref(), bus).await;
+    let found = found.as_ref();
+    let identity = found.map_or_else(|| Some(Identity::own()), Found::identity);
+    let listeners = listeners(&config, found);
+    let others = match bus {
+        Ok(bus) => instances(bus, found).await,
+        Err(_) => Vec::new(),
+    };
+    let mut services = Vec::new();
+    for service in &config.services {
+        let units = woken(service, manager, bus).await;
+        let lookups = lookups(&service.routes).await;
+        services.push(ServiceSystem {
+            permissions: permissions(service, &units, found).await,
+            units,
+            programs: programs(service, identity.as_ref()),
+            loops: loops(service, &lookups, &listeners, &others),
+            lookups,
+        });
+    }
     Subject {
-        permissions: permissions(&config, &units, found.as_ref()).await,
-        units,
-        user: found
-            .as_ref()
-            .map_or_else(machine::own_name, |found| found.user.clone()),
-        user_exists: identity.is_some() || found.as_ref().is_some_and(|found| found.dynamic_user),
-        programs: programs(&config, identity.as_ref()),
-        lookups,
-        circles,
-        open_files: found
-            .as_ref()
-            .map_or_else(machine::open_files, |found| found.open_files),
+        services,
+        user: found.map_or_else(machine::own_name, |found| found.user.clone()),
+        user_exists: identity.is_some() || found.is_some_and(|found| found.dynamic_user),
+        open_files: found.map_or_else(machine::open_files, |found| found.open_files),
         polkit: machine::has_polkit(bus.as_ref().ok()).await,
         listening: machine::listening(manager, bus.as_ref().ok()).await,
-        linger: found.as_ref().and_then(|_| machine::linger(manager)),
-        instance: found.map(|found| found.relay),
+        linger: found.and_then(|_| machine::linger(manager)),
+        instance: found.map(|found| found.units.clone()),
         config,
         manager,
     }
 }
 
-/// The units to wake, from whichever manager has them.
+/// The units to wake, from the manager that has them.
 async fn woken(
-    config: &Config,
+    service: &ServiceConfig,
     manager: Manager,
     bus: &Result<Bus, String>,
 ) -> Result<Vec<Unit>, String> {
     let ServiceKind::Units {
         units,
         manager: theirs,
-    } = &config.services[0].kind
+    } = &service.kind
     else {
         return Ok(Vec::new());
     };
@@ -241,7 +237,7 @@ async fn woken(
 
 /// What polkit says about the units that are there. A user's own manager asks nobody.
 async fn permissions(
-    config: &Config,
+    service: &ServiceConfig,
     units: &Result<Vec<Unit>, String>,
     found: Option<&Found>,
 ) -> Vec<Permission> {
@@ -251,7 +247,7 @@ async fn permissions(
             ..
         },
         Ok(units),
-    ) = (&config.services[0].kind, units)
+    ) = (&service.kind, units)
     else {
         return Vec::new();
     };
@@ -278,15 +274,12 @@ async fn permissions(
 }
 
 /// What is wrong with the programs that would be run.
-fn programs(
-    config: &Config,
-    identity: Option<&Identity>,
-) -> Vec<(&'static str, String, Result<(), String>)> {
+fn programs(service: &ServiceConfig, identity: Option<&Identity>) -> Vec<Program> {
     let Some(identity) = identity else {
         return Vec::new();
     };
     let mut programs: Vec<(&str, &CommandLine)> = Vec::new();
-    match &config.services[0].kind {
+    match &service.kind {
         ServiceKind::Hooks { start, stop } => {
             programs.extend(start.as_ref().map(|start| ("start hook", start)));
             programs.extend(stop.as_ref().map(|stop| ("stop hook", stop)));
@@ -294,20 +287,13 @@ fn programs(
         ServiceKind::Exec(command) => programs.push(("child process", command)),
         ServiceKind::Relay | ServiceKind::Units { .. } => (),
     }
-    programs.extend(
-        config.services[0]
-            .readiness
-            .hook
-            .as_ref()
-            .map(|hook| ("ready hook", hook)),
-    );
-    let look = |(what, command): (&'static str, &CommandLine)| {
+    let ready = service.readiness.hook.as_ref();
+    programs.extend(ready.map(|hook| ("ready hook", hook)));
+    let outcome = |(what, command): (&'static str, &CommandLine)| {
         (what, command.program.clone(), identity.can_run(command))
     };
-    programs.into_iter().map(look).collect()
+    programs.into_iter().map(outcome).collect()
 }
-
-type Lookup = (Address, Result<Vec<SocketAddr>, String>);
 
 /// What the targets' addresses are, right now.
 async fn lookups(routes: &[Named<Address>]) -> Vec<Lookup> {
@@ -320,11 +306,11 @@ async fn lookups(routes: &[Named<Address>]) -> Vec<Lookup> {
             continue;
         }
         let place = (host.as_str(), port.unwrap_or_default());
-        let found = match timeout(LOOKUP, tokio::net::lookup_host(place)).await {
+        let found = match timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host(place)).await {
             Ok(found) => found
                 .map(Iterator::collect)
                 .map_err(|error| error.to_string()),
-            Err(_) => Err("nobody answers".to_owned()),
+            Err(_) => Err("the resolver timed out".to_owned()),
         };
         lookups.push((value.clone(), found));
     }
@@ -341,10 +327,10 @@ fn listeners(config: &Config, found: Option<&Found>) -> Vec<Bound> {
             .map(|listen| listen.value.clone())
             .collect(),
         Some(found) => found
-            .relay
+            .units
             .sockets
             .iter()
-            .flat_map(|port| port.at.clone())
+            .flat_map(|socket| socket.at.clone())
             .collect(),
     }
 }
@@ -362,28 +348,23 @@ fn leads_to(target: &Address, found: &[SocketAddr], listeners: &[Bound]) -> bool
     })
 }
 
-/// The targets by which clients come back to us, with the instances on the way.
-async fn circles(
-    config: &Config,
+/// The targets by which clients come back to us.
+fn loops(
+    service: &ServiceConfig,
     lookups: &[Lookup],
     listeners: &[Bound],
-    found: Option<&Found>,
-    bus: &Result<Bus, String>,
-) -> Vec<(Address, Vec<String>)> {
-    let others = match bus {
-        Ok(bus) => instances(bus, found).await,
-        Err(_) => Vec::new(),
-    };
-    let mut circles = Vec::new();
-    for Named { value, .. } in &config.services[0].routes {
-        // Whoever is on the way already leads nowhere new.
+    others: &[Other],
+) -> Vec<Loop> {
+    let mut loops = Vec::new();
+    for Named { value, .. } in &service.routes {
+        // An instance that is on the way already leads nowhere new.
         let mut way: Vec<String> = Vec::new();
         let mut next = vec![(value.clone(), resolved(value, lookups))];
         while let Some((address, places)) = next.pop() {
             if leads_to(&address, &places, listeners) {
-                // Those that are seen at once are named at once.
-                if !way.is_empty() || !preflight::is_plain(value) {
-                    circles.push((value.clone(), way));
+                // `target::routes` has those that need no resolver.
+                if !way.is_empty() || !target::is_local(value) {
+                    loops.push((value.clone(), way));
                 }
                 break;
             }
@@ -401,7 +382,7 @@ async fn circles(
             }
         }
     }
-    circles
+    loops
 }
 
 fn resolved(address: &Address, lookups: &[Lookup]) -> Vec<SocketAddr> {
@@ -421,7 +402,7 @@ struct Other {
 async fn instances(bus: &Bus, except: Option<&Found>) -> Vec<Other> {
     let mut others = Vec::new();
     for service in machine::all(bus).await.unwrap_or_default() {
-        if except.is_some_and(|found| found.relay.service.id == service) {
+        if except.is_some_and(|found| found.units.service.id == service) {
             continue;
         }
         let Ok(found) = machine::instance(bus, &service).await else {
@@ -431,7 +412,8 @@ async fn instances(bus: &Bus, except: Option<&Found>) -> Vec<Other> {
             continue;
         };
         let listeners = listeners(&config, Some(&found));
-        let targets = lookups(&config.services[0].routes).await;
+        let routes = config.services.iter().flat_map(|it| it.routes.clone());
+        let targets = lookups(&routes.collect::<Vec<_>>()).await;
         others.push(Other {
             service,
             listeners,

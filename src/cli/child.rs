@@ -1,6 +1,6 @@
-//! `wakeport child`, hidden: the last step on the way to a program of the administrator's.
-//! It becomes that program, after what only the process itself can set. (The usual place for
-//! that is between fork and exec, which takes unsafe code.)
+//! `wakeport child`, hidden: sets what only the process itself can set, and executes a program of
+//! the administrator's. (The usual place for that is between fork and exec, which takes unsafe
+//! code.)
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 
 use crate::server::limits;
 
-/// What to become, and how.
+/// What to execute, and how.
 #[derive(Debug, clap::Args)]
 pub struct Child {
     /// The soft limit on open files
@@ -25,17 +25,17 @@ pub struct Child {
     command: Vec<OsString>,
 }
 
-/// As shells have it: the program is not there.
+/// As in shells: the program does not exist.
 const NOT_FOUND: u8 = 127;
-/// As shells have it: the program is there and cannot be run.
+/// As in shells: the program exists and cannot be executed.
 const NOT_RUN: u8 = 126;
 
-/// Becomes the program. Returns only when that is impossible, with the exit code.
+/// Executes the program. Returns only if that fails, with the exit code.
 pub fn run(child: Child) -> ExitCode {
     let Some((program, arguments)) = child.command.split_first() else {
         return ExitCode::from(NOT_FOUND);
     };
-    // The program runs with more files than it asked for, if this cannot be: no harm done.
+    // If this fails, the program runs with a higher limit.
     let _ = limits::set_open_files(child.open_files);
     if let Err(error) = die_with(child.parent) {
         return refuse(program, &error);
@@ -47,7 +47,7 @@ pub fn run(child: Child) -> ExitCode {
 /// not covered, and neither are set-user-ID programs (PR_SET_PDEATHSIG(2const)).
 fn die_with(parent: i32) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    // It may have ended before it could be watched.
+    // It may have ended before.
     match getppid() {
         Some(now) if Pid::from_raw(parent) == Some(now) => Ok(()),
         _ => Err(io::Error::other("wakeport has ended")),
@@ -55,7 +55,7 @@ fn die_with(parent: i32) -> io::Result<()> {
 }
 
 fn refuse(program: &OsString, error: &io::Error) -> ExitCode {
-    // With standard error gone there is nobody left to tell.
+    // Fails if standard error is closed.
     let _ = writeln!(io::stderr(), "cannot run `{}`: {error}", program.display());
     let code = if error.kind() == io::ErrorKind::NotFound {
         NOT_FOUND

@@ -1,5 +1,5 @@
 //! `wakeport exporter`: the metrics of all instances, for Prometheus. Reads their records, wakes
-//! nobody, and exits when nobody has asked for a while.
+//! nothing, and exits when idle.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,21 +18,21 @@ use crate::report::scrape::{self, Source};
 use crate::report::state_file;
 use crate::systemd::journal::{self, LogFormat, LogLevel};
 
-/// Serves the metrics of every instance to Prometheus, at /metrics
+/// Serve the metrics of every instance to Prometheus, at /metrics
 ///
-/// The records that instances keep are read anew for each scrape; nothing is woken by that.
-/// Started by wakeport-exporter.socket, it exits when nobody has asked for a while.
+/// Each scrape reads the records of all instances, and wakes nothing. Started by
+/// wakeport-exporter.socket, the exporter exits when idle.
 #[derive(Debug, Args)]
 pub(super) struct Exporter {
-    /// Look for records in this directory; may be repeated [default: the system's and one's own]
+    /// Read records from this directory; may be repeated [default: the system's and the user's]
     #[arg(long, value_name = "DIR")]
     state_dir: Vec<PathBuf>,
 
-    /// Exit when nobody has asked for so long
+    /// Exit after this long without a scrape
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = span::parse)]
     idle_timeout: Duration,
 
-    /// Listen on this address ourselves, and do not exit: ADDRESS:PORT, PORT, /path, @abstract
+    /// Bind this address, and do not exit: ADDRESS:PORT, PORT, /path, @abstract
     #[arg(long, value_name = "ADDR")]
     listen: Option<Bound>,
 }
@@ -81,7 +81,7 @@ fn serve(exporter: Exporter, inherited: &mut Inherited) -> Result<(), Fatal> {
     Ok(runtime.block_on(scrape::serve(listeners, idle, source))?)
 }
 
-/// The page as the records are now. Nothing else is to be done meanwhile, so this may block.
+/// The page as the records are now. There is nothing else to do, so this may block.
 fn page(directories: &[PathBuf]) -> String {
     let found = directories
         .iter()

@@ -1,4 +1,4 @@
-//! `wakeport init`: puts a service behind wakeport, or takes it away again.
+//! `wakeport init`: puts a service behind wakeport, or removes it again.
 
 use std::fs;
 use std::io;
@@ -8,31 +8,31 @@ use std::process::{self, ExitCode, Stdio};
 use clap::builder::Resettable;
 
 use super::options::Typed;
-use super::{Exit, Fatal, say};
+use super::{Exit, Fatal, output};
 use crate::admin::machine;
-use crate::admin::system::Facts;
+use crate::admin::system::System;
 use crate::admin::unit_files::{self, Change, DROP_IN, Places, Plan, Step, in_words};
-use crate::admin::{Finding, Instance, Level, preflight};
+use crate::admin::{Finding, Instance, Level, checks};
 use crate::config::UnitName;
 use crate::util::file;
 
-/// Puts a service behind wakeport: says what that takes, or does it
+/// Put a service behind wakeport: print the units, or install them
 ///
-/// Prints the drop-ins that make wakeport@UNIT.socket and wakeport@UNIT.service take the port and
-/// wake the unit, the polkit rule that allows it, and what stands in the way. With --write and
-/// --enable it does it, after saying what. Repeated with other options, it changes what there is;
-/// drop-ins of your own beside it stay, and win.
+/// Prints the drop-ins that make wakeport@UNIT.socket and wakeport@UNIT.service listen on the port
+/// and wake the unit, the polkit rule that authorizes this, and what stands in the way. --write and
+/// --enable install them, and list each change first. Repeated with other options, it changes what
+/// there is; other drop-ins stay, and take precedence.
 ///
 /// Every option of `wakeport run` can be given, and becomes a line in the drop-in.
 #[derive(Debug, clap::Args)]
 pub(super) struct Init {
     /// The unit to wake; a name without a suffix means .service
     ///
-    /// With --unit, hooks or --exec, which say what to wake instead, just a name for the instance.
+    /// With --unit, hooks or --exec, which tell what to wake instead, just a name for the instance.
     #[arg(value_name = "UNIT")]
     instance: UnitName,
 
-    /// Write the files, rather than print them
+    /// Write the files instead of printing them
     #[arg(long, display_order = 3)]
     write: bool,
 
@@ -40,15 +40,15 @@ pub(super) struct Init {
     #[arg(long, requires = "write", display_order = 4)]
     enable: bool,
 
-    /// Close the port and take away what init has written for this instance, and nothing else
+    /// Close the port and remove the files that init has written for this instance
     #[arg(long, conflicts_with_all = ["write", "enable", "standalone"], display_order = 5)]
     remove: bool,
 
-    /// Write complete units, rather than drop-ins for the installed wakeport@.socket and .service
+    /// Write complete units instead of drop-ins for the installed wakeport@.socket and .service
     #[arg(long, display_order = 6)]
     standalone: bool,
 
-    /// Overwrite files that init has not written, and enable in spite of errors found
+    /// Overwrite files that init has not written, and enable in spite of errors
     #[arg(long, requires = "write", display_order = 7)]
     force: bool,
 
@@ -56,16 +56,16 @@ pub(super) struct Init {
     typed: Typed,
 }
 
-/// What is different about the options of `run` here.
+/// Adapts the options of `run`.
 pub(super) fn adjust(command: clap::Command) -> clap::Command {
-    // What is set around us is no wish for the instance.
+    // The variables around us are not meant for the instance.
     let command = command.mut_args(|argument| argument.env(Resettable::Reset));
     command
         .mut_arg("listen", |listen| {
             listen
-                .help("The port that wakeport takes: ADDRESS:PORT, PORT, /path, @abstract")
+                .help("The address that wakeport listens on: ADDRESS:PORT, PORT, /path, @abstract")
                 .long_help(
-                    "The port that wakeport takes: ADDRESS:PORT, PORT, /path, @abstract\n\n\
+                    "The address that wakeport listens on: ADDRESS:PORT, PORT, /path, @abstract\n\n\
                      It becomes the ListenStream= of the socket unit. NAME becomes its \
                      FileDescriptorName=, to tie it to a --to; each name is a socket unit of its \
                      own. May be repeated.",
@@ -78,7 +78,7 @@ pub(super) fn adjust(command: clap::Command) -> clap::Command {
 
 /// Runs to the end.
 pub(super) fn run(init: Init) -> ExitCode {
-    init.act().unwrap_or_else(|fatal| say::fatal(&fatal))
+    init.act().unwrap_or_else(|fatal| output::fatal(&fatal))
 }
 
 impl Init {
@@ -91,23 +91,23 @@ impl Init {
         if self.remove {
             let remains = machine::remains(manager, &places);
             let (present, systemd) = runtime.block_on(remains);
-            let plan = unit_files::take_away(&self.instance, manager, &present, systemd.is_ok());
-            return take_away(&plan, systemd);
+            let plan = unit_files::remove(&self.instance, manager, &present, systemd.is_ok());
+            return remove(&plan, systemd);
         }
         let (write, enable, force) = (self.write, self.enable, self.force);
         let instance = self.instance()?;
-        let facts = runtime.block_on(machine::facts(&instance, &places));
-        let plan = unit_files::set_up(&instance, &places, &facts, enable);
-        let mut findings = preflight::of(&instance, &facts, &plan);
+        let system = runtime.block_on(machine::system(&instance, &places));
+        let plan = unit_files::set_up(&instance, &places, &system, enable);
+        let mut findings = checks::preflight(&instance, &system, &plan);
         if !write {
             print(&plan);
-            say::error(&hint(&instance, &facts, &places));
-            say::findings(&findings);
+            output::error(&hint(&instance, &system, &places));
+            output::findings(&findings);
             return Ok(ExitCode::SUCCESS);
         }
-        if let (true, Err(reason)) = (enable, &facts.units) {
+        if let (true, Err(reason)) = (enable, &system.units) {
             let text =
-                format!("systemd cannot be told to open the port ({reason}); leave out `--enable`");
+                format!("cannot reach systemd to open the port ({reason}); leave out `--enable`");
             findings.insert(0, Finding::error(text));
         }
         let wrong = findings.iter().any(|finding| finding.level == Level::Error);
@@ -116,8 +116,8 @@ impl Init {
             .iter()
             .any(|change| change.foreign && change.is_one());
         if !force && (foreign || enable && wrong) {
-            say::findings(&findings);
-            let message = "nothing was written; mend the errors above, or go on with `--force`";
+            output::findings(&findings);
+            let message = "nothing was written; fix the errors above, or override with `--force`";
             return Err(Fatal {
                 message: message.into(),
                 exit: Exit::Findings,
@@ -125,27 +125,27 @@ impl Init {
         }
         carry_out(&plan)?;
         if !enable {
-            say::error(&hint(&instance, &facts, &places));
+            output::error(&hint(&instance, &system, &places));
         }
-        say::findings(&findings);
+        output::findings(&findings);
         Ok(ExitCode::SUCCESS)
     }
 
-    /// The instance that is meant.
+    /// The instance that was asked for.
     pub(super) fn instance(self) -> Result<Instance, Fatal> {
         let manager = self.typed.options.manager();
         let Typed {
             options,
             mut settings,
         } = self.typed;
-        // What the units say already.
+        // What the units set already.
         let elsewhere = ["WAKEPORT_LISTEN", "WAKEPORT_USER"];
         settings.retain(|(name, _)| !elsewhere.contains(&name.as_str()));
         options.suit_an_instance()?;
         let config = options.for_instance(&self.instance).config()?;
         if config.process.listen.is_empty() {
             return Err(Fatal::usage(
-                "`--listen` is missing: say which port wakeport takes, as in `--listen 8080`",
+                "`--listen` is missing: give the address that wakeport listens on, as in `--listen 8080`",
             ));
         }
         let instance = Instance {
@@ -176,12 +176,12 @@ fn print(plan: &Plan) {
             change.new.as_ref()?
         ))
     });
-    say::line(&files.collect::<Vec<_>>().join("\n"));
+    output::line(&files.collect::<Vec<_>>().join("\n"));
 }
 
 /// What is left to be done.
-fn hint(instance: &Instance, facts: &Facts, places: &Places) -> String {
-    let after = unit_files::set_up(instance, places, facts, true).after;
+fn hint(instance: &Instance, system: &System, places: &Places) -> String {
+    let after = unit_files::set_up(instance, places, system, true).after;
     let steps: Vec<_> = after.iter().map(|step| in_words(step)).collect();
     match steps.is_empty() {
         true => String::new(),
@@ -192,37 +192,37 @@ fn hint(instance: &Instance, facts: &Facts, places: &Places) -> String {
     }
 }
 
-/// Does what the plan says, after showing it.
+/// Carries the plan out, after listing it.
 fn carry_out(plan: &Plan) -> Result<(), Fatal> {
     if plan.is_empty() {
-        say::line("nothing to do: everything is as it should be");
+        output::line("nothing to do: everything is up to date");
         return Ok(());
     }
-    say::line(&plan.listing());
-    plan.before.iter().try_for_each(take)?;
+    output::line(&plan.listing());
+    plan.before.iter().try_for_each(execute)?;
     for change in plan.changes.iter().filter(|change| change.is_one()) {
         apply(change).map_err(|error| {
             failed(format!(
                 "cannot write `{}`: {error}{}",
                 change.path.display(),
-                whose(&error)
+                remedy(&error)
             ))
         })?;
     }
-    plan.after.iter().try_for_each(take)
+    plan.after.iter().try_for_each(execute)
 }
 
-fn take_away(plan: &Plan, systemd: Result<(), String>) -> Result<ExitCode, Fatal> {
+fn remove(plan: &Plan, systemd: Result<(), String>) -> Result<ExitCode, Fatal> {
     if plan.is_empty() {
-        say::line("nothing to do: `wakeport init` has written nothing for this instance");
+        output::line("nothing to do: `wakeport init` has written nothing for this instance");
         return Ok(ExitCode::SUCCESS);
     }
     carry_out(plan)?;
     if let Err(reason) = systemd {
         let text = format!(
-            "systemd cannot be told ({reason}); a port that is open stays open until the next boot"
+            "cannot reach systemd ({reason}); a port that is open stays open until the next boot"
         );
-        say::findings(&[Finding::note(text)]);
+        output::findings(&[Finding::note(text)]);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -235,7 +235,7 @@ fn failed(message: String) -> Fatal {
 }
 
 /// The remedy, where there is one.
-fn whose(error: &io::Error) -> &'static str {
+fn remedy(error: &io::Error) -> &'static str {
     if error.kind() == io::ErrorKind::PermissionDenied {
         "; run it as root, or use `--user` for a service of your own"
     } else {
@@ -243,14 +243,14 @@ fn whose(error: &io::Error) -> &'static str {
     }
 }
 
-/// Writes a file or takes it away: whole or not at all.
+/// Writes a file or removes it: whole or not at all.
 fn apply(change: &Change) -> io::Result<()> {
     let path = &change.path;
     let folder = path.parent().unwrap_or(Path::new("/"));
     let Some(new) = &change.new else {
         fs::remove_file(path)?;
         if path.ends_with(DROP_IN) {
-            // Unless something of somebody else's is in it.
+            // Fails if it has other files.
             let _ = fs::remove_dir(folder);
         }
         return Ok(());
@@ -270,9 +270,9 @@ fn make_directory(path: &Path) -> io::Result<()> {
     file::make_directory(path)
 }
 
-/// Runs a command. `systemctl` and not D-Bus: it is what was shown and what anybody can repeat,
-/// it waits for its jobs, and it says in words what is wrong.
-fn take(step: &Step) -> Result<(), Fatal> {
+/// Runs a command. `systemctl` and not D-Bus: it is what was listed and can be repeated by hand, it
+/// waits for its jobs, and it explains what fails.
+fn execute(step: &Step) -> Result<(), Fatal> {
     let words = in_words(step);
     let (program, arguments) = step.split_first().expect("a command has a program");
     let output = process::Command::new(program)
@@ -285,7 +285,7 @@ fn take(step: &Step) -> Result<(), Fatal> {
     }
     let said = String::from_utf8_lossy(&output.stderr);
     Err(failed(format!(
-        "`{words}` failed ({}): {}; when that is mended, the same command again goes on",
+        "`{words}` failed ({}): {}; fix that, and run the same command again",
         output.status,
         said.trim()
     )))

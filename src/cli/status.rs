@@ -1,4 +1,4 @@
-//! `wakeport status`: every instance on the machine, asleep or not. Only reads.
+//! `wakeport status`: the state of every instance on the machine. Only reads.
 
 mod table;
 mod view;
@@ -15,8 +15,8 @@ use terminal_size::{Height, Width};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::run::Signals;
-use super::{Fatal, say};
-use crate::admin::machine::inventory::{Survey, inventory};
+use super::{Fatal, output};
+use crate::admin::machine::inventory::{Inventory, inventory};
 use crate::config::Manager;
 use crate::report::record::{Owner, Record};
 use crate::report::state_file;
@@ -24,35 +24,35 @@ use crate::util::text::one_line;
 
 use view::View;
 
-/// Shows every instance on the machine, asleep ones included
+/// Show every instance on the machine, asleep ones included
 ///
 /// The numbers come from the records that instances keep in their state directories, and whether a
-/// port is open from the service manager. Nothing is woken by asking, and every user may ask; one
-/// sees the system's instances and one's own.
+/// port is open from the service manager. This wakes nothing, and needs no privilege; it shows the
+/// system's instances and those of the calling user.
 #[derive(Debug, Args)]
 pub(super) struct Status {
-    /// Show this one in full: by its name, its unit, or the unit that it wakes
+    /// Show this instance in full: by its name, its unit, or the unit that it wakes
     unit: Option<String>,
 
-    /// Print JSON; the fields are in docs/observing.md. With --watch a line for each look
+    /// Print JSON; docs/observing.md lists the fields. With --watch one line a second
     #[arg(long)]
     json: bool,
 
-    /// Look again every second, until Ctrl-C
+    /// Refresh every second, until Ctrl-C
     #[arg(long)]
     watch: bool,
 
-    /// Look for records in this directory only, and ask no service manager. May be repeated
+    /// Read records from this directory only, and ask no service manager. May be repeated
     #[arg(long, value_name = "DIR")]
     state_dir: Vec<PathBuf>,
 }
 
-/// The layout of the JSON; it changes when a field goes or changes its meaning.
+/// The layout of the JSON; it changes when a field is removed or changes its meaning.
 const JSON_VERSION: u32 = 1;
 
-/// What a look has brought.
+/// What is shown.
 #[derive(Debug, Serialize)]
-struct Seen {
+struct Snapshot {
     version: u32,
     instances: Vec<View>,
     /// Records that cannot be used, a line each.
@@ -69,27 +69,27 @@ pub(super) fn run(status: &Status) -> ExitCode {
         .and_then(|runtime| runtime.block_on(show(status)));
     match shown {
         Ok(()) => ExitCode::SUCCESS,
-        Err(fatal) => say::fatal(&fatal),
+        Err(fatal) => output::fatal(&fatal),
     }
 }
 
 async fn show(status: &Status) -> Result<(), Fatal> {
-    let seen = look(status).await?;
+    let snapshot = read(status).await?;
     let ended = if status.watch {
-        watch(status, seen).await?
+        watch(status, snapshot).await?
     } else {
-        print(&whole(status, &seen, None))
+        print(&text(status, &snapshot, None))
     };
     match ended {
-        // Whoever reads has read enough.
+        // The reader needs no more.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         ended => ended.map_err(|error| Fatal::software(format!("cannot write: {error}"))),
     }
 }
 
-/// Shows it every second, until told to end: on a terminal in one place, elsewhere one below the
+/// Shows it every second until a signal comes: on a terminal in one place, elsewhere one below the
 /// other.
-async fn watch(status: &Status, mut seen: Seen) -> Result<io::Result<()>, Fatal> {
+async fn watch(status: &Status, mut snapshot: Snapshot) -> Result<io::Result<()>, Fatal> {
     let mut signals = Signals::new()?;
     let screen = io::stdout().is_terminal() && !status.json;
     let screen = screen.then(Screen::take);
@@ -98,8 +98,8 @@ async fn watch(status: &Status, mut seen: Seen) -> Result<io::Result<()>, Fatal>
     beat.tick().await;
     loop {
         let shown = match &screen {
-            Some(_) => Screen::draw(&whole(status, &seen, terminal())),
-            None => print(&whole(status, &seen, None)),
+            Some(_) => Screen::draw(&text(status, &snapshot, terminal())),
+            None => print(&text(status, &snapshot, None)),
         };
         if shown.is_err() {
             return Ok(shown);
@@ -108,18 +108,18 @@ async fn watch(status: &Status, mut seen: Seen) -> Result<io::Result<()>, Fatal>
             _ = beat.tick() => (),
             _ = signals.next() => break,
         }
-        seen = look(status).await?;
+        snapshot = read(status).await?;
     }
     drop(screen);
     Ok(Ok(()))
 }
 
 /// All that there is to print.
-fn whole(status: &Status, seen: &Seen, size: Option<(usize, usize)>) -> String {
+fn text(status: &Status, snapshot: &Snapshot, size: Option<(usize, usize)>) -> String {
     if status.json {
         let text = match status.watch {
-            true => serde_json::to_string(seen),
-            false => serde_json::to_string_pretty(seen),
+            true => serde_json::to_string(snapshot),
+            false => serde_json::to_string_pretty(snapshot),
         };
         return text.unwrap_or_default() + "\n";
     }
@@ -127,15 +127,12 @@ fn whole(status: &Status, seen: &Seen, size: Option<(usize, usize)>) -> String {
     let width = size
         .map(|(width, _)| width)
         .or_else(|| terminal().map(|(width, _)| width));
-    let mut text = match &seen.instances[..] {
-        [] => {
-            "no instance: no socket unit starts wakeport, and nothing is known of an earlier one\n"
-                .into()
-        }
+    let mut text = match &snapshot.instances[..] {
+        [] => "no instance: no socket unit starts wakeport, and there is no record\n".into(),
         [one] if status.unit.is_some() => table::details(one, now),
         all => table::table(all, width, now),
     };
-    for problem in &seen.problems {
+    for problem in &snapshot.problems {
         text += &one_line(problem);
         text.push('\n');
     }
@@ -145,27 +142,28 @@ fn whole(status: &Status, seen: &Seen, size: Option<(usize, usize)>) -> String {
     text
 }
 
-// -- looking
+// -- reading
 
-async fn look(status: &Status) -> Result<Seen, Fatal> {
-    let mut seen = if status.state_dir.is_empty() {
-        look_everywhere().await
+async fn read(status: &Status) -> Result<Snapshot, Fatal> {
+    let mut snapshot = if status.state_dir.is_empty() {
+        read_everywhere().await
     } else {
         let (records, problems) = records(&status.state_dir);
-        seen(&records, None, None, problems)
+        snapshot(&records, None, None, problems)
     };
-    seen.instances
+    snapshot
+        .instances
         .sort_by(|one, other| (one.manager, &one.name).cmp(&(other.manager, &other.name)));
     if let Some(word) = &status.unit {
-        let names: Vec<_> = seen
+        let names: Vec<_> = snapshot
             .instances
             .iter()
             .map(|view| view.name.clone())
             .collect();
-        seen.instances.retain(|view| view.answers_to(word));
-        if seen.instances.is_empty() {
+        snapshot.instances.retain(|view| view.answers_to(word));
+        if snapshot.instances.is_empty() {
             return Err(Fatal::usage(format!(
-                "no instance is called `{}`; there {}",
+                "no instance has the name `{}`; there {}",
                 one_line(word),
                 match &names[..] {
                     [] => "is none".into(),
@@ -174,10 +172,10 @@ async fn look(status: &Status) -> Result<Seen, Fatal> {
             )));
         }
     }
-    Ok(seen)
+    Ok(snapshot)
 }
 
-async fn look_everywhere() -> Seen {
+async fn read_everywhere() -> Snapshot {
     let mut places = state_file::usual_places();
     let (mut found, mut problems) = records(&places);
     let units = |found: &[Record], owner| -> Vec<String> {
@@ -192,7 +190,7 @@ async fn look_everywhere() -> Seen {
     // An instance that runs as another user keeps its record elsewhere.
     let mut others: Vec<_> = system
         .iter()
-        .flat_map(|survey| survey.services.values())
+        .flat_map(|inventory| inventory.services.values())
         .flat_map(|service| service.state_directories.clone())
         .filter(|directory| !places.contains(directory))
         .collect();
@@ -202,7 +200,7 @@ async fn look_everywhere() -> Seen {
     places.extend(others);
     found.extend(more);
     problems.extend(more_problems);
-    seen(&found, system.as_ref(), user.as_ref(), problems)
+    snapshot(&found, system.as_ref(), user.as_ref(), problems)
 }
 
 fn records(directories: &[PathBuf]) -> (Vec<Record>, Vec<String>) {
@@ -219,12 +217,12 @@ fn records(directories: &[PathBuf]) -> (Vec<Record>, Vec<String>) {
     (records, problems)
 }
 
-fn seen(
+fn snapshot(
     records: &[Record],
-    system: Option<&Survey>,
-    user: Option<&Survey>,
+    system: Option<&Inventory>,
+    user: Option<&Inventory>,
     problems: Vec<String>,
-) -> Seen {
+) -> Snapshot {
     let now = state_file::moment();
     let manager = |owner| match owner {
         Owner::System => system,
@@ -232,19 +230,21 @@ fn seen(
     };
     let known = records.iter().map(|record| {
         let alive = state_file::is_alive(record);
-        // Whether the service runs says the manager that starts it; it is nearly always the same.
         View::of(record, alive, manager(record.manager), now)
     });
     let mut instances: Vec<_> = known.collect();
     for owner in [Owner::System, Owner::User] {
-        for (unit, service) in manager(owner).iter().flat_map(|survey| &survey.services) {
+        for (unit, service) in manager(owner)
+            .iter()
+            .flat_map(|inventory| &inventory.services)
+        {
             let is_known = |view: &View| view.manager == owner && view.unit.as_ref() == Some(unit);
             if !instances.iter().any(is_known) {
                 instances.push(View::unknown(unit, owner, service));
             }
         }
     }
-    Seen {
+    Snapshot {
         version: JSON_VERSION,
         instances,
         problems,
@@ -270,7 +270,7 @@ pub(super) fn shown(
 }
 
 fn print(text: &str) -> io::Result<()> {
-    // Without colours where nobody sees them, and where `NO_COLOR` says so.
+    // Without colours where there is no terminal, and with `NO_COLOR`.
     let mut out = anstream::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()
@@ -282,13 +282,13 @@ fn terminal() -> Option<(usize, usize)> {
     Some((width.into(), height.into()))
 }
 
-/// The terminal, while it is ours alone. Dropping it puts back what was there before.
+/// The terminal's alternate screen. Dropping it restores what was there before.
 struct Screen;
 
 impl Screen {
-    /// The other screen, without a cursor, and with long lines cut rather than broken.
+    /// Without a cursor, and with long lines cut rather than wrapped.
     fn take() -> Self {
-        let _ = Self::tell("\x1b[?1049h\x1b[?25l\x1b[?7l");
+        let _ = Self::write("\x1b[?1049h\x1b[?25l\x1b[?7l");
         Self
     }
 
@@ -306,10 +306,10 @@ impl Screen {
             page += &format!("… {hidden} more lines\x1b[K");
         }
         page += "\x1b[J";
-        Self::tell(&page)
+        Self::write(&page)
     }
 
-    fn tell(text: &str) -> io::Result<()> {
+    fn write(text: &str) -> io::Result<()> {
         // What steers the terminal must get there even without colours.
         let colours = anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
         let plain;
@@ -344,6 +344,6 @@ fn without_colours(text: &str) -> String {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        let _ = Self::tell("\x1b[?7h\x1b[?25h\x1b[?1049l");
+        let _ = Self::write("\x1b[?7h\x1b[?25h\x1b[?1049l");
     }
 }

@@ -27,10 +27,10 @@ end
 complete -c wakeport -n "__fish_wakeport_needs_command" -s h -l help -d 'Print help'
 complete -c wakeport -n "__fish_wakeport_needs_command" -s V -l version -d 'Print version'
 complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "run" -d 'Waits for clients, and wakes the service for them'
-complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "check" -d 'Looks whether an instance, or a command line, would work; starts nothing'
-complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "status" -d 'Shows every instance on the machine, asleep ones included'
-complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "exporter" -d 'Serves the metrics of every instance to Prometheus, at /metrics'
-complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "init" -d 'Puts a service behind wakeport: says what that takes, or does it'
+complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "check" -d 'Verify an installed instance or a command line without starting anything'
+complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "status" -d 'Show every instance on the machine, asleep ones included'
+complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "exporter" -d 'Serve the metrics of every instance to Prometheus, at /metrics'
+complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "init" -d 'Put a service behind wakeport: print the units, or install them'
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l to -d 'Where to relay to: host:port, host (the listener\'s own port), /path, @abstract' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l unit -d 'Start and stop this unit over D-Bus; a name without a suffix means .service' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l user -d 'Talk to the user\'s service manager instead of the system\'s' -r -f -a "yes\t''
@@ -123,13 +123,13 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l log-format -
 journal\t'The journal, with fields'
 text\t'Readable lines on stderr'"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c wakeport -n "__fish_wakeport_using_subcommand status" -l state-dir -d 'Look for records in this directory only, and ask no service manager. May be repeated' -r -f -a "(__fish_complete_directories)"
-complete -c wakeport -n "__fish_wakeport_using_subcommand status" -l json -d 'Print JSON; the fields are in docs/observing.md. With --watch a line for each look'
-complete -c wakeport -n "__fish_wakeport_using_subcommand status" -l watch -d 'Look again every second, until Ctrl-C'
+complete -c wakeport -n "__fish_wakeport_using_subcommand status" -l state-dir -d 'Read records from this directory only, and ask no service manager. May be repeated' -r -f -a "(__fish_complete_directories)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand status" -l json -d 'Print JSON; docs/observing.md lists the fields. With --watch one line a second'
+complete -c wakeport -n "__fish_wakeport_using_subcommand status" -l watch -d 'Refresh every second, until Ctrl-C'
 complete -c wakeport -n "__fish_wakeport_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c wakeport -n "__fish_wakeport_using_subcommand exporter" -l state-dir -d 'Look for records in this directory; may be repeated [default: the system\'s and one\'s own]' -r -f -a "(__fish_complete_directories)"
-complete -c wakeport -n "__fish_wakeport_using_subcommand exporter" -l idle-timeout -d 'Exit when nobody has asked for so long' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand exporter" -l listen -d 'Listen on this address ourselves, and do not exit: ADDRESS:PORT, PORT, /path, @abstract' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand exporter" -l state-dir -d 'Read records from this directory; may be repeated [default: the system\'s and the user\'s]' -r -f -a "(__fish_complete_directories)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand exporter" -l idle-timeout -d 'Exit after this long without a scrape' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand exporter" -l listen -d 'Bind this address, and do not exit: ADDRESS:PORT, PORT, /path, @abstract' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand exporter" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l unit -d 'Start and stop this unit over D-Bus; a name without a suffix means .service' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l user -d 'Talk to the user\'s service manager instead of the system\'s' -r -f -a "yes\t''
@@ -174,13 +174,13 @@ trace\t'And everything else'"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l log-format -d 'Where to log' -r -f -a "auto\t'The journal when stderr is the journal, readable lines otherwise'
 journal\t'The journal, with fields'
 text\t'Readable lines on stderr'"
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l listen -d 'The port that wakeport takes: ADDRESS:PORT, PORT, /path, @abstract' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l listen -d 'The address that wakeport listens on: ADDRESS:PORT, PORT, /path, @abstract' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l to -d 'Where to relay to: host:port, host (the listener\'s own port), /path, @abstract' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l write -d 'Write the files, rather than print them'
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l write -d 'Write the files instead of printing them'
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l enable -d 'Open the port at once, and at every boot'
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l remove -d 'Close the port and take away what init has written for this instance, and nothing else'
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l standalone -d 'Write complete units, rather than drop-ins for the installed wakeport@.socket and .service'
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l force -d 'Overwrite files that init has not written, and enable in spite of errors found'
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l remove -d 'Close the port and remove the files that init has written for this instance'
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l standalone -d 'Write complete units instead of drop-ins for the installed wakeport@.socket and .service'
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l force -d 'Overwrite files that init has not written, and enable in spite of errors'
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -s h -l help -d 'Print help (see more with \'--help\')'
 
 # The names of units, from systemd: services for `init` and `--unit`, instances for `check` and `status`.

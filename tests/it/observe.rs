@@ -167,7 +167,7 @@ fn after_sigkill_the_service_is_unattended_and_the_next_instance_adopts_it() {
     let seen = kept.seen();
     assert_eq!(seen["state"], "unattended");
     assert_eq!(seen["clients"]["active"], 0);
-    assert!(text(&kept.status(&[])).contains("wakeport was ended"));
+    assert!(text(&kept.status(&[])).contains("wakeport was terminated"));
 
     let _wakeport = kept.run().start();
     kept.is("cooling");
@@ -262,7 +262,7 @@ fn status_of_an_unknown_name_lists_the_known_ones() {
     }
     let output = kept.status(&["other"]);
     assert_eq!(output.status.code(), Some(64));
-    assert!(text(&output).contains("no instance is called `other`; there is `app`"));
+    assert!(text(&output).contains("no instance has the name `other`; there is `app`"));
 }
 
 #[test]

@@ -715,11 +715,11 @@ fn the_name_of_a_program_on_the_port_cannot_control_the_terminal() {
     drop(holder.stdin.take());
     let _ = holder.wait();
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("is taken by"), "{said}");
+    assert!(said.contains("is in use by"), "{said}");
     is_clean(&said);
     assert!(
         said.lines()
-            .any(|line| line.contains("is taken by") && line.contains("evil")),
+            .any(|line| line.contains("is in use by") && line.contains("evil")),
         "{said}"
     );
 }

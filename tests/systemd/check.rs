@@ -66,7 +66,7 @@ fn a_good_set_up_is_ok_asleep_and_awake_and_nothing_is_started() {
     // An ordinary user sees less, and the output says so.
     let said = rig.run("runuser -u daemon -- wakeport check web");
     assert!(said.contains("ok: wakeport@web"), "{said}");
-    assert!(said.contains("note: wakeport@web: whether polkit lets the user `wakeport` start and stop `web.service` is not known: polkit tells only root"), "{said}");
+    assert!(said.contains("note: wakeport@web: whether user `wakeport` is authorized by polkit to start and stop `web.service` is not known: polkit tells only root"), "{said}");
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn each_error_in_the_units_is_reported() {
         "[Service]\nEnvironment=WAKEPORT_COOLDOWN=soon\n",
         1,
         &[
-            "error: wakeport@web: `wakeport@web.service` would end at once",
+            "error: wakeport@web: `wakeport@web.service` would exit at once",
             "soon",
             "the variable WAKEPORT_COOLDOWN",
         ],
@@ -99,7 +99,7 @@ fn each_error_in_the_units_is_reported() {
         SERVICE,
         "[Unit]\nRequires=web.service\n",
         1,
-        &["`wakeport@web.service` cannot be without `web.service`"],
+        &["`wakeport@web.service` depends on `web.service`"],
     );
     with(
         &rig,
@@ -117,7 +117,7 @@ fn each_error_in_the_units_is_reported() {
         SERVICE,
         "[Service]\nUser=nosuch\n",
         1,
-        &["there is no user `nosuch`"],
+        &["user `nosuch` (User= of `wakeport@web.service`) does not exist"],
     );
     with(
         &rig,
@@ -138,7 +138,7 @@ fn each_error_in_the_units_is_reported() {
         SERVICE,
         "[Service]\nEnvironment=WAKEPORT_UNIT=web.socket.service\n",
         1,
-        &["there is no unit `web.socket.service`"],
+        &["unit `web.socket.service` does not exist"],
     );
     with(
         &rig,
@@ -237,7 +237,7 @@ fn each_error_in_the_service_is_reported() {
     );
     rig.systemctl("unmask --quiet --runtime web.service");
     rig.run("mv /usr/lib/systemd/system/web.service /run/rig/; systemctl daemon-reload");
-    finds(&rig, "web", 1, &["there is no unit `web.service`"]);
+    finds(&rig, "web", 1, &["unit `web.service` does not exist"]);
     rig.run("mv /run/rig/web.service /etc/systemd/system/; systemctl daemon-reload");
     finds(&rig, "web", 0, &["ok"]);
 }
@@ -248,7 +248,7 @@ fn what_polkit_denies_the_user_of_the_instance_is_reported() {
     let rig = good();
     rig.unit("secret.service", "[Service]\nExecStart=sleep infinity\n");
     rig.settings("web", &["WAKEPORT_UNIT=web secret"]);
-    let denied = "polkit does not let the user `wakeport` do `start`, `stop`, `reset-failed` with `secret.service`; `wakeport init secret … --write`";
+    let denied = "user `wakeport` is not authorized by polkit to `start`, `stop`, `reset-failed` `secret.service`; `wakeport init secret … --write`";
     finds(&rig, "web", 1, &[denied]);
     rig.allow("secret.service");
     finds(&rig, "web", 0, &["ok"]);
@@ -258,7 +258,7 @@ fn what_polkit_denies_the_user_of_the_instance_is_reported() {
         SERVICE,
         "[Service]\nUser=daemon\nEnvironment=WAKEPORT_UNIT=web\n",
         1,
-        &["the user `daemon`", "`web.service`", "a rule for `daemon`"],
+        &["user `daemon`", "`web.service`", "a rule for `daemon`"],
     );
     // Root needs none.
     with(&rig, SERVICE, "[Service]\nUser=\n", 0, &["ok"]);
@@ -269,7 +269,7 @@ fn what_polkit_denies_the_user_of_the_instance_is_reported() {
     );
     rig.settings("web", &[SOON]);
     rig.systemctl("try-restart polkit.service");
-    finds(&rig, "web", 1, &["do `reset-failed` with `web.service`"]);
+    finds(&rig, "web", 1, &["to `reset-failed` `web.service`"]);
 }
 
 #[test]
@@ -315,7 +315,7 @@ fn an_unreachable_target_and_a_loop_are_reported() {
     to(
         "127.0.0.1:8082",
         1,
-        &["leads in a circle, by way of `wakeport@b.service`"],
+        &["loops back through `wakeport@b.service`"],
     );
 }
 
@@ -332,7 +332,7 @@ fn a_port_in_use_and_a_hook_that_cannot_be_run_are_reported() {
     rig.wait_for("the port is taken", || rig.try_curl(URL).is_ok());
     let said = rig.ask("wakeport check web");
     assert!(
-        said.contains("127.0.0.1:8080, which wakeport is to take, is taken by `thief.service`"),
+        said.contains("127.0.0.1:8080 is in use by `thief.service`"),
         "{said}"
     );
     rig.systemctl("stop thief.service");
@@ -350,9 +350,7 @@ fn a_port_in_use_and_a_hook_that_cannot_be_run_are_reported() {
     hook(
         "sleep-well",
         1,
-        &[
-            "the start hook `sleep-well` cannot be run by the user `wakeport`: it is nowhere in PATH",
-        ],
+        &["the start hook `sleep-well` cannot be run by user `wakeport`: it is nowhere in PATH"],
     );
     hook("/root/wake", 1, &["the sandbox hides home directories"]);
     hook("/tmp/wake", 1, &["the sandbox has a /tmp of its own"]);

@@ -183,7 +183,7 @@ fn each_obstacle_on_a_real_machine_is_reported() {
         &rig,
         "init gone --listen 8080 --to 127.0.0.1:1",
         0,
-        &["error: there is no unit `gone.service`"],
+        &["error: unit `gone.service` does not exist"],
     );
     rig.systemctl("mask --quiet --runtime nginx.service");
     says(
@@ -202,14 +202,14 @@ fn each_obstacle_on_a_real_machine_is_reported() {
         &rig,
         taken,
         0,
-        &["error: 127.0.0.1:18080, which wakeport is to take, is taken by `nginx.service`"],
+        &["error: 127.0.0.1:18080 is in use by `nginx.service`"],
     );
     // An ordinary user gets what is visible to him.
     says(
         &rig,
         &format!("run --help >/dev/null; runuser -u daemon -- wakeport {taken}"),
         0,
-        &["is taken by a process of the user with the ID 0 (as root one sees which)"],
+        &["is in use by a process of the user with the ID 0 (run this as root to see which)"],
     );
     rig.systemctl("stop nginx.service");
     rig.unit(
@@ -221,7 +221,7 @@ fn each_obstacle_on_a_real_machine_is_reported() {
         &rig,
         &format!("run --help >/dev/null; runuser -u daemon -- wakeport {taken}"),
         0,
-        &["is taken by `other.socket`"],
+        &["is in use by `other.socket`"],
     );
 }
 

@@ -28,7 +28,7 @@ pub(super) fn present(places: &Places, planned: impl Iterator<Item = PathBuf>) -
     paths.into_iter().filter_map(read).collect()
 }
 
-/// Whether any of these files has something to say about a unit.
+/// Whether any of these files is part of a unit.
 pub(super) fn mention(present: &[Present], unit: &str) -> bool {
     present.iter().any(|Present { path, .. }| {
         let folder = path.parent().and_then(Path::file_name);
@@ -45,7 +45,7 @@ fn entries(directory: &Path) -> Vec<PathBuf> {
 /// A file, if there is one. One in a directory that is closed to us counts as none.
 fn read(path: PathBuf) -> Option<Present> {
     let text = match fs::read(&path) {
-        Ok(bytes) => String::from_utf8(bytes).map_err(|_| "it is no text".to_owned()),
+        Ok(bytes) => String::from_utf8(bytes).map_err(|_| "it is not text".to_owned()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
         Err(_) if fs::symlink_metadata(&path).is_err() => return None,
         Err(error) => Err(error.to_string()),

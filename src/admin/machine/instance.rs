@@ -5,8 +5,7 @@ use std::fs;
 
 use super::Bus;
 use super::programs::Identity;
-use crate::admin::checks::{Port, Relay};
-use crate::admin::system::Unit;
+use crate::admin::system::{Installed, SocketUnit, Unit};
 use crate::admin::unit_text::environment_file;
 use crate::config::Manager;
 use crate::systemd::dbus::Properties;
@@ -18,7 +17,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 #[derive(Debug)]
 pub struct Found {
     /// Its units.
-    pub relay: Relay,
+    pub units: Installed,
     /// The command line of its service.
     pub command: Vec<String>,
     /// The variables of its service.
@@ -27,7 +26,7 @@ pub struct Found {
     pub user: String,
     /// Whether that user is made anew at each start.
     pub dynamic_user: bool,
-    /// Groups that it has beside its user's.
+    /// Its groups beside its user's.
     groups: Vec<String>,
     hides_home: bool,
     private_tmp: bool,
@@ -85,7 +84,7 @@ pub async fn instance(bus: &Bus, service: &str) -> Result<Found, String> {
     let sockets = sockets(bus, service, &unit).await?;
     let unknown = Vec::new();
     Ok(Found {
-        relay: Relay {
+        units: Installed {
             service: unit,
             sockets,
             unknown,
@@ -113,7 +112,7 @@ fn arguments(start: Vec<Start>) -> Vec<String> {
 }
 
 /// The sockets of a service: the one of its own name, and others that start it.
-async fn sockets(bus: &Bus, service: &str, unit: &Unit) -> Result<Vec<Port>, String> {
+async fn sockets(bus: &Bus, service: &str, unit: &Unit) -> Result<Vec<SocketUnit>, String> {
     let own = service.replace(".service", ".socket");
     let others = unit
         .triggered_by
@@ -121,14 +120,14 @@ async fn sockets(bus: &Bus, service: &str, unit: &Unit) -> Result<Vec<Port>, Str
         .filter(|name| **name != own && name.ends_with(".socket"));
     let mut sockets = Vec::new();
     for name in [&own].into_iter().chain(others) {
-        sockets.push(port(name, bus.all_properties(name).await?));
+        sockets.push(socket(name, bus.all_properties(name).await?));
     }
     Ok(sockets)
 }
 
-fn port(name: &str, mut properties: Properties) -> Port {
+fn socket(name: &str, mut properties: Properties) -> SocketUnit {
     let (at, others) = properties.listeners();
-    Port {
+    SocketUnit {
         name: name.to_owned(),
         at,
         others,

@@ -1,5 +1,5 @@
-//! What a service manager says of the units that run wakeport: which there are, and whether their
-//! ports are open. Only asks; nothing is started, woken or changed by that.
+//! The units that run wakeport, from a service manager: which there are, and whether their ports
+//! are open. Nothing is started, woken or changed.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,15 +10,15 @@ use tokio::time::timeout;
 use super::Bus;
 use crate::config::Manager;
 
-/// People look at this every second.
-const ANSWER: Duration = Duration::from_secs(3);
+/// `wakeport status --watch` asks every second.
+const BUS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A command of `ExecStart=`: path, arguments, whether failure is ignored, and how it went last.
 type Command = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
 
-/// What a manager says.
+/// The units of a manager.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Survey {
+pub struct Inventory {
     /// The services that run wakeport when a socket starts them, by name.
     pub services: BTreeMap<String, Service>,
     /// The `ActiveState` of the units that were asked for.
@@ -49,25 +49,25 @@ pub struct Socket {
     pub listen: Vec<String>,
 }
 
-/// Asks `manager`, also for the state of `units`. Nobody who answers in time is nobody.
-pub async fn inventory(manager: Manager, units: &[String]) -> Option<Survey> {
-    match timeout(ANSWER, ask(manager, units)).await {
+/// Asks `manager`, also for the state of `units`; `None` without an answer in time.
+pub async fn inventory(manager: Manager, units: &[String]) -> Option<Inventory> {
+    match timeout(BUS_TIMEOUT, ask(manager, units)).await {
         Ok(Ok(inventory)) => Some(inventory),
         Ok(Err(error)) => {
-            tracing::debug!("the service manager does not say: {error}");
+            tracing::debug!("cannot read units from the service manager: {error}");
             None
         }
         Err(_) => None,
     }
 }
 
-async fn ask(manager: Manager, units: &[String]) -> Result<Survey, String> {
+async fn ask(manager: Manager, units: &[String]) -> Result<Inventory, String> {
     let bus = Bus::connect(manager).await?;
-    look(&bus, units).await.map_err(|error| error.to_string())
+    read(&bus, units).await.map_err(|error| error.to_string())
 }
 
-async fn look(bus: &Bus, units: &[String]) -> zbus::Result<Survey> {
-    let mut inventory = Survey::default();
+async fn read(bus: &Bus, units: &[String]) -> zbus::Result<Inventory> {
+    let mut inventory = Inventory::default();
     let mut others = Vec::new();
     for unit in bus.loaded("*.socket").await? {
         let triggers: Vec<String> = bus.property(&unit.path, "Unit", "Triggers").await?;
@@ -79,7 +79,7 @@ async fn look(bus: &Bus, units: &[String]) -> zbus::Result<Survey> {
         }
         if !inventory.services.contains_key(&service) {
             match wakeport(bus, &service).await? {
-                Some(found) => drop(inventory.services.insert(service.clone(), found)),
+                Some(ours) => drop(inventory.services.insert(service.clone(), ours)),
                 None => {
                     others.push(service);
                     continue;
@@ -94,8 +94,8 @@ async fn look(bus: &Bus, units: &[String]) -> zbus::Result<Survey> {
             enabled,
             listen: listen.into_iter().map(|(_, address)| address).collect(),
         };
-        if let Some(found) = inventory.services.get_mut(&service) {
-            found.sockets.push(socket);
+        if let Some(ours) = inventory.services.get_mut(&service) {
+            ours.sockets.push(socket);
         }
     }
     let names: Vec<&str> = units.iter().map(String::as_str).collect();

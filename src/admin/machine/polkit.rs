@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-use crate::admin::checks::{Permission, VERBS};
+use crate::admin::system::{Permission, VERBS};
 use crate::config::Manager;
 use crate::systemd::dbus::{Bus, PolkitSubject};
 use crate::util::proc;

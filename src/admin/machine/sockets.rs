@@ -19,7 +19,7 @@ pub async fn listening(manager: Manager, bus: Option<&Bus>) -> Vec<Listening> {
             (Some((unit, _)), _, _) => Holder::Unit(unit.clone()),
             (None, Some(&pid), _) => process(pid, manager),
             (None, None, Some(uid)) => Holder::User(uid),
-            (None, None, None) => Holder::Somebody,
+            (None, None, None) => Holder::Unknown,
         }
     };
     let found = |socket: ListeningSocket| Listening {

@@ -18,8 +18,8 @@ const STATE: usize = 13;
 /// Every column but the first.
 const REST: usize = 64;
 
-/// A failure that was followed by a good wake is news for so long, in seconds.
-const NEWS: f64 = 86_400.0;
+/// A failure that was followed by a successful wake is shown for so long, in seconds.
+const RECENT: f64 = 86_400.0;
 
 const DIM: Style = Style::new().dimmed();
 const BOLD: Style = Style::new().bold();
@@ -153,13 +153,13 @@ pub(super) fn details(view: &View, now: Moment) -> String {
     text
 }
 
-/// What is said below a line: what needs attention, and the last failure while it is news.
+/// The notes below a line: what needs attention, and the last failure while it is recent.
 fn notes(view: &View, now: Moment) -> Vec<(Style, String)> {
     let mut notes = attention(view);
     if let Some(failure) = &view.last_failure {
         let failed = view.state == Some(State::Failed);
-        let fresh = ago(failure.at, now).is_some_and(|seconds| seconds < NEWS);
-        if failed || fresh || view.wakes.total == 0 {
+        let recent = ago(failure.at, now).is_some_and(|seconds| seconds < RECENT);
+        if failed || recent || view.wakes.total == 0 {
             let style = if failed { ERROR } else { WARNING };
             notes.push((style, format!("failed {}", last_failure(failure, now))));
         }
@@ -210,7 +210,7 @@ fn attention(view: &View) -> Vec<(Style, String)> {
         notes.push((WARNING, text));
     }
     if view.state == Some(State::Unattended) {
-        let text = "wakeport was ended: the service may run, and nobody puts it to sleep until the next client comes";
+        let text = "wakeport was terminated: the service may be running, and is not stopped before the next client has come and left";
         notes.push((WARNING, text.into()));
     }
     notes
@@ -250,7 +250,7 @@ fn state(view: &View) -> String {
     }
 }
 
-/// Who is here, and `+` who waits.
+/// Connected clients, and after `+` those that wait.
 fn clients(view: &View) -> String {
     match (view.clients.active, view.clients.waiting) {
         (0, 0) => "-".into(),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::admin::machine::inventory::{self, Socket, Survey};
+use crate::admin::machine::inventory::{self, Inventory, Socket};
 use crate::report::record::{Bytes, Clients, Kind, Mishap, Moment, Owner, Record, State};
 
 /// One instance, as `--json` prints it. docs/observing.md says what the fields mean.
@@ -40,21 +40,30 @@ pub(super) struct Wakes {
     pub(super) total: u64,
     pub(super) median_seconds: Option<f64>,
     pub(super) last_seconds: Option<f64>,
-    /// Until when there is none, if there were too many.
+    /// Until when there is none, by `--wake-rate`.
     pub(super) not_before: Option<Timestamp>,
 }
 
 impl View {
     /// An instance that has a record; `alive` is whether its process runs.
-    pub(super) fn of(record: &Record, alive: bool, survey: Option<&Survey>, now: Moment) -> Self {
+    pub(super) fn of(
+        record: &Record,
+        alive: bool,
+        inventory: Option<&Inventory>,
+        now: Moment,
+    ) -> Self {
         let mut state = record.state(alive);
-        if state == State::Unattended && survey.is_some_and(|survey| all_down(record, survey)) {
+        if state == State::Unattended
+            && inventory.is_some_and(|inventory| all_down(record, inventory))
+        {
             state = State::Asleep;
         }
-        let sockets = survey.zip(record.unit.as_ref()).map(|(survey, unit)| {
-            let service = survey.services.get(unit);
-            service.map_or_else(Vec::new, |service| service.sockets.clone())
-        });
+        let sockets = inventory
+            .zip(record.unit.as_ref())
+            .map(|(inventory, unit)| {
+                let service = inventory.services.get(unit);
+                service.map_or_else(Vec::new, |service| service.sockets.clone())
+            });
         let clients = match alive {
             true => record.clients,
             false => Clients {
@@ -91,7 +100,7 @@ impl View {
         }
     }
 
-    /// An instance that only its manager knows: nobody has come yet, or it keeps no record.
+    /// An instance that only its manager knows: it had no client yet, or keeps no record.
     pub(super) fn unknown(unit: &str, manager: Owner, service: &inventory::Service) -> Self {
         let stem = unit.strip_suffix(".service").unwrap_or(unit);
         Self {
@@ -117,7 +126,7 @@ impl View {
         }
     }
 
-    /// Whether somebody who types `word` means this one.
+    /// Whether `word` names this instance.
     pub(super) fn answers_to(&self, word: &str) -> bool {
         let sockets = self.sockets.iter().flatten().map(|socket| &socket.unit);
         let units = self.unit.iter().chain(&self.units).chain(sockets);
@@ -129,10 +138,10 @@ impl View {
     }
 }
 
-/// Whether a service of which the last instance took no leave is down all the same.
-fn all_down(record: &Record, survey: &Survey) -> bool {
+/// Whether a service is down although its last instance was killed.
+fn all_down(record: &Record, inventory: &Inventory) -> bool {
     let down = |unit| {
-        let state = survey.units.get(unit);
+        let state = inventory.units.get(unit);
         state.is_some_and(|state| state == "inactive" || state == "failed")
     };
     !record.units.is_empty() && record.units.iter().all(down)

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::admin::machine::inventory::{Service, Socket, Survey};
+use crate::admin::machine::inventory::{Inventory, Service, Socket};
 use crate::report::record::{Kind, Process, Record};
 
 /// So many seconds after the beginning.
@@ -26,7 +26,7 @@ fn record(name: &str) -> Record {
 }
 
 /// What a manager says of sockets in these states.
-fn inventory(sockets: &[(&str, &str)]) -> Survey {
+fn inventory(sockets: &[(&str, &str)]) -> Inventory {
     let service = |state: &str| Service {
         active: false,
         sockets: vec![Socket {
@@ -38,11 +38,11 @@ fn inventory(sockets: &[(&str, &str)]) -> Survey {
         state_directories: Vec::new(),
     };
     let services = sockets.iter();
-    Survey {
+    Inventory {
         services: services
             .map(|(name, state)| (format!("wakeport@{name}.service"), service(state)))
             .collect(),
-        ..Survey::default()
+        ..Inventory::default()
     }
 }
 
@@ -74,7 +74,7 @@ fn a_service_that_was_woken_too_often_says_until_when() {
 
 #[test]
 fn the_table_has_80_columns_and_says_what_needs_attention() {
-    let survey = inventory(&[
+    let inventory = inventory(&[
         ("web", "active"),
         ("postgresql@15-main-and-more", "active"),
         ("game", "failed"),
@@ -89,25 +89,25 @@ fn the_table_has_80_columns_and_says_what_needs_attention() {
     asleep.turn(State::Asleep, at(400));
     asleep.memory_freed = Some(50_646_220);
     asleep.end(at(400));
-    views.push(View::of(&asleep, false, Some(&survey), now));
+    views.push(View::of(&asleep, false, Some(&inventory), now));
 
     let mut cooling = record("postgresql@15-main-and-more");
     cooling.turn(State::Cooling, at(6990));
     cooling.lasts(Some(Duration::from_secs(252)), at(6990));
     cooling.clients.active = 1234;
     cooling.clients.waiting = 5;
-    views.push(View::of(&cooling, true, Some(&survey), now));
+    views.push(View::of(&cooling, true, Some(&inventory), now));
 
     let mut failed = record("game");
     failed.turn(State::Failed, at(6999));
     failed.lasts(Some(Duration::from_secs(30)), at(6999));
     failed.fails(Kind::Died, "it went down\x1b[2J", at(6999).wall);
-    views.push(View::of(&failed, true, Some(&survey), now));
+    views.push(View::of(&failed, true, Some(&inventory), now));
 
-    views.push(View::of(&record("gone"), false, Some(&survey), now));
+    views.push(View::of(&record("gone"), false, Some(&inventory), now));
     let door = Service {
         active: true,
-        ..survey.services["wakeport@web.service"].clone()
+        ..inventory.services["wakeport@web.service"].clone()
     };
     views.push(View::unknown("door.service", Owner::User, &door));
 

@@ -1,4 +1,4 @@
-//! Saying something to whoever sits in front of it, or reads the pipe.
+//! Output of the commands, on a terminal or not.
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::Fatal;
 use crate::admin::{Finding, Level};
 
-/// Says findings, one line each, on standard error: beside what was asked for.
+/// Prints findings, one line each, on standard error: beside what was asked for.
 pub(super) fn findings(findings: &[Finding]) {
     lines(findings, io::stderr().is_terminal())
         .iter()
@@ -23,7 +23,8 @@ pub(super) fn report(findings: &[Finding]) {
 fn lines(findings: &[Finding], terminal: bool) -> Vec<String> {
     // https://no-color.org
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let line = |Finding { level, text }: &Finding| {
+    let line = |finding: &Finding| {
+        let (level, text) = (finding.level, &finding.text);
         let colour = match level {
             Level::Error => "\x1b[1;31m",
             Level::Warning => "\x1b[1;33m",
@@ -45,7 +46,7 @@ pub(super) fn fatal(Fatal { message, exit }: &Fatal) -> ExitCode {
 
 /// A line, or more, on standard output.
 pub(super) fn line(text: &str) {
-    // With nobody left to read there is nobody to tell.
+    // A reader that has closed the pipe needs no more.
     let _ = writeln!(io::stdout(), "{}", text.trim_end());
 }
 

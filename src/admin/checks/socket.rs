@@ -1,0 +1,63 @@
+//! The socket units, which hold the ports.
+
+use crate::admin::system::SocketUnit;
+use crate::admin::{Finding, systemctl};
+use crate::config::Manager;
+
+/// What is wrong with a socket unit.
+pub fn socket(socket: &SocketUnit, manager: Manager) -> Vec<Finding> {
+    let (name, unit, ctl) = (&socket.name, &socket.unit, systemctl(manager));
+    let mut findings = Vec::from_iter(super::unit::reload(unit, manager));
+    let mut error = |text: String| findings.push(Finding::error(text));
+    if unit.load == "masked" {
+        error(format!("`{name}` is masked; `{ctl} unmask {name}`"));
+        return findings;
+    }
+    if socket.is_empty() {
+        error(format!(
+            "`{name}` has no address; `wakeport init` with `--listen ADDR` adds one, or a drop-in with ListenStream="
+        ));
+        return findings;
+    }
+    if unit.load != "loaded" {
+        error(super::unit::not_loaded(name, unit));
+        return findings;
+    }
+    for other in &socket.others {
+        error(format!(
+            "`{name}` listens on {other}, and wakeport relays streams of TCP and Unix sockets; use ListenStream="
+        ));
+    }
+    if socket.accept {
+        error(format!(
+            "`{name}` has Accept=yes, and wakeport accepts by itself; `{ctl} edit {name}`: Accept=no"
+        ));
+    }
+    match unit.active.as_str() {
+        "active" => (),
+        "failed" => error(format!(
+            "`{name}` has failed ({}), and its port is closed; `{ctl} reset-failed {name} && {ctl} start {name}`",
+            unit.result
+        )),
+        _ => error(format!(
+            "`{name}` is not started, and its port is closed; `{ctl} start {name}`"
+        )),
+    }
+    let mut warning = |text: String| findings.push(Finding::warning(text));
+    if unit.file_state == "disabled" {
+        warning(format!(
+            "`{name}` is not enabled, so its port stays closed after the next boot; `{ctl} enable {name}`"
+        ));
+    }
+    if socket.flush {
+        warning(format!(
+            "`{name}` has FlushPending=yes, which drops clients that connect while wakeport exits; `{ctl} edit {name}`: FlushPending=no"
+        ));
+    }
+    if !socket.trigger_limit.is_zero() {
+        warning(format!(
+            "`{name}` has a trigger limit: a burst of clients makes it fail and closes the port; `{ctl} edit {name}`: TriggerLimitIntervalSec=0"
+        ));
+    }
+    findings
+}

@@ -1,0 +1,140 @@
+//! Where clients are relayed to.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::port::overlap;
+use crate::admin::system::{Listening, Lookup, Loop, Unit};
+use crate::admin::{Finding, in_a_row};
+use crate::config::address::{Address, Bound};
+use crate::config::{Named, ServiceConfig};
+
+/// Whether every listener of `service`, by its name and address, leads somewhere, and not back to
+/// any of `all`. Names of hosts are not resolved here, but for `localhost`.
+pub fn routes(all: &[(&str, &Bound)], service: &ServiceConfig) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let own = all.iter().filter(|(name, _)| is_of(service, name));
+    for (name, at) in own {
+        let port = match at {
+            Bound::Tcp(tcp) => Some(tcp.port()),
+            Bound::Unix(_) => None,
+        };
+        let Some(route) = service.route(name) else {
+            findings.push(Finding::error(format!(
+                "listener `{name}` has no target; add `--to {name}=ADDR`"
+            )));
+            continue;
+        };
+        let Some(target) = route.clone().with_port(port) else {
+            findings.push(Finding::error(format!(
+                "target `{route}` needs a port: listener `{name}` is a Unix socket and has none"
+            )));
+            continue;
+        };
+        let back = all
+            .iter()
+            .find(|(_, at)| local(&target).iter().any(|place| overlap(place, at)));
+        if let Some((own, at)) = back {
+            findings.push(Finding::error(format!(
+                "target `{target}` is our own listener `{own}` on {at}; let the service listen somewhere else"
+            )));
+        }
+    }
+    for Named { name, value } in &service.routes {
+        let Some(name) = name else { continue };
+        if !all.iter().any(|(listener, _)| listener == name) {
+            findings.push(Finding::warning(format!(
+                "no listener is called `{name}`, so `--to {name}={value}` is not used; see FileDescriptorName= in the .socket units"
+            )));
+        }
+    }
+    findings
+}
+
+/// Whether clients of this listener belong to `service`.
+pub fn is_of(service: &ServiceConfig, listener: &str) -> bool {
+    let listeners = service.listeners.as_ref();
+    listeners.is_none_or(|names| names.iter().any(|name| name == listener))
+}
+
+/// Whether a unit that runs listens where it is to be found.
+pub fn listened_on(unit: &Unit, service: &ServiceConfig, listening: &[Listening]) -> Vec<Finding> {
+    if unit.load != "loaded" || unit.private_network {
+        return Vec::new();
+    }
+    let id = &unit.id;
+    let routes = service.routes.iter().map(|route| &route.value);
+    if unit.active != "active" {
+        let routes: Vec<_> = routes.map(ToString::to_string).collect();
+        return vec![Finding::note(format!(
+            "`{id}` is not running, so its address was not verified; it must be {}",
+            in_a_row(&routes)
+        ))];
+    }
+    let unused = routes.filter(|address| {
+        let places = local(address);
+        let is_there = |place| listening.iter().any(|there| overlap(place, &there.at));
+        !places.is_empty() && !places.iter().any(is_there)
+    });
+    unused
+        .map(|address| {
+            Finding::warning(format!(
+                "`{id}` is running, but nothing listens on `{address}`; let it listen there, or correct `--to`"
+            ))
+        })
+        .collect()
+}
+
+/// Whether the names of targets have addresses.
+pub fn lookups(lookups: &[Lookup]) -> Vec<Finding> {
+    let unknown = lookups.iter().filter_map(|(address, found)| match found {
+        Err(reason) => Some(format!(
+            "target `{address}` cannot be resolved ({reason}); verify the name with `getent hosts`"
+        )),
+        Ok(found) if found.is_empty() => Some(format!(
+            "target `{address}` has no address; verify the name with `getent hosts`"
+        )),
+        Ok(_) => None,
+    });
+    unknown.map(Finding::error).collect()
+}
+
+/// Targets by which clients come back to us.
+pub fn loops(loops: &[Loop]) -> Vec<Finding> {
+    let text = |(address, way): &Loop| match way.is_empty() {
+        true => {
+            format!("target `{address}` is our own listener; let the service listen somewhere else")
+        }
+        false => format!(
+            "target `{address}` loops back through {}; one of them has to name the service itself",
+            in_a_row(way)
+        ),
+    };
+    loops.iter().map(text).map(Finding::error).collect()
+}
+
+/// Whether an address is this machine's without being resolved.
+pub fn is_local(address: &Address) -> bool {
+    let with_port = address.clone().with_port(Some(1));
+    !local(&with_port.unwrap_or_else(|| address.clone())).is_empty()
+}
+
+/// The sockets of this machine that an address may mean. A name may mean anything.
+fn local(address: &Address) -> Vec<Bound> {
+    match address {
+        Address::Unix(unix) => vec![Bound::Unix(unix.clone())],
+        Address::Tcp {
+            host,
+            port: Some(port),
+        } => {
+            let loopback = |ip: &IpAddr| ip.is_loopback();
+            let ips = match host.as_str() {
+                "localhost" => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+                host => host.parse().ok().filter(loopback).into_iter().collect(),
+            };
+            ips.into_iter()
+                .map(|ip| Bound::Tcp(SocketAddr::new(ip, *port)))
+                .collect()
+        }
+        Address::Tcp { port: None, .. } => Vec::new(),
+    }
+}

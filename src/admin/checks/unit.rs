@@ -1,0 +1,446 @@
+//! Services: the one that relays, those that it wakes, and what their user may do.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::socket::socket;
+use crate::admin::system::{Installed, Permission, Program, Subject, System, Unit};
+use crate::admin::unit_files::Plan;
+use crate::admin::{Finding, Instance, in_a_row, stem, systemctl};
+use crate::config::{Manager, ReadyKind, ServiceConfig, ServiceKind, UnitName, span};
+
+/// Drop-ins are of no use without what they add to.
+const NOT_INSTALLED: &str = "the units `wakeport@.socket` and `wakeport@.service` are not installed; run `systemd/install` of wakeport's source, or use `wakeport init --standalone`";
+
+// -- the units that are woken
+
+/// What is wrong with a unit that is to be started and stopped by `name`.
+pub fn woken(name: &str, unit: &Unit, service: &ServiceConfig) -> Vec<Finding> {
+    let ctl = systemctl(service.manager());
+    if let Some(text) = unusable(name, unit, ctl) {
+        return vec![Finding::error(text)];
+    }
+    let mut findings = Vec::new();
+    let mut error = |text: String| findings.push(Finding::error(text));
+    if unit.refuse_manual_start || unit.refuse_manual_stop {
+        error(format!(
+            "`{name}` has RefuseManualStart= or RefuseManualStop=, so it cannot be started and stopped on request; name a unit that requires it"
+        ));
+    }
+    if unit.stop_when_unneeded {
+        error(format!(
+            "`{name}` has StopWhenUnneeded=yes, so systemd stops it right after its start; `{ctl} edit {name}`: StopWhenUnneeded=no"
+        ));
+    }
+    if unit.kind == "oneshot" && !unit.remain_after_exit {
+        error(format!(
+            "`{name}` is Type=oneshot, and down as soon as its program exits; it needs RemainAfterExit=yes, or another Type="
+        ));
+    }
+    if !unit.upheld_by.is_empty() {
+        error(format!(
+            "`{name}` is started again whenever it stops, by Upholds= of {}; remove that",
+            in_a_row(&unit.upheld_by)
+        ));
+    }
+    findings.extend(habits(name, unit, ctl));
+    findings.extend(times(name, unit, service));
+    findings
+}
+
+/// Why there is nothing to start, if so.
+fn unusable(name: &str, unit: &Unit, ctl: &str) -> Option<String> {
+    match unit.load.as_str() {
+        "loaded" => None,
+        "masked" => Some(format!(
+            "`{name}` is masked; `{ctl} unmask {name}` if it may run"
+        )),
+        "not-found" => Some(format!(
+            "unit `{name}` does not exist; `{ctl} list-unit-files` lists all, and `{ctl} daemon-reload` makes systemd read new files"
+        )),
+        _ => Some(not_loaded(name, unit)),
+    }
+}
+
+pub(super) fn not_loaded(name: &str, unit: &Unit) -> String {
+    let Unit {
+        load, load_error, ..
+    } = unit;
+    format!(
+        "`{name}` cannot be loaded ({load}: {load_error}); `systemd-analyze verify {name}` shows why"
+    )
+}
+
+/// What a unit does by itself, and need not any more.
+fn habits(name: &str, unit: &Unit, ctl: &str) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut warning = |text: String| findings.push(Finding::warning(text));
+    match unit.file_state.as_str() {
+        "enabled" => warning(format!(
+            "`{name}` is enabled, so it starts at boot without any client; `{ctl} disable {name}`"
+        )),
+        // There `systemctl disable` changes nothing.
+        "enabled-runtime" => warning(format!(
+            "`{name}` is enabled by a generator (/run/systemd/generator), or until the next boot; a generator starts it at boot without any client, unless its own configuration says otherwise (a cluster of Debian's PostgreSQL: `manual` in its start.conf)"
+        )),
+        _ => (),
+    }
+    let others: Vec<_> = unit
+        .triggered_by
+        .iter()
+        .filter(|trigger| !trigger.starts_with("wakeport@"))
+        .cloned()
+        .collect();
+    if !others.is_empty() {
+        warning(format!(
+            "{} starts `{name}` as well, and it is not stopped before its next client has left; `{ctl} disable --now` it, unless that is intended",
+            in_a_row(&others)
+        ));
+    }
+    if unit.restart == "always" || unit.restart == "on-success" {
+        warning(format!(
+            "`{name}` has Restart={}, so it restarts after a clean exit and runs without any client; use Restart=on-failure",
+            unit.restart
+        ));
+    }
+    if !["", "none"].contains(&unit.start_limit_action.as_str()) {
+        warning(format!(
+            "`{name}` has StartLimitAction={}: {} wakes within {} trigger it; `{ctl} edit {name}`: StartLimitIntervalSec=0",
+            unit.start_limit_action,
+            unit.start_limit_burst,
+            span::show(unit.start_limit_interval)
+        ));
+    }
+    findings
+}
+
+/// Limits of the unit's own that do not go with ours.
+fn times(name: &str, unit: &Unit, service: &ServiceConfig) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let timing = &service.timing;
+    for (what, theirs, ours, option) in [
+        (
+            "start",
+            unit.start_timeout,
+            timing.start_timeout,
+            "--start-timeout",
+        ),
+        (
+            "stop",
+            unit.stop_timeout,
+            timing.stop_timeout,
+            "--stop-timeout",
+        ),
+    ] {
+        // Without a limit it may take long, or it is only not said.
+        if theirs > ours && theirs != Duration::MAX {
+            let (theirs, ours) = (span::show(theirs), span::show(ours));
+            findings.push(Finding::warning(format!(
+                "`{name}` may take {theirs} to {what}, and wakeport waits {ours}; `{option} '{theirs}'`"
+            )));
+        }
+    }
+    let (burst, interval) = (unit.start_limit_burst, unit.start_limit_interval);
+    let rounds = interval.checked_div(burst).unwrap_or_default();
+    if interval != Duration::MAX && timing.cooldown < rounds && unit.start_limit_action == "none" {
+        findings.push(Finding::note(format!(
+            "`{name}` may be started {burst} times in {}, which a short cooldown can exceed; wakeport resets the count after successful wakes, not after failed ones",
+            span::show(interval)
+        )));
+    }
+    findings
+}
+
+/// Whether the unit says when it is ready.
+pub fn readiness(unit: &Unit, service: &ServiceConfig) -> Option<Finding> {
+    let says_nothing = ["simple", "exec", "idle"].contains(&unit.kind.as_str());
+    let only_connects = service.readiness.kind == ReadyKind::Connect;
+    (says_nothing && only_connects && service.readiness.hook.is_none()).then(|| {
+        Finding::note(format!(
+            "`{}` is Type={}, which does not signal readiness: wakeport waits until the target accepts; if that is too early, use `--ready http:///PATH`, `--ready banner` or `--ready-hook`",
+            unit.id, unit.kind
+        ))
+    })
+}
+
+/// Whether a unit that is woken and the service that wakes it depend on each other.
+pub fn tied(name: &UnitName, unit: &Unit, relay: &Unit) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if relay.id == unit.id {
+        findings.push(Finding::error(format!(
+            "`{name}` would wake itself; set WAKEPORT_UNIT= to the service behind it"
+        )));
+    }
+    if relay.bound_to.contains(&unit.id) {
+        findings.push(Finding::error(format!(
+            "`{}` depends on `{name}` (Requires=, BindsTo=, Requisite= or PartOf=), so each stop of `{name}` stops wakeport as well; remove that line",
+            relay.id
+        )));
+    }
+    findings
+}
+
+/// What makes the filters of `service` useless. `relay` is the service that relays, `woken` what
+/// it wakes.
+pub fn filters(service: &ServiceConfig, relay: Option<&Unit>, woken: &[Unit]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if service.admission.wake_on_data && service.readiness.kind == ReadyKind::Banner {
+        findings.push(Finding::warning(
+            "`--wake-on-data` is for clients that speak first, and `--ready banner` for servers that do: such clients wait for ever; give only one of them",
+        ));
+    }
+    let filters = given(service);
+    let Some(relay) = relay.filter(|_| !filters.is_empty()) else {
+        return findings;
+    };
+    for name in &relay.pulls_in {
+        // Without a unit of ours to wake, any that comes along is the one that is relayed to.
+        let along = match service.kind {
+            ServiceKind::Relay => name.ends_with(".service"),
+            ServiceKind::Units { .. } | ServiceKind::Hooks { .. } | ServiceKind::Exec(_) => {
+                woken.iter().any(|unit| unit.id == *name)
+            }
+        };
+        if along {
+            findings.push(Finding::warning(format!(
+                "`{}` pulls in `{name}` (Wants= or the like), so systemd starts both at once, before {filters} can refuse a client; remove that line, and let `--unit {name}` wake it",
+                relay.id
+            )));
+        }
+    }
+    findings
+}
+
+/// The options that keep clients from waking the service, as they are given.
+fn given(service: &ServiceConfig) -> String {
+    let given = [
+        (
+            !service.admission.access.is_empty(),
+            "`--allow` or `--deny`",
+        ),
+        (service.admission.wake_on_data, "`--wake-on-data`"),
+        (service.wake_rate.is_some(), "`--wake-rate`"),
+    ];
+    let given = given
+        .into_iter()
+        .filter_map(|(is, name)| is.then_some(name));
+    given.collect::<Vec<_>>().join(" and ")
+}
+
+/// Where systemd is not there to tell before `init` writes.
+pub fn not_checked(units: &[UnitName], reason: &str) -> Finding {
+    let units: Vec<_> = units.iter().map(ToString::to_string).collect();
+    let what = match units.is_empty() {
+        true => "whether wakeport's own units are installed".to_owned(),
+        false => format!(
+            "whether {} exists, starts at boot or restarts by itself",
+            in_a_row(&units)
+        ),
+    };
+    Finding::note(format!(
+        "cannot reach systemd ({reason}), so it was not verified {what}"
+    ))
+}
+
+/// Where systemd is not there to start the units either.
+pub fn out_of_reach(reason: &str) -> Finding {
+    Finding::error(format!(
+        "cannot reach systemd ({reason}), and neither can `wakeport run`; is it running here?"
+    ))
+}
+
+// -- the service that relays
+
+/// Whether the units that the drop-ins belong to are there.
+pub fn template(instance: &Instance, system: &System) -> Option<Finding> {
+    let service = system.service.as_ref().filter(|_| !instance.standalone)?;
+    // The socket without an address is no valid unit, so the service tells.
+    (service.load == "not-found").then(|| Finding::error(NOT_INSTALLED))
+}
+
+/// What is wrong with the units of an instance, whatever it is to do.
+pub fn installed(installed: &Installed, manager: Manager) -> Vec<Finding> {
+    let mut findings = relay(installed, manager);
+    for unit in &installed.sockets {
+        findings.extend(socket(unit, manager));
+    }
+    findings
+}
+
+/// What is wrong with the service that relays, apart from what it is to do.
+fn relay(installed: &Installed, manager: Manager) -> Vec<Finding> {
+    let (unit, ctl) = (&installed.service, systemctl(manager));
+    let id = &unit.id;
+    let mut findings = Vec::from_iter(reload(unit, manager));
+    for name in &installed.unknown {
+        findings.push(Finding::warning(format!(
+            "`{id}` sets {name}, which `wakeport run` does not know; `wakeport run --help` lists all",
+        )));
+    }
+    for (file, reason) in &installed.unread {
+        findings.push(Finding::note(format!(
+            "`{file}` was not read ({reason}), so its variables were not verified; run this as root"
+        )));
+    }
+    if unit.active == "failed" {
+        findings.push(Finding::warning(format!(
+            "`{id}` has failed the last time ({}); `journalctl -u {id}` shows why, and the next client starts it again",
+            unit.result
+        )));
+    }
+    if !unit.start_limit_interval.is_zero() && unit.start_limit_burst > 0 {
+        findings.push(Finding::warning(format!(
+            "`{id}` may be started only {} times in {}, and then its port closes; `{ctl} edit {id}`: StartLimitIntervalSec=0",
+            unit.start_limit_burst,
+            span::show(unit.start_limit_interval),
+        )));
+    }
+    findings
+}
+
+/// What makes an instance one that cannot be verified any further.
+pub fn missing(name: &str, installed: &Installed, manager: Manager) -> Option<Finding> {
+    let unit = &installed.service;
+    if unit.load == "not-found" {
+        return Some(Finding::error(NOT_INSTALLED));
+    }
+    if let Some(text) = unusable(name, unit, systemctl(manager)) {
+        return Some(Finding::error(text));
+    }
+    let (first, others) = installed.sockets.split_first()?;
+    let made = first.unit.load == "masked" || !first.is_empty();
+    if made || others.iter().any(|socket| !socket.is_empty()) {
+        return None;
+    }
+    Some(Finding::error(format!(
+        "`{}` has no address; `wakeport init` with `--listen ADDR` makes the instance, or a drop-in with ListenStream=",
+        first.name
+    )))
+}
+
+pub(super) fn reload(unit: &Unit, manager: Manager) -> Option<Finding> {
+    unit.needs_reload.then(|| {
+        Finding::warning(format!(
+            "the files of `{}` have changed on disk; `{} daemon-reload` makes systemd read them",
+            unit.id,
+            systemctl(manager)
+        ))
+    })
+}
+
+/// Files of other origin that are in the way, or that add to ours.
+pub fn drop_ins(instance: &Instance, system: &System, plan: &Plan) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for change in plan
+        .changes
+        .iter()
+        .filter(|change| change.foreign && change.is_one())
+    {
+        findings.push(Finding::error(format!(
+            "`{}` exists, and `wakeport init` has not written it for this instance; move it away, or overwrite it with `--force`",
+            change.path.display()
+        )));
+    }
+    let mut units = instance.sockets();
+    units.push(instance.service());
+    for file in &system.present {
+        let folder = file.path.parent().and_then(Path::file_name);
+        let folder = folder
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        let ours = file
+            .text
+            .as_ref()
+            .is_ok_and(|text| instance.mark().is_on(text));
+        let planned = plan.changes.iter().any(|change| change.path == file.path);
+        let unit = folder.strip_suffix(".d").unwrap_or_default();
+        if !ours && !planned && units.iter().any(|name| name == unit) {
+            findings.push(Finding::note(format!(
+                "`{}` exists as well, and adds to what `wakeport init` writes; remove it if it sets the same",
+                file.path.display()
+            )));
+        }
+    }
+    findings
+}
+
+// -- their user
+
+/// Whether the user that relays exists.
+pub fn user(subject: &Subject, installed: &Installed) -> Option<Finding> {
+    (!subject.user_exists).then(|| {
+        Finding::error(format!(
+            "user `{}` (User= of `{}`) does not exist; `systemd-sysusers` creates it, as systemd/install does",
+            subject.user, installed.service.id
+        ))
+    })
+}
+
+/// polkit is what lets an unprivileged user start and stop units.
+pub fn no_polkit() -> Finding {
+    Finding::error(
+        "polkit is not installed, and without it wakeport cannot start units; install it (Debian: polkitd), or see \"Without any privilege\" in docs/recipes.md",
+    )
+}
+
+/// Whether the units may be started and stopped.
+pub fn permissions(subject: &Subject, permissions: &[Permission]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if !permissions.is_empty() && !subject.polkit {
+        return vec![no_polkit()];
+    }
+    let user = &subject.user;
+    let mut units: Vec<&str> = permissions
+        .iter()
+        .map(|permission| permission.unit.as_str())
+        .collect();
+    units.dedup();
+    for unit in units {
+        let of = permissions
+            .iter()
+            .filter(|permission| permission.unit == unit);
+        let denied: Vec<_> = of
+            .clone()
+            .filter(|permission| permission.allowed == Ok(false))
+            .map(|permission| permission.verb.to_owned())
+            .collect();
+        if !denied.is_empty() {
+            findings.push(Finding::error(format!(
+                "user `{user}` is not authorized by polkit to {} `{unit}`; {}",
+                in_a_row(&denied),
+                remedy(subject, unit)
+            )));
+        }
+        let unknown = of.clone().find_map(|it| it.allowed.as_ref().err());
+        findings.extend(unknown.map(|reason| {
+            Finding::note(format!(
+                "whether user `{user}` is authorized by polkit to start and stop `{unit}` is not known: {reason}"
+            ))
+        }));
+    }
+    findings
+}
+
+fn remedy(subject: &Subject, unit: &str) -> String {
+    let name: Option<UnitName> = unit.parse().ok();
+    let name = name.as_ref().map_or(unit, stem);
+    match subject.user.as_str() {
+        "wakeport" => format!(
+            "`wakeport init {name} … --write` writes the rule, or add the unit to the list in /etc/polkit-1/rules.d/50-wakeport.rules"
+        ),
+        user => {
+            format!("write a rule for `{user}` like the one that `wakeport init {name} …` prints")
+        }
+    }
+}
+
+/// Whether the hooks, or the child process, can be run.
+pub fn programs(user: &str, programs: &[Program]) -> Vec<Finding> {
+    let failing = programs.iter().filter_map(|(what, program, outcome)| {
+        let reason = outcome.as_ref().err()?;
+        Some(Finding::error(format!(
+            "the {what} `{program}` cannot be run by user `{user}`: {reason}"
+        )))
+    });
+    failing.collect()
+}
