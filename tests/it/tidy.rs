@@ -77,7 +77,7 @@ impl Source {
         sources
     }
 
-    /// The module it belongs to: `driver` for driver.rs and driver/door.rs.
+    /// The module it belongs to: `service` for service.rs and service/permit.rs.
     fn module(&self) -> String {
         let first = self.path.components().next().expect("a file has a name");
         Path::new(&first)

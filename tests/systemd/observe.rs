@@ -400,11 +400,11 @@ fn journalctl_explains_every_message() {
     for subject in [
         "A client wakes nginx.service",
         "nginx.service is awake",
-        "Nobody uses nginx.service any more",
-        "nginx.service is going down",
+        "nginx.service has no connections",
+        "nginx.service is stopping",
         "nginx.service is asleep",
-        "wakeport exits, since nobody needs it",
-        "broken.service could not be woken",
+        "wakeport is idle and exits",
+        "broken.service failed to wake",
         "systemctl status broken.service",
     ] {
         assert!(told.contains(subject), "`{subject}` is not in:\n{told}");
