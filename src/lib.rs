@@ -28,7 +28,7 @@
 //!                      permits, the probe, the log lines and the record of what happens
 //! session.rs session/  one client from accept to close; behind a balancer, who it is
 //! -- acts: one outside thing per file
-//! net.rs net/          listen, stream, dial, proxy_header, relay
+//! net.rs net/          listen, stream, dial, reach, proxy_header, relay
 //! backend.rs backend/  starts and stops the service: systemd, hooks, exec
 //! program.rs program/  runs an administrator's program: environment, time limit, output
 //! systemd.rs systemd/  READY, STATUS, STOPPING, WATCHDOG; the log; MESSAGE_ID=s; which unit we are;

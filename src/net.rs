@@ -2,6 +2,7 @@
 
 pub mod listen;
 pub mod stream;
+pub mod reach;
 pub mod dial;
 pub mod proxy_header;
 pub mod relay;

@@ -17,7 +17,7 @@ use crate::config::{Admission, Liveness, span};
 use crate::net::dial::{Dialer, Target};
 use crate::net::proxy_header::Origin;
 use crate::net::relay::{self, Ended};
-use crate::net::stream::{RawStream, Stream};
+use crate::net::stream::{AsyncStream as Stream, RawStream};
 use crate::server::workers::{WorkerSlot, Workers};
 use crate::service::probe::Answer;
 use crate::service::{Handle, Permit, Traffic, Verdict};
@@ -300,7 +300,7 @@ impl SessionContext {
         if !self.dialer.announces() {
             return Origin::Unknown;
         }
-        match (peer, client.here()) {
+        match (peer, client.local_addr()) {
             (Peer::Tcp(client), Ok(Peer::Tcp(server))) => Origin::tcp(client, server),
             (Peer::Unix, _) => Origin::Unix,
             _ => Origin::Unknown,

@@ -16,7 +16,7 @@ use crate::admin::system::{
 use crate::admin::{Finding, Level, stem};
 use crate::config::address::{Address, Bound};
 use crate::config::{CommandLine, Config, Manager, Named, ServiceConfig, ServiceKind, UnitName};
-use crate::net::dial::reaches;
+use crate::net::reach::reaches;
 
 /// Verify an installed instance or a command line without starting anything
 ///
@@ -337,15 +337,10 @@ fn listeners(config: &Config, found: Option<&Found>) -> Vec<Bound> {
 
 /// Whether a target is one of these listeners.
 fn leads_to(target: &Address, found: &[SocketAddr], listeners: &[Bound]) -> bool {
-    listeners.iter().any(|listener| match (target, listener) {
-        (Address::Unix(target), Bound::Unix(listener)) => target == listener,
-        (Address::Tcp { port, .. }, Bound::Tcp(listener)) => found.iter().any(|&place| {
-            // Without a port it is the listener's own.
-            let port = port.unwrap_or(listener.port());
-            reaches(SocketAddr::new(place.ip(), port), *listener)
-        }),
-        _ => false,
-    })
+    let ips: Vec<_> = found.iter().map(SocketAddr::ip).collect();
+    listeners
+        .iter()
+        .any(|listener| reaches(target, &ips, listener))
 }
 
 /// The targets by which clients come back to us.

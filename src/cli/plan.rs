@@ -1,14 +1,15 @@
 //! What was asked for, checked against the sockets that are there: which listener's clients go
 //! where.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::Fatal;
-use crate::config::address::Address;
+use crate::config::address::Bound;
 use crate::config::{Config, Named, ServiceConfig};
-use crate::net::dial::{Target, reaches};
-use crate::net::listen::{self, Inherited, ListenAddress, ListenError, Listener};
+use crate::net::dial::Target;
+use crate::net::listen::{self, Inherited, ListenError, Listener};
+use crate::net::reach::reaches;
 use crate::session::Route;
 
 /// Every listener with the place where its clients go.
@@ -43,7 +44,7 @@ impl Plan {
             let target = target_of(listener, &config.services[0])?;
             if let Some(own) = listeners
                 .iter()
-                .find(|own| leads_to(&target.address, &own.address))
+                .find(|own| reaches(&target.address, &target.address.ips(), &own.address))
             {
                 return Err(Fatal::config(format!(
                     "target `{}` is our own listener `{}` on {}; let the service listen somewhere else",
@@ -73,8 +74,8 @@ impl Plan {
         let ours = listeners
             .iter()
             .filter_map(|listener| match listener.address {
-                ListenAddress::Tcp(address) => Some(address),
-                ListenAddress::Unix(_) => None,
+                Bound::Tcp(address) => Some(address),
+                Bound::Unix(_) => None,
             })
             .collect();
         Ok(Self {
@@ -101,33 +102,4 @@ fn target_of(listener: &Listener, config: &ServiceConfig) -> Result<Target, Fata
         ))
     })?;
     Ok(Target { address })
-}
-
-/// Whether a connection to `target` would reach `listener`. Names are not resolved here, but for
-/// `localhost`; the dialer looks at the addresses that they turn out to have.
-fn leads_to(target: &Address, listener: &ListenAddress) -> bool {
-    match (target, listener) {
-        (Address::Unix(target), ListenAddress::Unix(listener)) => target == listener,
-        (
-            Address::Tcp {
-                host,
-                port: Some(port),
-            },
-            ListenAddress::Tcp(listener),
-        ) => {
-            let localhost = [
-                IpAddr::V4(Ipv4Addr::LOCALHOST),
-                IpAddr::V6(Ipv6Addr::LOCALHOST),
-            ];
-            let number = host.parse().ok();
-            let ips = if host == "localhost" {
-                &localhost[..]
-            } else {
-                number.as_slice()
-            };
-            ips.iter()
-                .any(|&ip| reaches(SocketAddr::new(ip, *port), *listener))
-        }
-        _ => false,
-    }
 }

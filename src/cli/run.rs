@@ -85,7 +85,7 @@ pub(super) fn run(options: Options) -> ExitCode {
 /// Ends with an error before clients can be served: says so, and resets who waits.
 pub(super) fn fail(fatal: &Fatal, inherited: &Inherited) -> ExitCode {
     tracing::error!("{fatal}");
-    inherited.turn_everybody_away(SHORTEST_LIFE);
+    inherited.reject_all(SHORTEST_LIFE);
     ExitCode::from(fatal.exit as u8)
 }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -84,6 +84,27 @@ impl Address {
                 port: Some(port.or(listener)?),
             }),
             Self::Unix(_) => Some(self),
+        }
+    }
+
+    /// The addresses that its host has without asking a resolver: a number, or those of `localhost`.
+    pub fn ips(&self) -> Vec<IpAddr> {
+        match self {
+            Self::Tcp { host, .. } if host == "localhost" => {
+                vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
+            }
+            Self::Tcp { host, .. } => host.parse().into_iter().collect(),
+            Self::Unix(_) => Vec::new(),
+        }
+    }
+}
+
+impl Bound {
+    /// The TCP port.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Self::Tcp(address) => Some(address.port()),
+            Self::Unix(_) => None,
         }
     }
 }

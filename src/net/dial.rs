@@ -1,4 +1,4 @@
-//! Connecting to a target: resolve, connect, make sure it is not ourselves, say for whom it is.
+//! Connecting to a target: resolve, connect, check that it is not ourselves, announce the client.
 
 use std::collections::HashSet;
 use std::io;
@@ -17,7 +17,8 @@ use tokio::time::{sleep, timeout};
 use crate::config::address::{Address, Peer, UnixAddress};
 use crate::config::{Liveness, ProxyVersion};
 use crate::net::proxy_header::{self, Origin};
-use crate::net::stream::{RawStream, Stream, tune};
+use crate::net::reach::reaches_over_tcp;
+use crate::net::stream::{AsyncStream, RawStream, tune};
 use crate::util::backoff::Backoff;
 
 /// Where one or more listeners relay to.
@@ -27,58 +28,58 @@ pub struct Target {
     pub address: Address,
 }
 
-/// Connects to targets: first come, first served, and not too many at once.
+/// Connects to targets: in order, and not too many at once.
 #[derive(Clone, Debug)]
 pub struct Dialer {
-    turns: Arc<Semaphore>,
+    in_flight: Arc<Semaphore>,
     liveness: Liveness,
     ours: Arc<HashSet<SocketAddr>>,
     header: Option<ProxyVersion>,
 }
 
-/// A connection to a target that does not know yet for whom it is. Dropped before that was said,
-/// it says that it was only us.
+/// A connection to a target that has not been told its client. Dropped untold, it announces itself
+/// as local.
 #[derive(Debug)]
 pub struct Connection {
-    stream: Option<Stream>,
+    stream: Option<AsyncStream>,
     header: Option<ProxyVersion>,
 }
 
-/// Many a server's backlog is 5 (and holds a few more): a herd that connects all at once makes
-/// the kernel drop connection requests, and each of those costs its client a second.
+/// A backlog is often 5 (and holds a few more): more connections at once make the kernel drop
+/// requests, and each of those costs its client a second.
 const IN_FLIGHT: usize = 64;
 
 /// How long one address may take to accept. A live host answers within a round trip; the
 /// kernel sends its second and third request after 1 s and 3 s.
-const ATTEMPT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a target may take to count as answering when we only look.
+/// How long a target may take to answer a probe: long enough to cross an ocean.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
 
 impl Dialer {
-    /// A dialer that never connects to `ours`, the addresses that we ourselves listen on.
+    /// A dialer that refuses to connect to `ours`, the addresses of our own listeners.
     pub fn new(ours: impl IntoIterator<Item = SocketAddr>, liveness: Liveness) -> Self {
         Self {
             liveness,
-            turns: Arc::new(Semaphore::new(IN_FLIGHT)),
+            in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
             ours: Arc::new(ours.into_iter().collect()),
             header: None,
         }
     }
 
-    /// The same, but its connections begin with a PROXY header, if with any.
+    /// The same, but its connections begin with a PROXY header.
     pub fn announcing(self, header: Option<ProxyVersion>) -> Self {
         Self { header, ..self }
     }
 
-    /// Whether targets are told for whom a connection is.
+    /// Whether targets are told their clients.
     pub fn announces(&self) -> bool {
         self.header.is_some()
     }
 
-    /// One attempt to connect, over all addresses that the target has right now.
+    /// One attempt to connect, over all addresses that the target has now.
     pub async fn dial(&self, target: &Target) -> io::Result<Connection> {
         Ok(Connection {
             stream: Some(self.connect(target).await?),
@@ -86,9 +87,9 @@ impl Dialer {
         })
     }
 
-    /// As [`Dialer::dial`], to somebody who expects no header.
-    pub async fn connect(&self, target: &Target) -> io::Result<Stream> {
-        let _turn = self.turns.acquire().await.map_err(io::Error::other)?;
+    /// As [`Dialer::dial`], to a server that expects no header.
+    pub async fn connect(&self, target: &Target) -> io::Result<AsyncStream> {
+        let _permit = self.in_flight.acquire().await.map_err(io::Error::other)?;
         match &target.address {
             Address::Unix(address) => limited(connect_unix(address)).await,
             Address::Tcp { host, port } => {
@@ -99,19 +100,19 @@ impl Dialer {
         }
     }
 
-    /// Whether the target accepts a connection within a second: long enough to cross an ocean.
+    /// Whether the target accepts a connection.
     pub async fn answers(&self, target: &Target) -> bool {
         matches!(timeout(PROBE_TIMEOUT, self.dial(target)).await, Ok(Ok(_)))
     }
 
-    async fn connect_tcp(&self, host: &str, port: u16) -> io::Result<Stream> {
+    async fn connect_tcp(&self, host: &str, port: u16) -> io::Result<AsyncStream> {
         let mut outcome = Err(io::Error::new(
             io::ErrorKind::NotFound,
-            "the name has no address",
+            "name has no address",
         ));
         for address in resolve(host, port).await? {
             if self.is_ours(address) {
-                outcome = Err(io::Error::other(format!("{address} is a listener of ours")));
+                outcome = Err(io::Error::other(format!("{address} is our own listener")));
                 continue;
             }
             outcome = connect_to(address).await;
@@ -124,27 +125,29 @@ impl Dialer {
 
     /// Whether connecting to `address` would reach one of our own listeners.
     pub fn is_ours(&self, address: SocketAddr) -> bool {
-        self.ours.iter().any(|&ours| reaches(address, ours))
+        self.ours
+            .iter()
+            .any(|&ours| reaches_over_tcp(address, ours))
     }
 }
 
 impl Connection {
     /// Has the event loop of this thread watch it.
     pub fn rebind(mut self) -> io::Result<Self> {
-        self.stream = self.stream.take().map(Stream::rebind).transpose()?;
+        self.stream = self.stream.take().map(AsyncStream::rebind).transpose()?;
         Ok(self)
     }
 
-    /// Says for whom the connection is, where that is to be said.
-    pub fn announce(mut self, origin: Origin) -> io::Result<Stream> {
+    /// Sends the header, if one is to be sent.
+    pub fn announce(mut self, origin: Origin) -> io::Result<AsyncStream> {
         if let Some(version) = self.header.take() {
-            self.say(&proxy_header::write(version, origin))?;
+            self.send(&proxy_header::write(version, origin))?;
         }
         Ok(self.stream.take().expect("it is taken here only"))
     }
 
-    /// Sends a header in one piece: there is room for it on a connection that has sent nothing.
-    fn say(&self, header: &[u8]) -> io::Result<()> {
+    /// Sends a header in one piece: it fits, since nothing was sent before.
+    fn send(&self, header: &[u8]) -> io::Result<()> {
         let Some(stream) = &self.stream else {
             return Ok(());
         };
@@ -155,9 +158,9 @@ impl Connection {
     }
 }
 
-impl From<Stream> for Connection {
-    /// Nothing more is to be said of it.
-    fn from(stream: Stream) -> Self {
+impl From<AsyncStream> for Connection {
+    /// One that sends no header.
+    fn from(stream: AsyncStream) -> Self {
         Self {
             stream: Some(stream),
             header: None,
@@ -168,25 +171,9 @@ impl From<Stream> for Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         if let Some(version) = self.header {
-            let _ = self.say(&proxy_header::write(version, Origin::Local));
+            let _ = self.send(&proxy_header::write(version, Origin::Local));
         }
     }
-}
-
-/// Whether a connection to `target` ends at a listener bound to `listener`, wildcards counted
-/// (ipv6(7): the IPv6 wildcard takes IPv4 connections as well, unless told otherwise).
-pub fn reaches(target: SocketAddr, listener: SocketAddr) -> bool {
-    let (there, here) = (target.ip().to_canonical(), listener.ip().to_canonical());
-    if target.port() != listener.port() {
-        return false;
-    }
-    let family = listener.is_ipv6() || there.is_ipv4();
-    there == here || here.is_unspecified() && family && is_local(there)
-}
-
-/// Whether `ip` belongs to this machine: only then can a socket be bound to it.
-fn is_local(ip: IpAddr) -> bool {
-    ip.is_unspecified() || ip.is_loopback() || std::net::UdpSocket::bind((ip, 0)).is_ok()
 }
 
 async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
@@ -194,11 +181,11 @@ async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, port)]);
     }
-    limited(look_up(host.to_owned(), port)).await
+    limited(lookup(host.to_owned(), port)).await
 }
 
-/// As tokio does it, but that one panics where no thread can be started.
-async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
+/// As tokio does it, which panics where no thread can be started.
+async fn lookup(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
     let (reply, answer) = oneshot::channel();
     thread::Builder::new()
         .name("resolve".into())
@@ -209,15 +196,15 @@ async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
     answer.await.map_err(io::Error::other)?
 }
 
-async fn connect_to(address: SocketAddr) -> io::Result<Stream> {
+async fn connect_to(address: SocketAddr) -> io::Result<AsyncStream> {
     let family = if address.is_ipv4() {
         AddressFamily::INET
     } else {
         AddressFamily::INET6
     };
     let socket = socket_with(family, SocketType::STREAM, FLAGS, None)?;
-    // Within this machine a connection is made as it is asked for, though the first call does not
-    // say so: to ask once more spares a turn of the event loop, and a timer.
+    // Within this machine a connection is established at once, though the first call does not say
+    // so: a second call spares a turn of the event loop, and a timer.
     let mut outcome = rustix::net::connect(&socket, &address);
     if outcome == Err(Errno::INPROGRESS) {
         outcome = rustix::net::connect(&socket, &address);
@@ -231,9 +218,12 @@ async fn connect_to(address: SocketAddr) -> io::Result<Stream> {
     if under_way {
         limited(stream.connected()).await?;
     }
-    // The kernel grants a connection to itself to whoever connects to a free local port that it
-    // happens to pick as the source port, too.
-    if stream.here().is_ok_and(|here| here == Peer::tcp(address)) {
+    // A connect(2) to a free local port that the kernel happens to pick as the source port, too,
+    // connects the socket to itself.
+    if stream
+        .local_addr()
+        .is_ok_and(|own| own == Peer::tcp(address))
+    {
         stream.reset();
         return Err(io::Error::new(
             io::ErrorKind::ConnectionRefused,
@@ -243,7 +233,7 @@ async fn connect_to(address: SocketAddr) -> io::Result<Stream> {
     Ok(stream)
 }
 
-async fn connect_unix(address: &UnixAddress) -> io::Result<Stream> {
+async fn connect_unix(address: &UnixAddress) -> io::Result<AsyncStream> {
     let address = match address {
         UnixAddress::Path(path) => SocketAddrUnix::new(path)?,
         UnixAddress::Abstract(name) => SocketAddrUnix::new_abstract_name(name)?,
@@ -261,7 +251,7 @@ async fn connect_unix(address: &UnixAddress) -> io::Result<Stream> {
 }
 
 async fn limited<T>(attempt: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    timeout(ATTEMPT, attempt)
+    timeout(CONNECT_TIMEOUT, attempt)
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

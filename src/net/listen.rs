@@ -29,45 +29,17 @@ pub struct Listener {
     /// Its `FileDescriptorName=`; for one of our own the name given with `--listen`.
     pub name: String,
     /// Where it listens.
-    pub address: ListenAddress,
+    pub address: Bound,
     socket: OwnedFd,
-    /// How its clients are looked after, where that has to be said at all.
+    /// The keepalive of its clients, over TCP.
     liveness: Option<Liveness>,
-    /// Everybody has been accepted who came before the listener was told how.
+    /// All clients that came before its keepalive was set have been accepted.
     caught_up: AtomicBool,
-    /// A socket file of our own, removed in the end.
+    /// A socket file of our own, removed on drop.
     _file: Option<SocketFile>,
 }
 
-/// Where a listener listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ListenAddress {
-    /// Over TCP.
-    Tcp(SocketAddr),
-    /// On a Unix socket.
-    Unix(UnixAddress),
-}
-
-impl ListenAddress {
-    /// The TCP port.
-    pub fn port(&self) -> Option<u16> {
-        match self {
-            Self::Tcp(address) => Some(address.port()),
-            Self::Unix(_) => None,
-        }
-    }
-}
-
-impl std::fmt::Display for ListenAddress {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Tcp(address) => address.fmt(f),
-            Self::Unix(address) => address.fmt(f),
-        }
-    }
-}
-
-/// What is wrong with the sockets we were given or asked for.
+/// What is wrong with the sockets that were passed in or asked for.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "each variant's message says what it is")]
 pub enum ListenError {
@@ -75,26 +47,26 @@ pub enum ListenError {
         "no sockets were passed in; start the `.socket` unit, or give `--listen ADDR` to run by hand"
     )]
     NotActivated,
-    #[error("`LISTEN_FDS={}` is no number of sockets; start wakeport from its `.socket` unit", .0.escape_debug())]
+    #[error("`LISTEN_FDS={}` is not a valid socket count; start wakeport from its `.socket` unit", .0.escape_debug())]
     Malformed(String),
     #[error(
-        "the sockets passed in are for process `{}`, not for us; let `ExecStart=` run wakeport itself, without a shell around it",
+        "the sockets passed in are for process `{}` (LISTEN_PID=), not for this one; let `ExecStart=` run wakeport itself, without a shell around it",
         .0.escape_debug()
     )]
     NotForUs(String),
-    #[error(
-        "listener `{0}` is no stream socket; wakeport relays streams: use `ListenStream=` in its `.socket` unit"
-    )]
+    #[error("listener `{0}` is not a stream socket; use `ListenStream=` in its `.socket` unit")]
     NotAStream(String),
-    #[error("listener `{0}` is a connection already; remove `Accept=yes` from its `.socket` unit")]
+    #[error(
+        "listener `{0}` is a connection, not a listener; remove `Accept=yes` from its `.socket` unit"
+    )]
     Connected(String),
     #[error("listener `{0}` is neither TCP nor a Unix socket; use another `ListenStream=`")]
     Family(String),
-    #[error("sockets were passed in, and `--listen` was given; use one or the other")]
+    #[error("sockets were passed in and `--listen` was given; use one or the other")]
     Both,
     #[error("cannot listen on `{address}`: {source}")]
     Bind { address: String, source: io::Error },
-    #[error("cannot take over listener `{name}`: {source}")]
+    #[error("cannot use listener `{name}`: {source}")]
     TakeOver { name: String, source: io::Error },
 }
 
@@ -103,7 +75,7 @@ pub enum ListenError {
 pub struct Inherited {
     /// The listeners that we can serve.
     pub listeners: Vec<Listener>,
-    /// What is wrong with the rest.
+    /// What is wrong with the others.
     pub errors: Vec<ListenError>,
     others: Vec<OwnedFd>,
 }
@@ -136,7 +108,7 @@ pub fn inherit() -> Inherited {
     inherited
 }
 
-/// What the sockets are called that `LISTEN_FDS=` counts, in their order; `pid` is ours.
+/// The names of the sockets that `LISTEN_FDS=` counts, in their order; `pid` is ours.
 pub fn names(fds: &str, to: &str, names: &str, pid: u32) -> Result<Vec<String>, ListenError> {
     // No process has more than that many (fs/file.c: `sysctl_nr_open`).
     let count = fds.parse().ok().filter(|n| (1..=1 << 20).contains(n));
@@ -144,12 +116,11 @@ pub fn names(fds: &str, to: &str, names: &str, pid: u32) -> Result<Vec<String>, 
     if to != pid.to_string() {
         return Err(ListenError::NotForUs(to.to_owned()));
     }
-    // As sd_listen_fds_with_names(3) calls one that has none, or none that it could give. It has
-    // its place all the same.
-    let is_one = |name: &str| !name.is_empty() && !name.contains(|c: char| c.is_control());
-    let called = |name| if is_one(name) { name } else { "unknown" }.to_owned();
+    // As sd_listen_fds_with_names(3) names one without a valid name.
+    let is_valid = |name: &str| !name.is_empty() && !name.contains(|c: char| c.is_control());
+    let valid = |name| if is_valid(name) { name } else { "unknown" }.to_owned();
     let names = names.split(':').chain(std::iter::repeat(""));
-    Ok(names.take(count).map(called).collect())
+    Ok(names.take(count).map(valid).collect())
 }
 
 /// Takes descriptor `index`, whatever socket it is.
@@ -182,9 +153,9 @@ impl Inherited {
         }
     }
 
-    /// Resets whoever waits, for as long as `pause` lasts: what is left in a backlog when we end
-    /// makes systemd start us again at once, until it gives the socket up.
-    pub fn turn_everybody_away(&self, pause: Duration) {
+    /// Resets all clients in the backlogs for `pause`: any that are left when we exit make systemd
+    /// start us again at once, until the socket unit fails.
+    pub fn reject_all(&self, pause: Duration) {
         let mut left = pause;
         loop {
             for listener in &self.listeners {
@@ -197,8 +168,8 @@ impl Inherited {
                     .is_ok_and(|(n, _)| n > 0)
                 {}
             }
-            let nobody_can_come = self.listeners.is_empty() && self.others.is_empty();
-            if left.is_zero() || nobody_can_come {
+            let no_sockets = self.listeners.is_empty() && self.others.is_empty();
+            if left.is_zero() || no_sockets {
                 return;
             }
             let nap = left.min(Duration::from_millis(25));
@@ -209,7 +180,7 @@ impl Inherited {
 }
 
 fn adopt(name: String, socket: OwnedFd) -> Result<Listener, (ListenError, OwnedFd)> {
-    let checked = || -> Result<Option<ListenAddress>, ListenError> {
+    let checked = || -> Result<Option<Bound>, ListenError> {
         let fail = |source: Errno| ListenError::TakeOver {
             name: name.clone(),
             source: source.into(),
@@ -237,10 +208,10 @@ fn adopt(name: String, socket: OwnedFd) -> Result<Listener, (ListenError, OwnedF
     }
 }
 
-fn address_of(socket: &OwnedFd) -> Result<Option<ListenAddress>, Errno> {
+fn address_of(socket: &OwnedFd) -> Result<Option<Bound>, Errno> {
     let address = rustix::net::getsockname(socket)?;
     if let Ok(tcp) = SocketAddr::try_from(address.clone()) {
-        return Ok(Some(ListenAddress::Tcp(tcp)));
+        return Ok(Some(Bound::Tcp(tcp)));
     }
     let Ok(unix) = SocketAddrUnix::try_from(address) else {
         return Ok(None);
@@ -252,7 +223,7 @@ fn address_of(socket: &OwnedFd) -> Result<Option<ListenAddress>, Errno> {
         }
         (None, name) => UnixAddress::Abstract(name.unwrap_or_default().to_vec()),
     };
-    Ok(Some(ListenAddress::Unix(unix)))
+    Ok(Some(Bound::Unix(unix)))
 }
 
 /// Binds what `--listen` names.
@@ -326,7 +297,7 @@ fn bind_one(name: Option<String>, wanted: &Bound) -> Result<Listener, ListenErro
     })
 }
 
-/// Removes a socket file that nobody listens on any more. Anything else stays, and is in the way.
+/// Removes a socket file that has no listener any more. Anything else stays, and bind(2) fails.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
     if is_socket
@@ -348,11 +319,10 @@ impl Drop for SocketFile {
 }
 
 impl Listener {
-    /// Looks after its clients as `liveness` says, over TCP. What is set on a listener is inherited,
-    /// but only by who comes later: the client that woke us, and whoever waits behind it, are told
-    /// themselves.
+    /// Sets the keepalive of its clients, over TCP. They inherit what is set on the listener, but
+    /// for those in the backlog already, which get theirs when they are accepted.
     pub fn with_keepalive(self, liveness: Liveness) -> Self {
-        if let ListenAddress::Unix(_) = self.address {
+        if let Bound::Unix(_) = self.address {
             return self;
         }
         set_keepalive(&self.socket, &liveness);
@@ -362,10 +332,10 @@ impl Listener {
         }
     }
 
-    /// This listener as one whose clients can be waited for, on the thread that calls.
+    /// This listener, to be waited for on the thread that calls.
     pub fn watch(&self) -> io::Result<AsyncListener<'_>> {
-        // What is deprecated is that a type could close what it lends; a descriptor that is
-        // borrowed cannot. What replaces it needs unsafe code.
+        // Deprecated because a type could close what it lends; a borrowed descriptor cannot. The
+        // replacement needs unsafe code.
         #[expect(deprecated)]
         let socket = AsyncFd::with_interest(self.socket.as_fd(), Interest::READABLE)?;
         Ok(AsyncListener {
@@ -380,7 +350,7 @@ impl Listener {
         let accepted = rustix::net::acceptfrom_with(&self.socket, flags);
         let caught_up = self.caught_up.load(Ordering::Relaxed);
         if accepted.as_ref().err() == Some(&Errno::AGAIN) && !caught_up {
-            // MPTCP has rules of its own for what is inherited.
+            // MPTCP has its own rules for what is inherited.
             let is_tcp = sockopt::socket_protocol(&self.socket) == Ok(Some(ipproto::TCP));
             self.caught_up.store(is_tcp, Ordering::Relaxed);
         }
@@ -388,7 +358,7 @@ impl Listener {
         if let (Some(liveness), false) = (&self.liveness, caught_up) {
             set_keepalive(&socket, liveness);
         }
-        if let ListenAddress::Unix(_) = self.address {
+        if let Bound::Unix(_) = self.address {
             return Ok((RawStream::Unix(socket.into()), Peer::Unix));
         }
         let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
@@ -397,14 +367,14 @@ impl Listener {
     }
 }
 
-/// Has a connection, or those that a listener will have, looked after.
+/// Sets the keepalive of a connection, or of those that a listener will accept.
 fn set_keepalive(socket: &OwnedFd, liveness: &Liveness) {
-    // A listener may have it from an earlier life, which was told otherwise.
+    // A listener may have it from an earlier process, with other settings.
     let _ = sockopt::set_tcp_user_timeout(socket, 0);
     tune(socket, liveness);
 }
 
-/// A listener whose clients can be waited for. Dropping it ends the waiting, not the listening.
+/// A listener that can be waited for. Dropping it leaves the listener open.
 #[derive(Debug)]
 pub struct AsyncListener<'a> {
     listener: &'a Listener,

@@ -1,5 +1,5 @@
-//! The header of the PROXY protocol, in which a proxy says on whose behalf it connects: read and
-//! written, version 1 (a line) and version 2 (a block). Pure: bytes in, bytes out.
+//! The header of the PROXY protocol, in which a proxy names the client that it connects for: read
+//! and written, version 1 (a line) and version 2 (a block). Pure: bytes in, bytes out.
 //!
 //! The specification is HAProxy's `doc/proxy-protocol.txt`.
 
@@ -9,16 +9,16 @@ use std::str::FromStr;
 use crate::config::ProxyVersion;
 use crate::config::address::Peer;
 
-/// On whose behalf a connection is made.
+/// Whom a connection is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// On the proxy's own, as a health check is.
+    /// The proxy itself, as in a health check.
     Local,
-    /// Of somebody who cannot be named.
+    /// A client without an address.
     Unknown,
-    /// Of a client on a Unix socket.
+    /// A client on a Unix socket.
     Unix,
-    /// Of a client over TCP. IPv4 addresses are written as such: see [`Origin::tcp`].
+    /// A client over TCP. IPv4 addresses are written as such: see [`Origin::tcp`].
     Tcp {
         /// Where it comes from.
         client: SocketAddr,
@@ -27,7 +27,7 @@ pub enum Origin {
     },
 }
 
-/// No header may be longer. Ours has at most 232 bytes; others add certificates and the like.
+/// No header may be longer. Without extensions it has at most 232 bytes; some add certificates.
 pub const LONGEST: usize = 4096;
 
 /// A line is never longer, its end included.
@@ -47,7 +47,7 @@ const UNIX: u8 = 0x31;
 const UNIX_ADDRESSES: usize = 2 * 108;
 
 impl Origin {
-    /// Who the client is, if it can be told.
+    /// The client, if it has an address.
     pub fn client(self) -> Option<Peer> {
         match self {
             Self::Tcp { client, .. } => Some(Peer::Tcp(client)),
@@ -67,7 +67,7 @@ impl Origin {
     }
 }
 
-/// The header that says this.
+/// The header for this client.
 pub fn write(version: ProxyVersion, origin: Origin) -> Vec<u8> {
     match version {
         ProxyVersion::V1 => write_line(origin),
@@ -75,8 +75,8 @@ pub fn write(version: ProxyVersion, origin: Origin) -> Vec<u8> {
     }
 }
 
-/// What the header at the beginning of `bytes` says, and how long it is; `None` as long as it is
-/// not complete.
+/// The client in the header at the beginning of `bytes`, and the header's length; `None` while it
+/// is incomplete.
 pub fn read(bytes: &[u8]) -> Result<Option<(Origin, usize)>, &'static str> {
     let begins_like = |start: &[u8]| bytes.iter().zip(start).all(|(a, b)| a == b);
     if begins_like(SIGNATURE) {
@@ -84,11 +84,11 @@ pub fn read(bytes: &[u8]) -> Result<Option<(Origin, usize)>, &'static str> {
     } else if begins_like(LINE) {
         read_line(bytes)
     } else {
-        Err("the first bytes are no PROXY header")
+        Err("not a PROXY header")
     }
 }
 
-/// Both addresses in one family: a header has no room for two.
+/// Both addresses in one family: a header has only one.
 fn alike(client: IpAddr, server: IpAddr) -> (IpAddr, IpAddr) {
     match (client, server) {
         (IpAddr::V4(client), IpAddr::V6(_)) => (client.to_ipv6_mapped().into(), server),
@@ -117,12 +117,12 @@ fn read_line(bytes: &[u8]) -> Result<Option<(Origin, usize)>, &'static str> {
     let Some(end) = window.windows(2).position(|pair| pair == b"\r\n") else {
         return match bytes.len() {
             0..LONGEST_LINE => Ok(None),
-            _ => Err("the line of the PROXY header does not end"),
+            _ => Err("PROXY header without an end of line"),
         };
     };
     let words: Vec<_> = bytes[LINE.len()..end].split(|&byte| byte == b' ').collect();
     let origin = match words[..] {
-        // Whatever follows means nothing.
+        // What follows is ignored.
         [b"UNKNOWN", ..] => Some(Origin::Unknown),
         [b"TCP4", from, to, from_port, to_port] => {
             origin_in_words::<Ipv4Addr>([from, to], [from_port, to_port])
@@ -132,7 +132,7 @@ fn read_line(bytes: &[u8]) -> Result<Option<(Origin, usize)>, &'static str> {
         }
         _ => None,
     };
-    let origin = origin.ok_or("the line of the PROXY header is malformed")?;
+    let origin = origin.ok_or("malformed PROXY header")?;
     Ok(Some((origin, end + 2)))
 }
 
@@ -159,8 +159,8 @@ fn origin_in_words<A: FromStr + Into<IpAddr>>(
 fn write_block(origin: Origin) -> Vec<u8> {
     let mut addresses = Vec::new();
     let (command, family) = match origin {
-        // The one thing to say without an address that every receiver has to take: HAProxy resets
-        // what is PROXY without one, and nginx before 1.23 what is as long as a Unix address.
+        // What every receiver takes without an address: HAProxy resets PROXY without one, and
+        // nginx before 1.23 what is as long as a Unix address.
         Origin::Local | Origin::Unknown | Origin::Unix => (LOCAL, UNSPEC),
         Origin::Tcp { client, server } => {
             let (from, to) = alike(client.ip(), server.ip());
@@ -186,12 +186,12 @@ fn read_block(bytes: &[u8]) -> Result<Option<(Origin, usize)>, &'static str> {
     let [.., command, family, high, low] = *head;
     let length = usize::from(u16::from_be_bytes([high, low]));
     if head.len() + length > LONGEST {
-        return Err("the PROXY header is too long");
+        return Err("PROXY header too long");
     }
     let Some(addresses) = rest.get(..length) else {
         return Ok(None);
     };
-    let short = "the addresses of the PROXY header are cut short";
+    let short = "PROXY header with truncated addresses";
     let origin = match (command, family) {
         (LOCAL, _) => Origin::Local,
         (PROXY, TCP4) => origin_in_bytes::<4>(addresses).ok_or(short)?,
@@ -200,7 +200,7 @@ fn read_block(bytes: &[u8]) -> Result<Option<(Origin, usize)>, &'static str> {
         (PROXY, UNIX) => Origin::Unix,
         // A family up to Unix with a protocol up to datagrams.
         (PROXY, _) if family >> 4 <= 3 && family & 15 <= 2 => Origin::Unknown,
-        _ => return Err("the PROXY header is of an unknown kind"),
+        _ => return Err("PROXY header of an unknown kind"),
     };
     Ok(Some((origin, head.len() + length)))
 }

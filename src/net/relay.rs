@@ -11,37 +11,36 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::net::stream::Stream;
+use crate::net::stream::AsyncStream;
 use direction::Direction;
 
 /// How one direction ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// The source said that no more will come, and the sink was told.
+    /// The source half-closed, and so was the sink.
     Finished,
     /// The source is broken; all that it had sent was passed on.
     SourceBroken(Cause),
-    /// The sink is broken; nobody is there to pass anything to.
+    /// The sink is broken.
     SinkBroken(Cause),
-    /// There was no memory to write with: nothing is wrong with the sink, so that nobody else would
-    /// find out.
+    /// There was no memory to write with; the sink itself is well.
     Failed,
 }
 
 /// Why a connection broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
-    /// The peer broke it off.
+    /// By a reset of the peer.
     Reset,
-    /// The peer is not there any more: keepalive or a retransmission had no answer.
-    Vanished,
+    /// The peer timed out: keepalive or a retransmission had no answer.
+    TimedOut,
 }
 
 impl From<&io::Error> for Cause {
     fn from(error: &io::Error) -> Self {
         let gone = [io::ErrorKind::TimedOut, io::ErrorKind::HostUnreachable];
         if gone.contains(&error.kind()) {
-            Self::Vanished
+            Self::TimedOut
         } else {
             Self::Reset
         }
@@ -54,22 +53,22 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 /// How a relay ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// Both sides said that no more would come.
+    /// Both sides half-closed.
     Closed,
-    /// No byte moved for as long as is allowed.
+    /// No byte moved for the idle timeout.
     Idle,
-    /// One side broke off; the other is to be reset.
+    /// One side reset; the other is to be reset.
     Reset,
-    /// One side is not there any more; the other is to be reset.
+    /// One side timed out; the other is to be reset.
     Vanished,
 }
 
 /// Relays until both directions have ended, or no byte has moved for `idle`. `said` is what the
-/// target has said already. Counts the bytes that went up and down as it goes, so that whoever
-/// drops this knows how far it came.
+/// target has sent already. Counts the bytes as they move, so that the counts hold when this is
+/// dropped.
 pub fn relay<'a>(
-    client: &'a Stream,
-    target: &'a Stream,
+    client: &'a AsyncStream,
+    target: &'a AsyncStream,
     said: Vec<u8>,
     idle: Duration,
     (up, down): (&'a mut u64, &'a mut u64),
@@ -77,7 +76,7 @@ pub fn relay<'a>(
     let mut relay = Relay {
         up: Direction::new(client, target, Vec::new(), up),
         down: Direction::new(target, client, said, down),
-        pulse: IdleTimer::new(idle),
+        idle: IdleTimer::new(idle),
     };
     async move {
         let (survivor, has_unsent, cause) = match poll_fn(|cx| relay.poll(cx)).await {
@@ -86,7 +85,7 @@ pub fn relay<'a>(
             Outcome::ClientBroken(cause) => (target, relay.up.has_unsent(), cause),
             Outcome::TargetBroken(cause) => (client, relay.down.has_unsent(), cause),
         };
-        // A reset drops what is not sent yet; without us it would have been on its way.
+        // A reset drops what is not sent yet, and a direct connection would have sent it.
         if has_unsent {
             Box::pin(survivor.wait_peer_eof(FLUSH_LIMIT)).await;
         } else {
@@ -94,7 +93,7 @@ pub fn relay<'a>(
         }
         match cause {
             Cause::Reset => Ended::Reset,
-            Cause::Vanished => Ended::Vanished,
+            Cause::TimedOut => Ended::Vanished,
         }
     }
 }
@@ -104,7 +103,7 @@ pub fn relay<'a>(
 struct Relay<'a> {
     up: Direction<'a>,
     down: Direction<'a>,
-    pulse: Option<IdleTimer>,
+    idle: Option<IdleTimer>,
 }
 
 enum Outcome {
@@ -130,14 +129,14 @@ impl Relay<'_> {
             return Poll::Ready(outcome);
         }
         let moved = self.moved() != before;
-        match &mut self.pulse {
-            Some(pulse) => pulse.poll(cx, moved).map(|()| Outcome::Idle),
+        match &mut self.idle {
+            Some(timer) => timer.poll(cx, moved).map(|()| Outcome::Idle),
             None => Poll::Pending,
         }
     }
 
-    /// When a source breaks there is nothing left to pass on, either way. When a sink breaks, its
-    /// other direction may still hold what it had sent before.
+    /// A broken source leaves nothing to pass on, either way. A broken sink may have sent bytes
+    /// before that the other direction still holds.
     fn outcome(&self) -> Option<Outcome> {
         match (self.up.end(), self.down.end()) {
             (Some(End::SourceBroken(cause)), _) => Some(Outcome::ClientBroken(cause)),
@@ -157,7 +156,7 @@ impl Relay<'_> {
     }
 }
 
-/// When the last byte moved, and how long ago that may be.
+/// The idle timeout: when the last byte moved, and how long ago that may be.
 struct IdleTimer {
     limit: Duration,
     last: Instant,
@@ -173,7 +172,7 @@ impl IdleTimer {
         })
     }
 
-    /// Waits until no byte has moved for too long.
+    /// Ready when no byte has moved for too long.
     fn poll(&mut self, cx: &mut Context<'_>, moved: bool) -> Poll<()> {
         if moved {
             self.last = Instant::now();

@@ -17,21 +17,21 @@ use crate::util::backoff::Backoff;
 
 /// A connected stream socket.
 #[derive(Debug)]
-pub enum Stream {
+pub enum AsyncStream {
     /// Over TCP.
     Tcp(TcpStream),
     /// Over a Unix socket.
     Unix(UnixStream),
 }
 
-/// How often a Unix client is asked whether it has hung up while it waits: there the kernel
-/// reports a close that follows a half-close by no event that tokio would pass on alone.
+/// How often a Unix client that waits is polled for a hang-up: the kernel reports a close that
+/// follows a half-close by no event that tokio passes on alone.
 const HANG_UP_POLL: Duration = Duration::from_millis(250);
 
-/// How often a peer is asked whether it has ended, as long as it sends what nobody reads any more.
-const TAKEN_POLL: Duration = Duration::from_millis(50);
+/// How often a peer that sends what is not read any more is polled for its end.
+const EOF_POLL: Duration = Duration::from_millis(50);
 
-/// A connected, non-blocking stream socket that no thread watches yet.
+/// A connected, non-blocking stream socket that no event loop watches yet.
 #[derive(Debug)]
 pub enum RawStream {
     /// Over TCP.
@@ -40,8 +40,8 @@ pub enum RawStream {
     Unix(std::os::unix::net::UnixStream),
 }
 
-/// Sets what every relayed TCP connection has: no delay for small writes, and how it finds out that
-/// its peer has vanished. One that has is found out when the bytes are to move.
+/// Sets the options of every relayed TCP connection: TCP_NODELAY, keepalive, TCP_USER_TIMEOUT. A
+/// connection that is broken already is noticed when bytes are to move.
 pub fn tune(socket: impl AsFd, liveness: &Liveness) {
     let _ = sockopt::set_tcp_nodelay(&socket, true);
     let _ = sockopt::set_socket_keepalive(&socket, true);
@@ -56,14 +56,14 @@ pub fn tune(socket: impl AsFd, liveness: &Liveness) {
 
 impl RawStream {
     /// Has the event loop of this thread watch it.
-    pub fn watch(self) -> io::Result<Stream> {
+    pub fn watch(self) -> io::Result<AsyncStream> {
         Ok(match self {
-            Self::Tcp(stream) => Stream::Tcp(TcpStream::from_std(stream)?),
-            Self::Unix(stream) => Stream::Unix(UnixStream::from_std(stream)?),
+            Self::Tcp(stream) => AsyncStream::Tcp(TcpStream::from_std(stream)?),
+            Self::Unix(stream) => AsyncStream::Unix(UnixStream::from_std(stream)?),
         })
     }
 
-    /// See [`Stream::reset`].
+    /// See [`AsyncStream::reset`].
     pub fn reset(&self) {
         let _ = sockopt::set_socket_linger(self, Some(Duration::ZERO));
     }
@@ -78,7 +78,7 @@ impl AsFd for RawStream {
     }
 }
 
-impl Stream {
+impl AsyncStream {
     /// Has the event loop of this thread watch it, and not the one of another thread.
     pub fn rebind(self) -> io::Result<Self> {
         let socket = match self {
@@ -88,8 +88,8 @@ impl Stream {
         socket.watch()
     }
 
-    /// Where this end is: for a client that was accepted, what it connected to.
-    pub fn here(&self) -> io::Result<Peer> {
+    /// This end's address: for a client that was accepted, what it connected to.
+    pub fn local_addr(&self) -> io::Result<Peer> {
         Ok(match self {
             Self::Tcp(stream) => Peer::tcp(stream.local_addr()?),
             Self::Unix(_) => Peer::Unix,
@@ -125,7 +125,7 @@ impl Stream {
         self.try_io(Interest::READABLE, || self.receive(buffer))
     }
 
-    /// As [`Stream::try_read`], but takes a read that did not fill `buffer` as one that took all
+    /// As [`AsyncStream::try_read`], but takes a read that did not fill `buffer` as one that took all
     /// there is, which saves asking once more: what comes later is announced anew (epoll(7)).
     pub fn try_read_all(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let Self::Tcp(stream) = self else {
@@ -138,7 +138,7 @@ impl Stream {
             if count == 0 || count == buffer.len() {
                 return Ok(count);
             }
-            // Said within `try_io`, so that news that come at this moment are not forgotten.
+            // Within `try_io`, so that an event at this moment is not forgotten.
             short = Some(count);
             Err(io::ErrorKind::WouldBlock.into())
         });
@@ -148,8 +148,8 @@ impl Stream {
         }
     }
 
-    /// Looks at what has come, without taking it, until `find` has something. What comes is
-    /// looked at from its beginning each time, as far as the buffer goes.
+    /// Peeks at what has come until `find` has something: each time from the beginning, as far as
+    /// the buffer goes.
     pub async fn peek<T>(
         &self,
         buffer: &mut [u8],
@@ -157,20 +157,20 @@ impl Stream {
     ) -> io::Result<T> {
         loop {
             let ready = self.ready(Interest::READABLE).await?;
-            // Not found is not ready, so that only news ends the next wait; found out in here, or
-            // news in between would be lost.
-            let look = || {
+            // Not found is not ready, so that only an event ends the next wait; within `try_io`, or
+            // an event in between would be lost.
+            let peek = || {
                 let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
                 let (_, seen) = rustix::net::recv(self, &mut *buffer, flags)?;
                 find(&buffer[..seen]).ok_or_else(|| io::ErrorKind::WouldBlock.into())
             };
             let found = match self {
-                Self::Tcp(stream) => stream.try_io(Interest::READABLE, look),
-                Self::Unix(stream) => stream.try_io(Interest::READABLE, look),
+                Self::Tcp(stream) => stream.try_io(Interest::READABLE, peek),
+                Self::Unix(stream) => stream.try_io(Interest::READABLE, peek),
             };
             match found {
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-                // All that ever comes had come before we looked.
+                // All that will come had come before the peek.
                 Err(_) if ready.is_read_closed() => {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
@@ -241,7 +241,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Says that no more bytes will come; the other direction goes on.
+    /// Half-closes: no more bytes will come; the other direction goes on.
     pub fn finish_writing(&self) -> io::Result<()> {
         Ok(rustix::net::shutdown(self, Shutdown::Write)?)
     }
@@ -252,20 +252,20 @@ impl Stream {
         Ok(sockopt::socket_error(self)??)
     }
 
-    /// Waits until the connection is broken, by a reset or because the peer has vanished.
+    /// Waits until the connection is broken, by a reset or a time-out.
     pub async fn broken(&self) -> io::Error {
         match self.ready(Interest::ERROR).await {
             Err(error) => error,
             Ok(_) => match sockopt::socket_error(self) {
                 Ok(Err(error)) | Err(error) => error.into(),
-                // Somebody has read the error already.
+                // The error was read before.
                 Ok(Ok(())) => io::ErrorKind::ConnectionReset.into(),
             },
         }
     }
 
-    /// Waits until a client that we hold is surely gone. One that only sent its end of file is
-    /// not: it may well wait for the answer, and a TCP client that closed looks the same.
+    /// Waits until a client that is held is surely gone. One that half-closed is not: it may wait
+    /// for its answer, and a TCP client that closed looks the same.
     pub async fn gone(&self) {
         match self {
             Self::Tcp(_) => drop(self.broken().await),
@@ -282,7 +282,7 @@ impl Stream {
         matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1..))
     }
 
-    /// Waits, at most `limit`, until the kernel has sent off what was written.
+    /// Waits, at most `limit`, until the kernel has sent what was written.
     pub async fn flush(&self, limit: Duration) {
         let Self::Tcp(stream) = self else { return };
         if socket2::SockRef::from(stream)
@@ -291,16 +291,16 @@ impl Stream {
         {
             return;
         }
-        let sent_off = async {
+        let sent = async {
             let mut backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(100));
             while !self.is_writable() {
                 tokio::time::sleep(backoff.pause()).await;
             }
         };
-        let _ = tokio::time::timeout(limit, sent_off).await;
+        let _ = tokio::time::timeout(limit, sent).await;
     }
 
-    /// Whether something that was written has not been sent off yet. Nothing more is to be written.
+    /// Whether something that was written is not sent yet. Nothing may be written afterwards.
     pub fn has_unsent(&self) -> bool {
         let Self::Tcp(stream) = self else {
             return false;
@@ -309,15 +309,15 @@ impl Stream {
         socket.set_tcp_notsent_lowat(1).is_ok() && !self.is_writable()
     }
 
-    /// Waits, at most `limit`, until the peer, which was told its end, has read that far: then it
-    /// ends, too. How much is still to be sent nobody says any more.
+    /// Waits, at most `limit`, until the peer has read up to the end that it was sent, and closes
+    /// as well: how much is still to be sent the kernel does not say any more.
     pub async fn wait_peer_eof(&self, limit: Duration) {
         let ended = async {
             while let Ok(ready) = self.ready(Interest::READABLE | Interest::ERROR).await {
                 if ready.is_read_closed() || ready.is_error() {
                     return;
                 }
-                tokio::time::sleep(TAKEN_POLL).await;
+                tokio::time::sleep(EOF_POLL).await;
             }
         };
         let _ = tokio::time::timeout(limit, ended).await;
@@ -328,15 +328,14 @@ impl Stream {
         !matches!(poll(&mut fds, Some(&Timespec::default())), Ok(0))
     }
 
-    /// Has the connection end with a reset when this is dropped, together with what was not sent.
-    /// On a Unix socket the peer sees its end, and an error when it had written something that
-    /// nobody read.
+    /// Has the connection end with a reset when this is dropped; what was not sent is dropped too.
+    /// On a Unix socket the peer sees an end, and an error if it had written what was not read.
     pub fn reset(&self) {
         let _ = sockopt::set_socket_linger(self, Some(Duration::ZERO));
     }
 }
 
-impl AsFd for Stream {
+impl AsFd for AsyncStream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Tcp(stream) => stream.as_fd(),

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::net::listen::Listener;
-use crate::net::stream::{RawStream, Stream};
+use crate::net::stream::{AsyncStream, RawStream};
 use crate::report::metrics;
 
 /// A scrape takes milliseconds.
@@ -76,8 +76,8 @@ async fn accept(listener: Listener, post: mpsc::Sender<RawStream>) -> io::Result
 
 async fn answer(connection: RawStream, source: Source) -> io::Result<()> {
     match connection.watch()? {
-        Stream::Tcp(tcp) => speak(TokioIo::new(tcp), source).await,
-        Stream::Unix(unix) => speak(TokioIo::new(unix), source).await,
+        AsyncStream::Tcp(tcp) => speak(TokioIo::new(tcp), source).await,
+        AsyncStream::Unix(unix) => speak(TokioIo::new(unix), source).await,
     }
     Ok(())
 }

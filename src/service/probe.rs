@@ -11,7 +11,7 @@ use crate::config::address::{Address, HttpUrl};
 use crate::config::{CommandLine, Readiness, ReadyKind, ServiceConfig};
 use crate::net::dial::{Connection, Dialer, Target};
 use crate::net::proxy_header::Origin;
-use crate::net::stream::Stream;
+use crate::net::stream::AsyncStream;
 use crate::program::Launcher;
 use crate::util::backoff::Backoff;
 
@@ -159,7 +159,7 @@ async fn in_time<T>(answer: impl Future<Output = io::Result<T>>) -> io::Result<T
 }
 
 /// Reads what comes first; the end of the stream is no answer.
-async fn read_some(stream: &Stream) -> io::Result<Vec<u8>> {
+async fn read_some(stream: &AsyncStream) -> io::Result<Vec<u8>> {
     let mut buffer = vec![0; 4096];
     loop {
         stream.ready(Interest::READABLE).await?;
@@ -175,7 +175,7 @@ async fn read_some(stream: &Stream) -> io::Result<Vec<u8>> {
     }
 }
 
-async fn ask_over_http(stream: &Stream, url: &HttpUrl) -> io::Result<()> {
+async fn ask_over_http(stream: &AsyncStream, url: &HttpUrl) -> io::Result<()> {
     let host = match &url.host {
         Some((host, port)) => Address::Tcp {
             host: host.clone(),

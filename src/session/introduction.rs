@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::config::address::Peer;
 use crate::net::proxy_header::{self, Origin};
-use crate::net::stream::Stream;
+use crate::net::stream::AsyncStream as Stream;
 use crate::service::Permit;
 
 /// Where clients are introduced.

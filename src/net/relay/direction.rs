@@ -1,6 +1,5 @@
-//! One direction. It begins with copies through a buffer that belongs to the thread, so that an
-//! idle connection holds none; while bytes come in bulk it moves them through a pipe instead,
-//! without touching them.
+//! One direction: copies through a buffer of the thread, so that an idle connection holds none;
+//! bulk transfers move through a pipe instead, by splice(2).
 
 use std::cell::RefCell;
 use std::io;
@@ -12,30 +11,29 @@ use tokio::io::Interest;
 
 use super::pipe::Pipe;
 use super::{Cause, End, is_would_block};
-use crate::net::stream::Stream;
+use crate::net::stream::AsyncStream;
 
-/// As much as one read may return. Larger ones gain nothing; smaller ones cost system calls.
+/// How much one read may return. More gains nothing; less costs system calls.
 const BUFFER: usize = 64 * 1024;
 
 /// From this size on it costs less to move bytes through a pipe than to copy them.
 const LARGE: usize = 16 * 1024;
 
-/// As many large reads in a row make a bulk transfer.
+/// So many large reads in a row make a bulk transfer.
 const BULK: u8 = 4;
 
-/// As many moves in a row below half of [`LARGE`] are none any more. A few of them only mean that
-/// we are faster than the source.
+/// So many small moves in a row end it. Fewer only mean that we are faster than the source.
 const SMALL: usize = LARGE / 2;
 const NO_BULK: u8 = 16;
 
-/// How many bytes one connection may move before the others get their turn.
+/// How many bytes one connection may move before it yields.
 const TURN: u64 = 8 << 20;
 
 /// The kernel copies faster to and from whole pages.
 const PAGE: usize = 4096;
 
-/// With room to begin at a page, and large enough to be mapped (`M_MMAP_THRESHOLD` in mallopt(3)):
-/// then only what is read into takes memory.
+/// Room to begin at a page, and large enough to be mapped (`M_MMAP_THRESHOLD` in mallopt(3)), so
+/// that only the part in use takes memory.
 const ROOM: usize = 256 * 1024;
 
 thread_local! {
@@ -44,25 +42,25 @@ thread_local! {
 
 /// One direction of a connection, and how far it is.
 pub(super) struct Direction<'a> {
-    source: &'a Stream,
-    sink: &'a Stream,
-    way: Way,
-    /// Held only while bytes move: a connection that waits needs none.
+    source: &'a AsyncStream,
+    sink: &'a AsyncStream,
+    mode: Mode,
+    /// Held only while bytes move.
     pipe: Option<Pipe>,
     /// What was read and could not be written yet.
     rest: Vec<u8>,
     /// How many bytes were passed on.
     total: &'a mut u64,
     end: Option<End>,
-    /// Not all that the sink was sent had left when it was told its end.
+    /// Bytes were still unsent when the sink was half-closed.
     has_unsent: bool,
-    /// Tells when the sink breaks; there only where nobody reads from it or writes to it.
+    /// Tells when the sink breaks; only while it is neither read nor written.
     watch: Option<Pin<Box<dyn Future<Output = io::Error> + Send + 'a>>>,
 }
 
 /// How bytes are moved.
 #[derive(Clone, Copy)]
-enum Way {
+enum Mode {
     /// By copies, of which so many in a row were large.
     Copy { large: u8 },
     /// Through a pipe; so many moves in a row were small.
@@ -76,11 +74,11 @@ enum Step {
     /// So many bytes were read, and all of them written.
     Moved(usize),
     /// The sink took only a part.
-    Stuck,
-    /// It took some of the rest, too.
-    CaughtUp,
-    /// Nothing is there to be read.
-    Dry,
+    Blocked,
+    /// It took some of the rest.
+    Resumed,
+    /// There is nothing to read.
+    Empty,
     /// These sockets cannot be spliced.
     Refused,
     /// The direction has ended.
@@ -90,15 +88,15 @@ enum Step {
 impl<'a> Direction<'a> {
     /// Passes bytes from `source` to `sink`, `said` first, and counts them in `total`.
     pub(super) fn new(
-        source: &'a Stream,
-        sink: &'a Stream,
+        source: &'a AsyncStream,
+        sink: &'a AsyncStream,
         said: Vec<u8>,
         total: &'a mut u64,
     ) -> Self {
         Self {
             source,
             sink,
-            way: Way::Copy { large: 0 },
+            mode: Mode::Copy { large: 0 },
             pipe: None,
             rest: said,
             total,
@@ -113,7 +111,7 @@ impl<'a> Direction<'a> {
         self.end
     }
 
-    /// Whether not all that the sink was sent had left when it was told its end.
+    /// Whether bytes were still unsent when the sink was half-closed.
     pub(super) fn has_unsent(&self) -> bool {
         self.has_unsent
     }
@@ -131,7 +129,7 @@ impl<'a> Direction<'a> {
         }
     }
 
-    /// Finds out that the sink is broken where moving bytes would not.
+    /// Notices a broken sink where moving bytes would not.
     pub(super) fn poll_sink(&mut self, cx: &mut Context<'_>, other: &Self) {
         if !self.waits_for_source() || other.waits_for_source() {
             return;
@@ -149,10 +147,10 @@ impl<'a> Direction<'a> {
 
     fn finish(&mut self, end: End) {
         self.end = Some(end);
-        self.let_go_of_pipe();
+        self.release_pipe();
     }
 
-    fn let_go_of_pipe(&mut self) {
+    fn release_pipe(&mut self) {
         if let Some(pipe) = self.pipe.take() {
             pipe.give_back();
         }
@@ -162,50 +160,50 @@ impl<'a> Direction<'a> {
         let before = *self.total;
         while *self.total - before < TURN {
             match self.step(other) {
-                Step::Moved(bytes) => self.choose_way(bytes),
-                Step::CaughtUp => (),
-                Step::Stuck => {
-                    // What is wrong with the sink is found by the next attempt to write to it.
+                Step::Moved(bytes) => self.choose_mode(bytes),
+                Step::Resumed => (),
+                Step::Blocked => {
+                    // A broken sink is noticed by the next write.
                     if let Err(error) = ready!(self.sink.poll_writable(cx)) {
                         return Poll::Ready(End::SinkBroken(Cause::from(&error)));
                     }
                 }
-                Step::Dry => {
-                    self.let_go_of_pipe();
+                Step::Empty => {
+                    self.release_pipe();
                     if let Err(error) = ready!(self.source.poll_readable(cx)) {
                         return Poll::Ready(End::SourceBroken(Cause::from(&error)));
                     }
                 }
                 Step::Refused => {
-                    self.way = Way::OnlyCopy;
+                    self.mode = Mode::OnlyCopy;
                     self.pipe = None;
                 }
                 Step::Over(end) => return Poll::Ready(end),
             }
         }
-        // Others get their turn, and new events theirs.
+        // Other tasks get their turn, and new events theirs.
         let _ = pin!(tokio::task::yield_now()).poll(cx);
         Poll::Pending
     }
 
     /// So many bytes were moved at once: is it bulk?
-    fn choose_way(&mut self, bytes: usize) {
-        self.way = match self.way {
-            Way::Copy { .. } if bytes < LARGE => Way::Copy { large: 0 },
-            Way::Copy { large } if large + 1 == BULK => Way::Splice { small: 0 },
-            Way::Copy { large } => Way::Copy { large: large + 1 },
-            Way::Splice { .. } if bytes >= SMALL => Way::Splice { small: 0 },
-            Way::Splice { small } if small + 1 == NO_BULK => Way::Copy { large: 0 },
-            Way::Splice { small } => Way::Splice { small: small + 1 },
-            Way::OnlyCopy => Way::OnlyCopy,
+    fn choose_mode(&mut self, bytes: usize) {
+        self.mode = match self.mode {
+            Mode::Copy { .. } if bytes < LARGE => Mode::Copy { large: 0 },
+            Mode::Copy { large } if large + 1 == BULK => Mode::Splice { small: 0 },
+            Mode::Copy { large } => Mode::Copy { large: large + 1 },
+            Mode::Splice { .. } if bytes >= SMALL => Mode::Splice { small: 0 },
+            Mode::Splice { small } if small + 1 == NO_BULK => Mode::Copy { large: 0 },
+            Mode::Splice { small } => Mode::Splice { small: small + 1 },
+            Mode::OnlyCopy => Mode::OnlyCopy,
         };
         if !self.splices() {
-            self.let_go_of_pipe();
+            self.release_pipe();
         }
     }
 
     fn splices(&self) -> bool {
-        matches!(self.way, Way::Splice { .. })
+        matches!(self.mode, Mode::Splice { .. })
     }
 
     fn step(&mut self, other: &Self) -> Step {
@@ -233,9 +231,9 @@ impl<'a> Direction<'a> {
                 if self.rest.is_empty() {
                     self.rest = Vec::new();
                 }
-                Step::CaughtUp
+                Step::Resumed
             }
-            Err(error) if is_would_block(&error) => Step::Stuck,
+            Err(error) if is_would_block(&error) => Step::Blocked,
             Err(error) => Step::Over(cannot_write(&error)),
         }
     }
@@ -247,7 +245,7 @@ impl<'a> Direction<'a> {
             let n = match self.source.try_read_all(buffer) {
                 Ok(0) => return self.over(other),
                 Ok(n) => n,
-                Err(error) if is_would_block(&error) => return Step::Dry,
+                Err(error) if is_would_block(&error) => return Step::Empty,
                 Err(error) => return Step::Over(End::SourceBroken(Cause::from(&error))),
             };
             let written = match self.sink.try_write(&buffer[..n]) {
@@ -260,7 +258,7 @@ impl<'a> Direction<'a> {
                 Step::Moved(n)
             } else {
                 self.rest = buffer[written..n].to_vec();
-                Step::Stuck
+                Step::Blocked
             }
         })
     }
@@ -271,7 +269,7 @@ impl<'a> Direction<'a> {
             match source.try_io(Interest::READABLE, || pipe.fill(source)) {
                 Ok(0) => return self.over(other),
                 Ok(_) => (),
-                Err(error) if is_would_block(&error) => return Step::Dry,
+                Err(error) if is_would_block(&error) => return Step::Empty,
                 Err(error) if is_refusal(&error) => return Step::Refused,
                 Err(error) => return Step::Over(End::SourceBroken(Cause::from(&error))),
             }
@@ -280,7 +278,7 @@ impl<'a> Direction<'a> {
         while pipe.held() > 0 {
             match sink.try_io(Interest::WRITABLE, || pipe.drain(sink)) {
                 Ok(moved) => *self.total += moved as u64,
-                Err(error) if is_would_block(&error) => return Step::Stuck,
+                Err(error) if is_would_block(&error) => return Step::Blocked,
                 Err(error) if is_refusal(&error) => match pipe.read_out() {
                     Ok(rest) => {
                         self.rest = rest;
@@ -294,13 +292,14 @@ impl<'a> Direction<'a> {
         Step::Moved(held)
     }
 
-    /// The source has ended; the sink is told, unless that is only what is left of a reset: the
-    /// kernel tells of one only once, and whoever reads after that finds an end like any other.
+    /// The source has ended: half-closes the sink, unless the end is what is left of a reset, which
+    /// the kernel reports only once; later reads find an end like any other.
     fn over(&mut self, other: &Self) -> Step {
         if let Some(End::SinkBroken(cause)) = other.end {
             return Step::Over(End::SourceBroken(cause));
         }
-        // The kernel does not say so any more afterwards. Less leaves in one flight.
+        // Asked before the half-close, since the kernel does not say afterwards. Less than LARGE
+        // leaves in one flight.
         self.has_unsent =
             other.end.is_none() && *self.total >= LARGE as u64 && self.sink.has_unsent();
         Step::Over(match self.sink.finish_writing() {
@@ -310,7 +309,7 @@ impl<'a> Direction<'a> {
     }
 }
 
-/// How a direction ends whose sink takes nothing because of `error`.
+/// How a direction ends whose sink fails with `error`.
 fn cannot_write(error: &io::Error) -> End {
     match Errno::from_io_error(error) {
         Some(Errno::NOBUFS | Errno::NOMEM) => End::Failed,
@@ -318,8 +317,8 @@ fn cannot_write(error: &io::Error) -> End {
     }
 }
 
-/// Whether splice(2) does not work here at all: not between these sockets, or not in this sandbox.
-/// Whatever else is wrong is found by copying.
+/// Whether splice(2) does not work here: not between these sockets, or not in this sandbox. Copying
+/// finds any other error.
 fn is_refusal(error: &io::Error) -> bool {
     let errors = [Errno::INVAL, Errno::PERM, Errno::NOSYS, Errno::NOMEM];
     Errno::from_io_error(error).is_some_and(|error| errors.contains(&error))

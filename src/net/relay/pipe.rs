@@ -1,4 +1,4 @@
-//! Pipes for splice(2): lazy, as large as allowed, few, and never passed on with bytes in them.
+//! Pipes for splice(2): opened when needed, as large as allowed, few, and pooled only when empty.
 
 use std::cell::RefCell;
 use std::io;
@@ -26,22 +26,21 @@ pub(super) struct Pipe {
 /// One stream costs a fifth less CPU with it than with a quarter of it.
 const WANTED: usize = 1 << 20;
 
-/// Below that a copy is as good. A user who is over his share (`fs.pipe-user-pages-soft`) is
-/// given pipes of two pages.
+/// Below that a copy is as good. Over `fs.pipe-user-pages-soft` a user gets pipes of two pages.
 const LEAST: usize = 64 * 1024;
 
-/// How many pipes a thread keeps for whoever needs one next.
+/// How many pipes a thread keeps in its pool.
 const KEPT: usize = 8;
 
 thread_local! {
     static POOL: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
 }
 
-/// How many bytes all our pipes hold at most, and how many they could hold now.
+/// How many bytes all our pipes may hold, and how many they could hold now.
 static BUDGET: LazyLock<usize> = LazyLock::new(budget);
 static SPENT: AtomicUsize = AtomicUsize::new(0);
 
-/// A quarter of the user's share: other processes of his may want pipes, too.
+/// A quarter of the user's share, which is for all of the user's processes.
 fn budget() -> usize {
     let pages = match proc::setting("fs/pipe-user-pages-soft") {
         // No limit.
@@ -52,7 +51,7 @@ fn budget() -> usize {
 }
 
 impl Pipe {
-    /// An empty pipe, if there is one to be had.
+    /// An empty pipe, if the budget allows.
     pub(super) fn take() -> Option<Self> {
         POOL.with_borrow_mut(Vec::pop).or_else(Self::open)
     }
@@ -74,7 +73,7 @@ impl Pipe {
         })
     }
 
-    /// Lets the next one have it, if it is empty; closes it otherwise.
+    /// Returns it to the pool if it is empty; closes it otherwise.
     pub(super) fn give_back(self) {
         if self.held == 0 {
             POOL.with_borrow_mut(|pool| {
@@ -90,8 +89,8 @@ impl Pipe {
         self.held
     }
 
-    /// Takes bytes from `source`. Only to be filled when empty: then `WouldBlock` can only mean
-    /// that the source has none, not that the pipe is full.
+    /// Takes bytes from `source`. Only to be filled when empty: then `WouldBlock` means that the
+    /// source has none, not that the pipe is full.
     pub(super) fn fill(&mut self, source: impl AsFd) -> io::Result<usize> {
         let moved = splice(
             source,
@@ -139,7 +138,7 @@ impl Pipe {
 struct Share;
 
 impl Share {
-    /// Takes one, if one is left. Other threads take theirs at the same time.
+    /// Takes one, if one is left.
     fn take() -> Option<Self> {
         let more = |spent: usize| Some(spent + WANTED).filter(|&spent| spent <= *BUDGET);
         SPENT
