@@ -25,9 +25,9 @@ impl FromStr for InstanceName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad = |c: char| c == '/' || c.is_control();
+        let bad = |c: char| "/+".contains(c) || c.is_control();
         if text.is_empty() || text.len() > 200 || text.starts_with('.') || text.contains(bad) {
-            return Err("a name is a file's name as well: 1 to 200 bytes, without a slash, not beginning with a dot".into());
+            return Err("a name is a file's name as well: 1 to 200 bytes, without `/` and `+`, not beginning with a dot".into());
         }
         Ok(Self(text.to_owned()))
     }

@@ -31,7 +31,8 @@ use view::View;
 /// system's instances and those of the calling user.
 #[derive(Debug, Args)]
 pub(super) struct Status {
-    /// Show this instance in full: by its name, its unit, or the unit that it wakes
+    /// Show this instance, or this service of one, in full: by name, by unit, or by the unit that
+    /// it wakes
     unit: Option<String>,
 
     /// Print JSON; docs/observing.md lists the fields. With --watch one line a second
@@ -129,7 +130,10 @@ fn text(status: &Status, snapshot: &Snapshot, size: Option<(usize, usize)>) -> S
         .or_else(|| terminal().map(|(width, _)| width));
     let mut text = match &snapshot.instances[..] {
         [] => "no instance: no socket unit starts wakeport, and there is no record\n".into(),
-        [one] if status.unit.is_some() => table::details(one, now),
+        all if status.unit.is_some() => {
+            let all = all.iter().map(|one| table::details(one, now));
+            all.collect::<Vec<_>>().join("\n")
+        }
         all => table::table(all, width, now),
     };
     for problem in &snapshot.problems {

@@ -80,7 +80,7 @@ pub fn read_all(directory: &Path) -> Vec<Found> {
     };
     let names = entries.flatten().map(|entry| entry.file_name());
     let mut names: Vec<_> = names
-        .filter_map(|name| Some(name.to_str()?.strip_suffix(".json")?.to_owned()))
+        .filter_map(|name| Some(name.to_str()?.strip_suffix(".json")?.replace('+', "/")))
         .filter(|name| !name.starts_with('.'))
         .collect();
     names.sort();
@@ -110,8 +110,10 @@ fn read_file(path: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// One of several services is `INSTANCE/SERVICE`; a `+` is in no unit's name.
 fn path(directory: &Path, name: &str) -> PathBuf {
-    directory.join(INSTANCES).join(format!("{name}.json"))
+    let file = name.replace('/', "+");
+    directory.join(INSTANCES).join(format!("{file}.json"))
 }
 
 // -- processes and clocks
@@ -332,6 +334,23 @@ mod tests {
         let file = path(directory.path(), "app");
         assert_eq!(mode(&file), 0o644);
         assert_eq!(mode(file.parent().unwrap()), 0o755);
+    }
+
+    #[test]
+    fn a_service_of_several_has_a_file_of_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let (writer, closing) = StateWriter::start(directory.path(), "web/jellyfin");
+        writer.keep(counted(3));
+        drop(closing);
+        let expected = Record {
+            name: "web/jellyfin".into(),
+            ..counted(3)
+        };
+        assert_eq!(read_all(directory.path()), [Ok(expected)]);
+        assert_eq!(open(directory.path(), "web/jellyfin"), counted(3));
+        assert_eq!(read(directory.path(), "web"), None);
+        let file = directory.path().join(INSTANCES).join("web+jellyfin.json");
+        assert!(file.exists());
     }
 
     #[test]

@@ -266,8 +266,40 @@ fn status_of_an_unknown_name_lists_the_known_ones() {
 }
 
 #[test]
+fn each_service_of_an_instance_has_a_row() {
+    let kept = Kept::new();
+    let mut wakeport = kept.run().start();
+    kept.is("asleep");
+    wakeport.signal(Signal::TERM);
+    wakeport.ends();
+    let records = kept.dir.path().join("instances");
+    for file in ["web+films.json", "web+docs.json"] {
+        fs::copy(records.join("app.json"), records.join(file)).expect("a record");
+    }
+    let rows = |words: &[&str]| {
+        let output = kept.status(&[words, &["--json"]].concat());
+        let shown: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let rows = shown["instances"].as_array().expect("a list").clone();
+        let names = rows
+            .iter()
+            .map(|row| row["name"].as_str().expect("a name").to_owned());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(rows(&[]), ["app", "web/docs", "web/films"]);
+    assert_eq!(rows(&["web"]), ["web/docs", "web/films"]);
+    assert_eq!(rows(&["web/films"]), ["web/films"]);
+    let table = text(&kept.status(&[]));
+    assert!(table.contains("\nweb/films  "), "{table}");
+    let all = text(&kept.status(&["web"]));
+    assert!(
+        all.contains("web/docs - ") && all.contains("\nweb/films - "),
+        "{all}"
+    );
+}
+
+#[test]
 fn a_name_that_is_no_file_name_is_rejected() {
-    for name in ["", "../etc/passwd", ".hidden"] {
+    for name in ["", "../etc/passwd", ".hidden", "web+jellyfin"] {
         let run = Run::new().to(Place::tcp()).listen(Place::tcp());
         let (log, code) = run.option("--name", name).fails();
         assert_eq!(code, 64, "{log}");

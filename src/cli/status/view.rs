@@ -131,7 +131,9 @@ impl View {
         let sockets = self.sockets.iter().flatten().map(|socket| &socket.unit);
         let units = self.unit.iter().chain(&self.units).chain(sockets);
         let service = format!("{word}.service");
+        let instance = self.name.split('/').next();
         self.name == word
+            || instance == Some(word)
             || units
                 .into_iter()
                 .any(|unit| *unit == word || *unit == service)
