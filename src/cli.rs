@@ -2,6 +2,7 @@
 
 mod check;
 pub mod child;
+mod config_file;
 mod exporter;
 mod init;
 #[cfg(any(test, fuzzing))]
@@ -37,6 +38,12 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Waits for clients, and wakes the service for them
+    ///
+    /// Every option can be given as a variable of the environment, so that a unit's drop-in can set
+    /// it. There, lists are separated by white space, an empty value counts as unset, and switches
+    /// take yes or no. Spans of time are written as in systemd: 90s, 5min 20s, infinity; a bare
+    /// number counts seconds, and 0 means at once.
     Run(Box<options::Options>),
     Init(Box<init::Init>),
     Check(Box<check::Check>),
@@ -156,16 +163,18 @@ fn one_line(error: &clap::Error) -> String {
     message.trim_start_matches("error: ").replace(":;", ":")
 }
 
-/// The variable of the option that `error` is about.
+/// The variable of an option.
+fn variable(option: &str) -> String {
+    format!("WAKEPORT_{}", option.replace('-', "_").to_uppercase())
+}
+
+/// The option that `error` is about, and its variable.
 fn variable_of(error: &clap::Error) -> Option<(String, String)> {
     let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
         return None;
     };
     let option = argument.split([' ', '=', '[']).next().unwrap_or_default();
-    let variable = format!(
-        "WAKEPORT{}",
-        option.replacen('-', "", 1).replace('-', "_").to_uppercase()
-    );
+    let variable = variable(option.trim_start_matches('-'));
     Some((option.to_owned(), variable))
 }
 

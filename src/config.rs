@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod address;
+pub mod settings;
 pub mod span;
 mod wake_rate;
 
@@ -36,6 +37,40 @@ pub struct ProcessConfig {
     pub drain_timeout: Duration,
     /// Whether we stay when idle, instead of leaving the sockets to systemd.
     pub stay: bool,
+}
+
+impl Config {
+    /// For each of these listeners, by name, the index of its service. If a listener has none, or
+    /// a service's listener is not there: why, in one line.
+    pub fn owners<'a>(
+        &self,
+        listeners: impl Iterator<Item = &'a str> + Clone,
+    ) -> Result<Vec<usize>, String> {
+        let owns = |service: &ServiceConfig, listener: &str| {
+            let own = service.listeners.as_ref();
+            own.is_none_or(|own| own.iter().any(|own| own == listener))
+        };
+        for service in &self.services {
+            let mut own = service.listeners.iter().flatten();
+            if let Some(missing) = own.find(|own| !listeners.clone().any(|name| name == *own)) {
+                let service = service.name.as_deref().unwrap_or_default();
+                let there: Vec<_> = listeners.map(|name| format!("`{name}`")).collect();
+                return Err(format!(
+                    "service `{service}` has the listener `{missing}`, and no socket is called so; there are {}: see `FileDescriptorName=` in the .socket units",
+                    there.join(", ")
+                ));
+            }
+        }
+        let owner = |listener: &str| {
+            let mut services = self.services.iter();
+            services.position(|service| owns(service, listener)).ok_or_else(|| {
+                format!(
+                    "listener `{listener}` belongs to no service; write `listener = \"{listener}\"` below one `[service.NAME]`"
+                )
+            })
+        };
+        listeners.map(owner).collect()
+    }
 }
 
 impl ProcessConfig {

@@ -21,7 +21,8 @@
 //! main.rs              calls cli
 //! -- decides: pure, opens nothing
 //! core.rs core/        the lifecycle: (event, clients, now) -> action; how often it may wake
-//! config.rs config/    what was typed -> what it means; every default with its reason
+//! config.rs config/    what was given (settings: by flag, variable, file) -> what it means; every
+//!                      default with its reason
 //! -- connects
 //! server.rs server/    what the process has once: accept loops, relay threads, limits
 //! service.rs service/  the one loop of a service: events in, the core asked, effects carried out;
@@ -38,7 +39,8 @@
 //! util.rs util/        backoff, text (control characters), file (whole or not at all), proc (/proc)
 //! -- commands
 //! admin.rs admin/      the files of an instance, what is wrong with one, what is on the machine
-//! cli.rs cli/          options (typed), plan (which listener goes where), run (wires it all),
+//! cli.rs cli/          options (flags and variables), config_file (the file of several services),
+//!                      plan (which listener goes where), run (wires it all),
 //!                      observed (its record), status and exporter (show all records), init (sets
 //!                      an instance up), check (looks at one), say (to people), inside (for tests)
 //! ```

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::options::{Options, Typed};
+use super::options::Options;
 use super::{Exit, Fatal, output};
 use crate::admin::checks::{self, target, unit};
 use crate::admin::machine::{self, Bus, Found, Identity};
@@ -33,7 +33,7 @@ pub(super) struct Check {
     instance: Option<UnitName>,
 
     #[command(flatten)]
-    typed: Typed,
+    options: Options,
 }
 
 /// A name that takes longer to resolve keeps clients waiting as well.
@@ -56,7 +56,8 @@ impl Check {
     }
 
     async fn findings(self) -> Result<ExitCode, Fatal> {
-        let Typed { options, settings } = self.typed;
+        let options = self.options;
+        let settings = options.as_variables();
         let manager = options.manager();
         let others = settings.iter().any(|(name, _)| name != "WAKEPORT_USER");
         match self.instance {
@@ -64,7 +65,7 @@ impl Check {
                 "give either UNIT, to verify an instance, or the options of `wakeport run`",
             )),
             None if others || std::env::var_os("WAKEPORT_TO").is_some() => {
-                let config = options.config()?;
+                let config = options.load()?;
                 let bus = Bus::connect(manager).await;
                 let subject = subject(config, None, manager, &bus).await;
                 Ok(report(&[(String::new(), checks::findings(&subject))]))
@@ -165,7 +166,7 @@ fn config_of(found: &Found) -> Result<Config, String> {
     let options = Options::read(&words[at + 2..], &found.variables);
     let config = options.and_then(|options| {
         let suits = options.suit_an_instance();
-        let config = suits.and_then(|()| options.config());
+        let config = suits.and_then(|()| options.load());
         config.map_err(|fatal| fatal.message)
     });
     config.map_err(|message| format!("`{id}` would exit at once: {message}"))

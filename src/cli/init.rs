@@ -7,7 +7,7 @@ use std::process::{self, ExitCode, Stdio};
 
 use clap::builder::Resettable;
 
-use super::options::Typed;
+use super::options::Options;
 use super::{Exit, Fatal, output};
 use crate::admin::machine;
 use crate::admin::system::System;
@@ -53,7 +53,7 @@ pub(super) struct Init {
     force: bool,
 
     #[command(flatten)]
-    typed: Typed,
+    options: Options,
 }
 
 /// Adapts the options of `run`.
@@ -83,7 +83,7 @@ pub(super) fn run(init: Init) -> ExitCode {
 
 impl Init {
     fn act(self) -> Result<ExitCode, Fatal> {
-        let manager = self.typed.options.manager();
+        let manager = self.options.manager();
         let places = machine::places(manager).map_err(Fatal::usage)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -133,11 +133,9 @@ impl Init {
 
     /// The instance that was asked for.
     pub(super) fn instance(self) -> Result<Instance, Fatal> {
-        let manager = self.typed.options.manager();
-        let Typed {
-            options,
-            mut settings,
-        } = self.typed;
+        let manager = self.options.manager();
+        let options = self.options;
+        let mut settings = options.as_variables();
         // What the units set already.
         let elsewhere = ["WAKEPORT_LISTEN", "WAKEPORT_USER"];
         settings.retain(|(name, _)| !elsewhere.contains(&name.as_str()));

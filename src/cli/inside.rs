@@ -4,15 +4,26 @@ use clap::{Args, FromArgMatches};
 
 use super::init::{self, Init};
 use super::options::Options;
-use super::{one_line, status};
+use super::{config_file, one_line, status};
 use crate::admin::Instance;
 use crate::config::Config;
+use crate::config::settings::File;
 use crate::report::record::{Moment, Record};
 
 /// What `wakeport run` makes of these arguments and variables.
 pub fn run(arguments: &[String], variables: &[(String, String)]) -> Result<Config, String> {
     let options = Options::read(arguments, variables)?;
     options.config().map_err(|fatal| fatal.message)
+}
+
+/// What `wakeport run` makes of a file that is called `file.toml`, with these variables.
+pub fn file(bytes: &[u8], variables: &[(String, String)]) -> Result<Config, String> {
+    let options = Options::read(&[], variables)?;
+    let mut file = File::default();
+    let read = file.read("file.toml", bytes);
+    read.map_err(|invalid| invalid.to_string())?;
+    let Ok(path) = "file.toml".parse();
+    config_file::config(&options, &path, &file).map_err(|fatal| fatal.message)
 }
 
 /// What `wakeport init` makes of these arguments.

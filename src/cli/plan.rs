@@ -38,10 +38,12 @@ impl Plan {
             (true, false) => listen::bind_all(&config.process.listen)?,
         };
         let listeners: Vec<&Listener> = inherited.listeners.iter().chain(&bound).collect();
+        let names = listeners.iter().map(|listener| listener.name.as_str());
+        let owners = config.owners(names).map_err(Fatal::config)?;
         let mut entrances = Vec::new();
         let mut targets: Vec<Arc<Target>> = Vec::new();
-        for listener in &listeners {
-            let target = target_of(listener, &config.services[0])?;
+        for (listener, owner) in listeners.iter().zip(owners) {
+            let target = target_of(listener, &config.services[owner])?;
             if let Some(own) = listeners
                 .iter()
                 .find(|own| reaches(&target.address, &target.address.ips(), &own.address))

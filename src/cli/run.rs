@@ -53,9 +53,12 @@ const DRAIN_GRACE: Duration = Duration::from_secs(10);
 pub(super) fn run(options: Options) -> ExitCode {
     // Before anything else: this changes the environment, which threads could be reading.
     let mut inherited = listen::inherit();
-    let log = journal::start(options.log_format, options.log_level);
+    let log = {
+        let (format, level) = options.log();
+        journal::start(format, level)
+    };
     let mut observed = options.observed();
-    let planned = options.config().and_then(|config| {
+    let planned = options.load().and_then(|config| {
         if let Some(error) = inherited.errors.pop() {
             return Err(error.into());
         }

@@ -33,41 +33,39 @@ complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "exporter" -d 'Ser
 complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "init" -d 'Put a service behind wakeport: print the units, or install them'
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l to -d 'Where to relay to: host:port, host (the listener\'s own port), /path, @abstract' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l unit -d 'Start and stop this unit over D-Bus; a name without a suffix means .service' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l user -d 'Talk to the user\'s service manager instead of the system\'s' -r -f -a "yes\t''
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l user -d 'Use the user\'s service manager instead of the system\'s' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l start-hook -d 'Start the service with this program; split as a shell would, but no shell runs' -r -f -a "(__fish_complete_command)"
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l stop-hook -d 'Stop the service with this program; tried again with a back-off until it exits with 0' -r -f -a "(__fish_complete_command)"
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l exec -d 'Run the service as a child process, which ends when we end' -r -f -a "(__fish_complete_command)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l stop-hook -d 'Stop the service with this program; retried with a back-off until it exits with 0' -r -f -a "(__fish_complete_command)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l exec -d 'Run the service as a child process, which ends with wakeport' -r -f -a "(__fish_complete_command)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l ready -d 'What the target does when it is ready: connect, banner (it sends a first byte), or http://HOST:PORT/PATH (it answers below 500; http:///PATH asks the target itself)' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l ready-hook -d 'This program has to exit with 0 before the target is asked' -r -f -a "(__fish_complete_command)"
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l send-proxy -d 'Tell the target who the client is, by a PROXY header of this version: v1 or v2' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l accept-proxy -d 'Take the client\'s address from the PROXY header, v1 or v2, that the load balancer in front of us sends' -r -f -a "yes\t''
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l ready-hook -d 'Run this program before the target is probed; it has to exit with 0' -r -f -a "(__fish_complete_command)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l stop-on-exit -d 'On SIGTERM, stop the service after draining' -r -f -a "yes\t''
 no\t''"
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l allow -d 'Let clients from this network in: 192.0.2.0/24, 2001:db8::1, any, localhost, link-local' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l send-proxy -d 'Tell the target the client\'s address, by a PROXY header of this version: v1 or v2' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l accept-proxy -d 'Take the client\'s address from the PROXY header, v1 or v2, that the load balancer in front sends' -r -f -a "yes\t''
+no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l allow -d 'Accept clients from this network: 192.0.2.0/24, 2001:db8::1, any, localhost, link-local' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l deny -d 'Reset clients from this network, before they wake the service' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l wake-on-data -d 'Take for a client only who has sent something: a port scan wakes nobody' -r -f -a "yes\t''
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l wake-on-data -d 'Wake the service only once a client has sent data: a port scan wakes nothing' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l wake-rate -d 'Wake the service at most N times in any such TIME, as in 6/1h; clients for whom it would be woken once more are reset' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l cooldown -d 'How long after the last client left the service sleeps' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l start-timeout -d 'How long the service may take to start and answer' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l stop-timeout -d 'How long the service may take to stop' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l drain-timeout -d 'How long connections may go on after SIGTERM' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l client-idle-timeout -d 'End a connection that has moved no byte for so long' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l keepalive-time -d 'How long a silent peer is left alone before TCP asks whether it is still there' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l keepalive-interval -d 'How long until it is asked again' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l keepalive-probes -d 'How many questions may remain without an answer; the connection ends then' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l user-timeout -d 'How long bytes may remain without an acknowledgement; infinity leaves it to the kernel' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l listen -d 'Listen on this address ourselves: ADDRESS:PORT, PORT, /path, @abstract' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l max-connections -d 'Relay at most so many clients at once; the others wait in the kernel\'s backlog [default: as many as the limit on open files allows]' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l start-timeout -d 'Fail the wake if the service does not answer within this time' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l stop-timeout -d 'Fail the stop if the service is not down within this time' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l client-idle-timeout -d 'Close a connection that has been idle for this long' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l keepalive-time -d 'Send TCP keepalive probes after this time without data' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l keepalive-interval -d 'Time between two keepalive probes' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l keepalive-probes -d 'Close the connection after this many unanswered keepalive probes' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l user-timeout -d 'Close the connection when data remains unacknowledged for this long; infinity leaves it to the kernel' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l config -d 'Read services from this TOML file and its drop-ins, FILE.d/*.toml; with a - before its name it may be missing' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l listen -d 'Listen on this address instead of taking sockets from systemd: ADDRESS:PORT, PORT, /path, @abstract' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l max-connections -d 'Relay at most so many connections at once; the others wait in the kernel\'s backlog [default: as many as the limit on open files allows]' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l max-waiting -d 'Let at most so many clients wait for the service; the others wait in the backlog' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l threads -d 'Relay on at most so many threads; they are started as clients come [default: one for each core]' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l stop-on-exit -d 'On SIGTERM, put the service to sleep after draining' -r -f -a "yes\t''
-no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l drain-timeout -d 'Reset the connections that are still open this long after SIGTERM' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l stay -d 'Do not exit when idle' -r -f -a "yes\t''
 no\t''"
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l name -d 'What `wakeport status` and the metrics call this instance; by default as its unit is called, without wakeport@' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l state-dir -d 'Keep in this directory what `wakeport status` shows: instances/NAME.json, for everybody to read [default: the unit\'s StateDirectory=; by hand nothing is kept]' -r -f -a "(__fish_complete_directories)"
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l metrics -d 'With --listen, serve metrics for Prometheus on this address, at /metrics: ADDRESS:PORT, PORT, /path, @abstract' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l log-level -d 'How much to log' -r -f -a "error\t'What failed'
 warn\t'And what needs attention'
 info\t'And every change of state'
@@ -76,44 +74,45 @@ trace\t'And everything else'"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l log-format -d 'Where to log' -r -f -a "auto\t'The journal when stderr is the journal, readable lines otherwise'
 journal\t'The journal, with fields'
 text\t'Readable lines on stderr'"
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l name -d 'What `wakeport status` and the metrics call this instance; by default as its unit is called, without wakeport@' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l state-dir -d 'Keep in this directory what `wakeport status` shows: instances/NAME.json, readable for all users [default: the unit\'s StateDirectory=; by hand nothing is kept]' -r -f -a "(__fish_complete_directories)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l metrics -d 'With --listen, serve metrics for Prometheus on this address, at /metrics: ADDRESS:PORT, PORT, /path, @abstract' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l to -d 'Where to relay to: host:port, host (the listener\'s own port), /path, @abstract' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l unit -d 'Start and stop this unit over D-Bus; a name without a suffix means .service' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l user -d 'Talk to the user\'s service manager instead of the system\'s' -r -f -a "yes\t''
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l user -d 'Use the user\'s service manager instead of the system\'s' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l start-hook -d 'Start the service with this program; split as a shell would, but no shell runs' -r -f -a "(__fish_complete_command)"
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l stop-hook -d 'Stop the service with this program; tried again with a back-off until it exits with 0' -r -f -a "(__fish_complete_command)"
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l exec -d 'Run the service as a child process, which ends when we end' -r -f -a "(__fish_complete_command)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l stop-hook -d 'Stop the service with this program; retried with a back-off until it exits with 0' -r -f -a "(__fish_complete_command)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l exec -d 'Run the service as a child process, which ends with wakeport' -r -f -a "(__fish_complete_command)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l ready -d 'What the target does when it is ready: connect, banner (it sends a first byte), or http://HOST:PORT/PATH (it answers below 500; http:///PATH asks the target itself)' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l ready-hook -d 'This program has to exit with 0 before the target is asked' -r -f -a "(__fish_complete_command)"
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l send-proxy -d 'Tell the target who the client is, by a PROXY header of this version: v1 or v2' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l accept-proxy -d 'Take the client\'s address from the PROXY header, v1 or v2, that the load balancer in front of us sends' -r -f -a "yes\t''
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l ready-hook -d 'Run this program before the target is probed; it has to exit with 0' -r -f -a "(__fish_complete_command)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l stop-on-exit -d 'On SIGTERM, stop the service after draining' -r -f -a "yes\t''
 no\t''"
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l allow -d 'Let clients from this network in: 192.0.2.0/24, 2001:db8::1, any, localhost, link-local' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l send-proxy -d 'Tell the target the client\'s address, by a PROXY header of this version: v1 or v2' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l accept-proxy -d 'Take the client\'s address from the PROXY header, v1 or v2, that the load balancer in front sends' -r -f -a "yes\t''
+no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l allow -d 'Accept clients from this network: 192.0.2.0/24, 2001:db8::1, any, localhost, link-local' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l deny -d 'Reset clients from this network, before they wake the service' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l wake-on-data -d 'Take for a client only who has sent something: a port scan wakes nobody' -r -f -a "yes\t''
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l wake-on-data -d 'Wake the service only once a client has sent data: a port scan wakes nothing' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l wake-rate -d 'Wake the service at most N times in any such TIME, as in 6/1h; clients for whom it would be woken once more are reset' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l cooldown -d 'How long after the last client left the service sleeps' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l start-timeout -d 'How long the service may take to start and answer' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l stop-timeout -d 'How long the service may take to stop' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l drain-timeout -d 'How long connections may go on after SIGTERM' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l client-idle-timeout -d 'End a connection that has moved no byte for so long' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l keepalive-time -d 'How long a silent peer is left alone before TCP asks whether it is still there' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l keepalive-interval -d 'How long until it is asked again' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l keepalive-probes -d 'How many questions may remain without an answer; the connection ends then' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l user-timeout -d 'How long bytes may remain without an acknowledgement; infinity leaves it to the kernel' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l listen -d 'Listen on this address ourselves: ADDRESS:PORT, PORT, /path, @abstract' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l max-connections -d 'Relay at most so many clients at once; the others wait in the kernel\'s backlog [default: as many as the limit on open files allows]' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l start-timeout -d 'Fail the wake if the service does not answer within this time' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l stop-timeout -d 'Fail the stop if the service is not down within this time' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l client-idle-timeout -d 'Close a connection that has been idle for this long' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l keepalive-time -d 'Send TCP keepalive probes after this time without data' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l keepalive-interval -d 'Time between two keepalive probes' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l keepalive-probes -d 'Close the connection after this many unanswered keepalive probes' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l user-timeout -d 'Close the connection when data remains unacknowledged for this long; infinity leaves it to the kernel' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l config -d 'Read services from this TOML file and its drop-ins, FILE.d/*.toml; with a - before its name it may be missing' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l listen -d 'Listen on this address instead of taking sockets from systemd: ADDRESS:PORT, PORT, /path, @abstract' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l max-connections -d 'Relay at most so many connections at once; the others wait in the kernel\'s backlog [default: as many as the limit on open files allows]' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l max-waiting -d 'Let at most so many clients wait for the service; the others wait in the backlog' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l threads -d 'Relay on at most so many threads; they are started as clients come [default: one for each core]' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l stop-on-exit -d 'On SIGTERM, put the service to sleep after draining' -r -f -a "yes\t''
-no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l drain-timeout -d 'Reset the connections that are still open this long after SIGTERM' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l stay -d 'Do not exit when idle' -r -f -a "yes\t''
 no\t''"
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l name -d 'What `wakeport status` and the metrics call this instance; by default as its unit is called, without wakeport@' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l state-dir -d 'Keep in this directory what `wakeport status` shows: instances/NAME.json, for everybody to read [default: the unit\'s StateDirectory=; by hand nothing is kept]' -r -f -a "(__fish_complete_directories)"
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l metrics -d 'With --listen, serve metrics for Prometheus on this address, at /metrics: ADDRESS:PORT, PORT, /path, @abstract' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l log-level -d 'How much to log' -r -f -a "error\t'What failed'
 warn\t'And what needs attention'
 info\t'And every change of state'
@@ -122,6 +121,9 @@ trace\t'And everything else'"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l log-format -d 'Where to log' -r -f -a "auto\t'The journal when stderr is the journal, readable lines otherwise'
 journal\t'The journal, with fields'
 text\t'Readable lines on stderr'"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l name -d 'What `wakeport status` and the metrics call this instance; by default as its unit is called, without wakeport@' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l state-dir -d 'Keep in this directory what `wakeport status` shows: instances/NAME.json, readable for all users [default: the unit\'s StateDirectory=; by hand nothing is kept]' -r -f -a "(__fish_complete_directories)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l metrics -d 'With --listen, serve metrics for Prometheus on this address, at /metrics: ADDRESS:PORT, PORT, /path, @abstract' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c wakeport -n "__fish_wakeport_using_subcommand status" -l state-dir -d 'Read records from this directory only, and ask no service manager. May be repeated' -r -f -a "(__fish_complete_directories)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand status" -l json -d 'Print JSON; docs/observing.md lists the fields. With --watch one line a second'
@@ -132,40 +134,38 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand exporter" -l idle-time
 complete -c wakeport -n "__fish_wakeport_using_subcommand exporter" -l listen -d 'Bind this address, and do not exit: ADDRESS:PORT, PORT, /path, @abstract' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand exporter" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l unit -d 'Start and stop this unit over D-Bus; a name without a suffix means .service' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l user -d 'Talk to the user\'s service manager instead of the system\'s' -r -f -a "yes\t''
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l user -d 'Use the user\'s service manager instead of the system\'s' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l start-hook -d 'Start the service with this program; split as a shell would, but no shell runs' -r -f -a "(__fish_complete_command)"
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l stop-hook -d 'Stop the service with this program; tried again with a back-off until it exits with 0' -r -f -a "(__fish_complete_command)"
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l exec -d 'Run the service as a child process, which ends when we end' -r -f -a "(__fish_complete_command)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l stop-hook -d 'Stop the service with this program; retried with a back-off until it exits with 0' -r -f -a "(__fish_complete_command)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l exec -d 'Run the service as a child process, which ends with wakeport' -r -f -a "(__fish_complete_command)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l ready -d 'What the target does when it is ready: connect, banner (it sends a first byte), or http://HOST:PORT/PATH (it answers below 500; http:///PATH asks the target itself)' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l ready-hook -d 'This program has to exit with 0 before the target is asked' -r -f -a "(__fish_complete_command)"
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l send-proxy -d 'Tell the target who the client is, by a PROXY header of this version: v1 or v2' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l accept-proxy -d 'Take the client\'s address from the PROXY header, v1 or v2, that the load balancer in front of us sends' -r -f -a "yes\t''
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l ready-hook -d 'Run this program before the target is probed; it has to exit with 0' -r -f -a "(__fish_complete_command)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l stop-on-exit -d 'On SIGTERM, stop the service after draining' -r -f -a "yes\t''
 no\t''"
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l allow -d 'Let clients from this network in: 192.0.2.0/24, 2001:db8::1, any, localhost, link-local' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l send-proxy -d 'Tell the target the client\'s address, by a PROXY header of this version: v1 or v2' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l accept-proxy -d 'Take the client\'s address from the PROXY header, v1 or v2, that the load balancer in front sends' -r -f -a "yes\t''
+no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l allow -d 'Accept clients from this network: 192.0.2.0/24, 2001:db8::1, any, localhost, link-local' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l deny -d 'Reset clients from this network, before they wake the service' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l wake-on-data -d 'Take for a client only who has sent something: a port scan wakes nobody' -r -f -a "yes\t''
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l wake-on-data -d 'Wake the service only once a client has sent data: a port scan wakes nothing' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l wake-rate -d 'Wake the service at most N times in any such TIME, as in 6/1h; clients for whom it would be woken once more are reset' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l cooldown -d 'How long after the last client left the service sleeps' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l start-timeout -d 'How long the service may take to start and answer' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l stop-timeout -d 'How long the service may take to stop' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l drain-timeout -d 'How long connections may go on after SIGTERM' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l client-idle-timeout -d 'End a connection that has moved no byte for so long' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l keepalive-time -d 'How long a silent peer is left alone before TCP asks whether it is still there' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l keepalive-interval -d 'How long until it is asked again' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l keepalive-probes -d 'How many questions may remain without an answer; the connection ends then' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l user-timeout -d 'How long bytes may remain without an acknowledgement; infinity leaves it to the kernel' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l max-connections -d 'Relay at most so many clients at once; the others wait in the kernel\'s backlog [default: as many as the limit on open files allows]' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l start-timeout -d 'Fail the wake if the service does not answer within this time' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l stop-timeout -d 'Fail the stop if the service is not down within this time' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l client-idle-timeout -d 'Close a connection that has been idle for this long' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l keepalive-time -d 'Send TCP keepalive probes after this time without data' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l keepalive-interval -d 'Time between two keepalive probes' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l keepalive-probes -d 'Close the connection after this many unanswered keepalive probes' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l user-timeout -d 'Close the connection when data remains unacknowledged for this long; infinity leaves it to the kernel' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l config -d 'Read services from this TOML file and its drop-ins, FILE.d/*.toml; with a - before its name it may be missing' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l max-connections -d 'Relay at most so many connections at once; the others wait in the kernel\'s backlog [default: as many as the limit on open files allows]' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l max-waiting -d 'Let at most so many clients wait for the service; the others wait in the backlog' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l threads -d 'Relay on at most so many threads; they are started as clients come [default: one for each core]' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l stop-on-exit -d 'On SIGTERM, put the service to sleep after draining' -r -f -a "yes\t''
-no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l drain-timeout -d 'Reset the connections that are still open this long after SIGTERM' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l stay -d 'Do not exit when idle' -r -f -a "yes\t''
 no\t''"
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l name -d 'What `wakeport status` and the metrics call this instance; by default as its unit is called, without wakeport@' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l state-dir -d 'Keep in this directory what `wakeport status` shows: instances/NAME.json, for everybody to read [default: the unit\'s StateDirectory=; by hand nothing is kept]' -r -f -a "(__fish_complete_directories)"
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l metrics -d 'With --listen, serve metrics for Prometheus on this address, at /metrics: ADDRESS:PORT, PORT, /path, @abstract' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l log-level -d 'How much to log' -r -f -a "error\t'What failed'
 warn\t'And what needs attention'
 info\t'And every change of state'
@@ -174,6 +174,9 @@ trace\t'And everything else'"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l log-format -d 'Where to log' -r -f -a "auto\t'The journal when stderr is the journal, readable lines otherwise'
 journal\t'The journal, with fields'
 text\t'Readable lines on stderr'"
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l name -d 'What `wakeport status` and the metrics call this instance; by default as its unit is called, without wakeport@' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l state-dir -d 'Keep in this directory what `wakeport status` shows: instances/NAME.json, readable for all users [default: the unit\'s StateDirectory=; by hand nothing is kept]' -r -f -a "(__fish_complete_directories)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l metrics -d 'With --listen, serve metrics for Prometheus on this address, at /metrics: ADDRESS:PORT, PORT, /path, @abstract' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l listen -d 'The address that wakeport listens on: ADDRESS:PORT, PORT, /path, @abstract' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l to -d 'Where to relay to: host:port, host (the listener\'s own port), /path, @abstract' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l write -d 'Write the files instead of printing them'

@@ -8,7 +8,9 @@ use crate::pages::{Page, anchor};
 use crate::repository::{files, read, repo, run, text};
 
 /// The languages of code blocks; `tests/docs/pages.rs` says what each means.
-const LANGUAGES: [&str; 8] = ["sh", "text", "ini", "bash", "nginx", "haproxy", "js", ""];
+const LANGUAGES: [&str; 9] = [
+    "sh", "text", "ini", "toml", "bash", "nginx", "haproxy", "js", "",
+];
 
 /// How a line to be typed begins.
 const TYPED: [&str; 9] = [

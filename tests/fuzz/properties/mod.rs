@@ -5,6 +5,7 @@
 mod addresses;
 mod answers;
 mod commands;
+mod files;
 mod lifecycles;
 mod listeners;
 mod networks;
@@ -18,10 +19,11 @@ mod units;
 pub(super) type Property = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub(super) const PROPERTIES: [(&str, Property); 11] = [
+pub(super) const PROPERTIES: [(&str, Property); 12] = [
     ("addresses", addresses::property),
     ("answers", answers::property),
     ("commands", commands::property),
+    ("files", files::property),
     ("lifecycles", lifecycles::property),
     ("listeners", listeners::property),
     ("networks", networks::property),

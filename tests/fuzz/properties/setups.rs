@@ -237,6 +237,7 @@ fn specified(text: &str, instance: &str) -> String {
             '%' => match chars.next() {
                 Some('%') => expanded.push('%'),
                 Some('i') => expanded.push_str(instance),
+                Some('E') => expanded.push_str("/etc"),
                 other => panic!("%{other:?} in {text:?}"),
             },
             c => expanded.push(c),

@@ -1,0 +1,373 @@
+//! The file of several services: where it is, what is in it, and what that means together with
+//! flags and variables, which weigh more.
+//!
+//! `FILE` comes first and `FILE.d/*.toml` after it, in the order of their names; later keys win.
+//! What is wrong is one line that begins with `FILE:LINE:COLUMN`, and the exit code is 78.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::error::Error;
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use clap::error::{ContextKind, ContextValue};
+use clap::{Arg, ArgAction, FromArgMatches};
+
+use super::options::{self, Options, ServiceOptions};
+use super::{Fatal, one_line, variable};
+use crate::config::settings::{File, Invalid, Origin, Place, Setting, Settings};
+use crate::config::{Config, Manager, ServiceConfig, ServiceKind};
+
+/// Where the file is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ConfigPath {
+    path: PathBuf,
+    /// Whether there may be none, as with `EnvironmentFile=-…`.
+    optional: bool,
+}
+
+impl FromStr for ConfigPath {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        let path = text.strip_prefix('-').unwrap_or(text);
+        Ok(Self {
+            path: path.into(),
+            optional: path != text,
+        })
+    }
+}
+
+/// More than anybody writes; a device would have no end.
+const LARGEST: u64 = 1 << 20;
+
+impl ConfigPath {
+    /// What is in the file and its drop-ins; `None` if there is neither, and need not be.
+    pub(super) fn read(&self) -> Result<Option<File>, Fatal> {
+        let mut file = File::default();
+        let mut paths = self.drop_ins()?;
+        match self.path.try_exists() {
+            Ok(false) if self.optional && paths.is_empty() => return Ok(None),
+            Ok(false) if self.optional => (),
+            _ => paths.insert(0, self.path.clone()),
+        }
+        for path in paths {
+            let bytes = read(&path).map_err(|error| unreadable(&path, &error))?;
+            file.read(&path.to_string_lossy(), &bytes).map_err(fatal)?;
+        }
+        Ok(Some(file))
+    }
+
+    /// The files beside it, in the order of their names.
+    fn drop_ins(&self) -> Result<Vec<PathBuf>, Fatal> {
+        let mut folder = OsString::from(&self.path);
+        folder.push(".d");
+        let folder = PathBuf::from(folder);
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(unreadable(&folder, &error)),
+        };
+        let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+        let paths: io::Result<Vec<_>> = paths.collect();
+        let mut paths = paths.map_err(|error| unreadable(&folder, &error))?;
+        let hidden = |path: &Path| {
+            let name = path.file_name().unwrap_or_default();
+            name.to_string_lossy().starts_with('.')
+        };
+        paths.retain(|path| path.extension().is_some_and(|end| end == "toml") && !hidden(path));
+        paths.sort();
+        Ok(paths)
+    }
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?
+        .take(LARGEST + 1)
+        .read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > LARGEST {
+        true => Err(io::Error::other("it is larger than 1 MiB")),
+        false => Ok(bytes),
+    }
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Fatal {
+    Fatal::config(format!(
+        "cannot read `{}`: {error}; `--config` (WAKEPORT_CONFIG) names a file that wakeport's user may read",
+        path.display()
+    ))
+}
+
+fn fatal(invalid: Invalid) -> Fatal {
+    Fatal::config(invalid.to_string())
+}
+
+/// What says which listener is a service's; not an option, since without a file it has them all.
+const LISTENER: &str = "listener";
+
+/// What only one service can be, so neither all of a file nor a flag for all can say it.
+const DEFINING: [&str; 5] = ["to", "unit", "start-hook", "stop-hook", "exec"];
+
+/// What `file`, which is at `path`, means together with `options`.
+pub(super) fn config(options: &Options, path: &ConfigPath, file: &File) -> Result<Config, Fatal> {
+    let given = given(options, &path.path)?;
+    let services = services(&given, file).map_err(fatal)?;
+    if services.is_empty() {
+        return Err(Fatal::config(format!(
+            "`{}` has no service; add a table `[service.NAME]`",
+            path.path.display()
+        )));
+    }
+    Ok(Config {
+        process: options.process(),
+        services,
+    })
+}
+
+/// What flags and variables say for every service of the file.
+fn given(options: &Options, path: &Path) -> Result<Settings, Fatal> {
+    let mut given = options.given().clone();
+    // That is what the template has for an instance without a file.
+    let name = path.file_stem().unwrap_or_default().to_string_lossy();
+    let template = Setting::new(Origin::Variable, [name.into_owned()]);
+    if given.get("unit") == Some(&template) {
+        given.remove("unit");
+    }
+    for key in DEFINING {
+        let what = match given.get(key) {
+            Some(setting) if setting.origin == Origin::Variable => {
+                format!("the variable {}", variable(key))
+            }
+            Some(_) => format!("`--{key}`"),
+            None => continue,
+        };
+        return Err(Fatal::usage(format!(
+            "{what} is for a single service, and `{}` has services of its own; write `{key} = \"…\"` there, below `[service.NAME]`, and leave it out here",
+            path.display()
+        )));
+    }
+    Ok(given)
+}
+
+fn services(given: &Settings, file: &File) -> Result<Vec<ServiceConfig>, Invalid> {
+    let mut keys = Keys::new();
+    keys.check(file.defaults(), true)?;
+    let mut tables = Vec::new();
+    for (name, place, own) in file.services() {
+        keys.check(own, false)?;
+        let settings = own.clone().over(file.defaults());
+        let listener = settings.get(LISTENER).cloned();
+        let settings = keys.only(given.clone().over(&settings));
+        tables.push(Table {
+            name,
+            place,
+            listener,
+            settings,
+        });
+    }
+    let several = tables.len() > 1;
+    let mut services = Vec::new();
+    for table in &mut tables {
+        services.push(table.service(&mut keys, several)?);
+    }
+    distinct(&tables, &services)?;
+    Ok(services)
+}
+
+/// A service's table, with what weighs more and what weighs less.
+struct Table<'a> {
+    name: &'a str,
+    place: &'a Place,
+    listener: Option<Setting>,
+    settings: Settings,
+}
+
+impl Table<'_> {
+    /// What is wrong, at the place of `setting` if that is in a file.
+    fn wrong(&self, setting: Option<&Setting>, message: &str) -> Invalid {
+        let place = match setting {
+            Some(Setting {
+                origin: Origin::File(place),
+                ..
+            }) => place,
+            _ => self.place,
+        };
+        Invalid::new(place, format!("service `{}`: {message}", self.name))
+    }
+
+    fn service(&mut self, keys: &mut Keys, several: bool) -> Result<ServiceConfig, Invalid> {
+        let ways = ["unit", "start-hook", "stop-hook", "exec"];
+        if ways.iter().all(|key| self.settings.get(key).is_none()) {
+            let unit = Setting::new(Origin::File(self.place.clone()), [self.name.to_owned()]);
+            self.settings.insert("unit", unit);
+        }
+        let options = keys.parse(&self.settings);
+        let options = options.map_err(|error| self.wrong(None, &one_line(&error)))?;
+        let service = options.config(Some(self.name));
+        let mut service =
+            service.map_err(|wrong| self.wrong(self.settings.get(wrong.key), &wrong.message))?;
+        let named = |setting: &Setting| {
+            let values = setting.values.iter();
+            let names = values.flat_map(|(value, _)| value.split_whitespace());
+            names.map(str::to_owned).collect::<Vec<_>>()
+        };
+        service.listeners = self
+            .listener
+            .as_ref()
+            .map(named)
+            .filter(|all| !all.is_empty());
+        let Some(listeners) = &service.listeners else {
+            return match several {
+                true => Err(self.wrong(
+                    self.listener.as_ref(),
+                    "`listener` is missing, and there are several services; write the FileDescriptorName= of its socket, as in `listener = \"web\"`",
+                )),
+                false => Ok(service),
+            };
+        };
+        let names = service
+            .routes
+            .iter()
+            .filter_map(|route| route.name.as_ref());
+        match names.into_iter().find(|name| !listeners.contains(name)) {
+            Some(foreign) => Err(self.wrong(
+                self.settings.get("to"),
+                &format!("`to` names the listener `{foreign}`, which is not its own; add it to `listener`"),
+            )),
+            None => Ok(service),
+        }
+    }
+}
+
+/// Whether every listener, and every unit, is of one service alone.
+fn distinct(tables: &[Table<'_>], services: &[ServiceConfig]) -> Result<(), Invalid> {
+    let mut listeners = BTreeMap::new();
+    let mut all_units = BTreeMap::new();
+    for (table, service) in tables.iter().zip(services) {
+        for listener in service.listeners.iter().flatten() {
+            if let Some(other) = listeners.insert(listener, table.name) {
+                return Err(table.wrong(
+                    table.listener.as_ref(),
+                    &format!("the listener `{listener}` is that of service `{other}` already; each one belongs to one service"),
+                ));
+            }
+        }
+        let ServiceKind::Units { units, manager } = &service.kind else {
+            continue;
+        };
+        for unit in units {
+            if let Some(other) =
+                all_units.insert((unit.as_str(), *manager == Manager::User), table.name)
+            {
+                return Err(table.wrong(
+                    table.settings.get("unit"),
+                    &format!("the unit `{unit}` is that of service `{other}` already, and each would stop it under the other's clients; give one service both targets, with `NAME=`"),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The keys that a service can have.
+struct Keys {
+    parser: clap::Command,
+}
+
+impl Keys {
+    fn new() -> Self {
+        Self {
+            parser: options::parser(options::service_arguments()),
+        }
+    }
+
+    fn find(&self, key: &str) -> Option<&Arg> {
+        let mut arguments = self.parser.get_arguments();
+        arguments.find(|argument| argument.get_long() == Some(key) && key != "help")
+    }
+
+    /// What a service can have, of all that was given.
+    fn only(&self, settings: Settings) -> Settings {
+        let mut only = Settings::default();
+        for (key, setting) in settings.iter().filter(|(key, _)| self.find(key).is_some()) {
+            only.insert(key, setting.clone());
+        }
+        only
+    }
+
+    fn parse(&mut self, settings: &Settings) -> Result<ServiceOptions, clap::Error> {
+        let typed = options::typed(settings);
+        let matches = self.parser.try_get_matches_from_mut(typed)?;
+        ServiceOptions::from_arg_matches(&matches)
+    }
+
+    /// Whether there is an option for each key of a table, and each value is one of its values.
+    fn check(&mut self, table: &Settings, defaults: bool) -> Result<(), Invalid> {
+        for (key, setting) in table.iter() {
+            let Origin::File(place) = &setting.origin else {
+                continue;
+            };
+            if defaults && [LISTENER, "unit", "exec"].contains(&key) {
+                let message = format!("`{key}` is for one service; move it to a `[service.NAME]`");
+                return Err(Invalid::new(place, message));
+            }
+            if key == LISTENER {
+                continue;
+            }
+            let Some(argument) = self.find(key) else {
+                return Err(Invalid::new(place, self.unknown(key)));
+            };
+            let list = matches!(argument.get_action(), ArgAction::Append);
+            if setting.values.len() > 1 && !list {
+                return Err(Invalid::new(place, format!("`{key}` takes one value")));
+            }
+            for (value, origin) in &setting.values {
+                let typed = [format!("--{key}={value}")];
+                if let (Err(error), Origin::File(place)) =
+                    (self.parser.try_get_matches_from_mut(typed), origin)
+                {
+                    let reason = match error.source() {
+                        Some(reason) => reason.to_string(),
+                        None => one_line(&error),
+                    };
+                    let message = format!("`{key}` cannot be `{value}`: {reason}");
+                    return Err(Invalid::new(place, message));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What is wrong with a key that no service has.
+    fn unknown(&mut self, key: &str) -> String {
+        if Options::has(key) {
+            return format!(
+                "`{key}` is for the whole process; give it as `--{key}`, or as `Environment={}=` in a drop-in of the unit",
+                variable(key)
+            );
+        }
+        let error = self
+            .parser
+            .try_get_matches_from_mut([format!("--{key}=")])
+            .err();
+        let alike = error
+            .as_ref()
+            .and_then(|error| error.get(ContextKind::SuggestedArg));
+        match alike {
+            Some(ContextValue::String(alike)) => format!(
+                "unknown key `{key}`; is it `{}`?",
+                alike.trim_start_matches('-')
+            ),
+            _ => {
+                format!("unknown key `{key}`; wakeport-run(1) has all options, which are the keys")
+            }
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Files of services, whoever has written them: refused in one line that says where, or understood.
+
+use wakeport::cli::inside;
+
+pub(super) fn property(bytes: &[u8]) {
+    let config = match inside::file(bytes, &[]) {
+        Ok(config) => config,
+        Err(reason) => {
+            assert!(super::is_one_line(&reason), "{reason}");
+            assert!(reason == EMPTY || is_within(&reason, bytes), "{reason}");
+            return;
+        }
+    };
+    assert!(!config.services.is_empty());
+    // Whatever the sockets are called, no two services have one.
+    let mut listeners = Vec::new();
+    for service in &config.services {
+        assert!(service.name.is_some() && !service.routes.is_empty());
+        assert!(config.services.len() == 1 || service.listeners.is_some());
+        listeners.extend(service.listeners.iter().flatten());
+    }
+    let owners = config.owners(listeners.iter().map(|name| name.as_str()));
+    assert_eq!(owners.map(|owners| owners.len()), Ok(listeners.len()));
+    listeners.sort();
+    let all = listeners.len();
+    listeners.dedup();
+    assert_eq!(listeners.len(), all);
+    // What weighs more changes every service.
+    let variables = [("WAKEPORT_STOP_TIMEOUT".to_owned(), "7s".to_owned())];
+    let config = inside::file(bytes, &variables).expect("a variable is no mistake");
+    for service in &config.services {
+        assert_eq!(service.timing.stop_timeout.as_secs(), 7);
+    }
+}
+
+const EMPTY: &str = "`file.toml` has no service; add a table `[service.NAME]`";
+
+/// Whether it begins with a place that is in the file.
+fn is_within(reason: &str, bytes: &[u8]) -> bool {
+    let rest = reason.strip_prefix("file.toml:").unwrap_or_default();
+    let mut parts = rest.splitn(3, ':');
+    let mut number = || parts.next()?.parse::<usize>().ok();
+    let (Some(line), Some(column)) = (number(), number()) else {
+        return false;
+    };
+    let lines: Vec<_> = bytes.split(|&byte| byte == b'\n').collect();
+    let length = lines.get(line.wrapping_sub(1)).map(|line| line.len());
+    length.is_some_and(|length| (1..=length + 1).contains(&column))
+}
