@@ -18,7 +18,7 @@ use address::{Address, Bound, HttpUrl};
 pub use wake_rate::WakeRate;
 
 /// Everything that `wakeport run` has to know.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// What a process has once.
     pub process: ProcessConfig,
@@ -27,7 +27,7 @@ pub struct Config {
 }
 
 /// What a process has once, however many services there are.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProcessConfig {
     /// What to bind ourselves; empty under socket activation.
     pub listen: Vec<Named<Bound>>,
@@ -79,7 +79,7 @@ impl ProcessConfig {
 }
 
 /// One service: who its clients are, where they go, what is started for them, and how.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceConfig {
     /// What the file calls it; `None` where there is no file, and so no other service.
     pub name: Option<String>,

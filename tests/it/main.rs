@@ -5,6 +5,7 @@ mod cli;
 mod clocks;
 mod close_order;
 mod concurrent_clients;
+mod config_file;
 mod dead_peers;
 mod documents;
 mod drain;
