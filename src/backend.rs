@@ -1,5 +1,4 @@
-//! Whoever can start and stop the service. One file per kind; each returns facts and
-//! decides nothing.
+//! Starts and stops the service, and reports on it. One file per kind; none decides anything.
 
 mod exec;
 mod hooks;
@@ -22,10 +21,10 @@ use exec::Child;
 use hooks::Hooks;
 use systemd::Units;
 
-/// A handle on whoever starts and stops the service.
+/// A handle on what starts and stops the service.
 #[derive(Clone, Debug)]
 pub enum Backend {
-    /// systemd's own dependencies do it; we only relay.
+    /// Nothing of ours: systemd's own dependencies.
     Relay,
     /// Units, over D-Bus.
     Systemd(Arc<Units>),
@@ -33,7 +32,7 @@ pub enum Backend {
     Hooks(Arc<Hooks>),
     /// A child process.
     Exec(Arc<Child>),
-    /// Does as a test says.
+    /// Scripted by a test.
     #[cfg(test)]
     Scripted(Arc<scripted::Service>),
 }
@@ -45,18 +44,18 @@ pub struct WakeOrder {
     pub target: Arc<Target>,
     /// The listener it came in by.
     pub listener: Arc<str>,
-    /// Who the client is.
+    /// The client's address.
     pub client: Peer,
     /// How long the start may take.
     pub limit: Duration,
-    /// Cancelled when the start is given up; the start then ends soon.
+    /// Cancelled when the start is given up.
     pub given_up: CancellationToken,
 }
 
-/// What has to sleep.
+/// What has to be stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StopScope {
-    /// Nothing: somebody else started it.
+    /// Nothing: this start did not start it.
     Nothing,
     /// These units.
     Units(Vec<UnitName>),
@@ -67,13 +66,13 @@ pub enum StopScope {
 /// How a start ended.
 #[derive(Debug)]
 pub struct Woken {
-    /// What this very start has set going, whatever came of it.
+    /// What this start has started, failed or not.
     pub started: StopScope,
     /// Whether the service is up, or on its way.
     pub result: Result<(), Failure>,
 }
 
-/// Why a service could not be started, stopped or looked at: one line for people.
+/// Why a service could not be started, stopped or queried: one line for people.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Failure(pub String);
@@ -119,7 +118,7 @@ impl Backend {
     /// Whether the service runs, right now.
     pub async fn query(&self) -> Result<Phase, Failure> {
         match self {
-            // Nothing of ours ever runs: a client finds out by waiting for the target.
+            // Unknown: a client waits for the target.
             Self::Relay => Ok(Phase::Down),
             Self::Systemd(units) => units.query().await,
             Self::Hooks(hooks) => hooks.query().await,
@@ -144,12 +143,12 @@ impl Backend {
         }
     }
 
-    /// Stops what `extent` names. Returns when it is down, or with what prevents that.
-    pub async fn sleep(&self, extent: StopScope) -> Result<(), Failure> {
+    /// Stops what `scope` names. Returns when it is down, or with what prevents that.
+    pub async fn sleep(&self, scope: StopScope) -> Result<(), Failure> {
         match self {
-            _ if extent == StopScope::Nothing => Ok(()),
+            _ if scope == StopScope::Nothing => Ok(()),
             Self::Relay => Ok(()),
-            Self::Systemd(units) => units.sleep(extent).await,
+            Self::Systemd(units) => units.sleep(scope).await,
             Self::Hooks(hooks) => hooks.sleep().await,
             Self::Exec(child) => child.sleep().await,
             #[cfg(test)]
@@ -157,7 +156,7 @@ impl Backend {
         }
     }
 
-    /// How much memory the service takes, in bytes, where somebody accounts for it.
+    /// How much memory the service takes, in bytes, where that is accounted.
     pub async fn memory(&self) -> Option<u64> {
         match self {
             Self::Systemd(units) => units.memory().await,
@@ -189,7 +188,7 @@ impl Backend {
         }
     }
 
-    /// Whether a look tells more than whether the target answers, and costs the service nothing.
+    /// Whether a query tells more than a connection to the target would, and costs the service nothing.
     pub fn can_tell(&self) -> bool {
         match self {
             Self::Systemd(_) | Self::Exec(_) => true,
@@ -199,7 +198,7 @@ impl Backend {
         }
     }
 
-    /// Whether a wake starts anything. If not, the service is started only along with our process.
+    /// Whether a wake starts anything. If not, systemd starts the service along with our process.
     pub fn can_start(&self) -> bool {
         !matches!(self, Self::Relay)
     }

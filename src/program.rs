@@ -1,7 +1,7 @@
 //! Running a program of the administrator's: with a clean environment, in a process group of
 //! its own that never outlives its purpose, and with its output in the log, line by line.
 //!
-//! A program that leaves its process group, as daemons do, is out of our reach.
+//! A program that leaves its process group, as daemons do, cannot be stopped by us.
 
 mod output;
 
@@ -36,31 +36,21 @@ pub struct Launcher {
     open_files: u64,
 }
 
-/// A program that did not run to its end.
+/// Why a program did not run to its end. Each names the program, as in "start hook `/bin/x`".
 #[derive(Debug, thiserror::Error)]
-#[error("the {what} `{program}` {why}")]
-pub struct Cut {
-    what: &'static str,
-    program: String,
-    /// What came in between.
-    pub why: Why,
-}
-
-/// Why a program did not run to its end.
-#[derive(Debug, thiserror::Error)]
-pub enum Why {
+pub enum RunError {
     /// It was never started.
-    #[error("cannot be run: {0}")]
-    NotRun(io::Error),
-    /// Nobody can say how it ended.
-    #[error("is lost: {0}")]
-    Lost(io::Error),
-    /// It took too long, and was stopped.
-    #[error("was stopped: it took longer than {}", span::show(*.0))]
-    TimedOut(Duration),
-    /// Nobody waits for it any longer, and it was stopped.
-    #[error("was stopped: it was given up")]
-    GivenUp,
+    #[error("cannot run the {0}: {1}")]
+    NotRun(String, io::Error),
+    /// Its exit status is unknown.
+    #[error("cannot wait for the {0}: {1}")]
+    NotWaited(String, io::Error),
+    /// It exceeded its time limit, and was stopped.
+    #[error("the {0} timed out after {limit}", limit = span::show(*.1))]
+    TimedOut(String, Duration),
+    /// It was cancelled, and stopped.
+    #[error("the {0} was cancelled")]
+    Cancelled(String),
 }
 
 /// A running program. Dropping it kills it and everything else in its process group.
@@ -82,8 +72,8 @@ const OURS: [&str; 6] = [
     "WAKEPORT_TIMEOUT_SEC",
 ];
 
-/// What systemd says to us and to nobody else (systemd.exec(5), "Environment Variables Set or
-/// Propagated by the Service Manager").
+/// What systemd passes to us alone (systemd.exec(5), "Environment Variables Set or Propagated by
+/// the Service Manager").
 const SYSTEMDS: [&str; 9] = [
     "LISTEN_PID",
     "LISTEN_FDS",
@@ -96,18 +86,18 @@ const SYSTEMDS: [&str; 9] = [
     "JOURNAL_STREAM",
 ];
 
-/// How long a program that ran out of time may take to end by itself.
-const GRACE: Duration = Duration::from_secs(5);
+/// How long a program may take to end after SIGTERM.
+const TERM_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long what was killed may take to be gone. Only the kernel can delay it, in a system call
-/// that hangs, and then possibly for ever.
-const DYING: Duration = Duration::from_secs(5);
+/// How long a killed process may take to be gone. Only a system call that hangs can delay it, and
+/// then possibly for ever.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Launcher {
     /// Starts programs with `open_files` as their soft limit on open files, by way of
     /// [`wakeport child`](crate::cli::child), so that they die with us.
     pub fn new(open_files: u64) -> Self {
-        // Stays right when the file is replaced under us.
+        // Still right when the file is replaced.
         Self {
             shim: Some("/proc/self/exe".into()),
             open_files,
@@ -132,16 +122,14 @@ impl Launcher {
         what: &'static str,
         command: &CommandLine,
         variables: &[(&str, String)],
-    ) -> Result<Running, Cut> {
-        let program = &command.program;
+    ) -> Result<Running, RunError> {
         self.spawn(what, command, variables)
-            .map_err(|error| Why::NotRun(error).of(what, program))
+            .map_err(|error| RunError::NotRun(named(what, command), error))
     }
 
-    /// Runs `command` to its end, which comes after `limit` or with `given_up` at the latest:
-    /// then it is told to end (SIGTERM), made to 5 s later (SIGKILL), and gone on return.
-    /// What it leaves in the background otherwise may stay, but nobody reads its output any more:
-    /// writing there ends it (SIGPIPE), so that has to go elsewhere.
+    /// Runs `command` to its end, or until `limit` or `given_up`: then it gets SIGTERM, 5 s later
+    /// SIGKILL, and is gone on return. What it leaves in the background otherwise stays, but its
+    /// output is not read any more: a write there ends it (SIGPIPE).
     pub async fn run(
         &self,
         what: &'static str,
@@ -149,23 +137,24 @@ impl Launcher {
         variables: &[(&str, String)],
         limit: Duration,
         given_up: &CancellationToken,
-    ) -> Result<ExitStatus, Cut> {
+    ) -> Result<ExitStatus, RunError> {
         let mut running = self.start(what, command, variables)?;
-        let why = tokio::select! {
+        let named = named(what, command);
+        let failure = tokio::select! {
             status = running.ended() => match status {
                 Ok(status) => {
                     running.group.release();
                     return Ok(status);
                 }
-                Err(error) => Why::Lost(error),
+                Err(error) => RunError::NotWaited(named, error),
             },
-            () = sleep(limit) => Why::TimedOut(limit),
-            () = given_up.cancelled() => Why::GivenUp,
+            () = sleep(limit) => RunError::TimedOut(named, limit),
+            () = given_up.cancelled() => RunError::Cancelled(named),
         };
-        if let Err(error) = running.stop(GRACE).await {
-            tracing::warn!(program = what, "`{command}` cannot be stopped: {error}");
+        if let Err(error) = running.stop(TERM_TIMEOUT).await {
+            tracing::warn!(program = what, "cannot stop `{command}`: {error}");
         }
-        Err(why.of(what, &command.program))
+        Err(failure)
     }
 
     fn spawn(
@@ -174,7 +163,7 @@ impl Launcher {
         command: &CommandLine,
         variables: &[(&str, String)],
     ) -> io::Result<Running> {
-        // The shim could only tell by an exit code that might be the program's own.
+        // The shim could only report it by an exit code that might be the program's own.
         find(&command.program)?;
         let mut prepared = match &self.shim {
             None => Command::new(&command.program),
@@ -211,12 +200,8 @@ impl Launcher {
     }
 }
 
-impl Why {
-    fn of(self, what: &'static str, program: &str) -> Cut {
-        let program = program.to_owned();
-        let why = self;
-        Cut { what, program, why }
-    }
+fn named(what: &str, command: &CommandLine) -> String {
+    format!("{what} `{}`", command.program)
 }
 
 impl Running {
@@ -225,8 +210,8 @@ impl Running {
         self.leader
     }
 
-    /// Waits until the program itself has ended, and passes on its output in the meantime.
-    /// May be dropped and called again.
+    /// Waits until the program itself has ended, and passes on its output. May be dropped and called
+    /// again.
     pub async fn ended(&mut self) -> io::Result<ExitStatus> {
         let status = tokio::select! {
             status = self.child.wait() => status,
@@ -236,7 +221,7 @@ impl Running {
         status
     }
 
-    /// Tells the whole group to end, makes it after `grace`, and returns when it is gone.
+    /// Ends the whole group, by SIGKILL after `grace`, and returns when it is gone.
     pub async fn stop(&mut self, grace: Duration) -> io::Result<ExitStatus> {
         self.group.signal(Signal::TERM);
         match timeout(grace, self.gone()).await {
@@ -245,11 +230,11 @@ impl Running {
         }
     }
 
-    /// Makes the whole group end, and returns when it is gone.
+    /// Kills the whole group, and returns when it is gone.
     pub async fn kill(&mut self) -> io::Result<ExitStatus> {
         self.group.signal(Signal::KILL);
-        let hangs = || io::Error::new(io::ErrorKind::TimedOut, "it does not even die of SIGKILL");
-        timeout(DYING, self.gone())
+        let hangs = || io::Error::new(io::ErrorKind::TimedOut, "it survives SIGKILL");
+        timeout(KILL_TIMEOUT, self.gone())
             .await
             .unwrap_or_else(|_| Err(hangs()))
     }
@@ -279,14 +264,14 @@ fn any_runs(group: Pid) -> bool {
     proc::pids().any(|pid| proc::process(pid).is_some_and(|process| process.group == group))
 }
 
-/// A process group, until it is known to be gone or is let go. Dies with this guard.
+/// A process group, until it is known to be gone or is released. Killed with this guard.
 #[derive(Debug)]
 struct Group(Option<Pid>);
 
 impl Group {
     fn signal(&self, signal: Signal) {
         if let Some(leader) = self.0 {
-            // Whether it had an effect is seen by who is left.
+            // The processes that are left tell whether it had an effect.
             let _ = kill_process_group(leader, signal);
         }
     }
@@ -316,7 +301,7 @@ impl Drop for Group {
     }
 }
 
-/// Makes sure that there is such a program, in PATH if it is named without a directory.
+/// Checks that there is such a program, in PATH if it is named without a directory.
 fn find(program: &str) -> io::Result<()> {
     if program.contains('/') {
         return executable(Path::new(program));

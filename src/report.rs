@@ -1,4 +1,4 @@
-//! What is known of an instance, and how it is told: the record, its file, the metrics.
+//! The record of an instance, its file, and the metrics.
 
 pub mod record;
 pub mod state_file;

@@ -1,7 +1,6 @@
 //! The service is a child process of ours.
 //!
-//! One that goes to the background by itself, as daemons do, counts as exited: it has to be run
-//! in the foreground.
+//! It has to stay in the foreground: one that goes to the background, as daemons do, counts as exited.
 
 use std::io;
 use std::sync::{Arc, Once};
@@ -16,7 +15,7 @@ use crate::core::lifecycle::Phase;
 use crate::net::dial::{Dialer, Target};
 use crate::program::{self, Launcher, Running};
 
-/// The child, and how to start another one. It dies with this.
+/// The child, and how to start another one. It is killed with this.
 #[derive(Debug)]
 pub struct Child {
     command: CommandLine,
@@ -26,10 +25,10 @@ pub struct Child {
     /// `Down` exactly when there is no process; changed only while `process` is held, but for
     /// the step from `Up` to `Stopping`.
     state: watch::Sender<State>,
-    /// Whoever holds this waits for the process and passes on its output: [`Child::watch`] while
-    /// the state is `Up`, [`Child::sleep`] while it is `Stopping`.
+    /// Locked by what waits for the process and passes on its output: [`Child::watch`] while the
+    /// state is `Up`, [`Child::sleep`] while it is `Stopping`.
     process: Mutex<Option<Running>>,
-    stranger: Once,
+    foreign_reported: Once,
     failure_reason: std::sync::Mutex<Option<String>>,
 }
 
@@ -38,11 +37,11 @@ enum State {
     Down,
     Up(Pid),
     Stopping(Pid),
-    /// Somebody else answers at this target in our child's place.
+    /// Another process answers at this target.
     Foreign(Arc<Target>),
 }
 
-/// What the child is called in the log.
+/// The child's name in the log.
 const WHAT: &str = "service";
 
 impl Child {
@@ -60,12 +59,12 @@ impl Child {
             stop_timeout,
             state: watch::Sender::new(State::Down),
             process: Mutex::new(None),
-            stranger: Once::new(),
+            foreign_reported: Once::new(),
             failure_reason: std::sync::Mutex::default(),
         }
     }
 
-    /// Whether the child runs, or what answers in its place still does.
+    /// Whether the child runs, or the foreign process still answers.
     pub async fn query(&self) -> Phase {
         let state = self.state.borrow().clone();
         match state {
@@ -76,15 +75,15 @@ impl Child {
         }
     }
 
-    /// How the child ended when it ended by itself. A look may know of its end a moment before
-    /// [`Child::watch`] has taken them down.
+    /// How the child ended when it exited unexpectedly. A query may see that a moment before
+    /// [`Child::watch`] does.
     pub async fn failure_reason(&self) -> Option<String> {
         let mut state = self.state.subscribe();
         let _ = state.wait_for(|state| !matches!(state, State::Up(_))).await;
         self.failure_reason.lock().ok()?.clone()
     }
 
-    /// Starts the child, unless it runs or somebody else answers in its place.
+    /// Starts the child, unless it runs or another process answers at the target.
     pub async fn wake(&self, order: WakeOrder) -> Woken {
         let (started, result) = match self.start(&order).await {
             Ok(started) => (started, Ok(())),
@@ -93,7 +92,7 @@ impl Child {
         Woken { started, result }
     }
 
-    /// Stops the child and all of its process group. A stranger is not ours to stop.
+    /// Stops the child and all of its process group. A foreign process is left alone.
     pub async fn sleep(&self) -> Result<(), Failure> {
         self.state.send_if_modified(|state| match *state {
             State::Up(child) => {
@@ -117,13 +116,13 @@ impl Child {
             }
             Err(error) => {
                 self.state.send_replace(State::Up(running.id()));
-                Err(self.cannot_be_stopped(&error))
+                Err(self.cannot_stop(&error))
             }
         }
     }
 
-    /// Keeps an eye on the child: passes its output on, and calls `changed` when it has ended by
-    /// itself, after a word on how. Never returns.
+    /// Passes the child's output on, and logs its unexpected exit before it calls `changed`. Never
+    /// returns.
     pub async fn watch(&self, changed: impl Fn() + Send + Sync) {
         let mut state = self.state.subscribe();
         loop {
@@ -137,17 +136,17 @@ impl Child {
                 ended = running.ended() => ended,
                 _ = state.wait_for(|state| !matches!(state, State::Up(_))) => continue,
             };
-            let words = match ended {
-                Ok(status) => format!("`{}` has ended by itself ({status})", self.command),
-                Err(error) => format!("`{}` is lost: {error}", self.command),
+            let reason = match ended {
+                Ok(status) => format!("`{}` exited unexpectedly ({status})", self.command),
+                Err(error) => format!("cannot wait for `{}`: {error}", self.command),
             };
-            tracing::warn!("{words}");
+            tracing::warn!("{reason}");
             if let Ok(mut failure_reason) = self.failure_reason.lock() {
-                *failure_reason = Some(words);
+                *failure_reason = Some(reason);
             }
-            // What it left behind must not be in the way of the next one.
+            // Its other processes must not be in the way of the next one.
             if let Err(error) = running.kill().await {
-                tracing::warn!("{}", self.cannot_be_stopped(&error));
+                tracing::warn!("{}", self.cannot_stop(&error));
             }
             self.forget(&mut process);
             drop(process);
@@ -160,19 +159,19 @@ impl Child {
             return Ok(StopScope::Nothing);
         }
         let mut process = self.process.lock().await;
-        // One that has ended unwatched may have left something behind, and that goes first.
+        // One that has exited unseen may have left processes behind.
         if let Some(former) = process.as_mut() {
             let killed = former.kill().await;
-            killed.map_err(|error| self.cannot_be_stopped(&error))?;
+            killed.map_err(|error| self.cannot_stop(&error))?;
             self.forget(&mut process);
         }
         let command = &self.command;
         if self.dialer.answers(&order.target).await {
             let address = &order.target.address;
-            self.stranger.call_once(|| {
+            self.foreign_reported.call_once(|| {
                 tracing::warn!(
-                    "`{address}` answers already, so `{command}` is not started; \
-                     what answers is left alone"
+                    "`{address}` answers already, so `{command}` is not started; the process that \
+                     answers is left alone"
                 );
             });
             self.state
@@ -180,7 +179,7 @@ impl Child {
             return Ok(StopScope::Nothing);
         }
         if order.given_up.is_cancelled() {
-            return Err(Failure(format!("the {WHAT} `{command}` was given up")));
+            return Err(Failure(format!("the start of `{command}` was cancelled")));
         }
         let running = self.launcher.start(WHAT, command, &[]);
         let running = running.map_err(|error| Failure(error.to_string()))?;
@@ -194,9 +193,9 @@ impl Child {
         self.state.send_replace(State::Down);
     }
 
-    fn cannot_be_stopped(&self, error: &io::Error) -> Failure {
+    fn cannot_stop(&self, error: &io::Error) -> Failure {
         Failure(format!(
-            "the {WHAT} `{}` cannot be stopped: {error}",
+            "cannot stop the {WHAT} `{}`: {error}",
             self.command
         ))
     }

@@ -17,10 +17,10 @@ use crate::backend::{Failure, StopScope, WakeOrder, Woken};
 use crate::config::CommandLine;
 use crate::core::lifecycle::Phase;
 use crate::net::dial::{Dialer, Target};
-use crate::program::{Launcher, Why};
+use crate::program::{Launcher, RunError};
 use crate::util::backoff::Backoff;
 
-/// The programs, and what tells whether they did their work.
+/// The programs, and the targets that tell whether they succeeded.
 #[derive(Debug)]
 pub struct Hooks {
     start: Option<CommandLine>,
@@ -31,8 +31,8 @@ pub struct Hooks {
     stop_timeout: Duration,
 }
 
-/// The exit code that asks for another run.
-const TRY_AGAIN: i32 = 75;
+/// The exit code that asks for another run: EX_TEMPFAIL.
+const TEMPORARY_FAILURE: i32 = 75;
 
 /// The pauses before another run: 1 s, 2 s, 4 s, ... 30 s.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -61,8 +61,8 @@ impl Hooks {
         }
     }
 
-    /// Whether any target answers. What nobody told us how to stop counts as down at all times:
-    /// somebody else puts it to sleep, and we need not stay for that.
+    /// Whether any target answers. Without a stop hook the service counts as down at all times: it
+    /// is stopped from outside, and we need not stay for that.
     pub async fn query(&self) -> Result<Phase, Failure> {
         match self.stop {
             Some(_) if self.answering().await.is_some() => Ok(Phase::Up),
@@ -89,8 +89,8 @@ impl Hooks {
             .await
     }
 
-    /// Runs the stop hook, and waits until no target answers: what is on its way down must not
-    /// get another client.
+    /// Runs the stop hook, and waits until no target answers: a service that is still stopping must
+    /// not get another client.
     pub async fn sleep(&self) -> Result<(), Failure> {
         let Some(command) = &self.stop else {
             return Ok(());
@@ -111,7 +111,7 @@ impl Hooks {
             if left.is_zero() {
                 let address = &target.address;
                 return Err(Failure(format!(
-                    "the stop hook `{command}` is done, but `{address}` still answers"
+                    "the stop hook `{command}` succeeded, but `{address}` still answers"
                 )));
             }
             sleep(backoff.pause().min(left)).await;
@@ -146,14 +146,15 @@ impl Hooks {
                 .launcher
                 .run(what, command, &variables, left, given_up)
                 .await;
-            if !matches!(&ended, Err(cut) if matches!(cut.why, Why::NotRun(_))) {
+            if !matches!(ended, Err(RunError::NotRun(..))) {
                 started = StopScope::All;
             }
             let failure = match ended {
                 Ok(status) if status.success() => return woken(started, Ok(())),
-                // Rather a short pause than none at all before the time is up.
+                // With too little time left for a pause, it has failed.
                 Ok(status)
-                    if status.code() == Some(TRY_AGAIN) && deadline.left() >= FIRST_PAUSE =>
+                    if status.code() == Some(TEMPORARY_FAILURE)
+                        && deadline.left() >= FIRST_PAUSE =>
                 {
                     let pause = backoff.pause().min(deadline.left() / 2);
                     tokio::select! {
@@ -163,11 +164,14 @@ impl Hooks {
                     continue;
                 }
                 Ok(status) => format!("the {what} `{command}` failed ({status})"),
-                Err(cut) => cut.to_string(),
+                Err(error) => error.to_string(),
             };
             return woken(started, Err(failure));
         }
-        woken(started, Err(format!("the {what} `{command}` was given up")))
+        woken(
+            started,
+            Err(format!("the {what} `{command}` was cancelled")),
+        )
     }
 
     /// A target that accepts connections right now.

@@ -1,4 +1,4 @@
-//! A service that does as a test says.
+//! A service that follows a test's script.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use super::{Failure, StopScope, WakeOrder, Woken};
 use crate::core::lifecycle::Phase;
 
-/// How the service behaves, and what was asked of it.
+/// A service with its script.
 #[derive(Debug)]
 pub struct Service {
     script: Mutex<Script>,
@@ -22,9 +22,9 @@ pub struct Script {
     pub phase: Phase,
     pub start_takes: Duration,
     pub stop_takes: Duration,
-    /// How long it takes until a start that is given up has ended.
+    /// How long a start that is given up takes to end.
     pub giving_up_takes: Duration,
-    /// How old a look is by the time it is told.
+    /// How long a query takes to report.
     pub look_takes: Duration,
     pub start_fails: bool,
     pub stop_fails: bool,
@@ -55,13 +55,13 @@ impl Service {
         }
     }
 
-    /// Changes the script, as somebody else would change the service.
+    /// Changes the script, and signals it as a change of the service.
     pub fn set(&self, change: impl FnOnce(&mut Script)) {
         self.quietly(change);
         self.changed.notify_one();
     }
 
-    /// The same, and nobody is told.
+    /// The same without the signal.
     pub fn quietly(&self, change: impl FnOnce(&mut Script)) {
         change(&mut self.script.lock().unwrap());
     }
@@ -146,7 +146,7 @@ impl Service {
     }
 }
 
-/// Even a sleep of no time takes a while.
+/// Even a sleep of zero takes a while.
 async fn pass(time: Duration) {
     if !time.is_zero() {
         sleep(time).await;

@@ -57,7 +57,7 @@ impl Write for Writer {
     }
 }
 
-/// Marks a program and all that come of it, whoever their parents are by then.
+/// Marks a program and all its descendants, orphans included.
 pub(crate) struct Mark {
     value: String,
 }
@@ -124,7 +124,7 @@ pub(crate) fn sh(script: &str) -> CommandLine {
     }
 }
 
-async fn run(script: &str) -> Result<ExitStatus, Cut> {
+async fn run(script: &str) -> Result<ExitStatus, RunError> {
     let given_up = CancellationToken::new();
     let limit = Duration::MAX;
     Launcher::direct()
@@ -248,7 +248,7 @@ async fn what_cannot_be_run_is_named() {
         let error = Launcher::direct()
             .start("test hook", &command, &[])
             .expect_err("it cannot be run");
-        let start = format!("the test hook `{program}` cannot be run: {why}");
+        let start = format!("cannot run the test hook `{program}`: {why}");
         assert!(error.to_string().starts_with(&start), "{error}");
     }
 }
@@ -275,7 +275,7 @@ async fn out_of_time_ends_the_whole_group() {
         .expect_err("it takes too long");
     assert_eq!(
         cut.to_string(),
-        "the test hook `/bin/sh` was stopped: it took longer than 1s"
+        "the test hook `/bin/sh` timed out after 1s"
     );
     assert_eq!(mark.alive(), 0);
 }

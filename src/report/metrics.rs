@@ -8,15 +8,15 @@ use std::fmt::Write as _;
 use crate::report::record::{Kind, Moment, Record, State};
 use crate::util::text::one_line;
 
-/// What `Content-Type:` says of a page.
+/// The `Content-Type:` of a page.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// An instance, and whether its process runs.
 #[derive(Clone, Debug)]
 pub struct Instance {
-    /// What is known of it.
+    /// Its record.
     pub record: Record,
-    /// Whether it is kept up to date right now.
+    /// Whether its process runs.
     pub alive: bool,
 }
 
@@ -64,7 +64,7 @@ impl Page<'_> {
         self.each(
             "wakeport_instance_info",
             "gauge",
-            "Always 1; the unit that runs wakeport, and what it puts to sleep.",
+            "Always 1; the unit that runs wakeport, and the service that it puts to sleep.",
             |Instance { record, .. }, row| {
                 let unit = record.unit.as_deref().unwrap_or_default();
                 row.with("unit", unit)
@@ -96,7 +96,7 @@ impl Page<'_> {
         self.each(
             "wakeport_memory_freed_bytes",
             "gauge",
-            "What the service took just before it was last put to sleep; absent where nobody accounts for it.",
+            "What the service took just before it was last put to sleep; absent where memory is not accounted.",
             |Instance { record, .. }, row| {
                 if let Some(bytes) = record.memory_freed {
                     row.is(bytes as f64);
@@ -109,7 +109,7 @@ impl Page<'_> {
         self.each(
             "wakeport_clients_active",
             "gauge",
-            "Clients that are here and were let through.",
+            "Clients that are connected and were admitted.",
             |Instance { record, alive }, row| {
                 row.is(if *alive {
                     record.clients.active as f64
@@ -133,13 +133,13 @@ impl Page<'_> {
         self.each(
             "wakeport_clients_served_total",
             "counter",
-            "Clients that were let through.",
+            "Clients that were admitted.",
             |Instance { record, .. }, row| row.is(record.clients.served as f64),
         );
         self.each(
             "wakeport_clients_refused_total",
             "counter",
-            "Clients that were reset: the service could not be woken (failed), just their target did not answer (silent), the service was woken too often (rate), or they come from the wrong network (address).",
+            "Clients that were reset: the service could not be woken (failed), just their target did not answer (silent), the service was woken too often (rate), or their address is denied (address).",
             |Instance { record, .. }, row| {
                 row.with("reason", "failed").is(record.clients.refused_failed as f64);
                 row.with("reason", "silent").is(record.clients.refused_silent as f64);
@@ -156,7 +156,7 @@ impl Page<'_> {
         self.each(
             "wakeport_clients_ended_total",
             "counter",
-            "Connections that wakeport ended: they moved no byte for too long (idle), or their peer was gone (vanished).",
+            "Connections that wakeport closed: they were idle for too long (idle), or their peer timed out (vanished).",
             |Instance { record, .. }, row| {
                 row.with("reason", "idle").is(record.clients.ended_idle as f64);
                 row.with("reason", "vanished").is(record.clients.ended_vanished as f64);
@@ -165,7 +165,7 @@ impl Page<'_> {
         self.each(
             "wakeport_relayed_bytes_total",
             "counter",
-            "Bytes that connections have carried to the service (up) and from it (down), counted when a connection ends.",
+            "Bytes relayed to the service (up) and from it (down), counted when a connection ends.",
             |Instance { record, .. }, row| {
                 row.with("direction", "up").is(record.bytes.up as f64);
                 row.with("direction", "down").is(record.bytes.down as f64);
@@ -306,7 +306,7 @@ mod tests {
             ..Record::default()
         };
         record.begin(Process::default(), began);
-        record.turn(State::Awake, began);
+        record.transition(State::Awake, began);
         record.wakes.add(Duration::from_millis(200));
         record.wakes.add(Duration::from_secs(1000));
         Instance {

@@ -1,8 +1,8 @@
-//! What is known of an instance over all its lives: the file that outlives the process, and how
-//! each event changes it. Pure: neither clock nor file is touched here.
+//! The record of an instance over all its lives, and how each event changes it. Pure: neither clock
+//! nor file is touched here.
 //!
-//! The text form is JSON with a version in it. Fields that are not known are left alone, fields
-//! that are missing have their empty value; a version that is not known is not read at all.
+//! The text form is JSON with a version. Unknown fields are ignored, missing ones are empty; a
+//! newer version is refused.
 
 mod wakes;
 
@@ -18,33 +18,33 @@ pub use wakes::{Bucket, Wakes};
 /// The version that is written, and the newest that is read.
 pub const VERSION: u32 = 1;
 
-/// Nobody counts that far: with more, sums would not fit, and the metrics would not be exact.
+/// With larger counts sums would not fit, and the metrics would not be exact.
 const MOST: u64 = 1 << 53;
 
-/// No clock that is set shows a time before this program was written.
+/// A clock before this program was written is not set.
 const CLOCK_IS_SET: Timestamp = Timestamp::constant(1_735_689_600, 0); // 2025-01-01
 
-/// All that is known of an instance.
+/// The record of an instance.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Record {
-    /// [`VERSION`] of the one who wrote it.
+    /// [`VERSION`] of the writer.
     pub version: u32,
-    /// What the instance is called: `nginx`.
+    /// The instance's name: `nginx`.
     pub name: String,
     /// Its own unit, if a manager runs it: `wakeport@nginx.service`.
     pub unit: Option<String>,
     /// Whose manager that is.
     pub manager: Owner,
-    /// What sleeps, in words.
+    /// The service that sleeps, in words.
     pub service: String,
     /// The units that sleep, if it is units.
     pub units: Vec<String>,
     /// Whose manager starts and stops those.
     pub units_manager: Owner,
-    /// Who runs it, while it runs.
+    /// The process that serves it, while there is one.
     pub process: Option<Process>,
-    /// What the service does.
+    /// The service's state.
     pub state: State,
     /// Since when.
     pub since: Timestamp,
@@ -54,22 +54,22 @@ pub struct Record {
     pub first_seen: Timestamp,
     /// When this was written.
     pub written: Timestamp,
-    /// Who came.
+    /// The clients.
     pub clients: Clients,
-    /// What the connections that have ended have carried.
+    /// The bytes relayed by connections that have ended.
     pub bytes: Bytes,
-    /// How often the service was woken, and how long that took.
+    /// The wakes, and how long they took.
     pub wakes: Wakes,
     /// How often it was put to sleep.
     pub sleeps: u64,
-    /// Seconds in each state, the present stretch not counted.
+    /// Seconds in each state, the present one not counted.
     pub seconds: BTreeMap<State, f64>,
-    /// What the units took just before they were last put to sleep, in bytes.
+    /// The memory of the units just before they were last stopped, in bytes.
     pub memory_freed: Option<u64>,
     /// What has failed, and how often.
     pub failures: BTreeMap<Kind, u64>,
     /// The last time that something failed.
-    pub last_failure: Option<Mishap>,
+    pub last_failure: Option<LastFailure>,
 }
 
 /// Whose service manager.
@@ -83,14 +83,14 @@ pub enum Owner {
     User,
 }
 
-/// The process that wrote a record. Its times tell how long the present stretch lasts whatever
-/// becomes of the wall clock meanwhile.
+/// The process that wrote a record. Its times tell how long the present state lasts, whatever
+/// becomes of the wall clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Process {
-    /// Its number.
+    /// Its ID.
     pub pid: u32,
-    /// When it began, as proc(5) has it: in clock ticks since boot. With the number it is unique.
+    /// When it began, in clock ticks since boot (proc(5)); unique together with the ID.
     pub started_ticks: u64,
     /// [`Record::since`] on the monotonic clock, in seconds, if that was in this life.
     pub since_monotonic: Option<f64>,
@@ -98,7 +98,7 @@ pub struct Process {
     pub until_monotonic: Option<f64>,
 }
 
-/// What a service does.
+/// The state of a service.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -107,18 +107,18 @@ pub enum State {
     /// Down.
     #[default]
     Asleep,
-    /// On its way up.
+    /// Being started.
     Waking,
-    /// Up, and somebody is here.
+    /// Up, with clients.
     Awake,
-    /// Up, and nobody is here.
+    /// Up, without clients.
     Cooling,
-    /// On its way down.
+    /// Being stopped.
     Stopping,
-    /// It could not be woken; clients are turned away.
+    /// It could not be woken; clients are rejected.
     Failed,
-    /// wakeport was ended while the service was up: it may run, and nobody puts it to sleep until
-    /// the next client comes.
+    /// wakeport was stopped while the service was up: it may run, and is not put to sleep until the
+    /// next client comes.
     Unattended,
 }
 
@@ -148,33 +148,33 @@ impl State {
     }
 }
 
-/// Who came.
+/// Counts of clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Clients {
-    /// Here, and let through.
+    /// Connected, and admitted.
     pub active: u64,
-    /// Here, and waiting for the service.
+    /// Connected, and waiting for the service.
     pub waiting: u64,
-    /// Let through so far.
+    /// Admitted so far.
     pub served: u64,
-    /// Turned away because the service could not be woken.
+    /// Rejected because the service could not be woken.
     pub refused_failed: u64,
-    /// Turned away because just their target was silent.
+    /// Rejected because just their target was unreachable.
     pub refused_silent: u64,
-    /// Turned away because the service was woken too often.
+    /// Rejected because the service was woken too often.
     pub refused_rate: u64,
-    /// Turned away because of where they come from.
+    /// Denied because of their address.
     pub refused_address: u64,
-    /// Gone while they waited.
+    /// Left while they waited.
     pub gave_up: u64,
-    /// Ended because they moved no byte for too long.
+    /// Closed as idle.
     pub ended_idle: u64,
-    /// Ended because a peer had vanished.
+    /// Closed because a peer timed out.
     pub ended_vanished: u64,
 }
 
-/// What was carried.
+/// Bytes relayed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Bytes {
@@ -192,7 +192,7 @@ pub enum Kind {
     Start,
     /// The service has started, but did not answer in time.
     Timeout,
-    /// The service went down before it answered.
+    /// The service stopped before it answered.
     Died,
     /// The order to stop failed.
     Stop,
@@ -222,14 +222,14 @@ impl Kind {
     }
 }
 
-/// Something that failed.
+/// The latest failure.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mishap {
+pub struct LastFailure {
     /// What.
     pub kind: Kind,
     /// When.
     pub at: Timestamp,
-    /// In words.
+    /// Its cause, in words.
     pub why: String,
 }
 
@@ -242,7 +242,7 @@ pub struct Moment {
     pub monotonic: f64,
 }
 
-/// Why a text is no record.
+/// Why a text is not a record.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "each variant's message says what it is")]
 pub enum Unreadable {
@@ -283,7 +283,7 @@ impl Default for Record {
 // -- the text
 
 impl Record {
-    /// Reads what [`Record::to_text`] has written, now or with an earlier version.
+    /// Reads what [`Record::to_text`] of this or an earlier version has written.
     pub fn from_text(text: &str) -> Result<Self, Unreadable> {
         #[derive(Deserialize)]
         struct Versioned {
@@ -300,7 +300,7 @@ impl Record {
         Ok(record)
     }
 
-    /// Puts right what somebody else has written.
+    /// Limits what the file may hold to what can be counted with.
     fn mend(&mut self) {
         self.wakes.mend();
         self.seconds.retain(|_, seconds| *seconds >= 0.0);
@@ -328,7 +328,7 @@ impl Record {
     /// The record as text.
     pub fn to_text(&self) -> String {
         let text = serde_json::to_string_pretty(self);
-        // Nothing in it is a map with keys that are no strings, the only thing that can fail.
+        // Fails only for maps whose keys are not strings.
         text.unwrap_or_default() + "\n"
     }
 }
@@ -336,14 +336,14 @@ impl Record {
 // -- how events change it
 
 impl Record {
-    /// A process begins, whose first state is asleep, whatever was before.
+    /// A process starts. Its first state is asleep, whatever was before.
     pub fn begin(&mut self, process: Process, now: Moment) {
         if self.first_seen == Timestamp::UNIX_EPOCH {
             (self.first_seen, self.since) = (now.wall, now.wall);
         }
         let before = self.state;
         if !self.rests() {
-            // Whoever kept it was ended; what happened then, nobody knows.
+            // The process before was killed; what happened since is unknown.
             self.spend(before, gap(self.since, self.written));
             self.spend(State::Unattended, gap(self.written, now.wall));
             self.since = now.wall;
@@ -356,8 +356,8 @@ impl Record {
         self.process = Some(process);
     }
 
-    /// The state is another one now.
-    pub fn turn(&mut self, state: State, now: Moment) {
+    /// The state changes.
+    pub fn transition(&mut self, state: State, now: Moment) {
         let lasted = self.lasted(now);
         self.spend(self.state, lasted);
         (self.state, self.since, self.until) = (state, now.wall, None);
@@ -367,7 +367,7 @@ impl Record {
         }
     }
 
-    /// The state is over in so long a time, if nothing happens first.
+    /// When the state ends by itself.
     pub fn lasts(&mut self, left: Option<Duration>, now: Moment) {
         self.until = left.and_then(|left| now.wall.checked_add(left).ok());
         if let Some(process) = &mut self.process {
@@ -379,13 +379,13 @@ impl Record {
     pub fn fails(&mut self, kind: Kind, why: &str, at: Timestamp) {
         *self.failures.entry(kind).or_default() += 1;
         let why = why.chars().take(500).collect();
-        self.last_failure = Some(Mishap { kind, at, why });
+        self.last_failure = Some(LastFailure { kind, at, why });
     }
 
-    /// The process ends, in order.
+    /// The process exits.
     pub fn end(&mut self, now: Moment) {
         if !matches!(self.state, State::Asleep | State::Failed) {
-            self.turn(State::Unattended, now);
+            self.transition(State::Unattended, now);
         }
         self.until = None;
         self.process = None;
@@ -400,7 +400,7 @@ impl Record {
 // -- what it tells
 
 impl Record {
-    /// What the service does, as far as the record knows; `alive` is whether its process runs.
+    /// The state, as far as the record knows; `alive` is whether its process runs.
     pub fn state(&self, alive: bool) -> State {
         if alive || self.rests() {
             self.state
@@ -409,7 +409,7 @@ impl Record {
         }
     }
 
-    /// Since when it does that.
+    /// Since when it is in that state.
     pub fn since(&self, alive: bool) -> Timestamp {
         if self.state(alive) == self.state {
             self.since
@@ -418,7 +418,7 @@ impl Record {
         }
     }
 
-    /// For how many seconds the present stretch has lasted.
+    /// For how many seconds the present state has lasted.
     pub fn stretch(&self, alive: bool, now: Moment) -> f64 {
         match alive {
             true => self.lasted(now),
@@ -432,7 +432,7 @@ impl Record {
         Some((until - now.monotonic).max(0.0))
     }
 
-    /// Seconds in each state, the present stretch included.
+    /// Seconds in each state, the present one included.
     pub fn seconds(&self, alive: bool, now: Moment) -> BTreeMap<State, f64> {
         let mut seconds: BTreeMap<_, _> = State::ALL.map(|state| (state, 0.0)).into();
         for (state, spent) in &self.seconds {
@@ -462,7 +462,7 @@ impl Record {
         }
     }
 
-    /// How long the present stretch has lasted for a process that runs.
+    /// How long the present state has lasted for a process that runs.
     fn lasted(&self, now: Moment) -> f64 {
         match self.process.and_then(|process| process.since_monotonic) {
             Some(since) => (now.monotonic - since).max(0.0),
@@ -471,8 +471,7 @@ impl Record {
     }
 }
 
-/// Seconds from one time to a later one. A clock that was set back, or not set at all, counts for
-/// nothing.
+/// Seconds from one time to a later one; zero with a clock that was set back, or not set at all.
 fn gap(from: Timestamp, to: Timestamp) -> f64 {
     if from < CLOCK_IS_SET || to < CLOCK_IS_SET {
         return 0.0;

@@ -1,5 +1,5 @@
-//! Serves the metrics over HTTP. Every request gets a connection of its own and a time limit;
-//! whoever asks for anything else is told in one line.
+//! Serves the metrics over HTTP. Every request gets a connection of its own and a time limit; any
+//! other request gets an answer of one line.
 
 use std::convert::Infallible;
 use std::io;
@@ -23,53 +23,53 @@ use crate::net::stream::{AsyncStream, RawStream};
 use crate::report::metrics;
 
 /// A scrape takes milliseconds.
-const LIMIT: Duration = Duration::from_secs(10);
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Scrapes at once; the others wait in the backlog.
-const ROOM: usize = 16;
+const MOST_SCRAPES: usize = 16;
 
 /// More than a request from any Prometheus has.
 const LONGEST_HEAD: usize = 16 * 1024;
 
-/// After an accept(2) that failed for want of something.
-const PAUSE: Duration = Duration::from_millis(100);
+/// After an accept(2) that failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Where a page comes from, made anew for each scrape.
+/// Makes the page for a scrape.
 pub type Source = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = String> + Send>> + Send + Sync>;
 
-/// Serves `source` on `listeners` until nobody has come for `idle`. Who comes later waits in the
+/// Serves `source` on `listeners` until no request has come for `idle`. Later ones wait in the
 /// backlog.
 pub async fn serve(listeners: Vec<Listener>, idle: Duration, source: Source) -> io::Result<()> {
-    let (post, mut accepted) = mpsc::channel(1);
-    let mut doors = JoinSet::new();
+    let (sender, mut accepted) = mpsc::channel(1);
+    let mut accepts = JoinSet::new();
     for listener in listeners {
-        doors.spawn(accept(listener, post.clone()));
+        accepts.spawn(accept(listener, sender.clone()));
     }
     let mut scrapes = JoinSet::new();
     loop {
         tokio::select! {
             biased;
-            Some(connection) = accepted.recv(), if scrapes.len() < ROOM => {
+            Some(connection) = accepted.recv(), if scrapes.len() < MOST_SCRAPES => {
                 let scrape = answer(connection, source.clone());
-                scrapes.spawn(async move { drop(timeout(LIMIT, scrape).await) });
+                scrapes.spawn(async move { drop(timeout(SCRAPE_TIMEOUT, scrape).await) });
             }
             Some(_) = scrapes.join_next() => (),
-            Some(Ok(Err(error))) = doors.join_next() => return Err(error),
+            Some(Ok(Err(error))) = accepts.join_next() => return Err(error),
             () = sleep(idle), if scrapes.is_empty() => return Ok(()),
         }
     }
 }
 
-async fn accept(listener: Listener, post: mpsc::Sender<RawStream>) -> io::Result<()> {
+async fn accept(listener: Listener, sender: mpsc::Sender<RawStream>) -> io::Result<()> {
     let listener = listener.watch()?;
     loop {
         match listener.accept().await {
             Ok((connection, _)) => {
-                if post.send(connection).await.is_err() {
+                if sender.send(connection).await.is_err() {
                     return Ok(());
                 }
             }
-            Err(_) => sleep(PAUSE).await,
+            Err(_) => sleep(ACCEPT_PAUSE).await,
         }
     }
 }
@@ -88,13 +88,13 @@ async fn speak(stream: impl Read + Write + Unpin, source: Source) {
         async move { Ok::<_, Infallible>(respond(&request, &source).await) }
     });
     let connection = http1::Builder::new()
-        // A connection that is kept would keep us as well.
+        // A kept connection would keep the process.
         .keep_alive(false)
         .timer(TokioTimer::new())
-        .header_read_timeout(LIMIT / 2)
+        .header_read_timeout(SCRAPE_TIMEOUT / 2)
         .max_buf_size(LONGEST_HEAD)
         .serve_connection(stream, service);
-    // Whoever breaks off, or asks for nothing that is HTTP, has had an answer where there is one.
+    // A peer that resets, or does not speak HTTP, needs no report.
     let _ = connection.await;
 }
 

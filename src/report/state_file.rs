@@ -1,5 +1,5 @@
-//! The directory in which each instance keeps its record: `instances/NAME.json`, readable by
-//! everybody. A thread of its own writes, because a disk may take its time.
+//! The files of the records: `instances/NAME.json` in the state directory, readable by all users. A
+//! thread of its own writes them, since a disk may block.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
@@ -16,18 +16,18 @@ use crate::report::record::{Moment, Process, Record};
 use crate::util::file;
 use crate::util::proc;
 
-/// Where the records are, below the state directory. What hooks and child processes keep beside it
-/// is not for everybody.
+/// The folder of the records in the state directory. What hooks and child processes keep beside it
+/// is private.
 const INSTANCES: &str = "instances";
 
-/// A record has some 3 KB; nobody makes us read more than that.
+/// The longest file that is read; a record has some 3 KB.
 const LONGEST: u64 = 1 << 20;
 
-/// What a write takes where it is quick; a divisor of [`LAST_WORD`].
-const A_WRITE: Duration = Duration::from_millis(5);
+/// How often the end of a write is polled; a divisor of [`FLUSH_TIMEOUT`].
+const WRITE_POLL: Duration = Duration::from_millis(5);
 
-/// How long the end of the process waits for the last write.
-const LAST_WORD: Duration = Duration::from_secs(1);
+/// How long the exit waits for the last write.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The records of the system's instances, and after them those of the calling user's.
 ///
@@ -51,7 +51,7 @@ pub fn usual_places() -> Vec<PathBuf> {
 
 // -- reading
 
-/// A record, or in one line why there is none.
+/// A record, or why it cannot be read, in one line.
 pub type Found = Result<Record, String>;
 
 /// The record of the instance `name` in `directory`, if it has one.
@@ -67,7 +67,7 @@ pub fn read(directory: &Path, name: &str) -> Option<Found> {
     }
 }
 
-/// All records in `directory`. One that is not there has none.
+/// All records in `directory`, if it exists.
 pub fn read_all(directory: &Path) -> Vec<Found> {
     let directory_of_records = directory.join(INSTANCES);
     let entries = match fs::read_dir(&directory_of_records) {
@@ -86,7 +86,7 @@ pub fn read_all(directory: &Path) -> Vec<Found> {
     names.sort();
     let found = names.iter().filter_map(|name| {
         let mut record = read(directory, name)?;
-        // What it is called is what its file is called: no two have the same name.
+        // The file's name counts: no two are the same.
         if let Ok(record) = &mut record {
             record.name.clone_from(name);
         }
@@ -95,7 +95,7 @@ pub fn read_all(directory: &Path) -> Vec<Found> {
     found.collect()
 }
 
-/// Whoever owns the directory may have put anything there.
+/// The directory's owner may have put anything there: a link, a pipe, a large file.
 fn read_file(path: &Path) -> io::Result<String> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = OpenOptions::new()
@@ -103,7 +103,7 @@ fn read_file(path: &Path) -> io::Result<String> {
         .custom_flags(flags.bits().cast_signed())
         .open(path)?;
     if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no file"));
+        return Err(io::Error::other("not a regular file"));
     }
     let mut bytes = Vec::new();
     file.take(LONGEST).read_to_end(&mut bytes)?;
@@ -146,23 +146,22 @@ pub fn moment() -> Moment {
 
 // -- writing
 
-/// Takes a record to be written. Never waits; of those that come while the disk is busy the latest
-/// is written.
+/// Takes records to be written, without waiting. While the disk is busy only the latest is kept.
 #[derive(Clone, Debug, Default)]
 pub struct StateWriter(Option<Arc<Shared>>);
 
-/// Dropping it writes what is left, for a moment.
+/// Dropping it waits for the last write, for a moment.
 #[derive(Debug)]
 pub struct Closing(StateWriter);
 
 #[derive(Debug, Default)]
 struct Shared {
-    slot: Mutex<Slot>,
+    pending: Mutex<Pending>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Slot {
+struct Pending {
     next: Option<Record>,
     writing: bool,
     closing: bool,
@@ -170,101 +169,102 @@ struct Slot {
 }
 
 impl StateWriter {
-    /// Keeps the record of the instance `name` in `directory`.
+    /// Writes the record of the instance `name` in `directory`.
     pub fn start(directory: &Path, name: &str) -> (Self, Closing) {
-        let desk = Arc::new(Shared::default());
-        let (other, path) = (desk.clone(), path(directory, name));
+        let shared = Arc::new(Shared::default());
+        let (writer, path) = (shared.clone(), path(directory, name));
         let started = thread::Builder::new()
             .name("record".into())
-            .spawn(move || other.write_all(&path));
+            .spawn(move || writer.write_all(&path));
         if let Err(error) = &started {
             tracing::warn!(
-                "cannot start the thread that keeps the record ({error}); `wakeport status` and the metrics stand still"
+                "cannot start the thread that writes the record: {error}; `wakeport status` and the metrics are stale"
             );
         }
-        let keeper = Self(started.is_ok().then_some(desk));
-        (keeper.clone(), Closing(keeper))
+        let writer = Self(started.is_ok().then_some(shared));
+        (writer.clone(), Closing(writer))
     }
 
-    /// Keeps nothing.
+    /// One that writes nothing.
     pub fn none() -> (Self, Closing) {
         (Self(None), Closing(Self(None)))
     }
 
-    /// Whether anything is kept.
+    /// Whether anything is written.
     pub fn keeps(&self) -> bool {
         self.0.is_some()
     }
 
     /// Has `record` written.
     pub fn keep(&self, record: Record) {
-        if let Some(desk) = &self.0 {
-            desk.slot().next = Some(record);
-            desk.changed.notify_all();
+        if let Some(shared) = &self.0 {
+            shared.pending().next = Some(record);
+            shared.changed.notify_all();
         }
     }
 }
 
 impl Closing {
-    /// Waits until all is written, for a moment: who does so before the end need not wait then.
+    /// Waits until all is written, for a moment. The drop then need not wait.
     pub async fn settled(&self) {
-        let Some(desk) = &self.0.0 else { return };
+        let Some(shared) = &self.0.0 else { return };
         let is_busy = || {
-            let slot = desk.slot();
-            slot.next.is_some() || slot.writing
+            let pending = shared.pending();
+            pending.next.is_some() || pending.writing
         };
-        let mut left = LAST_WORD;
+        let mut left = FLUSH_TIMEOUT;
         while is_busy() && !left.is_zero() {
-            tokio::time::sleep(A_WRITE).await;
-            left -= A_WRITE;
+            tokio::time::sleep(WRITE_POLL).await;
+            left -= WRITE_POLL;
         }
     }
 }
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        if let Some(desk) = &self.0.0 {
-            desk.slot().closing = true;
-            desk.changed.notify_all();
-            let wait = desk
-                .changed
-                .wait_timeout_while(desk.slot(), LAST_WORD, |slot| !slot.over);
+        if let Some(shared) = &self.0.0 {
+            shared.pending().closing = true;
+            shared.changed.notify_all();
+            let wait =
+                shared
+                    .changed
+                    .wait_timeout_while(shared.pending(), FLUSH_TIMEOUT, |pending| !pending.over);
             drop(wait);
         }
     }
 }
 
 impl Shared {
-    fn slot(&self) -> MutexGuard<'_, Slot> {
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write_all(&self, path: &Path) {
-        let mut complained = false;
+        let mut reported = false;
         while let Some(record) = self.next() {
             match write(path, &record) {
-                Ok(()) => complained = false,
-                Err(error) if !std::mem::replace(&mut complained, true) => tracing::warn!(
-                    "cannot write `{}`: {error}; `wakeport status` and the metrics stand still until that is put right",
+                Ok(()) => reported = false,
+                Err(error) if !std::mem::replace(&mut reported, true) => tracing::warn!(
+                    "cannot write `{}`: {error}; `wakeport status` and the metrics are stale until this is fixed",
                     path.display()
                 ),
                 Err(_) => (),
             }
         }
-        self.slot().over = true;
+        self.pending().over = true;
         self.changed.notify_all();
     }
 
-    /// Waits for a record; none comes any more when closing.
+    /// Waits for a record; `None` when closing.
     fn next(&self) -> Option<Record> {
-        let idle = |slot: &mut Slot| {
-            slot.writing = false;
-            slot.next.is_none() && !slot.closing
+        let idle = |pending: &mut Pending| {
+            pending.writing = false;
+            pending.next.is_none() && !pending.closing
         };
-        let slot = self.changed.wait_while(self.slot(), idle);
-        let mut slot = slot.unwrap_or_else(PoisonError::into_inner);
-        let next = slot.next.take();
-        slot.writing = next.is_some();
+        let pending = self.changed.wait_while(self.pending(), idle);
+        let mut pending = pending.unwrap_or_else(PoisonError::into_inner);
+        let next = pending.next.take();
+        pending.writing = next.is_some();
         next
     }
 }
@@ -282,8 +282,7 @@ fn write(path: &Path, record: &Record) -> io::Result<()> {
     }
 }
 
-/// Begins the record of `name`, or goes on with the one in `directory`. One that cannot be read is
-/// put aside, and counting begins anew.
+/// The record of `name` in `directory`, or a new one. One that cannot be read is renamed.
 pub fn open(directory: &Path, name: &str) -> Record {
     match read(directory, name) {
         None => Record::default(),
@@ -292,7 +291,7 @@ pub fn open(directory: &Path, name: &str) -> Record {
             let path = path(directory, name);
             let aside = path.with_extension("json.old");
             tracing::warn!(
-                "{why}; counting begins anew, and the file is `{}` now",
+                "{why}; starting a new record, the old one is `{}`",
                 aside.display()
             );
             let _ = fs::rename(&path, &aside);
@@ -309,8 +308,8 @@ mod tests {
 
     /// Writes one record, and waits until it is written.
     fn keep(directory: &Path, record: &Record) {
-        let (keeper, closing) = StateWriter::start(directory, "app");
-        keeper.keep(record.clone());
+        let (writer, closing) = StateWriter::start(directory, "app");
+        writer.keep(record.clone());
         drop(closing);
     }
 
@@ -324,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_found_by_everybody() {
+    fn a_written_record_is_readable_by_all_users() {
         let directory = tempfile::tempdir().unwrap();
         keep(directory.path(), &counted(3));
         keep(directory.path(), &counted(4));
@@ -354,19 +353,19 @@ mod tests {
     }
 
     #[test]
-    fn of_many_the_latest_is_written() {
+    fn of_many_records_the_latest_is_written() {
         let directory = tempfile::tempdir().unwrap();
-        let (keeper, closing) = StateWriter::start(directory.path(), "app");
-        (0..10_000).for_each(|served| keeper.keep(counted(served)));
+        let (writer, closing) = StateWriter::start(directory.path(), "app");
+        (0..10_000).for_each(|served| writer.keep(counted(served)));
         drop(closing);
         assert_eq!(open(directory.path(), "app"), counted(9_999));
     }
 
     #[test]
-    fn where_nothing_can_be_written_the_old_file_stays() {
+    fn a_failed_write_leaves_the_old_file() {
         let directory = tempfile::tempdir().unwrap();
         keep(directory.path(), &counted(3));
-        // Something is in the draft's way, whoever runs this test.
+        // A directory is in the draft's way, for root as well.
         let draft = directory.path().join(INSTANCES).join(".app.json.new");
         fs::create_dir(&draft).unwrap();
         keep(directory.path(), &counted(4));
@@ -377,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_put_aside() {
+    fn an_unreadable_record_is_renamed() {
         let directory = tempfile::tempdir().unwrap();
         keep(directory.path(), &counted(3));
         let file = path(directory.path(), "app");
@@ -393,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_holds_nobody_up() {
+    fn pipes_and_links_are_not_read() {
         let directory = tempfile::tempdir().unwrap();
         file::make_directory(&directory.path().join(INSTANCES)).unwrap();
         let pipe = path(directory.path(), "pipe");

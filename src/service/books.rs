@@ -50,7 +50,7 @@ impl Recorder {
     pub(super) fn turn(&mut self, state: lifecycle::State) {
         let state = named(state);
         if self.record.state != state {
-            self.record.turn(state, state_file::moment());
+            self.record.transition(state, state_file::moment());
             self.deadline = None;
             self.turned = true;
             self.changed = true;

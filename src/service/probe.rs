@@ -1,4 +1,4 @@
-//! Does the target answer? Asked again and again until it does.
+//! Probes a target until it answers.
 
 use std::io;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::net::stream::AsyncStream;
 use crate::program::Launcher;
 use crate::util::backoff::Backoff;
 
-/// A target's connection, and what it has said on it already.
+/// A connection to a target, and what it has sent already.
 #[derive(Debug)]
 pub struct Answer {
-    /// The connection that proves that the target answers; the first client gets it.
+    /// The connection that proves it; the first client gets it.
     pub connection: Connection,
     /// What was read from it, to be passed on first.
     pub said: Vec<u8>,
@@ -43,7 +43,7 @@ impl From<Connection> for Answer {
     }
 }
 
-/// Asks targets whether they answer.
+/// Probes targets.
 #[derive(Clone, Debug)]
 pub struct Prober {
     readiness: Readiness,
@@ -57,14 +57,14 @@ pub struct Prober {
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
-/// How long a target may take to say what it has to say, once connected.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// How long a target may take to answer, once connected.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A status line with its headers is shorter than that, or is not worth waiting for.
 const LONGEST_HEAD: usize = 16 * 1024;
 
 impl Prober {
-    /// Asks as `config` says.
+    /// Probes as `config` says.
     pub fn new(config: &ServiceConfig, dialer: Dialer, launcher: Launcher) -> Self {
         let readiness = config.readiness.clone();
         Self {
@@ -98,7 +98,7 @@ impl Prober {
             ("WAKEPORT_EVENT", "ready".into()),
             ("WAKEPORT_TARGET", target.address.to_string()),
         ];
-        // Whoever gives up the question drops it, and the hook with it.
+        // Dropping the probe drops the hook.
         let never = CancellationToken::new();
         let run = self
             .launcher
@@ -108,7 +108,7 @@ impl Prober {
             Ok(())
         } else {
             Err(io::Error::other(format!(
-                "the ready hook says not yet ({status})"
+                "the ready hook reports not ready ({status})"
             )))
         }
     }
@@ -122,7 +122,7 @@ impl Prober {
             ReadyKind::Banner => {
                 let stream = self.dialer.dial(target).await?.announce(Origin::Local)?;
                 let said = in_time(read_some(&stream)).await?;
-                // One that was announced as ours cannot become a client's.
+                // Announced as local, it cannot become a client's.
                 Ok((!self.dialer.announces()).then(|| Answer {
                     connection: stream.into(),
                     said,
@@ -138,7 +138,7 @@ impl Prober {
                     },
                     None => target.clone(),
                 };
-                // Somebody else does not expect what the target expects.
+                // Another server expects no PROXY header.
                 let stream = if asked == *target {
                     self.dialer.dial(&asked).await?.announce(Origin::Local)?
                 } else {
@@ -153,7 +153,7 @@ impl Prober {
 
 async fn in_time<T>(answer: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     let late = || io::Error::new(io::ErrorKind::TimedOut, "it accepts, but says nothing");
-    timeout(ANSWER_LIMIT, answer)
+    timeout(ANSWER_TIMEOUT, answer)
         .await
         .unwrap_or_else(|_| Err(late()))
 }

@@ -1,5 +1,5 @@
 //! The log: to the journal with its fields, or as readable lines. A thread of its own writes it,
-//! so that a journal that hangs, or a terminal that stands still, delays no client.
+//! so that a journal or a terminal that blocks delays no client.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -60,15 +60,15 @@ impl From<LogLevel> for LevelFilter {
     }
 }
 
-/// Keeps the log going. Dropping it writes what is left, for a moment.
+/// The thread that writes the log. Dropping this waits for it to write the rest, for a moment.
 #[derive(Debug)]
 pub struct Log {
-    post: Option<SyncSender<Note>>,
-    over: Receiver<()>,
+    queue: Option<SyncSender<Entry>>,
+    ended: Receiver<()>,
 }
 
 #[derive(Debug)]
-enum Note {
+enum Entry {
     Line(Line),
     End,
 }
@@ -79,7 +79,7 @@ struct Line {
     level: Option<Level>,
     message: String,
     message_id: Option<String>,
-    /// Whose output it is.
+    /// The program whose output it is.
     program: Option<String>,
     state: Option<String>,
     unit: Option<String>,
@@ -89,23 +89,23 @@ struct Line {
     bytes_down: Option<u64>,
 }
 
-/// Lines that wait to be written. A log that stands still loses the rest, and says how many.
+/// Lines that wait to be written. More are dropped, and counted.
 const QUEUE: usize = 4096;
 
-/// How long the end of the process waits for the log.
-const LAST_WORD: Duration = Duration::from_secs(1);
+/// How long the exit waits for the log.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Begins to log.
+/// Starts to log.
 pub fn start(format: LogFormat, level: LogLevel) -> Log {
-    let (post, notes) = sync_channel(QUEUE);
-    let (ended, over) = sync_channel(1);
-    let lost = Arc::new(AtomicU64::new(0));
+    let (queue, entries) = sync_channel(QUEUE);
+    let (end, ended) = sync_channel(1);
+    let dropped = Arc::new(AtomicU64::new(0));
     let forward = Forward {
-        post: post.clone(),
-        lost: lost.clone(),
+        queue: queue.clone(),
+        dropped: dropped.clone(),
     };
     let filter = LevelFilter::from(level);
-    // Fails only where a log was begun before, as in tests.
+    // Fails only where a log was started before, as in tests.
     let _ = tracing_subscriber::registry()
         .with(forward.with_filter(filter))
         .try_init();
@@ -118,30 +118,31 @@ pub fn start(format: LogFormat, level: LogLevel) -> Log {
         match journal.then(journal_layer).flatten() {
             Some(layer) => {
                 let subscriber = tracing_subscriber::registry().with(layer.with_filter(filter));
-                tracing::subscriber::with_default(subscriber, || write(&notes, &lost, emit));
+                tracing::subscriber::with_default(subscriber, || write(&entries, &dropped, emit));
             }
-            None => write(&notes, &lost, print),
+            None => write(&entries, &dropped, print),
         }
-        let _ = ended.send(());
+        let _ = end.send(());
     });
     if let Err(error) = &started {
         let _ = writeln!(
             std::io::stderr(),
-            "cannot start the thread that writes the log ({error}): nothing will be logged"
+            "cannot start the log thread: {error}; nothing will be logged"
         );
     }
     Log {
-        post: started.is_ok().then_some(post),
-        over,
+        queue: started.is_ok().then_some(queue),
+        ended,
     }
 }
 
 impl Drop for Log {
     fn drop(&mut self) {
-        let Some(post) = self.post.take() else { return };
-        let mut left = LAST_WORD;
-        // A queue that is full now may be empty in a moment.
-        while let Err(TrySendError::Full(_)) = post.try_send(Note::End) {
+        let Some(queue) = self.queue.take() else {
+            return;
+        };
+        let mut left = FLUSH_TIMEOUT;
+        while let Err(TrySendError::Full(_)) = queue.try_send(Entry::End) {
             if left.is_zero() {
                 return;
             }
@@ -149,16 +150,16 @@ impl Drop for Log {
             thread::sleep(nap);
             left -= nap;
         }
-        let _: Result<(), RecvTimeoutError> = self.over.recv_timeout(left);
+        let _: Result<(), RecvTimeoutError> = self.ended.recv_timeout(left);
     }
 }
 
-fn write(notes: &Receiver<Note>, lost: &AtomicU64, line: fn(&Line)) {
-    while let Ok(Note::Line(next)) = notes.recv() {
+fn write(entries: &Receiver<Entry>, dropped: &AtomicU64, line: fn(&Line)) {
+    while let Ok(Entry::Line(next)) = entries.recv() {
         line(&next);
-        let lost = lost.swap(0, Ordering::Relaxed);
-        if lost > 0 {
-            let message = format!("{lost} lines were lost: the log could not take them in time");
+        let dropped = dropped.swap(0, Ordering::Relaxed);
+        if dropped > 0 {
+            let message = format!("{dropped} log messages dropped: queue full");
             line(&Line {
                 level: Some(Level::WARN),
                 message,
@@ -192,7 +193,7 @@ fn journal_layer() -> Option<tracing_journald::Layer> {
     )
 }
 
-/// Hands a line to the journal. A field that a line does not have is left out.
+/// Writes a line to the journal. A field that the line does not have is left out.
 fn emit(line: &Line) {
     macro_rules! emit_at {
         ($level:ident) => {
@@ -218,7 +219,7 @@ fn emit(line: &Line) {
     }
 }
 
-/// Writes a line for people; on a terminal the level has a colour.
+/// Writes a readable line; on a terminal the level has a colour.
 fn print(line: &Line) {
     let level = line.level.unwrap_or(Level::INFO);
     let colour = match level {
@@ -239,10 +240,10 @@ fn print(line: &Line) {
     );
 }
 
-/// Takes every event down and passes it to the thread that writes.
+/// Queues every event for the thread.
 struct Forward {
-    post: SyncSender<Note>,
-    lost: Arc<AtomicU64>,
+    queue: SyncSender<Entry>,
+    dropped: Arc<AtomicU64>,
 }
 
 impl<S: Subscriber> Layer<S> for Forward {
@@ -258,14 +259,14 @@ impl<S: Subscriber> Layer<S> for Forward {
         if let Cow::Owned(safe) = escape_controls(&line.message) {
             line.message = safe;
         }
-        if self.post.try_send(Note::Line(line)).is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+        if self.queue.try_send(Entry::Line(line)).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
 impl Line {
-    fn take(&mut self, name: &str, value: String) {
+    fn set(&mut self, name: &str, value: String) {
         match name {
             "message" => self.message.insert_str(0, &value),
             "program" => self.program = Some(value),
@@ -273,7 +274,7 @@ impl Line {
             "state" => self.state = Some(value),
             "unit" => self.unit = Some(value),
             "client" => self.client = Some(value),
-            // What the journal has no name for is for people to read.
+            // Without a name in the journal: part of the message.
             _ => {
                 let _ = write!(self.message, " {name}={value}");
             }
@@ -287,15 +288,15 @@ impl Visit for Line {
             "wake_usec" => self.wake_usec = Some(value),
             "bytes_up" => self.bytes_up = Some(value),
             "bytes_down" => self.bytes_down = Some(value),
-            name => self.take(name, value.to_string()),
+            name => self.set(name, value.to_string()),
         }
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.take(field.name(), value.to_owned());
+        self.set(field.name(), value.to_owned());
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.take(field.name(), format!("{value:?}"));
+        self.set(field.name(), format!("{value:?}"));
     }
 }

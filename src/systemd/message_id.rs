@@ -1,13 +1,13 @@
 //! The `MESSAGE_ID=` of each kind of change (systemd.journal-fields(7)). They never change their
-//! meaning: whoever watches the journal relies on them.
+//! meaning, since monitoring relies on them.
 
-/// A client woke the service.
+/// A client wakes the service.
 pub const WAKING: &str = "e726da7a13f24d9e89c70f6d760e5235";
 /// The service is up and clients are let through.
 pub const AWAKE: &str = "e000bedd8e01442e8ee8efddcd1fef92";
-/// The last client has left, or a running service was found without any.
+/// The last client has left, or a running service without clients was found.
 pub const COOLING: &str = "334f2ba325dd48fca988c16f4efcf468";
-/// The service goes down.
+/// The service is being stopped.
 pub const STOPPING: &str = "e6f5097570474a83be68ff04e836dfbc";
 /// The service is down.
 pub const ASLEEP: &str = "cdec4603f1d94a2eb12e8e4afa4b56a9";
@@ -17,7 +17,7 @@ pub const WAKE_FAILED: &str = "4834a34d6ece4b81b04e457b2c3d3b4e";
 pub const WOKEN_TOO_OFTEN: &str = "294b1bb18ba74134b742ce3eb02f2bf6";
 /// The service could not be stopped.
 pub const SLEEP_FAILED: &str = "3195398212f24132a257674e8cc9597a";
-/// The process ends, since nobody needs it.
+/// The process exits, as it is idle.
 pub const EXITING: &str = "90358c94a3624df8b3310cf3c8219c75";
-/// The process was told to end.
+/// The process was told to stop, and drains.
 pub const DRAINING: &str = "9d8c6fd7ac514493910758794eb1537a";

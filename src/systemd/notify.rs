@@ -1,5 +1,5 @@
-//! Our side of the service contract: READY, STATUS, STOPPING, WATCHDOG (sd_notify(3)), and the
-//! journal. Everything here may block when its receiver hangs, so each has a thread of its own.
+//! Notifications to the service manager: READY, STATUS, STOPPING, WATCHDOG (sd_notify(3)). They may
+//! block when it hangs, so a thread of its own sends them.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
@@ -9,23 +9,23 @@ use sd_notify::NotifyState;
 
 use crate::util::text::one_line;
 
-/// Tells the service manager how we are. Without one it tells nobody.
+/// Notifies the service manager, if there is one.
 #[derive(Clone, Debug)]
-pub struct Notifier(Mode);
+pub struct Notifier(Sink);
 
-/// How words get there.
 #[derive(Clone, Debug)]
-enum Mode {
-    /// Not at all: nobody listens.
+enum Sink {
+    /// There is no manager.
     None,
-    Thread(SyncSender<Word>),
-    /// From the thread that has something to say, where there is no other: a manager that is never
-    /// told that we are ready ends us.
-    Here,
+    /// By the thread.
+    Thread(SyncSender<Message>),
+    /// By the caller, where no thread could be started: a manager that is never told READY stops
+    /// us.
+    Caller,
 }
 
 #[derive(Debug)]
-enum Word {
+enum Message {
     Ready,
     Status(String),
     Alive,
@@ -33,103 +33,102 @@ enum Word {
     Stopping(SyncSender<()>),
 }
 
-/// More than that waits only when the manager hangs; then the rest may be lost.
+/// Messages that wait to be sent; only when the manager hangs are there more, which are dropped.
 const QUEUE: usize = 64;
 
-/// How long we wait at the end for a manager that hangs.
-const LAST_WORD: Duration = Duration::from_secs(1);
+/// How long the exit waits for STOPPING to be sent.
+const STOPPING_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Notifier {
-    /// Begins, if `NOTIFY_SOCKET` says that somebody listens.
+    /// Starts, if there is a `NOTIFY_SOCKET`.
     pub fn start() -> Self {
         if std::env::var_os("NOTIFY_SOCKET").is_none_or(|path| path.is_empty()) {
             return Self::silent();
         }
-        let (post, words) = sync_channel(QUEUE);
+        let (queue, messages) = sync_channel(QUEUE);
         let started = thread::Builder::new()
             .name("notify".into())
-            .spawn(move || send_all(&words));
-        Self(started.map_or(Mode::Here, |_| Mode::Thread(post)))
+            .spawn(move || send_all(&messages));
+        Self(started.map_or(Sink::Caller, |_| Sink::Thread(queue)))
     }
 
-    /// Tells nobody.
+    /// One that sends nothing.
     pub fn silent() -> Self {
-        Self(Mode::None)
+        Self(Sink::None)
     }
 
-    /// The sockets are ours.
+    /// READY: the sockets are ours.
     pub fn ready(&self) {
-        self.say(Word::Ready);
+        self.notify(Message::Ready);
     }
 
-    /// What is going on, in words.
+    /// STATUS: what is going on.
     pub fn status(&self, text: String) {
-        self.say(Word::Status(text));
+        self.notify(Message::Status(text));
     }
 
-    /// The driver's loop turns.
+    /// WATCHDOG: the loop runs.
     pub fn alive(&self) {
-        self.say(Word::Alive);
+        self.notify(Message::Alive);
     }
 
-    /// Ending takes that much longer.
+    /// EXTEND_TIMEOUT_USEC: stopping takes that much longer.
     pub fn extend(&self, time: Duration) {
-        self.say(Word::Extend(time));
+        self.notify(Message::Extend(time));
     }
 
-    /// The process ends. Returns when that is said.
+    /// STOPPING: the process exits. Returns when that is sent.
     pub fn stopping(&self) {
-        let (said, heard) = sync_channel(1);
-        if self.say(Word::Stopping(said)) {
-            let _ = heard.recv_timeout(LAST_WORD);
+        let (sent, done) = sync_channel(1);
+        if self.notify(Message::Stopping(sent)) {
+            let _ = done.recv_timeout(STOPPING_TIMEOUT);
         }
     }
 
-    fn say(&self, word: Word) -> bool {
+    fn notify(&self, message: Message) -> bool {
         match &self.0 {
-            Mode::None => false,
-            Mode::Thread(post) => post.try_send(word).is_ok(),
-            Mode::Here => {
-                send(word);
+            Sink::None => false,
+            Sink::Thread(queue) => queue.try_send(message).is_ok(),
+            Sink::Caller => {
+                send(message);
                 true
             }
         }
     }
 }
 
-/// While we begin, process 1 has something better to do than to listen to us: it starts the service
-/// that a client waits for.
+/// At first the manager is left alone: it starts the service that a client waits for.
 const NOTIFY_DELAY: Duration = Duration::from_millis(20);
 
-fn send_all(words: &Receiver<Word>) {
+fn send_all(messages: &Receiver<Message>) {
     thread::sleep(NOTIFY_DELAY);
-    while let Ok(word) = words.recv() {
-        send(word);
+    while let Ok(message) = messages.recv() {
+        send(message);
     }
 }
 
-fn send(word: Word) {
-    // Nobody is there to be told of a failure but the one who does not listen.
-    let _ = match &word {
-        Word::Ready => sd_notify::notify(&[NotifyState::Ready]),
+fn send(message: Message) {
+    // A failure could only be reported to the manager.
+    let _ = match &message {
+        Message::Ready => sd_notify::notify(&[NotifyState::Ready]),
         // A newline would end the field, and the manager takes 4096 bytes in all.
-        Word::Status(text) => {
+        Message::Status(text) => {
             let text: String = one_line(text).chars().take(512).collect();
             sd_notify::notify(&[NotifyState::Status(&text)])
         }
-        Word::Alive => sd_notify::notify(&[NotifyState::Watchdog]),
-        Word::Extend(time) => {
+        Message::Alive => sd_notify::notify(&[NotifyState::Watchdog]),
+        Message::Extend(time) => {
             let usec = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
             sd_notify::notify(&[NotifyState::ExtendTimeoutUsec(usec)])
         }
-        Word::Stopping(_) => sd_notify::notify(&[NotifyState::Stopping]),
+        Message::Stopping(_) => sd_notify::notify(&[NotifyState::Stopping]),
     };
-    if let Word::Stopping(said) = word {
-        let _ = said.send(());
+    if let Message::Stopping(sent) = message {
+        let _ = sent.send(());
     }
 }
 
-/// How often the manager wants to hear that we are alive: twice within its limit.
+/// How often the watchdog is fed: twice within its limit.
 pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled()
         .filter(|limit| !limit.is_zero())

@@ -160,7 +160,7 @@ fn a_child_that_exits_at_once_fails_its_client_at_once() {
     front.connect().is_reset();
     wakeport.logs("service: no database");
     wakeport.logs(&format!(
-        "could not wake {child}: `{child}` has ended by itself (exit status: 3)"
+        "could not wake {child}: `{child}` exited unexpectedly (exit status: 3)"
     ));
 }
 
@@ -174,7 +174,7 @@ fn a_child_that_crashes_under_clients_is_started_again_for_the_next_one() {
     let pid = rustix::process::Pid::from_raw(first.cast_signed()).expect("a process ID");
     rustix::process::kill_process(pid, Signal::KILL).expect("it runs");
     let _ = client.rest();
-    wakeport.logs("has ended by itself (signal: 9 (SIGKILL))");
+    wakeport.logs("exited unexpectedly (signal: 9 (SIGKILL))");
     let second = program.wake();
     assert_ne!(first, second);
 }

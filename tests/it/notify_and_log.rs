@@ -218,6 +218,6 @@ fn dropped_log_messages_are_counted() {
     client.echoes("hello");
     // From now on the log is read.
     let mut log = BufReader::new(wakeport.unread()).lines();
-    let lost = " lines were lost: the log could not take them in time";
+    let lost = " log messages dropped: queue full";
     assert!(log.any(|line| line.expect("text").contains(lost)));
 }

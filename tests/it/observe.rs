@@ -246,7 +246,7 @@ fn a_record_that_cannot_be_read_is_put_aside_with_one_line() {
         "{shown}"
     );
     let wakeport = kept.run().start();
-    wakeport.logs("counting begins anew");
+    wakeport.logs("starting a new record");
     kept.comes_to("a new record", |seen| seen["name"] == "app");
     assert!(records.join("app.json.old").exists());
 }

@@ -350,11 +350,15 @@ fn a_port_in_use_and_a_hook_that_cannot_be_run_are_reported() {
     hook(
         "sleep-well",
         1,
-        &["the start hook `sleep-well` cannot be run by user `wakeport`: it is nowhere in PATH"],
+        &["the start hook `sleep-well` cannot be run by user `wakeport`: it is not in PATH"],
     );
     hook("/root/wake", 1, &["the sandbox hides home directories"]);
     hook("/tmp/wake", 1, &["the sandbox has a /tmp of its own"]);
-    hook("broken", 1, &["`/no/such/interpreter`, which is not there"]);
+    hook(
+        "broken",
+        1,
+        &["`/no/such/interpreter`, which does not exist"],
+    );
     rig.run("chmod 750 /usr/local/bin/wake");
     hook(
         "wake",

@@ -1,4 +1,4 @@
-//! Whether a program could be run by somebody else than us.
+//! Whether another user could run a program.
 
 use std::fs::{self, Metadata};
 use std::io::{self, Read};
@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 
 use crate::config::CommandLine;
 
-/// Who would run a program, and what of the machine that one sees.
+/// The user that would run a program, and what is visible to it.
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// The user.
     pub uid: u32,
     /// The groups.
     pub gids: Vec<u32>,
-    /// Where programs without a directory are looked for.
+    /// Its PATH.
     pub path: String,
     /// `ProtectHome=` hides the home directories.
     pub hides_home: bool,
@@ -23,7 +23,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Ourselves, without a sandbox.
+    /// Our own, without a sandbox.
     pub fn own() -> Self {
         let (uid, gid) = super::own_ids();
         let groups = rustix::process::getgroups().unwrap_or_default();
@@ -45,7 +45,7 @@ impl Identity {
             return self.can_execute(program);
         }
         let mut outcome = Err(format!(
-            "it is nowhere in PATH ({}); give its full path",
+            "it is not in PATH ({}); give its full path",
             self.path
         ));
         for directory in std::env::split_paths(&self.path) {
@@ -79,7 +79,7 @@ impl Identity {
         let meta = fs::metadata(&real).map_err(|error| why(&real, &error))?;
         let shown = path.display();
         if !meta.is_file() {
-            return Err(format!("`{shown}` is no file"));
+            return Err(format!("`{shown}` is not a file"));
         }
         if !self.may_execute(&meta) {
             return Err(format!(
@@ -91,7 +91,7 @@ impl Identity {
             Some(missing) if !missing.exists() => {
                 let missing = missing.display();
                 Err(format!(
-                    "its first line names `{missing}`, which is not there"
+                    "its first line names `{missing}`, which does not exist"
                 ))
             }
             _ => Ok(()),
@@ -126,12 +126,12 @@ impl Identity {
 
 fn why(path: &Path, error: &io::Error) -> String {
     match error.kind() == io::ErrorKind::NotFound {
-        true => format!("there is no `{}`; is the path right?", path.display()),
-        false => format!("`{}` cannot be looked at ({error})", path.display()),
+        true => format!("`{}` does not exist; check the path", path.display()),
+        false => format!("cannot read `{}`: {error}", path.display()),
     }
 }
 
-/// What a script's first line names.
+/// The interpreter that a script's first line names.
 fn interpreter(path: &Path) -> Option<PathBuf> {
     let mut start = Vec::new();
     fs::File::open(path)
@@ -193,11 +193,11 @@ mod tests {
         for (program, words) in [
             (closed.as_str(), "its mode is 700; `chmod 755 "),
             (&plain, "its mode is 644; `chmod 755 "),
-            (&broken, "`/no/such/shell`, which is not there"),
-            (&path, "is no file"),
-            ("nothing", "it is nowhere in PATH"),
+            (&broken, "`/no/such/shell`, which does not exist"),
+            (&path, "is not a file"),
+            ("nothing", "it is not in PATH"),
             ("./good", "its path is relative"),
-            ("/no/such/program", "there is no `/no/such/program`"),
+            ("/no/such/program", "`/no/such/program` does not exist"),
         ] {
             let said = run(&identity, program).expect_err(program);
             assert!(said.contains(words), "{program}: {said}");

@@ -105,7 +105,7 @@ async fn says_how_it_ended_by_itself_and_leaves_nothing_behind() {
     };
     watched(&child, story).await;
     assert!(log.has("last words"));
-    assert!(log.has("`/bin/sh` has ended by itself (exit status: 3)"));
+    assert!(log.has("`/bin/sh` exited unexpectedly (exit status: 3)"));
 }
 
 #[tokio::test]
@@ -170,9 +170,7 @@ async fn one_that_cannot_be_run_is_named() {
     let woken = child.wake(nowhere()).await;
     let failure = woken.result.expect_err("there is no such program");
     assert!(
-        failure
-            .0
-            .starts_with("the service `/no/such` cannot be run: "),
+        failure.0.starts_with("cannot run the service `/no/such`: "),
         "{failure}"
     );
     assert_eq!(

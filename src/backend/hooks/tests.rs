@@ -195,7 +195,7 @@ async fn a_hook_that_cannot_be_run_has_started_nothing() {
     assert!(
         failure
             .0
-            .starts_with("the start hook `/no/such` cannot be run: "),
+            .starts_with("cannot run the start hook `/no/such`: "),
         "{failure}"
     );
     assert_eq!(woken.started, StopScope::Nothing);
@@ -208,7 +208,7 @@ async fn a_hook_that_takes_too_long_is_stopped() {
         .wake("sleep 1000 & wait", Duration::from_secs(1))
         .await;
     let failure = woken.1.expect_err("it takes too long").0;
-    let start = "the start hook `/bin/sh` was stopped: it took longer than ";
+    let start = "the start hook `/bin/sh` timed out after ";
     assert!(failure.starts_with(start), "{failure}");
     assert_eq!((woken.0, service.mark.alive()), (StopScope::All, 0));
 }
@@ -224,14 +224,14 @@ async fn a_start_that_is_given_up_ends_soon() {
         given_up.cancel();
     };
     let (woken, ()) = tokio::join!(hooks.wake(order), give_up);
-    let ended = failure("start hook `/bin/sh` was stopped: it was given up");
+    let ended = failure("start hook `/bin/sh` was cancelled");
     assert_eq!((woken.started, woken.result), (StopScope::All, ended));
     assert_eq!(service.mark.alive(), 0);
 
     let order = service.order(Duration::MAX);
     order.given_up.cancel();
     let woken = hooks.wake(order).await;
-    let ended = failure("start hook `/bin/sh` was given up");
+    let ended = failure("start hook `/bin/sh` was cancelled");
     assert_eq!((woken.started, woken.result), (StopScope::Nothing, ended));
 }
 
@@ -262,7 +262,7 @@ async fn a_stop_that_has_no_effect_is_a_failure() {
     let stopped = service.sleep("true", Duration::from_secs(1)).await;
     let socket = service.path("socket");
     let ended = format!(
-        "stop hook `/bin/sh` is done, but `{}` still answers",
+        "stop hook `/bin/sh` succeeded, but `{}` still answers",
         socket.display()
     );
     assert_eq!(stopped, failure(&ended));

@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 
 use super::view::View;
 use super::words::{bytes, left, share, span, took};
-use crate::report::record::{Mishap, Moment, Owner, State};
+use crate::report::record::{LastFailure, Moment, Owner, State};
 use crate::util::text::one_line;
 
 /// Wide enough for most names; a longer one is cut where there is no more room.
@@ -216,7 +216,7 @@ fn attention(view: &View) -> Vec<(Style, String)> {
     notes
 }
 
-fn last_failure(failure: &Mishap, now: Moment) -> String {
+fn last_failure(failure: &LastFailure, now: Moment) -> String {
     let when = ago(failure.at, now).map_or_else(
         || date(failure.at),
         |seconds| format!("{} ago", span(seconds)),

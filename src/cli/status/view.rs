@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::admin::machine::inventory::{self, Inventory, Socket};
-use crate::report::record::{Bytes, Clients, Kind, Mishap, Moment, Owner, Record, State};
+use crate::report::record::{Bytes, Clients, Kind, LastFailure, Moment, Owner, Record, State};
 
 /// One instance, as `--json` prints it. docs/observing.md says what the fields mean.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -30,7 +30,7 @@ pub(super) struct View {
     pub(super) asleep_share: Option<f64>,
     pub(super) memory_freed_bytes: Option<u64>,
     pub(super) failures: BTreeMap<Kind, u64>,
-    pub(super) last_failure: Option<Mishap>,
+    pub(super) last_failure: Option<LastFailure>,
     pub(super) counting_since: Option<Timestamp>,
 }
 

@@ -44,9 +44,9 @@ fn the_latest_orders_to_start_are_known_to_later_lives() {
 #[test]
 fn what_is_written_is_read() {
     let mut record = begun(0.0);
-    record.turn(State::Waking, at(1.0));
+    record.transition(State::Waking, at(1.0));
     record.wakes.add(Duration::from_millis(212));
-    record.turn(State::Awake, at(1.25));
+    record.transition(State::Awake, at(1.25));
     record.fails(Kind::Stop, "it\n\"would\" not", at(2.0).wall);
     record.lasts(Some(Duration::from_secs(9)), at(2.0));
     record.memory_freed = Some(1 << 40);
@@ -117,9 +117,9 @@ fn a_histogram_that_does_not_add_up_begins_anew() {
 #[test]
 fn time_is_counted_by_state_over_several_lives() {
     let mut record = begun(0.0);
-    record.turn(State::Waking, at(100.0));
-    record.turn(State::Awake, at(101.0));
-    record.turn(State::Asleep, at(111.0));
+    record.transition(State::Waking, at(100.0));
+    record.transition(State::Awake, at(101.0));
+    record.transition(State::Asleep, at(111.0));
     record.end(at(112.0));
     assert_eq!(record.state(false), State::Asleep);
     assert_eq!(record.stretch(false, at(911.0)), 800.0);
@@ -127,7 +127,7 @@ fn time_is_counted_by_state_over_several_lives() {
     let mut record = written(record, 112.0);
     record.begin(Process::default(), at(911.0));
     assert_eq!(record.since, at(111.0).wall, "the same sleep goes on");
-    record.turn(State::Waking, at(911.0));
+    record.transition(State::Waking, at(911.0));
     let seconds = record.seconds(true, at(1000.0));
     assert_eq!(seconds[&State::Asleep], 900.0);
     assert_eq!(seconds[&State::Waking], 90.0);
@@ -138,7 +138,7 @@ fn time_is_counted_by_state_over_several_lives() {
 #[test]
 fn whoever_is_gone_without_a_word_leaves_the_service_unattended() {
     let mut record = begun(0.0);
-    record.turn(State::Awake, at(10.0));
+    record.transition(State::Awake, at(10.0));
     record.clients.active = 3;
     let mut record = written(record, 20.0);
     assert_eq!(record.state(true), State::Awake);
@@ -156,7 +156,7 @@ fn whoever_is_gone_without_a_word_leaves_the_service_unattended() {
 #[test]
 fn whoever_is_told_to_end_leaves_it_unattended_as_well() {
     let mut record = begun(0.0);
-    record.turn(State::Cooling, at(10.0));
+    record.transition(State::Cooling, at(10.0));
     record.lasts(Some(Duration::from_secs(300)), at(10.0));
     assert_eq!(record.left(true, at(20.0)), Some(290.0));
     record.end(at(20.0));
@@ -172,11 +172,11 @@ fn a_clock_that_jumps_gives_no_absurd_figures() {
         ..moment
     };
     let mut record = begun(0.0);
-    record.turn(State::Awake, at(10.0));
+    record.transition(State::Awake, at(10.0));
     // Within a life the monotonic clock counts, however the other one jumps.
     assert_eq!(record.stretch(true, back(at(15.0), -1e6)), 5.0);
     assert_eq!(record.stretch(true, back(at(15.0), 1e6)), 5.0);
-    record.turn(State::Asleep, back(at(20.0), 1e6));
+    record.transition(State::Asleep, back(at(20.0), 1e6));
     assert_eq!(record.seconds[&State::Awake], 10.0);
     record.end(back(at(21.0), 1e6));
     // Between lives a clock that was set back counts for nothing.

@@ -5,31 +5,29 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// Up to which time each bucket counts, in seconds: from a socket-activated daemon to a virtual
-/// machine.
+/// The upper bounds of the buckets, in seconds: from a daemon to a virtual machine.
 const BOUNDS: [f64; 13] = [
     0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
 ];
 
-/// The median is that of so many wakes: what the service is like these days.
+/// The median is that of the latest wakes.
 const RECENT: usize = 100;
 
-/// How often the service was woken, and how long that took.
+/// The wakes, and how long they took.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Wakes {
     /// Wakes that succeeded.
     pub total: u64,
-    /// What they took together, in seconds.
+    /// Their total time, in seconds.
     pub seconds: f64,
     /// The latest ones, in seconds, the last one last.
     pub recent: Vec<f64>,
-    /// All of them by duration; one that is longer than the last bound is in none.
+    /// All of them by duration; one beyond the last bound is in none.
     pub buckets: Vec<Bucket>,
-    /// When the latest orders to start were given, the last one last: as many as `--wake-rate`
-    /// counts.
+    /// When the latest starts were ordered, the last one last: as many as `--wake-rate` counts.
     pub ordered: Vec<Timestamp>,
-    /// From when on there may be another one, if there were too many lately.
+    /// Before that there is no other one, as there were too many.
     pub not_before: Option<Timestamp>,
 }
 
@@ -76,8 +74,8 @@ impl Wakes {
         self.ordered.drain(..surplus);
     }
 
-    /// How long ago the latest orders to start were given. One that lies ahead, since the clock was
-    /// set back, is forgotten: it must not count for longer than it is meant to.
+    /// How long ago the latest starts were ordered. One in the future, as the clock was set back, is
+    /// left out: it would count for too long.
     pub fn ages(&self, now: Timestamp) -> Vec<Duration> {
         let ages = self.ordered.iter().map(|at| now.duration_since(*at));
         ages.filter_map(|age| age.try_into().ok()).collect()
@@ -100,8 +98,7 @@ impl Wakes {
         }
     }
 
-    /// Puts right what somebody else has written: other bounds make counting begin anew, since a
-    /// histogram has to add up.
+    /// Starts counting anew where the histogram does not add up.
     pub(super) fn mend(&mut self) {
         self.total = self.total.min(super::MOST);
         let counted = self.buckets.iter().map(|bucket| u128::from(bucket.count));

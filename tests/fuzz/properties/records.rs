@@ -41,10 +41,10 @@ fn lived_on(mut record: Record) -> Record {
         monotonic: NOW.monotonic + seconds as f64,
     };
     record.begin(Process::default(), at(0));
-    record.turn(State::Waking, at(1));
+    record.transition(State::Waking, at(1));
     record.lasts(Some(Duration::MAX), at(2));
     record.wakes.add(Duration::from_secs(1));
-    record.turn(State::Awake, at(3));
+    record.transition(State::Awake, at(3));
     for kind in Kind::ALL {
         record.fails(kind, "x\n\u{1b}[31m", at(4).wall);
     }
