@@ -1,5 +1,5 @@
-//! Looks for an input that breaks the property that `FUZZ_PROPERTY` names. `run`, beside this
-//! file, builds it with what libFuzzer has to see, and starts it.
+//! Searches for an input that breaks the property in `FUZZ_PROPERTY`. `run`, beside this file,
+//! builds it with the instrumentation of libFuzzer, and starts it.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Addresses as they are typed: what is shown is read as the same, and what is refused is refused
-//! in one line.
+//! Addresses: the printed form parses to the same value, and an invalid one is rejected in one
+//! line.
 
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
@@ -32,7 +32,7 @@ where
     }
 }
 
-/// What a probe asks is a request of one line to a host that can be dialled.
+/// A probe is a request of one line to a host that can be dialled.
 fn url(text: &str) {
     let Some(url) = read::<HttpUrl>(text) else {
         return;

@@ -1,5 +1,5 @@
-//! What a target says to an HTTP probe: in whatever pieces it comes, it means the same, and no
-//! header makes a failure of the server's a success.
+//! The answer to an HTTP probe: the result does not depend on segmentation, and no header turns a
+//! server's failure into a success.
 
 use wakeport::service::probe;
 
@@ -15,6 +15,6 @@ pub(super) fn property(bytes: &[u8]) {
         let said = bytes
             .windows(line.len())
             .any(|word| word == line.as_bytes());
-        assert!(said, "nobody said {status}");
+        assert!(said, "no answer has {status}");
     }
 }

@@ -1,4 +1,4 @@
-//! The command lines of hooks: the words that are found, quoted again, are found again.
+//! Command lines of hooks: splitting and quoting are inverse.
 
 use wakeport::config::CommandLine;
 

@@ -1,4 +1,4 @@
-//! Files of services, whoever has written them: refused in one line that says where, or understood.
+//! Files of services: rejected in one line with the place of the error, or parsed.
 
 use wakeport::cli::inside;
 
@@ -12,7 +12,7 @@ pub(super) fn property(bytes: &[u8]) {
         }
     };
     assert!(!config.services.is_empty());
-    // Whatever the sockets are called, no two services have one.
+    // No two services share a socket, whatever the names.
     let mut listeners = Vec::new();
     for service in &config.services {
         assert!(service.name.is_some() && !service.routes.is_empty());
@@ -25,7 +25,7 @@ pub(super) fn property(bytes: &[u8]) {
     let all = listeners.len();
     listeners.dedup();
     assert_eq!(listeners.len(), all);
-    // What weighs more changes every service.
+    // Flags and variables change every service.
     let variables = [("WAKEPORT_STOP_TIMEOUT".to_owned(), "7s".to_owned())];
     let config = inside::file(bytes, &variables).expect("a variable is no mistake");
     for service in &config.services {
@@ -35,7 +35,7 @@ pub(super) fn property(bytes: &[u8]) {
 
 const EMPTY: &str = "`file.toml` has no service; add a table `[service.NAME]`";
 
-/// Whether it begins with a place that is in the file.
+/// Whether it begins with a position in the file.
 fn is_within(reason: &str, bytes: &[u8]) -> bool {
     let rest = reason.strip_prefix("file.toml:").unwrap_or_default();
     let mut parts = rest.splitn(3, ':');

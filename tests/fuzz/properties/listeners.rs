@@ -1,5 +1,5 @@
-//! What systemd says of the sockets that it passes on: `LISTEN_FDS`, `LISTEN_PID` and
-//! `LISTEN_FDNAMES`, a line each.
+//! systemd's variables for passed sockets: `LISTEN_FDS`, `LISTEN_PID` and `LISTEN_FDNAMES`, one
+//! line each.
 
 use wakeport::net::listen;
 
@@ -8,7 +8,7 @@ pub(super) fn property(bytes: &[u8]) {
     let mut lines = text.splitn(3, '\0');
     let mut line = || lines.next().unwrap_or_default();
     let (fds, pid, names) = (line(), line(), line());
-    // A million takes its time, and is like any other number.
+    // A million is slow, and like any other number.
     if fds
         .parse()
         .is_ok_and(|count: u32| (5_000..1 << 20).contains(&count))

@@ -1,6 +1,5 @@
-//! What holds for every input, whoever has written it: a function for each kind. The fuzzer
-//! (../engine.rs) looks for an input that breaks one; the inputs that are kept (../corpus) are
-//! tried by `cargo test` as well.
+//! Properties that hold for every input: a function for each kind. The fuzzer (../engine.rs)
+//! searches for an input that breaks one; `cargo test` runs the kept inputs (../corpus) as well.
 
 mod addresses;
 mod answers;
@@ -15,7 +14,7 @@ mod setups;
 mod spans;
 mod units;
 
-/// Panics if what it stands for does not hold for these bytes.
+/// Panics if the property does not hold for these bytes.
 pub(super) type Property = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
@@ -34,7 +33,7 @@ pub(super) const PROPERTIES: [(&str, Property); 12] = [
     ("units", units::property),
 ];
 
-/// Whether somebody can read this as one line.
+/// Whether this is one printable line.
 fn is_one_line(text: &str) -> bool {
     !text.trim().is_empty() && !text.contains(|c: char| c.is_control())
 }

@@ -1,4 +1,4 @@
-//! Who is let in: lines with the words of `--allow`, those of `--deny`, and somebody's address.
+//! Access lists: lines with the words of `--allow`, those of `--deny`, and an address of a client.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -17,8 +17,8 @@ pub(super) fn property(bytes: &[u8]) {
     let list = AccessList::new(&allow, &deny);
     let admitted = list.admits(peer(ip));
     assert!(list.admits(Peer::Unix));
-    assert!(admitted || !list.is_empty(), "nobody was to be refused");
-    // It does not matter how the address is written, nor in which order the words come.
+    assert!(admitted || !list.is_empty(), "no client was to be refused");
+    // Neither the notation of the address nor the order of the words matters.
     if let IpAddr::V4(four) = ip.to_canonical() {
         assert_eq!(list.admits(peer(four.to_ipv6_mapped().into())), admitted);
     }
@@ -34,7 +34,7 @@ pub(super) fn property(bytes: &[u8]) {
     borders(ip.to_canonical(), bytes.len());
 }
 
-/// The words of a list, as far as they are right.
+/// The valid words of a list.
 fn networks(line: Option<&str>) -> Vec<Networks> {
     let words = line.unwrap_or_default().split_whitespace();
     let parsed = words.filter_map(|word| match word.parse::<Networks>() {

@@ -1,6 +1,6 @@
-//! Headers of the PROXY protocol: in whatever pieces they come, they mean the same; they end where
-//! they end; what we write is read as it was meant, by us and by another implementation, and what
-//! both read means the same to both.
+//! Headers of the PROXY protocol: the result does not depend on segmentation; a header ends at its
+//! end; a written header parses to the same value, also in another implementation; both
+//! implementations agree on what they accept.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -37,7 +37,7 @@ pub(super) fn property(bytes: &[u8]) {
     }
 }
 
-/// What we write of it is understood by whoever reads it.
+/// A written header parses to the same value.
 fn is_passed_on(origin: Origin) {
     for (version, nobody) in [
         (ProxyVersion::V1, Origin::Unknown),
@@ -53,7 +53,7 @@ fn is_passed_on(origin: Origin) {
     }
 }
 
-/// What another implementation makes of a header, if it takes all of it for one.
+/// The result of another implementation, if it takes all of it for a header.
 fn by_ppp(header: &[u8]) -> Option<Origin> {
     use ppp::{v1, v2};
 

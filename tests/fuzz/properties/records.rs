@@ -1,5 +1,5 @@
-//! Records, whoever has written them: refused with a reason, or understood, written and read
-//! again as the same, counted on, and shown to people and to Prometheus.
+//! Records: rejected with a cause, or parsed, written and read again as the same, continued, and
+//! shown on a terminal and to Prometheus.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -23,18 +23,18 @@ pub(super) fn property(bytes: &[u8]) {
     assert_eq!(again(&record), record);
     let lived = lived_on(record);
     is_shown(&lived);
-    // What nobody can have counted is put right.
+    // Impossible counts are corrected.
     let kept = again(&lived);
     assert_eq!(again(&kept), kept);
 }
 
-/// As it is when it was written and read.
+/// Written and read again.
 fn again(record: &Record) -> Record {
     let text = record.to_text();
     Record::from_text(&text).unwrap_or_else(|reason| panic!("{reason}\n{text}"))
 }
 
-/// What becomes of it in a life of its instance.
+/// Continued by a process of its instance.
 fn lived_on(mut record: Record) -> Record {
     let at = |seconds: i64| Moment {
         wall: NOW.wall + Duration::from_secs(seconds.unsigned_abs()),
@@ -80,7 +80,7 @@ fn is_shown(record: &Record) {
     }
 }
 
-/// What the text format, version 0.0.4, demands of a page.
+/// The rules of the text format, version 0.0.4.
 fn is_a_page(page: &str) {
     let mut families = BTreeMap::new();
     let mut seen = BTreeSet::new();

@@ -1,4 +1,4 @@
-//! What `wakeport init` writes: systemd reads in it what was typed. The options are separated by
+//! What `wakeport init` writes: systemd reads from it what was typed. The options are separated by
 //! NUL, as in /proc/PID/cmdline.
 
 use std::collections::BTreeSet;
@@ -96,7 +96,7 @@ fn runs_as_typed(instance: &Instance, text: &str) {
     }
     let run = inside::run(&[], &variables);
     let run = run.unwrap_or_else(|reason| panic!("{reason}\n{text}"));
-    // What the socket units say is not said again.
+    // Settings of the socket units are not repeated.
     let mut typed = instance.config.clone();
     typed.process.listen = Vec::new();
     typed.process.stay = run.process.stay;
@@ -192,7 +192,7 @@ fn settings(files: &[&str], section: &str, key: &str) -> Vec<(usize, String)> {
     found
 }
 
-/// The words of a value, with quotes and escapes understood, or `None` where systemd would refuse.
+/// The words of a value, with quotes and escapes resolved, or `None` where systemd would reject it.
 fn words(value: &str) -> Option<Vec<String>> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<Vec<u8>>, None);
     let mut chars = value.chars();

@@ -1,5 +1,5 @@
-//! Spans of time, and rates: what is shown is read as what is shown, and what is written side by side adds
-//! up. What the spans are that are kept here, the real systemd is asked as well (tests/it/spans.rs).
+//! Spans of time, and rates: the printed form parses to the same value, and parts add up. The kept
+//! spans are compared with the real systemd as well (tests/it/spans.rs).
 
 use std::time::Duration;
 
