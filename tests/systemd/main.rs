@@ -12,6 +12,7 @@ mod rig;
 mod services;
 
 mod check;
+mod config_file;
 mod external_changes;
 mod failed_starts;
 mod filters;

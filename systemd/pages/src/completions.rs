@@ -59,6 +59,7 @@ fn hinted(argument: Arg) -> Arg {
         }
         _ if !argument.get_possible_values().is_empty() => return argument,
         "DIR" => ValueHint::DirPath,
+        "[-]FILE" => ValueHint::FilePath,
         "CMD" => ValueHint::CommandString,
         "UNIT" => PLACEHOLDER.0,
         _ if argument.is_positional() => PLACEHOLDER.0,
