@@ -91,18 +91,14 @@ impl Backend {
             ServiceKind::Units { units, manager } => {
                 Self::Systemd(Arc::new(Units::new(units, manager, stop_timeout)))
             }
-            ServiceKind::Hooks { start, stop } => {
-                let (targets, dialer, launcher) =
-                    (targets.to_vec(), dialer.clone(), launcher.clone());
-                Self::Hooks(Arc::new(Hooks::new(
-                    start,
-                    stop,
-                    targets,
-                    dialer,
-                    launcher,
-                    stop_timeout,
-                )))
-            }
+            ServiceKind::Hooks { start, stop } => Self::Hooks(Arc::new(Hooks {
+                start,
+                stop,
+                targets: targets.to_vec(),
+                dialer: dialer.clone(),
+                launcher: launcher.clone(),
+                stop_timeout,
+            })),
             ServiceKind::Exec(command) => {
                 let (dialer, launcher) = (dialer.clone(), launcher.clone());
                 Self::Exec(Arc::new(Child::new(

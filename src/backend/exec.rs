@@ -24,7 +24,7 @@ pub struct Child {
     stop_timeout: Duration,
     /// `Down` exactly when there is no process; changed only while `process` is held, but for
     /// the step from `Up` to `Stopping`.
-    state: watch::Sender<State>,
+    state: watch::Sender<ChildState>,
     /// Locked by what waits for the process and passes on its output: [`Child::watch`] while the
     /// state is `Up`, [`Child::sleep`] while it is `Stopping`.
     process: Mutex<Option<Running>>,
@@ -33,7 +33,7 @@ pub struct Child {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum State {
+enum ChildState {
     Down,
     Up(Pid),
     Stopping(Pid),
@@ -57,7 +57,7 @@ impl Child {
             dialer,
             launcher,
             stop_timeout,
-            state: watch::Sender::new(State::Down),
+            state: watch::Sender::new(ChildState::Down),
             process: Mutex::new(None),
             foreign_reported: Once::new(),
             failure_reason: std::sync::Mutex::default(),
@@ -68,10 +68,13 @@ impl Child {
     pub async fn query(&self) -> Phase {
         let state = self.state.borrow().clone();
         match state {
-            State::Up(child) if program::runs(child) => Phase::Up,
-            State::Stopping(child) if program::runs(child) => Phase::Stopping,
-            State::Foreign(target) if self.dialer.answers(&target).await => Phase::Up,
-            State::Up(_) | State::Stopping(_) | State::Foreign(_) | State::Down => Phase::Down,
+            ChildState::Up(child) if program::runs(child) => Phase::Up,
+            ChildState::Stopping(child) if program::runs(child) => Phase::Stopping,
+            ChildState::Foreign(target) if self.dialer.answers(&target).await => Phase::Up,
+            ChildState::Up(_)
+            | ChildState::Stopping(_)
+            | ChildState::Foreign(_)
+            | ChildState::Down => Phase::Down,
         }
     }
 
@@ -79,7 +82,9 @@ impl Child {
     /// [`Child::watch`] does.
     pub async fn failure_reason(&self) -> Option<String> {
         let mut state = self.state.subscribe();
-        let _ = state.wait_for(|state| !matches!(state, State::Up(_))).await;
+        let _ = state
+            .wait_for(|state| !matches!(state, ChildState::Up(_)))
+            .await;
         self.failure_reason.lock().ok()?.clone()
     }
 
@@ -95,15 +100,15 @@ impl Child {
     /// Stops the child and all of its process group. A foreign process is left alone.
     pub async fn sleep(&self) -> Result<(), Failure> {
         self.state.send_if_modified(|state| match *state {
-            State::Up(child) => {
-                *state = State::Stopping(child);
+            ChildState::Up(child) => {
+                *state = ChildState::Stopping(child);
                 true
             }
-            State::Foreign(_) => {
-                *state = State::Down;
+            ChildState::Foreign(_) => {
+                *state = ChildState::Down;
                 true
             }
-            State::Stopping(_) | State::Down => false,
+            ChildState::Stopping(_) | ChildState::Down => false,
         });
         let mut process = self.process.lock().await;
         let Some(running) = process.as_mut() else {
@@ -115,7 +120,7 @@ impl Child {
                 Ok(())
             }
             Err(error) => {
-                self.state.send_replace(State::Up(running.id()));
+                self.state.send_replace(ChildState::Up(running.id()));
                 Err(self.cannot_stop(&error))
             }
         }
@@ -127,14 +132,16 @@ impl Child {
         let mut state = self.state.subscribe();
         loop {
             // Never fails, since the sender is our own.
-            let _ = state.wait_for(|state| matches!(state, State::Up(_))).await;
+            let _ = state
+                .wait_for(|state| matches!(state, ChildState::Up(_)))
+                .await;
             let mut process = self.process.lock().await;
             let Some(running) = process.as_mut() else {
                 continue;
             };
             let ended = tokio::select! {
                 ended = running.ended() => ended,
-                _ = state.wait_for(|state| !matches!(state, State::Up(_))) => continue,
+                _ = state.wait_for(|state| !matches!(state, ChildState::Up(_))) => continue,
             };
             let reason = match ended {
                 Ok(status) => format!("`{}` exited unexpectedly ({status})", self.command),
@@ -175,7 +182,7 @@ impl Child {
                 );
             });
             self.state
-                .send_replace(State::Foreign(order.target.clone()));
+                .send_replace(ChildState::Foreign(order.target.clone()));
             return Ok(StopScope::Nothing);
         }
         if order.given_up.is_cancelled() {
@@ -183,14 +190,14 @@ impl Child {
         }
         let running = self.launcher.start(WHAT, command, &[]);
         let running = running.map_err(|error| Failure(error.to_string()))?;
-        self.state.send_replace(State::Up(running.id()));
+        self.state.send_replace(ChildState::Up(running.id()));
         *process = Some(running);
         Ok(StopScope::All)
     }
 
     fn forget(&self, process: &mut Option<Running>) {
         *process = None;
-        self.state.send_replace(State::Down);
+        self.state.send_replace(ChildState::Down);
     }
 
     fn cannot_stop(&self, error: &io::Error) -> Failure {

@@ -23,12 +23,12 @@ use crate::util::backoff::Backoff;
 /// The programs, and the targets that tell whether they succeeded.
 #[derive(Debug)]
 pub struct Hooks {
-    start: Option<CommandLine>,
-    stop: Option<CommandLine>,
-    targets: Vec<Arc<Target>>,
-    dialer: Dialer,
-    launcher: Launcher,
-    stop_timeout: Duration,
+    pub(super) start: Option<CommandLine>,
+    pub(super) stop: Option<CommandLine>,
+    pub(super) targets: Vec<Arc<Target>>,
+    pub(super) dialer: Dialer,
+    pub(super) launcher: Launcher,
+    pub(super) stop_timeout: Duration,
 }
 
 /// The exit code that asks for another run: EX_TEMPFAIL.
@@ -42,25 +42,6 @@ const RERUN: Backoff = Backoff::new(FIRST_PAUSE, Duration::from_secs(30));
 const PROBE: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
 
 impl Hooks {
-    /// Hooks for the service behind `targets`.
-    pub fn new(
-        start: Option<CommandLine>,
-        stop: Option<CommandLine>,
-        targets: Vec<Arc<Target>>,
-        dialer: Dialer,
-        launcher: Launcher,
-        stop_timeout: Duration,
-    ) -> Self {
-        Self {
-            start,
-            stop,
-            targets,
-            dialer,
-            launcher,
-            stop_timeout,
-        }
-    }
-
     /// Whether any target answers. Without a stop hook the service counts as down at all times: it
     /// is stopped from outside, and we need not stay for that.
     pub async fn query(&self) -> Result<Phase, Failure> {

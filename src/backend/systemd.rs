@@ -108,12 +108,7 @@ impl Units {
             result = self.start(&mut progress) => Some(result),
             () = order.given_up.cancelled() => None,
         };
-        let given_up = || {
-            Err(Failure(format!(
-                "{} when the start was given up",
-                progress.state
-            )))
-        };
+        let given_up = || Err(Failure(format!("{}; start cancelled", progress.state)));
         let result = result.unwrap_or_else(given_up);
         let started = match progress.started {
             none if none.is_empty() => StopScope::Nothing,
@@ -193,7 +188,7 @@ impl Units {
 
     fn begin(&self) -> Progress {
         let state = format!(
-            "{} did not answer",
+            "{} has not answered",
             explain::manager(self.monitor.manager())
         );
         Progress {
@@ -248,7 +243,7 @@ impl Units {
     /// a unit that is up ignores its order, and was not started by us.
     async fn order_start_of_all(&self, progress: &mut Progress) -> Result<(), BusError> {
         self.monitor.link().await?;
-        progress.state = format!("`{}` was being started", monitor::joined(&self.names));
+        progress.state = format!("`{}` is being started", monitor::joined(&self.names));
         progress.ordered_at = monotonic_usec();
         let (units, jobs) = tokio::join!(
             biased;
@@ -271,7 +266,7 @@ impl Units {
     }
 
     async fn order_start(&self, name: &UnitName, progress: &mut Progress) -> Result<(), BusError> {
-        progress.state = format!("`{name}` was being started");
+        progress.state = format!("`{name}` is being started");
         progress.ordered_at = monotonic_usec();
         let job = self.monitor.start(name).await?;
         progress.starts(name, job);

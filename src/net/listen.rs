@@ -131,22 +131,23 @@ fn take(fds: &mut ListenFd, index: usize) -> Option<OwnedFd> {
         AddressFamily::VSOCK,
     ];
     let types = [SocketType::STREAM, SocketType::DGRAM, SocketType::SEQPACKET];
-    families
-        .iter()
-        .flat_map(|family| types.iter().map(move |kind| (family, kind)))
-        .find_map(|(family, kind)| {
-            let (family, kind) = (i32::from(family.as_raw()), kind.as_raw() as i32);
-            fds.take_custom(index, family, kind, "socket")
-                .ok()
-                .flatten()
-        })
+    let mut take = |family: AddressFamily, kind: SocketType| {
+        let (family, kind) = (i32::from(family.as_raw()), kind.as_raw() as i32);
+        let taken = fds.take_custom(index, family, kind, "socket");
+        taken.ok().flatten()
+    };
+    let mut families = families.into_iter();
+    families.find_map(|family| types.into_iter().find_map(|kind| take(family, kind)))
 }
 
 impl Inherited {
     fn add(&mut self, name: String, socket: OwnedFd) {
-        match adopt(name, socket) {
-            Ok(listener) => self.listeners.push(listener),
-            Err((error, socket)) => {
+        match check(&name, &socket) {
+            Ok(address) => {
+                let listener = Listener::new(name, address, socket, None);
+                self.listeners.push(listener);
+            }
+            Err(error) => {
                 self.errors.push(error);
                 self.others.push(socket);
             }
@@ -179,33 +180,22 @@ impl Inherited {
     }
 }
 
-fn adopt(name: String, socket: OwnedFd) -> Result<Listener, (ListenError, OwnedFd)> {
-    let checked = || -> Result<Option<Bound>, ListenError> {
-        let fail = |source: Errno| ListenError::TakeOver {
-            name: name.clone(),
-            source: source.into(),
-        };
-        if sockopt::socket_type(&socket).map_err(fail)? != SocketType::STREAM {
-            return Err(ListenError::NotAStream(name.clone()));
-        }
-        if !sockopt::socket_acceptconn(&socket).map_err(fail)? {
-            return Err(ListenError::Connected(name.clone()));
-        }
-        rustix::io::ioctl_fionbio(&socket, true).map_err(fail)?;
-        address_of(&socket).map_err(fail)
+/// The address of a socket that we can accept on, without blocking from now on.
+fn check(name: &str, socket: &OwnedFd) -> Result<Bound, ListenError> {
+    let name = || name.to_owned();
+    let fail = |error: Errno| ListenError::TakeOver {
+        name: name(),
+        source: error.into(),
     };
-    match checked() {
-        Ok(Some(address)) => Ok(Listener {
-            name,
-            address,
-            socket,
-            liveness: None,
-            caught_up: AtomicBool::new(false),
-            _file: None,
-        }),
-        Ok(None) => Err((ListenError::Family(name), socket)),
-        Err(error) => Err((error, socket)),
+    if sockopt::socket_type(socket).map_err(fail)? != SocketType::STREAM {
+        return Err(ListenError::NotAStream(name()));
     }
+    if !sockopt::socket_acceptconn(socket).map_err(fail)? {
+        return Err(ListenError::Connected(name()));
+    }
+    rustix::io::ioctl_fionbio(socket, true).map_err(fail)?;
+    let address = address_of(socket).map_err(fail)?;
+    address.ok_or_else(|| ListenError::Family(name()))
 }
 
 fn address_of(socket: &OwnedFd) -> Result<Option<Bound>, Errno> {
@@ -228,73 +218,52 @@ fn address_of(socket: &OwnedFd) -> Result<Option<Bound>, Errno> {
 
 /// Binds what `--listen` names.
 pub fn bind_all(wanted: &[Named<Bound>]) -> Result<Vec<Listener>, ListenError> {
-    wanted
-        .iter()
-        .map(|Named { name, value }| bind_one(name.clone(), value))
-        .collect()
+    let bind = |Named { name, value }: &Named<Bound>| {
+        let name = name.clone().unwrap_or_else(|| "listen".into());
+        bind_one(name, value).map_err(|source| ListenError::Bind {
+            address: value.to_string(),
+            source,
+        })
+    };
+    wanted.iter().map(bind).collect()
 }
 
 /// As systemd's own default since version 256; the kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = i32::MAX;
 
-fn bind_one(name: Option<String>, wanted: &Bound) -> Result<Listener, ListenError> {
-    let fail = |source| ListenError::Bind {
-        address: wanted.to_string(),
-        source,
-    };
+fn bind_one(name: String, wanted: &Bound) -> io::Result<Listener> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let open = |family| socket_with(family, SocketType::STREAM, flags, None);
-    let (socket, file) = match wanted {
+    let mut file = None;
+    let socket = match wanted {
         Bound::Tcp(address) => {
-            let v6 = address.is_ipv6();
-            let socket = open(if v6 {
-                AddressFamily::INET6
-            } else {
-                AddressFamily::INET
-            })
-            .map_err(|error| fail(error.into()))?;
-            let bound = sockopt::set_socket_reuseaddr(&socket, true)
-                .and_then(|()| {
-                    if v6 {
-                        sockopt::set_ipv6_v6only(&socket, false)
-                    } else {
-                        Ok(())
-                    }
-                })
-                .and_then(|()| bind(&socket, address));
-            bound.map_err(|error| fail(error.into()))?;
-            (socket, None)
+            let socket = match address.is_ipv6() {
+                true => open(AddressFamily::INET6)?,
+                false => open(AddressFamily::INET)?,
+            };
+            sockopt::set_socket_reuseaddr(&socket, true)?;
+            if address.is_ipv6() {
+                sockopt::set_ipv6_v6only(&socket, false)?;
+            }
+            bind(&socket, address)?;
+            socket
         }
-        Bound::Unix(unix) => {
-            let address = match unix {
-                UnixAddress::Path(path) => {
-                    remove_stale(path).map_err(fail)?;
-                    SocketAddrUnix::new(path)
-                }
-                UnixAddress::Abstract(name) => SocketAddrUnix::new_abstract_name(name),
-            };
-            let socket = open(AddressFamily::UNIX).map_err(|error| fail(error.into()))?;
-            address
-                .and_then(|address| bind(&socket, &address))
-                .map_err(|error| fail(error.into()))?;
-            let file = match unix {
-                UnixAddress::Path(path) => Some(SocketFile(path.clone())),
-                UnixAddress::Abstract(_) => None,
-            };
-            (socket, file)
+        Bound::Unix(UnixAddress::Path(path)) => {
+            remove_stale(path)?;
+            let socket = open(AddressFamily::UNIX)?;
+            bind(&socket, &SocketAddrUnix::new(path)?)?;
+            file = Some(SocketFile(path.clone()));
+            socket
+        }
+        Bound::Unix(UnixAddress::Abstract(name)) => {
+            let socket = open(AddressFamily::UNIX)?;
+            bind(&socket, &SocketAddrUnix::new_abstract_name(name)?)?;
+            socket
         }
     };
-    listen(&socket, BACKLOG).map_err(|error| fail(error.into()))?;
-    let address = address_of(&socket).map_err(|error| fail(error.into()))?;
-    let address = address.ok_or_else(|| fail(io::ErrorKind::Unsupported.into()))?;
-    Ok(Listener {
-        name: name.unwrap_or_else(|| "listen".into()),
-        address,
-        socket,
-        liveness: None,
-        caught_up: AtomicBool::new(false),
-        _file: file,
-    })
+    listen(&socket, BACKLOG)?;
+    let address = address_of(&socket)?.ok_or(io::ErrorKind::Unsupported)?;
+    Ok(Listener::new(name, address, socket, file))
 }
 
 /// Removes a socket file that has no listener any more. Anything else stays, and bind(2) fails.
@@ -319,6 +288,17 @@ impl Drop for SocketFile {
 }
 
 impl Listener {
+    fn new(name: String, address: Bound, socket: OwnedFd, file: Option<SocketFile>) -> Self {
+        Self {
+            name,
+            address,
+            socket,
+            liveness: None,
+            caught_up: AtomicBool::new(false),
+            _file: file,
+        }
+    }
+
     /// Sets the keepalive of its clients, over TCP. They inherit what is set on the listener, but
     /// for those in the backlog already, which get theirs when they are accepted.
     pub fn with_keepalive(self, liveness: Liveness) -> Self {

@@ -164,11 +164,7 @@ impl AsyncStream {
                 let (_, seen) = rustix::net::recv(self, &mut *buffer, flags)?;
                 find(&buffer[..seen]).ok_or_else(|| io::ErrorKind::WouldBlock.into())
             };
-            let found = match self {
-                Self::Tcp(stream) => stream.try_io(Interest::READABLE, peek),
-                Self::Unix(stream) => stream.try_io(Interest::READABLE, peek),
-            };
-            match found {
+            match self.try_io(Interest::READABLE, peek) {
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
                 // All that will come had come before the peek.
                 Err(_) if ready.is_read_closed() => {

@@ -123,7 +123,7 @@ async fn a_crash_is_seen_and_healed_even_when_nobody_watches() {
     let _stranger = UnixListener::bind(&socket).expect("binds");
     assert_eq!(child.wake(order(&socket)).await.started, StopScope::Nothing);
     assert_eq!(mark.alive(), 0);
-    assert!(matches!(*child.state.borrow(), State::Foreign(_)));
+    assert!(matches!(*child.state.borrow(), ChildState::Foreign(_)));
 }
 
 #[tokio::test]

@@ -47,14 +47,14 @@ impl Service {
         let hook = |script| sh(&self.mark.script(&format!("DIR={dir}; {script}")));
         let targets = vec![self.target("never"), self.target("socket")];
         let (start, stop) = (start.map(hook), stop.map(hook));
-        Hooks::new(
+        Hooks {
             start,
             stop,
             targets,
-            Dialer::new([], Liveness::default()),
-            Launcher::direct(),
+            dialer: Dialer::new([], Liveness::default()),
+            launcher: Launcher::direct(),
             stop_timeout,
-        )
+        }
     }
 
     fn order(&self, limit: Duration) -> WakeOrder {

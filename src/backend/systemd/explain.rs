@@ -32,7 +32,7 @@ pub(super) struct LastRun {
     /// When it last left the inactive state, in µs of CLOCK_MONOTONIC.
     left_inactive_at: u64,
     /// How its main process exited.
-    exit: Option<Exit>,
+    exit: Option<MainExit>,
     /// `Type=oneshot` without `RemainAfterExit=yes`.
     ends_when_done: bool,
     /// A `Condition*=` is not met.
@@ -40,7 +40,7 @@ pub(super) struct LastRun {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Exit {
+enum MainExit {
     Status(i32),
     Signal(i32),
 }
@@ -54,8 +54,8 @@ impl LastRun {
         let is_no = |name| properties.get(name) == Some(false);
         // The codes are those of waitid(2): CLD_EXITED, CLD_KILLED, CLD_DUMPED.
         let exit = match (number("ExecMainCode"), number("ExecMainStatus")) {
-            (Some(1), Some(status)) => Some(Exit::Status(status)),
-            (Some(2 | 3), Some(signal)) => Some(Exit::Signal(signal)),
+            (Some(1), Some(status)) => Some(MainExit::Status(status)),
+            (Some(2 | 3), Some(signal)) => Some(MainExit::Signal(signal)),
             _ => None,
         };
         Self {
@@ -219,9 +219,9 @@ pub(super) fn gone_down(unit: &str, run: &LastRun, of: Manager) -> String {
 fn cause(unit: &str, run: &LastRun, of: Manager) -> String {
     let ctl = systemctl(of);
     let exit = match run.exit {
-        Some(Exit::Status(203)) => ": its program cannot be executed (status 203)".to_owned(),
-        Some(Exit::Status(status)) => format!(": main process exited with status {status}"),
-        Some(Exit::Signal(signal)) => format!(": main process killed by signal {signal}"),
+        Some(MainExit::Status(203)) => ": its program cannot be executed (status 203)".to_owned(),
+        Some(MainExit::Status(status)) => format!(": main process exited with status {status}"),
+        Some(MainExit::Signal(signal)) => format!(": main process killed by signal {signal}"),
         None => String::new(),
     };
     match run.result.as_str() {
@@ -274,47 +274,20 @@ mod tests {
     fn a_refusal_names_the_unit_and_the_remedy() {
         const SYSTEMD: &str = "org.freedesktop.systemd1.";
         const DBUS: &str = "org.freedesktop.DBus.Error.";
+        const VERIFY: &str = "systemd-analyze verify x.service";
+        const RULES: &str = "not authorized by polkit; `wakeport init` writes the rule, or add the unit to /etc/polkit-1/rules.d/50-wakeport.rules";
+        use Verb::{Start, Stop};
         for (prefix, name, verb, words) in [
-            (
-                SYSTEMD,
-                "UnitMasked",
-                Verb::Start,
-                "systemctl unmask x.service",
-            ),
-            (
-                SYSTEMD,
-                "NoSuchUnit",
-                Verb::Start,
-                "systemctl daemon-reload",
-            ),
-            (
-                SYSTEMD,
-                "LoadFailed",
-                Verb::Start,
-                "systemd-analyze verify x.service",
-            ),
-            (
-                SYSTEMD,
-                "BadUnitSetting",
-                Verb::Start,
-                "systemd-analyze verify x.service",
-            ),
-            (SYSTEMD, "OnlyByDependency", Verb::Stop, "RefuseManualStop="),
-            (
-                SYSTEMD,
-                "TransactionIsDestructive",
-                Verb::Start,
-                "shutting down",
-            ),
-            (SYSTEMD, "ShuttingDown", Verb::Start, "shutting down"),
-            (SYSTEMD, "NeverSeenBefore", Verb::Start, "TEXT"),
-            (DBUS, "AccessDenied", Verb::Stop, "50-wakeport.rules"),
-            (
-                DBUS,
-                "InteractiveAuthorizationRequired",
-                Verb::Start,
-                "50-wakeport.rules",
-            ),
+            (SYSTEMD, "UnitMasked", Start, "systemctl unmask x.service"),
+            (SYSTEMD, "NoSuchUnit", Start, "systemctl daemon-reload"),
+            (SYSTEMD, "LoadFailed", Start, VERIFY),
+            (SYSTEMD, "BadUnitSetting", Start, VERIFY),
+            (SYSTEMD, "OnlyByDependency", Stop, "RefuseManualStop="),
+            (SYSTEMD, "TransactionIsDestructive", Start, "shutting down"),
+            (SYSTEMD, "ShuttingDown", Start, "shutting down"),
+            (SYSTEMD, "NeverSeenBefore", Start, "TEXT"),
+            (DBUS, "AccessDenied", Stop, RULES),
+            (DBUS, "InteractiveAuthorizationRequired", Start, RULES),
         ] {
             let name = format!("{prefix}{name}");
             let Failure(line) = refused(&name, "TEXT", verb, "x.service", Manager::System);
@@ -364,52 +337,46 @@ mod tests {
             ("ConditionResult", false.into()),
             ("ConditionTimestampMonotonic", 7u64.into()),
         ];
+        let (failed, done) = (Some("failed"), Some("done"));
+        let unknown = [("Result", Variant::from(1u8))];
         for (job, run, words) in [
             (
-                Some("failed"),
+                failed,
                 exit(1, 7, "exit-code"),
                 "`exit-code`: main process exited with status 7;",
             ),
             (
-                Some("done"),
+                done,
                 exit(1, 1, "exit-code"),
                 "`exit-code`: main process exited with status 1;",
             ),
             (
-                Some("done"),
+                done,
                 exit(3, 11, "core-dump"),
                 "`core-dump`: main process killed by signal 11;",
             ),
             (
-                Some("failed"),
+                failed,
                 exit(0, 0, "exit-code"),
                 "`exit-code`; see `journalctl -u x.service`",
             ),
             (None, exit(1, 203, "exit-code"), "cannot be executed"),
             (
-                Some("failed"),
-                exit(0, 0, "start-limit-hit"),
+                failed,
+                exit(0, 0, LIMITED),
                 "systemctl reset-failed x.service",
             ),
-            (Some("failed"), exit(2, 15, "timeout"), "TimeoutStartSec="),
-            (
-                Some("done"),
-                exit(1, 0, "success"),
-                "stay in the foreground",
-            ),
-            (Some("done"), run(&oneshot), "RemainAfterExit=yes"),
-            (Some("done"), run(&condition), "Condition*="),
-            (Some("done"), run(&[]), "stopped at once without"),
+            (failed, exit(2, 15, "timeout"), "TimeoutStartSec="),
+            (done, exit(1, 0, "success"), "stay in the foreground"),
+            (done, run(&oneshot), "RemainAfterExit=yes"),
+            (done, run(&condition), "Condition*="),
+            (done, run(&[]), "stopped at once without"),
             (Some("dependency"), run(&[]), "requires"),
             (Some("canceled"), run(&[]), "cancelled by another process"),
             (Some("timeout"), run(&[]), "JobTimeoutSec="),
             (Some("skipped"), run(&[]), "ExecCondition="),
             (Some("frozen"), run(&[]), "systemctl thaw x.service"),
-            (
-                Some("never-seen"),
-                run(&[("Result", Variant::from(1u8))]),
-                "`never-seen`",
-            ),
+            (Some("never-seen"), run(&unknown), "`never-seen`"),
         ] {
             let Failure(line) = not_up("x.service", job, &run, Manager::System);
             assert!(line.starts_with("`x.service` failed to start: "), "{line}");

@@ -92,14 +92,7 @@ impl Pipe {
     /// Takes bytes from `source`. Only to be filled when empty: then `WouldBlock` means that the
     /// source has none, not that the pipe is full.
     pub(super) fn fill(&mut self, source: impl AsFd) -> io::Result<usize> {
-        let moved = splice(
-            source,
-            None,
-            &self.input,
-            None,
-            self.size,
-            SpliceFlags::NONBLOCK,
-        )?;
+        let moved = transfer(source, &self.input, self.size)?;
         self.held += moved;
         Ok(moved)
     }
@@ -120,17 +113,14 @@ impl Pipe {
 
     /// Passes bytes to `sink`. `WouldBlock` means that it takes none right now.
     pub(super) fn drain(&mut self, sink: impl AsFd) -> io::Result<usize> {
-        let moved = splice(
-            &self.output,
-            None,
-            sink,
-            None,
-            self.held,
-            SpliceFlags::NONBLOCK,
-        )?;
+        let moved = transfer(&self.output, sink, self.held)?;
         self.held -= moved;
         Ok(moved)
     }
+}
+
+fn transfer(from: impl AsFd, to: impl AsFd, most: usize) -> io::Result<usize> {
+    Ok(splice(from, None, to, None, most, SpliceFlags::NONBLOCK)?)
 }
 
 /// One pipe's share of the budget.
