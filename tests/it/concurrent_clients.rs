@@ -11,28 +11,28 @@ use crate::support::{
 };
 
 /// Clients that connect and close for `span`, with pauses of up to `pause`; returns how many were served.
-fn crowd(front: &Place, people: u64, span: Duration, pause: u64) -> usize {
-    let people: Vec<_> = (0..people)
-        .map(|person| {
+fn run_clients(front: &Place, count: u64, span: Duration, pause: u64) -> usize {
+    let clients: Vec<_> = (0..count)
+        .map(|id| {
             let front = front.clone();
             thread::spawn(move || {
                 let (began, mut served) = (now(), 0);
-                for number in noise(person, 100_000) {
+                for number in noise(id, 100_000) {
                     if began.elapsed() > span {
                         break;
                     }
                     thread::sleep(Duration::from_millis(u64::from(number) * pause / 255));
                     let client = front.connect();
-                    client.echoes(&format!("visit {served} of {person}"));
+                    client.echoes(&format!("message {served} of {id}"));
                     served += 1;
                 }
                 served
             })
         })
         .collect();
-    let served = people
+    let served = clients
         .into_iter()
-        .map(|person| person.join().expect("every client is served"));
+        .map(|client| client.join().expect("every client is served"));
     served.sum()
 }
 
@@ -49,7 +49,7 @@ fn clients_that_come_and_go_at_any_time_are_all_served() {
     let stage = sluggish();
     let front = Place::tcp();
     let _wakeport = stage.run().listen(&front).cooldown("5ms").start();
-    let served = crowd(&front, 3, Duration::from_secs(4), 80);
+    let served = run_clients(&front, 3, Duration::from_secs(4), 80);
     assert!(served > 10, "{served} served");
     assert!(
         stage.count("start") > 3,
@@ -76,7 +76,7 @@ fn clients_that_come_and_go_at_any_time_are_served_by_one_instance_or_another() 
             }
         }
     });
-    let served = crowd(&front, 2, Duration::from_secs(5), 500);
+    let served = run_clients(&front, 2, Duration::from_secs(5), 500);
     over.store(true, Ordering::SeqCst);
     manager.join().expect("every instance ends well");
     assert!(served > 10, "{served} served");

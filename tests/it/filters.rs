@@ -12,7 +12,7 @@ use crate::support::{
     Client, Place, Run, Server, Stage, Wakeport, directory, now, throughout, until,
 };
 
-const A_MOMENT: Duration = Duration::from_millis(500);
+const HOLD_TIME: Duration = Duration::from_millis(500);
 
 /// A client with this address.
 fn from(ip: &str, front: &Place) -> Client {
@@ -211,7 +211,7 @@ fn on_data(stage: &Stage, front: &Place) -> Run {
 
 /// Asserts that nothing is woken for a while.
 fn nobody_is_woken(stage: &Stage, wakeport: &Wakeport) {
-    throughout(A_MOMENT, "nothing is woken", || {
+    throughout(HOLD_TIME, "nothing is woken", || {
         stage.calls().is_empty() && !wakeport.log().contains("waking")
     });
 }

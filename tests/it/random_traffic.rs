@@ -21,9 +21,9 @@ const SCHEDULES: u64 = 64;
 const AT_ONCE: usize = 8;
 
 /// splitmix64: the same numbers everywhere.
-struct Dice(u64);
+struct Random(u64);
 
-impl Dice {
+impl Random {
     fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -45,7 +45,7 @@ impl Dice {
 
 /// An action of a sender.
 #[derive(Clone, Copy, Debug)]
-enum Deed {
+enum Action {
     /// So many bytes, at most so many at once.
     Send { bytes: u64, piece: usize },
     /// Wait until the other has read everything.
@@ -54,20 +54,20 @@ enum Deed {
 
 /// How an end closes after its actions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Leave {
+enum Close {
     /// It half-closes, and reads to the end of file.
-    Finish,
+    EndOfFile,
     /// It resets.
-    Break,
+    Reset,
     /// It half-closes, and resets when it has read so much.
-    FinishAndBreak(u64),
+    EndOfFileThenReset(u64),
 }
 
 /// What one end does.
 #[derive(Clone, Debug)]
 struct Part {
-    deeds: Vec<Deed>,
-    leave: Leave,
+    actions: Vec<Action>,
+    close: Close,
     /// It reads at most so much at once,
     bite: usize,
     /// and stalls when it has read so much, until nothing more is sent.
@@ -76,26 +76,28 @@ struct Part {
 }
 
 impl Part {
-    fn draw(dice: &mut Dice, cramped: bool) -> Self {
+    fn draw(random: &mut Random, cramped: bool) -> Self {
         // Through so little room it would take too long.
         let most = if cramped { 1 << 12 } else { 1 << 20 };
-        let deeds = (0..dice.below(6))
+        let actions = (0..random.below(6))
             .map(|_| {
-                if dice.one_in(4) {
-                    return Deed::Wait;
+                if random.one_in(4) {
+                    return Action::Wait;
                 }
-                let piece = dice.about(1 << 18) as usize;
+                let piece = random.about(1 << 18) as usize;
                 // Only few large actions use small pieces: it would take too long.
-                let bytes = dice.about(most).min(piece as u64 * 2_000);
-                Deed::Send { bytes, piece }
+                let bytes = random.about(most).min(piece as u64 * 2_000);
+                Action::Send { bytes, piece }
             })
             .collect();
         Self {
-            deeds,
-            leave: Leave::Finish,
-            bite: dice.about(1 << 17) as usize + 100,
+            actions,
+            close: Close::EndOfFile,
+            bite: random.about(1 << 17) as usize + 100,
             stalls: {
-                let mut stalls: Vec<_> = (0..dice.below(3)).map(|_| dice.about(1 << 21)).collect();
+                let mut stalls: Vec<_> = (0..random.below(3))
+                    .map(|_| random.about(1 << 21))
+                    .collect();
                 stalls.sort_unstable();
                 stalls
             },
@@ -105,11 +107,11 @@ impl Part {
 
     /// What it sends if no end resets.
     fn total(&self) -> u64 {
-        let deeds = self.deeds.iter();
-        deeds
-            .map(|deed| match deed {
-                Deed::Send { bytes, .. } => *bytes,
-                Deed::Wait => 0,
+        let actions = self.actions.iter();
+        actions
+            .map(|action| match action {
+                Action::Send { bytes, .. } => *bytes,
+                Action::Wait => 0,
             })
             .sum()
     }
@@ -125,20 +127,20 @@ struct Schedule {
 
 impl Schedule {
     fn draw(number: u64) -> Self {
-        let mut dice = Dice(number);
-        let (leave, cramped) = (dice.below(6), dice.one_in(3));
+        let mut random = Random(number);
+        let (close, cramped) = (random.below(6), random.one_in(3));
         // A reset can be lost behind segments that do not fit (RFC 5961): neither end would see it.
-        let cramped = cramped && leave > 1;
-        let mut draw = || Part::draw(&mut dice, cramped);
+        let cramped = cramped && close > 1;
+        let mut draw = || Part::draw(&mut random, cramped);
         let (mut client, mut server) = (draw(), draw());
-        let who = if dice.one_in(2) {
+        let who = if random.one_in(2) {
             &mut client
         } else {
             &mut server
         };
-        match leave {
-            0 => who.leave = Leave::Break,
-            1 => who.leave = Leave::FinishAndBreak(dice.about(1 << 20)),
+        match close {
+            0 => who.close = Close::Reset,
+            1 => who.close = Close::EndOfFileThenReset(random.about(1 << 20)),
             _ => (),
         }
         Self {
@@ -189,7 +191,7 @@ struct Player<'a> {
     end: Client,
     out: (&'a Way, Pattern),
     back: (&'a Way, Pattern),
-    deeds: &'a [Deed],
+    actions: &'a [Action],
     /// How much of the first action is done.
     done: u64,
     finished: bool,
@@ -214,7 +216,7 @@ impl<'a> Player<'a> {
             end,
             out: (out, Pattern::new(number)),
             back: (back, Pattern::new(number)),
-            deeds: &part.deeds,
+            actions: &part.actions,
             done: 0,
             finished: false,
             at_end: false,
@@ -225,10 +227,10 @@ impl<'a> Player<'a> {
         }
     }
 
-    fn plays(mut self) -> Ended {
+    fn run(mut self) -> Ended {
         let ended = loop {
             self.goes_on();
-            if self.deeds.is_empty() && self.leaves() {
+            if self.actions.is_empty() && self.is_closed() {
                 self.end.reset();
                 break Ended::ByItself;
             }
@@ -250,32 +252,32 @@ impl<'a> Player<'a> {
     /// Drops the actions that are done.
     fn goes_on(&mut self) {
         let way = self.out.0;
-        while let [deed, others @ ..] = self.deeds {
-            let is_done = match deed {
-                Deed::Send { bytes, .. } => self.done == *bytes,
-                Deed::Wait => way.sent() == way.read() || way.abandoned.load(Ordering::SeqCst),
+        while let [action, others @ ..] = self.actions {
+            let is_done = match action {
+                Action::Send { bytes, .. } => self.done == *bytes,
+                Action::Wait => way.sent() == way.read() || way.abandoned.load(Ordering::SeqCst),
             };
             if !is_done {
                 return;
             }
-            (self.deeds, self.done) = (others, 0);
+            (self.actions, self.done) = (others, 0);
         }
-        if !self.finished && self.part.leave != Leave::Break {
+        if !self.finished && self.part.close != Close::Reset {
             self.finished = true;
             let _ = self.end.socket().shutdown(Shutdown::Write);
         }
     }
 
-    fn leaves(&self) -> bool {
-        match self.part.leave {
-            Leave::Finish => false,
-            Leave::Break => !self.told,
-            Leave::FinishAndBreak(bytes) => self.at_end || self.back.0.read() >= bytes,
+    fn is_closed(&self) -> bool {
+        match self.part.close {
+            Close::EndOfFile => false,
+            Close::Reset => !self.told,
+            Close::EndOfFileThenReset(bytes) => self.at_end || self.back.0.read() >= bytes,
         }
     }
 
     fn has_to_send(&self) -> bool {
-        matches!(self.deeds, [Deed::Send { .. }, ..])
+        matches!(self.actions, [Action::Send { .. }, ..])
     }
 
     fn is_stalled(&mut self) -> bool {
@@ -329,7 +331,7 @@ impl<'a> Player<'a> {
 
     fn writes(&mut self) -> bool {
         let (way, pattern) = &self.out;
-        let [Deed::Send { bytes, piece }, ..] = self.deeds else {
+        let [Action::Send { bytes, piece }, ..] = self.actions else {
             return false;
         };
         let left = usize::try_from(bytes - self.done).expect("it is small");
@@ -340,7 +342,7 @@ impl<'a> Player<'a> {
                 self.done += count as u64;
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-            Err(_) => (self.deeds, self.finished, self.told) = (&[], true, true),
+            Err(_) => (self.actions, self.finished, self.told) = (&[], true, true),
         }
         true
     }
@@ -348,17 +350,17 @@ impl<'a> Player<'a> {
 
 impl Schedule {
     /// Runs it, and asserts that its result is allowed.
-    fn is_played(&self, client: Client, server: Client) {
+    fn check(&self, client: Client, server: Client) {
         let [client_tcp, server_tcp] = [&client, &server].map(|end| is_tcp(end.socket()));
         let (up, down) = (Way::default(), Way::default());
         let (at_client, at_server) = thread::scope(|scope| {
             let client = Player::new(self.number, &self.client, client, &up, &down);
             let server = Player::new(self.number, &self.server, server, &down, &up);
-            let at_client = scope.spawn(|| client.plays());
-            let at_server = server.plays();
+            let at_client = scope.spawn(|| client.run());
+            let at_server = server.run();
             (at_client.join().expect("no panic"), at_server)
         });
-        let well = [&self.client, &self.server].map(|part| part.leave == Leave::Finish);
+        let well = [&self.client, &self.server].map(|part| part.close == Close::EndOfFile);
         let well = well == [true, true];
         for (part, way, ended, from_tcp, to_tcp) in [
             (&self.client, &up, at_server, client_tcp, server_tcp),
@@ -373,7 +375,7 @@ impl Schedule {
             // A Unix socket has no resets: one to pass on, or to receive, is an end of file.
             if ended == Ended::Well && to_tcp {
                 assert_eq!(read, sent, "{report}");
-                assert!(part.leave != Leave::Break || !from_tcp, "{report}");
+                assert!(part.close != Close::Reset || !from_tcp, "{report}");
             }
         }
     }
@@ -395,7 +397,7 @@ fn after_random_actions_of_both_ends_every_byte_arrives_or_the_connection_is_res
                     .map(|n| SEED + kind * SCHEDULES + n)
                     .collect();
                 for numbers in numbers.chunks(AT_ONCE) {
-                    play(&wire, numbers);
+                    run_batch(&wire, numbers);
                 }
             });
         }
@@ -403,7 +405,7 @@ fn after_random_actions_of_both_ends_every_byte_arrives_or_the_connection_is_res
 }
 
 /// Runs some schedules at once, and asserts that nothing leaks.
-fn play(wire: &Wire, numbers: &[u64]) {
+fn run_batch(wire: &Wire, numbers: &[u64]) {
     // Perhaps with one more, on which it still says that it is ready.
     let before = wire.wakeport.sockets();
     thread::scope(|scope| {
@@ -415,7 +417,7 @@ fn play(wire: &Wire, numbers: &[u64]) {
                 }
             });
             let server = wire.server();
-            scope.spawn(move || schedule.is_played(client, server));
+            scope.spawn(move || schedule.check(client, server));
         }
     });
     wire.wakeport.is("cooling");

@@ -20,7 +20,7 @@ const SPAN: Duration = Duration::from_secs(45);
 /// What is compared with the end comes after so many rounds: by then everything has been used once.
 const WARM: u64 = 10;
 /// How many clients connect at once in a round.
-const CROWD: u64 = 12;
+const CLIENTS: u64 = 12;
 /// How much more memory may be resident in the end, in KiB: what the allocator keeps varies.
 const SLACK: u64 = 2048;
 /// How long nothing moves in the end.
@@ -54,24 +54,24 @@ impl Held {
 #[derive(Default)]
 struct Tally {
     rounds: AtomicU64,
-    visits: AtomicU64,
+    connections: AtomicU64,
     bytes: AtomicU64,
 }
 
 impl Tally {
-    fn visited(&self, bytes: u64) {
-        self.visits.fetch_add(1, Ordering::Relaxed);
+    fn count(&self, bytes: u64) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [rounds, visits, bytes] =
-            [&self.rounds, &self.visits, &self.bytes].map(|n| n.load(Ordering::Relaxed));
+        let [rounds, connections, bytes] =
+            [&self.rounds, &self.connections, &self.bytes].map(|n| n.load(Ordering::Relaxed));
         write!(
             f,
-            "{rounds} rounds, {visits} connections, {} MiB each way",
+            "{rounds} rounds, {connections} connections, {} MiB each way",
             bytes >> 20
         )
     }
@@ -137,14 +137,14 @@ impl Load {
     /// Clients that each do something else.
     fn round(&self, number: u64) {
         thread::scope(|scope| {
-            for visitor in 0..CROWD {
-                scope.spawn(move || self.visit(number * CROWD + visitor));
+            for client in 0..CLIENTS {
+                scope.spawn(move || self.connect(number * CLIENTS + client));
             }
         });
         self.tally.rounds.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn visit(&self, seed: u64) {
+    fn connect(&self, seed: u64) {
         let dice = noise(seed, 8);
         let size = u64::from(dice[1]) * u64::from(dice[2]);
         thread::sleep(Duration::from_millis(u64::from(dice[3]) / 8));
@@ -159,15 +159,15 @@ impl Load {
             6 => says_nothing(&front.connect()),
             _ => is_cut_short(&self.fronts[2].connect(), seed),
         };
-        self.tally.visited(bytes);
+        self.tally.count(bytes);
     }
 
     /// Fifty at once, each with a short message.
-    fn storm(&self) {
+    fn burst(&self) {
         let clients: Vec<_> = (0..50).map(|n| self.fronts[n % 2].connect()).collect();
         for client in clients {
             client.echoes("hello");
-            self.tally.visited(5);
+            self.tally.count(5);
         }
     }
 
@@ -276,7 +276,7 @@ fn after_many_rounds_of_mixed_load_no_resource_has_leaked() {
         // Mostly the next round wakes it again; sometimes it comes while the service goes to sleep, or before.
         match number % 5 {
             0 => thread::sleep(Duration::from_millis(number % 40)),
-            1 => load.storm(),
+            1 => load.burst(),
             _ => wakeport.is("asleep"),
         }
         if number == WARM {

@@ -134,10 +134,10 @@ impl Fault {
 
 /// How a connection ended.
 #[derive(Debug, PartialEq, Eq)]
-enum Visit {
+enum Outcome {
     Served,
     /// By a reset, or a refused connection.
-    TurnedAway,
+    Refused,
 }
 
 /// A service behind `wakeport`, and the test as systemd: a connection in the backlog starts it.
@@ -191,9 +191,9 @@ impl Round {
     fn is_played(&self, trace: &Trace) {
         let outcomes = thread::scope(|scope| {
             let manager = scope.spawn(|| self.manage(trace));
-            let visits = scope.spawn(|| self.visits()).join();
+            let connections = scope.spawn(|| self.connections()).join();
             self.over.store(true, Ordering::SeqCst);
-            [manager.join(), visits]
+            [manager.join(), connections]
         });
         for outcome in outcomes {
             outcome.unwrap_or_else(|why| resume_unwind(why));
@@ -235,11 +235,11 @@ impl Round {
     }
 
     /// One that has it started, some at once, and one after its service has slept.
-    fn visits(&self) {
+    fn connections(&self) {
         self.is_served(1);
         thread::scope(|scope| {
             for seed in 2..4 {
-                scope.spawn(move || self.visit(seed));
+                scope.spawn(move || self.connect(seed));
             }
             let broken = self.front.connect();
             let _ = broken.try_send("never read");
@@ -255,16 +255,16 @@ impl Round {
     /// Visits until it is served.
     fn is_served(&self, seed: u64) {
         until("a client is served", || {
-            let visit = self.visit(seed);
-            if visit == Visit::TurnedAway {
+            let outcome = self.connect(seed);
+            if outcome == Outcome::Refused {
                 thread::sleep(Duration::from_millis(20));
             }
-            visit == Visit::Served
+            outcome == Outcome::Served
         });
     }
 
     /// Bulk: all of it is echoed, or the client sees an error.
-    fn visit(&self, seed: u64) -> Visit {
+    fn connect(&self, seed: u64) -> Outcome {
         let client = self.front.connect();
         let pattern = Pattern::new(seed);
         let (sent, (read, got)) = thread::scope(|scope| {
@@ -282,11 +282,11 @@ impl Round {
                     io::ErrorKind::WouldBlock,
                     "no error was reported"
                 );
-                Visit::TurnedAway
+                Outcome::Refused
             }
             Ok(()) => {
                 assert_eq!(read, BULK, "an end like any other");
-                Visit::Served
+                Outcome::Served
             }
         }
     }

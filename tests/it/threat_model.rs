@@ -94,7 +94,7 @@ fn clients_of_a_service_that_never_starts_cost_bounded_memory_and_leak_nothing()
         .option("--max-waiting", "50")
         .start();
     let memory = wakeport.memory();
-    let crowd: Vec<_> = (0..300)
+    let clients: Vec<_> = (0..300)
         .map(|_| {
             let client = front.connect();
             let _ = client.try_send(vec![b'x'; 65_536]);
@@ -109,7 +109,7 @@ fn clients_of_a_service_that_never_starts_cost_bounded_memory_and_leak_nothing()
     assert!(wakeport.connections().len() <= 50);
     let more = wakeport.memory().saturating_sub(memory);
     assert!(more < BOUND, "{more} KiB more");
-    crowd.into_iter().for_each(Client::reset);
+    clients.into_iter().for_each(Client::reset);
     until("all of them are gone", || wakeport.connections().is_empty());
 }
 

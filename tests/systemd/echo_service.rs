@@ -92,8 +92,8 @@ impl<'a> Echo<'a> {
 
     /// A client that is served: its message is echoed.
     #[track_caller]
-    pub(crate) fn serves(&self, visit: &Visit) {
-        assert_eq!(visit.pay(&self.address), Ok(()), "{visit:?}");
+    pub(crate) fn serves(&self, exchange: &Exchange) {
+        assert_eq!(exchange.run(&self.address), Ok(()), "{exchange:?}");
     }
 
     /// The record of the instance; nothing before its first client.
@@ -112,7 +112,7 @@ impl<'a> Echo<'a> {
 
 /// A connection to an echo service: how much is sent, and how.
 #[derive(Clone, Debug)]
-pub(crate) struct Visit {
+pub(crate) struct Exchange {
     /// Decides about the bytes.
     pub(crate) seed: u64,
     pub(crate) bytes: usize,
@@ -124,7 +124,7 @@ pub(crate) struct Visit {
     pub(crate) ends_first: bool,
 }
 
-impl Visit {
+impl Exchange {
     /// Sends a short message and closes.
     pub(crate) fn short() -> Self {
         Self {
@@ -139,7 +139,7 @@ impl Visit {
     /// Connects, and returns after how many correct bytes the connection broke, if it did. A wrong byte, and one that
     /// does not arrive, fail the scenario.
     #[track_caller]
-    pub(crate) fn pay(&self, address: &str) -> Result<(), usize> {
+    pub(crate) fn run(&self, address: &str) -> Result<(), usize> {
         let stream =
             TcpStream::connect(address).unwrap_or_else(|why| panic!("connect to {address}: {why}"));
         self.talk(stream)
@@ -217,10 +217,10 @@ fn is_broken(why: &std::io::Error) -> bool {
 
 /// Bytes that do not occur by accident.
 fn words(seed: u64, length: usize) -> Vec<u8> {
-    let mut dice = Dice::new(seed);
+    let mut random = Random::new(seed);
     let mut words = Vec::with_capacity(length + 8);
     while words.len() < length {
-        words.extend(dice.next().to_le_bytes());
+        words.extend(random.next().to_le_bytes());
     }
     words.truncate(length);
     words
@@ -228,9 +228,9 @@ fn words(seed: u64, length: usize) -> Vec<u8> {
 
 /// Reproducible random numbers (xorshift64*).
 #[derive(Clone, Debug)]
-pub(crate) struct Dice(u64);
+pub(crate) struct Random(u64);
 
-impl Dice {
+impl Random {
     pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }

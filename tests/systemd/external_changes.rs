@@ -4,16 +4,16 @@
 use std::thread;
 use std::time::Duration;
 
-use crate::echo_service::{Dice, Echo, Visit};
+use crate::echo_service::{Echo, Exchange, Random};
 use crate::rig::{Client, GoneAs, Rig};
 
 /// It is open, but does not react to the order to stop.
-const DEAF: &str = "KillSignal=SIGWINCH\nTimeoutStopSec=2s";
+const IGNORES_SIGTERM: &str = "KillSignal=SIGWINCH\nTimeoutStopSec=2s";
 const SOON: &str = "WAKEPORT_COOLDOWN=200ms";
 
 impl Echo<'_> {
     fn refuses(&self) -> bool {
-        Visit::short().pay(&self.address) == Err(0)
+        Exchange::short().run(&self.address) == Err(0)
     }
 
     #[track_caller]
@@ -48,9 +48,9 @@ fn a_client_during_a_stop_beyond_the_stop_timeout_is_served() {
 
 fn a_hanging_stop(settings: &[&str]) {
     let rig = Rig::boot();
-    let echo = Echo::asleep(&rig, "echo", DEAF, settings);
+    let echo = Echo::asleep(&rig, "echo", IGNORES_SIGTERM, settings);
     for round in 1..=2 {
-        echo.serves(&Visit::short());
+        echo.serves(&Exchange::short());
         rig.wait_for("it is told to stop", || echo.state() == "stopping");
         // It still answers, and a connection relayed to it would be cut.
         thread::scope(|scope| {
@@ -58,7 +58,7 @@ fn a_hanging_stop(settings: &[&str]) {
                 let echo = &echo;
                 scope.spawn(move || {
                     thread::sleep(Duration::from_millis(150 * number));
-                    echo.serves(&Visit::short());
+                    echo.serves(&Exchange::short());
                 });
             }
         });
@@ -96,7 +96,7 @@ fn after_a_cancelled_start_job_the_unit_is_still_waited_for() {
     let rig = Rig::boot();
     let echo = Echo::asleep(&rig, "echo", "ExecStartPre=sleep 1", &[SOON]);
     thread::scope(|scope| {
-        let client = scope.spawn(|| Visit::short().pay(&echo.address));
+        let client = scope.spawn(|| Exchange::short().run(&echo.address));
         rig.wait_until("activating", "echo.service");
         rig.systemctl("cancel");
         assert_eq!(client.join().expect("no wrong byte"), Ok(()));
@@ -126,7 +126,7 @@ fn a_service_restarted_during_its_start_is_waited_for() {
     let rig = Rig::boot();
     let echo = Echo::asleep(&rig, "echo", "ExecStartPre=sleep 1", &[SOON]);
     thread::scope(|scope| {
-        let client = scope.spawn(|| Visit::short().pay(&echo.address));
+        let client = scope.spawn(|| Exchange::short().run(&echo.address));
         rig.wait_until("activating", "echo.service");
         rig.systemctl("restart --no-block echo.service");
         assert_eq!(client.join().expect("no wrong byte"), Ok(()));
@@ -180,16 +180,16 @@ fn unit_goes(goes: &str, comes_back: &str) {
     rig.run(
         "mv /etc/systemd/system/echo.service /usr/lib/systemd/system/ && systemctl daemon-reload",
     );
-    let stays = Visit {
+    let stays = Exchange {
         times: 6,
         pause: Duration::from_millis(300),
-        ..Visit::short()
+        ..Exchange::short()
     };
     thread::scope(|scope| {
-        let connected = scope.spawn(|| stays.pay(&echo.address));
+        let connected = scope.spawn(|| stays.run(&echo.address));
         rig.wait_for("it is awake", || echo.state() == "awake");
         rig.run(goes);
-        echo.serves(&Visit::short());
+        echo.serves(&Exchange::short());
         assert_eq!(connected.join().expect("no wrong byte"), Ok(()));
     });
     rig.wait_until_asleep("echo");
@@ -215,7 +215,7 @@ fn a_unit_that_is_changed_while_it_is_awake_is_started_as_it_is_next_time() {
     let connected = Client::connect(&echo.address);
     rig.wait_for("it is awake", || echo.state() == "awake");
     echo.edit("ExecStartPre=touch /run/rig/changed");
-    echo.serves(&Visit::short());
+    echo.serves(&Exchange::short());
     drop(connected);
     rig.wait_until_asleep("echo");
     assert!(!rig.path("/run/rig/changed").exists());
@@ -231,7 +231,7 @@ fn a_service_that_crashes_while_idle_is_asleep_and_the_next_client_wakes_it() {
     let rig = Rig::boot();
     let echo = Echo::asleep(&rig, "echo", "", &["WAKEPORT_COOLDOWN=1h"]);
     for starts in 1..=3 {
-        echo.serves(&Visit::short());
+        echo.serves(&Exchange::short());
         rig.wait_for("it cools", || echo.state() == "cooling");
         assert_eq!(rig.starts("echo.service"), starts);
         assert!(rig.kill("echo.service"));
@@ -275,15 +275,15 @@ fn clients_of_a_service_that_keeps_restarting_are_served_or_disconnected_and_it_
         "edited",
         "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestart=always\nRestartSec=100ms\nRuntimeMaxSec=400ms\n",
     );
-    let mut dice = Dice::new(3);
+    let mut random = Random::new(3);
     let mut served = 0;
     for client in 0..60 {
-        thread::sleep(dice.millis(60));
-        let visit = Visit {
+        thread::sleep(random.millis(60));
+        let exchange = Exchange {
             bytes: 20_000,
-            ..Visit::short()
+            ..Exchange::short()
         };
-        match visit.pay(&echo.address) {
+        match exchange.run(&echo.address) {
             Ok(()) => served += 1,
             Err(good) => assert!(good < 20_000, "client {client}"),
         }

@@ -2,7 +2,7 @@
 
 use std::net::TcpStream;
 
-use crate::echo_service::{Echo, Visit};
+use crate::echo_service::{Echo, Exchange};
 use crate::rig::Rig;
 
 #[test]
@@ -14,15 +14,15 @@ fn a_service_killed_by_the_oom_killer_is_woken_by_the_next_client() {
         let connected = TcpStream::connect(&echo.address).expect("the port is open");
         rig.wait_for("it is awake", || echo.state() == "awake");
         let starts = rig.starts("echo.service");
-        let greedy = Visit {
+        let greedy = Exchange {
             bytes: 1 << 20,
-            ..Visit::short()
+            ..Exchange::short()
         };
         rig.starve("echo.service", || {
-            let _ = greedy.pay(&echo.address);
+            let _ = greedy.run(&echo.address);
         });
         assert!(greedy.talk(connected).is_err());
-        echo.serves(&Visit::short());
+        echo.serves(&Exchange::short());
         assert!(rig.starts("echo.service") > starts);
         rig.wait_until_asleep("echo");
     }
@@ -36,10 +36,10 @@ fn a_wakeport_killed_by_the_oom_killer_is_restarted() {
     let connected = TcpStream::connect(&echo.address).expect("the port is open");
     rig.wait_for("it is awake", || echo.state() == "awake");
     rig.starve(&echo.wakeport(), || {
-        let _ = Visit::short().pay(&echo.address);
+        let _ = Exchange::short().run(&echo.address);
     });
-    assert!(Visit::short().talk(connected).is_err());
-    echo.serves(&Visit::short());
+    assert!(Exchange::short().talk(connected).is_err());
+    echo.serves(&Exchange::short());
     rig.wait_until_asleep("echo");
     assert_eq!(rig.starts("echo.service"), 1, "it was adopted");
 }

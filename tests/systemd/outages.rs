@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::echo_service::{Dice, Echo, Visit};
+use crate::echo_service::{Echo, Exchange, Random};
 use crate::rig::{Client, GoneAs, Rig};
 
 const BUS: &str = "dbus.service";
@@ -20,7 +20,7 @@ const WAKEPORT: &str = "wakeport@echo.service";
 /// How long an outage lasts, in milliseconds: longer than the cooldown, and than a start or a stop.
 const LASTS: (&str, u64) = ("WAKEPORT_TEST_OUTAGE", 900);
 /// The longest wait for a bus that is gone; then clients may be refused.
-const PATIENCE: Duration = Duration::from_secs(10);
+const BUS_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn lasts() -> Duration {
     let (variable, default) = LASTS;
@@ -32,9 +32,9 @@ fn lasts() -> Duration {
 /// Asserts the result of a client that waited.
 #[track_caller]
 fn is_served(client: thread::JoinHandle<Result<(), usize>>, when: &str) {
-    let visit = client.join().expect("no wrong byte");
-    let refused = lasts() > PATIENCE && visit == Err(0);
-    assert!(visit.is_ok() || refused, "{when}: {visit:?}");
+    let exchange = client.join().expect("no wrong byte");
+    let refused = lasts() > BUS_TIMEOUT && exchange == Err(0);
+    assert!(exchange.is_ok() || refused, "{when}: {exchange:?}");
 }
 
 /// A fault, and how it is undone.
@@ -91,24 +91,24 @@ impl Outage {
             self.sleeps_again(&echo);
         }
         for state in ["waking", "cooling", "stopping"] {
-            let first = echo.visit();
+            let first = echo.connect();
             self.takes_place(&echo, state);
             is_served(first, state);
             self.sleeps_again(&echo);
         }
         // This one stays for longer than the outage, and is not quiet.
-        let long = Visit {
+        let long = Exchange {
             times: 8,
             pause: lasts() / 5,
-            ..Visit::short()
+            ..Exchange::short()
         };
         let address = echo.address.clone();
-        let long = thread::spawn(move || long.pay(&address));
+        let long = thread::spawn(move || long.run(&address));
         self.takes_place(&echo, "awake");
         assert_eq!(long.join().expect("no wrong byte"), Ok(()));
         self.sleeps_again(&echo);
         // Nothing is left of it.
-        echo.serves(&Visit::short());
+        echo.serves(&Exchange::short());
         self.sleeps_again(&echo);
     }
 
@@ -120,7 +120,7 @@ impl Outage {
         }
         let outage = self.begins(rig);
         let used = rig.cpu(WAKEPORT);
-        let early = echo.visit();
+        let early = echo.connect();
         let early = match state == "awake" && self.serves_on {
             true => {
                 assert_eq!(early.join().expect("no wrong byte"), Ok(()), "meanwhile");
@@ -132,7 +132,7 @@ impl Outage {
         // Whatever it waits for, it does so at rest. It may be another process by now.
         let used = rig.cpu(WAKEPORT).saturating_sub(used);
         assert!(used < lasts() / 3, "{used:?} of work while {state}");
-        let late = echo.visit();
+        let late = echo.connect();
         drop(outage);
         for client in early.into_iter().chain([late]) {
             is_served(client, state);
@@ -144,26 +144,26 @@ impl Outage {
         let record = echo.record().expect("there were clients");
         assert_eq!(record["state"], "asleep");
         let refused = record["clients"]["refused_failed"].as_u64();
-        assert!(refused == Some(0) || lasts() > PATIENCE, "{record:#}");
+        assert!(refused == Some(0) || lasts() > BUS_TIMEOUT, "{record:#}");
     }
 }
 
 impl Echo<'_> {
     /// Starts a client; its result is known when its thread ends.
-    fn visit(&self) -> thread::JoinHandle<Result<(), usize>> {
+    fn connect(&self) -> thread::JoinHandle<Result<(), usize>> {
         let address = self.address.clone();
-        thread::spawn(move || Visit::short().pay(&address))
+        thread::spawn(move || Exchange::short().run(&address))
     }
 }
 
 /// A random dependency restarts or stalls for a moment.
-pub(crate) fn something_happens(rig: &Rig, dice: &mut Dice) -> String {
+pub(crate) fn something_happens(rig: &Rig, random: &mut Random) -> String {
     let stands_still = |unit: &str, for_so_long| {
         rig.freeze(unit);
         thread::sleep(for_so_long);
         rig.thaw(unit);
     };
-    let (what, span) = (dice.below(8), dice.millis(400));
+    let (what, span) = (random.below(8), random.millis(400));
     match what {
         0 => rig.systemctl(&format!("restart {BUS}")),
         1 => drop(rig.kill(BUS)),
@@ -239,7 +239,7 @@ fn clients_are_refused_while_the_bus_stays_away() {
     assert!(rig.said(WAKEPORT, "does not answer") > 0);
     rig.systemctl(&format!("start dbus.socket {BUS}"));
     rig.wait_for("a client is served", || {
-        Visit::short().pay(&echo.address).is_ok()
+        Exchange::short().run(&echo.address).is_ok()
     });
 }
 
@@ -359,8 +359,8 @@ fn a_wakeport_that_hangs_is_killed_by_the_watchdog_and_restarted() {
     let connected = TcpStream::connect(&echo.address).expect("the port is open");
     rig.wait_for("it is awake", || echo.state() == "awake");
     rig.freeze(WAKEPORT);
-    let waits = echo.visit();
-    assert!(Visit::short().talk(connected).is_err());
+    let waits = echo.connect();
+    assert!(Exchange::short().talk(connected).is_err());
     assert_eq!(waits.join().expect("no wrong byte"), Ok(()));
     rig.wait_until_asleep("echo");
     assert!(rig.said(WAKEPORT, "watchdog") > 0);

@@ -24,7 +24,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// How long a condition may take to come true; far more than it ever needs, on the slowest machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+const CONDITION_TIMEOUT: Duration = Duration::from_secs(120);
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(20);
 /// How the name of a rig's cgroup begins; the number of the test process and a running number follow.
@@ -169,7 +169,7 @@ impl Rig {
         assert!(
             comes_true(condition),
             "waited {} s in vain: {what}",
-            PATIENCE.as_secs()
+            CONDITION_TIMEOUT.as_secs()
         );
     }
 
@@ -208,7 +208,7 @@ impl Drop for Rig {
 
 fn comes_true(mut condition: impl FnMut() -> bool) -> bool {
     // Counted rather than timed: what the condition itself takes comes on top, and that is fine.
-    for _ in 0..PATIENCE.as_millis() / POLL.as_millis() {
+    for _ in 0..CONDITION_TIMEOUT.as_millis() / POLL.as_millis() {
         if condition() {
             return true;
         }

@@ -267,7 +267,7 @@ fn everything(port: &str) {
 }
 
 /// Every denied system call kills the process, so that none goes unnoticed.
-const DEADLY: &str = "[Service]\nSystemCallErrorNumber=kill\nLimitCORE=0\n";
+const KILL_ON_DENIED_CALL: &str = "[Service]\nSystemCallErrorNumber=kill\nLimitCORE=0\n";
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
@@ -279,8 +279,16 @@ fn under_full_load_the_sandbox_denies_nothing() {
     ];
     let rig = Rig::boot();
     rig.write("/run/rig/echo.py", ECHO);
-    rig.drop_in("wakeport@.service", "deadly", DEADLY);
-    rig.drop_in("wakeport-exporter.service", "deadly", DEADLY);
+    rig.drop_in(
+        "wakeport@.service",
+        "kill-on-denied-call",
+        KILL_ON_DENIED_CALL,
+    );
+    rig.drop_in(
+        "wakeport-exporter.service",
+        "kill-on-denied-call",
+        KILL_ON_DENIED_CALL,
+    );
     rig.drop_in(
         "wakeport@.service",
         "watchdog",

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::echo_service::{Dice, Echo, Visit};
+use crate::echo_service::{Echo, Exchange, Random};
 use crate::outages;
 use crate::rig::Rig;
 
@@ -75,9 +75,9 @@ fn after_sigkill_in_every_state_only_open_connections_are_lost() {
 #[ignore = "needs root: tests/run runs it"]
 fn after_sigkill_during_outages_only_open_connections_are_lost() {
     let rig = Rig::boot();
-    let happens = |dice: &mut Dice| {
-        thread::sleep(dice.millis(1000));
-        outages::something_happens(&rig, dice);
+    let happens = |random: &mut Random| {
+        thread::sleep(random.millis(1000));
+        outages::something_happens(&rig, random);
     };
     under_fire(&rig, chosen(KILLS) / 4, Some(&happens));
 }
@@ -92,7 +92,7 @@ fn chosen((variable, default): (&str, usize)) -> usize {
 fn under_fire(
     rig: &Rig,
     kills: usize,
-    happens: Option<&dyn Fn(&mut Dice)>,
+    happens: Option<&dyn Fn(&mut Random)>,
 ) -> BTreeMap<String, usize> {
     let seed = chosen(SEED);
     let targets: Vec<_> = INSTANCES
@@ -103,17 +103,17 @@ fn under_fire(
     let over = AtomicUsize::new(0);
     thread::scope(|scope| {
         for (number, target) in targets.iter().enumerate() {
-            let dice = Dice::new((seed + number) as u64);
+            let random = Random::new((seed + number) as u64);
             let over = OnEnd(&over);
             scope.spawn(move || {
                 let _over = over;
-                target.endure(kills.div_ceil(INSTANCES.len()), dice);
+                target.endure(kills.div_ceil(INSTANCES.len()), random);
             });
         }
-        let mut dice = Dice::new((seed + INSTANCES.len()) as u64);
+        let mut random = Random::new((seed + INSTANCES.len()) as u64);
         while over.load(SeqCst) < INSTANCES.len() {
             match happens {
-                Some(happens) => happens(&mut dice),
+                Some(happens) => happens(&mut random),
                 None => thread::sleep(Duration::from_millis(10)),
             }
         }
@@ -145,21 +145,25 @@ fn after_sigkill_and_a_failed_start_it_serves_as_soon_as_the_unit_is_fixed() {
     let rig = Rig::boot();
     let service = "ExecStartPre=test ! -e /run/rig/broken";
     let echo = Echo::asleep(&rig, "echo", service, &["WAKEPORT_COOLDOWN=100ms"]);
-    let mut dice = Dice::new(SEED.1 as u64);
+    let mut random = Random::new(SEED.1 as u64);
     let (mut refused, mut served) = (0, 0);
     for round in 0..ROUNDS {
         rig.write("/run/rig/broken", "");
         for _ in 0..2 {
             refused += 1;
-            assert_eq!(Visit::short().pay(&echo.address), Err(0), "round {round}");
+            assert_eq!(
+                Exchange::short().run(&echo.address),
+                Err(0),
+                "round {round}"
+            );
             rig.wait_for("it has failed", || echo.state() == "failed");
-            thread::sleep(dice.millis(100));
+            thread::sleep(random.millis(100));
             assert!(rig.kill(&echo.wakeport()), "it stays to remember");
         }
         rig.run("rm /run/rig/broken");
         // A killed process forgets its failures; the next one may be in the middle of one.
         rig.wait_for("a client is served", || {
-            let paid = Visit::short().pay(&echo.address);
+            let paid = Exchange::short().run(&echo.address);
             refused += u64::from(paid.is_err());
             paid.is_ok()
         });
@@ -187,7 +191,7 @@ fn after_sigkill_during_a_hanging_stop_the_next_instance_waits_without_spinning(
     let rig = Rig::boot();
     let deaf = "KillSignal=SIGWINCH\nTimeoutStopSec=4s";
     let echo = Echo::asleep(&rig, "echo", deaf, &["WAKEPORT_COOLDOWN=100ms"]);
-    echo.serves(&Visit::short());
+    echo.serves(&Exchange::short());
     rig.wait_until("deactivating", "echo.service");
     assert!(rig.kill(&echo.wakeport()), "it waits for the end");
     rig.wait_until("active", &echo.wakeport());
@@ -196,7 +200,7 @@ fn after_sigkill_during_a_hanging_stop_the_next_instance_waits_without_spinning(
     let used = rig.cpu(&echo.wakeport()) - used;
     assert!(rig.is("deactivating", "echo.service"));
     assert!(used < Duration::from_millis(200), "{used:?} of work in 2 s");
-    echo.serves(&Visit::short());
+    echo.serves(&Exchange::short());
     assert_eq!(rig.starts("echo.service"), 2);
 }
 
@@ -219,34 +223,34 @@ impl<'a> Target<'a> {
     }
 
     /// Is killed so many times, and has clients all the while.
-    fn endure(&self, kills: usize, mut dice: Dice) {
+    fn endure(&self, kills: usize, mut random: Random) {
         let mut rounds = 0;
         while self.over.load(SeqCst) < kills {
             rounds += 1;
             assert!(rounds <= 4 * kills, "too few rounds end with a kill");
             let (moment, at_most) = MOMENTS[rounds % MOMENTS.len()];
-            let later = dice.millis(at_most);
+            let later = random.millis(at_most);
             if matches!(moment, Moment::Begun | Moment::Is("waking")) {
                 self.echo.rig.wait_for("nothing runs", || !self.runs());
             }
-            let crowd = crowd(&mut dice);
+            let clients = clients_of_a_round(&mut random);
             thread::scope(|scope| {
-                let crowd: Vec<_> = crowd
+                let clients: Vec<_> = clients
                     .into_iter()
-                    .map(|(comes, visit)| {
+                    .map(|(comes, exchange)| {
                         scope.spawn(move || {
                             thread::sleep(comes);
-                            self.is_visited(&visit);
+                            self.serve_client(&exchange);
                         })
                     })
                     .collect();
-                let over = || crowd.iter().all(|client| client.is_finished());
+                let over = || clients.iter().all(|client| client.is_finished());
                 if self.reaches(moment, over) {
                     thread::sleep(later);
                     self.kill(&format!("{moment:?} and {later:?}"));
                     // Every other time a client connects at once; otherwise the rest of the clients, or none.
-                    if dice.below(2) == 0 {
-                        self.is_visited(&Visit::short());
+                    if random.below(2) == 0 {
+                        self.serve_client(&Exchange::short());
                     }
                 }
             });
@@ -254,10 +258,10 @@ impl<'a> Target<'a> {
     }
 
     /// Waits for the moment. It may be missed: then nothing will come of it any more.
-    fn reaches(&self, moment: Moment, crowd_is_over: impl Fn() -> bool) -> bool {
+    fn reaches(&self, moment: Moment, clients_are_done: impl Fn() -> bool) -> bool {
         let mut was_up = false;
         loop {
-            let nothing_comes = crowd_is_over();
+            let nothing_comes = clients_are_done();
             let (state, runs) = (self.echo.state(), self.runs());
             was_up |= ["awake", "cooling", "stopping"].contains(&state.as_str());
             let reached = match moment {
@@ -302,14 +306,14 @@ impl<'a> Target<'a> {
     }
 
     /// A client is served whole, unless wakeport is killed while it is connected.
-    fn is_visited(&self, visit: &Visit) {
+    fn serve_client(&self, exchange: &Exchange) {
         let before = self.over.load(SeqCst);
         self.clients.fetch_add(1, SeqCst);
-        if let Err(good) = visit.pay(&self.echo.address) {
+        if let Err(good) = exchange.run(&self.echo.address) {
             let kills = self.begun.load(SeqCst) - before;
             assert!(
                 kills > 0,
-                "{visit:?} broke after {good} bytes without a kill"
+                "{exchange:?} broke after {good} bytes without a kill"
             );
             self.broken.fetch_add(1, SeqCst);
         }
@@ -343,13 +347,13 @@ impl<'a> Target<'a> {
         assert_eq!(before["failures"], serde_json::json!({}), "{before:#}");
 
         // After a round without kills nothing is missing.
-        let visits = [100, 5_000, 300_000];
-        for bytes in visits {
-            let visit = Visit {
+        let exchanges = [100, 5_000, 300_000];
+        for bytes in exchanges {
+            let exchange = Exchange {
                 bytes,
-                ..Visit::short()
+                ..Exchange::short()
             };
-            self.echo.serves(&visit);
+            self.echo.serves(&exchange);
         }
         rig.wait_until_asleep(name);
         let after = self.echo.record().expect("there were clients");
@@ -358,7 +362,7 @@ impl<'a> Target<'a> {
                 .map(|record| record.pointer(path).and_then(Value::as_u64).unwrap_or(0));
             after - before
         };
-        let bytes = visits.iter().sum::<usize>() as u64;
+        let bytes = exchanges.iter().sum::<usize>() as u64;
         assert_eq!(more("/clients/served"), 3, "{after:#}");
         assert_eq!(total(&after, "clients") - total(&before, "clients"), 3);
         assert_eq!((more("/bytes/up"), more("/bytes/down")), (bytes, bytes));
@@ -416,28 +420,28 @@ fn total(record: &Value, what: &str) -> u64 {
 }
 
 /// The clients of a round, and when: some together, some later, one of them with bulk or a long connection.
-fn crowd(dice: &mut Dice) -> Vec<(Duration, Visit)> {
-    let mut crowd = Vec::new();
-    for _ in 0..=dice.below(4) {
-        let visit = Visit {
-            seed: dice.next(),
-            bytes: 1 + dice.below(20_000) as usize,
-            times: 1 + dice.below(3) as usize,
-            pause: dice.millis(20),
-            ends_first: dice.below(2) == 0,
+fn clients_of_a_round(random: &mut Random) -> Vec<(Duration, Exchange)> {
+    let mut clients = Vec::new();
+    for _ in 0..=random.below(4) {
+        let exchange = Exchange {
+            seed: random.next(),
+            bytes: 1 + random.below(20_000) as usize,
+            times: 1 + random.below(3) as usize,
+            pause: random.millis(20),
+            ends_first: random.below(2) == 0,
         };
-        crowd.push((dice.millis(150), visit));
+        clients.push((random.millis(150), exchange));
     }
-    let stays = dice.below(2) == 0;
-    crowd[0] = (
+    let stays = random.below(2) == 0;
+    clients[0] = (
         Duration::ZERO,
-        Visit {
+        Exchange {
             bytes: if stays { 64 } else { 4 << 20 },
             times: if stays { 8 } else { 1 },
-            ..crowd[0].1.clone()
+            ..clients[0].1.clone()
         },
     );
-    crowd
+    clients
 }
 
 #[expect(

@@ -18,7 +18,7 @@ const WAITING: &str = "WAKEPORT_MAX_WAITING=3000";
 /// A SYN to a full backlog is sent again after 1 s, 3 s, 7 s (tcp(7), tcp_syn_retries); by then the service is up.
 const COOLDOWN: &str = "WAKEPORT_COOLDOWN=10s";
 
-const PATIENCE: Duration = Duration::from_secs(200);
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(200);
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
@@ -47,7 +47,7 @@ fn ten_thousand_clients_during_one_start_are_all_served_in_batches() {
         let mut clients = JoinSet::new();
         for number in 0..CLIENTS {
             clients.spawn(async move {
-                let answer = timeout(PATIENCE, asks(number)).await;
+                let answer = timeout(CLIENT_TIMEOUT, asks(number)).await;
                 let answer = answer.unwrap_or_else(|_| panic!("client {number} waits in vain"));
                 answer.unwrap_or_else(|why| panic!("client {number}: {why}"))
             });
