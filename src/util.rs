@@ -1,5 +1,4 @@
-//! Helpers that any part may use, each with one owner. They know no more of ours than what an
-//! address is.
+//! Helpers that any part may use, each with one owner; they know nothing of ours.
 
 pub mod backoff;
 pub mod file;

@@ -10,6 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::UnitName;
+use crate::util::text::escape_controls;
 
 /// Where something was given; in the order of weight.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,13 +59,8 @@ impl Invalid {
 impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Keys and values may hold anything.
-        for c in format!("{}: {}", self.place, self.message).chars() {
-            match c.is_control() {
-                true => write!(f, "{}", c.escape_default())?,
-                false => write!(f, "{c}")?,
-            }
-        }
-        Ok(())
+        let line = format!("{}: {}", self.place, self.message);
+        f.write_str(&escape_controls(&line))
     }
 }
 

@@ -4,8 +4,6 @@ use std::collections::HashMap;
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::config::address::Bound;
-
 /// A process that runs (proc_pid_stat(5)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Process {
@@ -69,8 +67,8 @@ pub fn setting(path: &str) -> Option<usize> {
 /// A listening socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListeningSocket {
-    /// Its address.
-    pub at: Bound,
+    /// Its address, as `ListenStream=` takes it: `127.0.0.1:80`, `/path`, `@abstract`.
+    pub at: String,
     /// What tells it from others.
     pub inode: u64,
     /// Its user; unknown for a Unix socket.
@@ -97,7 +95,7 @@ fn tcp(row: &str) -> Option<ListeningSocket> {
         Err(_) => SocketAddr::from((Ipv6Addr::from(<[u8; 16]>::try_from(ip).ok()?), port)),
     };
     let socket = ListeningSocket {
-        at: Bound::Tcp(at),
+        at: at.to_string(),
         inode: fields.get(9)?.parse().ok()?,
         uid: fields.get(7)?.parse().ok(),
     };
@@ -119,7 +117,7 @@ fn words(text: &str) -> Option<Vec<u8>> {
 fn unix(row: &str) -> Option<ListeningSocket> {
     let fields: Vec<_> = row.split_whitespace().collect();
     let socket = ListeningSocket {
-        at: fields.get(7)?.parse().ok()?,
+        at: fields.get(7)?.to_string(),
         inode: fields.get(6)?.parse().ok()?,
         uid: None,
     };
@@ -172,10 +170,10 @@ mod tests {
         let v6 = "   0: 00000000000000000000000001000000:0050 00000000000000000000000000000000:0000 0A 0:0 00:0 0 0 0 7 1 0 100 0 0 10 0";
         if cfg!(target_endian = "little") {
             let socket = tcp(row).expect("it listens");
-            assert_eq!(socket.at.to_string(), "127.0.0.1:8080");
+            assert_eq!(socket.at, "127.0.0.1:8080");
             assert_eq!((socket.inode, socket.uid), (4242, Some(101)));
             let socket = tcp(v6).expect("it listens");
-            assert_eq!(socket.at.to_string(), "[::1]:80");
+            assert_eq!(socket.at, "[::1]:80");
         }
         for row in [
             "",
@@ -196,7 +194,7 @@ mod tests {
             ("0: 00000003 00000000 00000000 0001 03 22 /run/x.sock", None),
             ("0: 00000002 00000000 00010000 0001 01 23 @x", Some("@x")),
         ] {
-            let found = unix(row).map(|socket| socket.at.to_string());
+            let found = unix(row).map(|socket| socket.at);
             assert_eq!(found.as_deref(), at, "{row}");
         }
     }

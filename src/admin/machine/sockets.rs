@@ -3,6 +3,7 @@
 use super::Bus;
 use crate::admin::system::{Holder, Listening};
 use crate::config::Manager;
+use crate::config::address::Bound;
 use crate::util::proc::{self, ListeningSocket};
 
 /// All listening sockets. Whose one is, only root and its owner can see, but for systemd's own,
@@ -13,8 +14,10 @@ pub async fn listening(manager: Manager, bus: Option<&Bus>) -> Vec<Listening> {
         None => Vec::new(),
     };
     let owners = proc::socket_owners();
-    let holder = |socket: &ListeningSocket| {
-        let unit = of_units.iter().find(|(_, at)| at.contains(&socket.at));
+    let holder = |socket: &ListeningSocket, at: &Bound| {
+        let unit = of_units
+            .iter()
+            .find(|(_, addresses)| addresses.contains(at));
         match (unit, owners.get(&socket.inode), socket.uid) {
             (Some((unit, _)), _, _) => Holder::Unit(unit.clone()),
             (None, Some(&pid), _) => process(pid, manager),
@@ -22,11 +25,12 @@ pub async fn listening(manager: Manager, bus: Option<&Bus>) -> Vec<Listening> {
             (None, None, None) => Holder::Unknown,
         }
     };
-    let found = |socket: ListeningSocket| Listening {
-        holder: holder(&socket),
-        at: socket.at,
+    let found = |socket: ListeningSocket| {
+        let at = socket.at.parse().ok()?;
+        let holder = holder(&socket, &at);
+        Some(Listening { at, holder })
     };
-    proc::listening().into_iter().map(found).collect()
+    proc::listening().into_iter().filter_map(found).collect()
 }
 
 /// The unit of a process, or its name if it is in none of this manager's services.
