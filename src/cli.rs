@@ -9,7 +9,6 @@ mod init;
 pub mod inside;
 mod observed;
 mod options;
-mod plan;
 mod run;
 mod output;
 mod status;

@@ -45,7 +45,7 @@ impl Config {
     pub fn owners<'a>(
         &self,
         listeners: impl Iterator<Item = &'a str> + Clone,
-    ) -> Result<Vec<usize>, String> {
+    ) -> Result<Vec<Option<usize>>, String> {
         let owns = |service: &ServiceConfig, listener: &str| {
             let own = service.listeners.as_ref();
             own.is_none_or(|own| own.iter().any(|own| own == listener))
@@ -63,13 +63,9 @@ impl Config {
         }
         let owner = |listener: &str| {
             let mut services = self.services.iter();
-            services.position(|service| owns(service, listener)).ok_or_else(|| {
-                format!(
-                    "listener `{listener}` belongs to no service; write `listener = \"{listener}\"` below one `[service.NAME]`"
-                )
-            })
+            services.position(|service| owns(service, listener))
         };
-        listeners.map(owner).collect()
+        Ok(listeners.map(owner).collect())
     }
 }
 

@@ -4,3 +4,7 @@ pub mod record;
 pub mod state_file;
 pub mod metrics;
 pub mod scrape;
+pub mod recorder;
+pub mod log;
+pub mod status;
+mod text;

@@ -1,137 +1,183 @@
-//! The one loop of a service: events in, the lifecycle asked, actions performed. Owns the
-//! waiting clients, the clock and all that is known of the service; everybody else sends it a
-//! [`Message`] or holds a [`Permit`].
+//! Carries out the effects of one service's [`core`](crate::core::service), and tells it what comes
+//! of them: the one loop of a service. Connections hold a [`Permit`] or are [`Queued`]; all else
+//! that happens is a message in its inbox.
 
-mod books;
-mod door;
-mod guests;
-mod message;
+mod gate;
+mod handle;
 mod orders;
-mod permit;
 pub mod probe;
-mod story;
+mod reporter;
 #[cfg(test)]
 mod tests;
 
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use crate::backend::{Backend, Failure, StopScope};
-use crate::config::{Timing, WakeRate};
-use crate::core::lifecycle::{Action, ClientCounts, Event, Lifecycle, Phase, State, Stop, Times};
+use crate::backend::{Backend, WakeOrder};
+use crate::config::Timing;
+use crate::core::gate::Occupancy;
+use crate::core::lifecycle::{Phase, State, Times};
+use crate::core::service::{self as core, Effect, Input, Rejection, Rules, Ticket, Timer};
 use crate::core::wake_limiter::WakeLimiter;
 use crate::net::dial::Target;
-use crate::service::probe::Prober;
+use gate::{Gate, Totals};
+use handle::{Message, Waiter};
+use orders::Orders;
+use probe::{Answer, Prober};
 
-pub use books::Recorder;
-use door::Door;
-pub use door::Waiter;
-use guests::ConnectionTable;
-pub use message::{Message, Ticket, Traffic};
-pub use permit::{Handle, Permit, Verdict};
-pub use story::Reporter;
+pub use gate::Traffic;
+pub use handle::{Entrance, Handle, Permit, Queued, Verdict};
+pub use reporter::{About, Reporter, Say};
 
-/// How often a look is taken where signals should have told: a lost one costs no more.
-const SLOW_POLL: Duration = Duration::from_secs(30);
-/// The same, while somebody waits for the answer.
-const QUICK_POLL: Duration = Duration::from_secs(1);
-
-/// How long after somebody was refused we stay at least.
-const REFUSED_LINGER: Duration = Duration::from_secs(10);
-
-/// Drives one service through its life.
-pub struct Driver {
-    lifecycle: Lifecycle,
+/// One service, as far as it acts.
+#[derive(Debug)]
+pub struct Service {
+    core: core::Service,
     backend: Backend,
     prober: Prober,
     start_timeout: Duration,
     tasks: TaskTracker,
     inbox: mpsc::UnboundedReceiver<Message>,
     handle: Handle,
+    targets: Vec<Probed>,
+    /// The connections that the core knows as tickets.
+    waiters: BTreeMap<Ticket, Waiter>,
+    orders: Orders,
+    reporter: Reporter,
     idle: watch::Sender<bool>,
-    doors: Vec<Door>,
-    guests: ConnectionTable,
-    /// The door of the client that the service was woken for.
-    woken_for: usize,
-    /// The order under way or last carried out; the next one waits for it.
-    order: Option<JoinHandle<StopScope>>,
-    given_up: CancellationToken,
-    /// The number of that order.
-    orders: u64,
-    /// Counts orders begun and ended: a look taken across one of them says nothing.
-    epoch: u64,
-    looking: bool,
-    look_again: bool,
-    look_at: Option<Instant>,
-    /// The service was seen down since it fell asleep.
-    seen_down: bool,
-    wake_rate: Option<WakeRate>,
-    /// Somebody was refused, and others may follow: as long as that we stay.
-    stay_until: Option<Instant>,
-    story: Reporter,
+    /// Notified when the service has become idle.
+    changed: Arc<Notify>,
 }
 
-impl Driver {
-    /// A driver for the service behind `backend`, with one door for each of `targets`.
+/// What a service does its work with, and may be replaced while it runs.
+#[derive(Debug)]
+pub struct Settings {
+    /// What starts and stops it.
+    pub backend: Backend,
+    /// Where its connections go.
+    pub targets: Vec<Arc<Target>>,
+    /// What asks whether they answer.
+    pub prober: Prober,
+    /// How long things may take.
+    pub timing: Timing,
+    /// What it is called, and how often it may be woken.
+    pub about: About,
+}
+
+/// A target, and the task that asks whether it answers.
+#[derive(Debug)]
+struct Probed {
+    target: Arc<Target>,
+    entrance: Entrance,
+    probe: Option<AbortOnDropHandle<()>>,
+    /// The number of the latest probe; what an earlier one says is ignored.
+    number: u64,
+    failure: Option<String>,
+}
+
+/// Connections rejected in one turn, each kind reported once.
+#[derive(Debug, Default)]
+struct Rejected {
+    failed: usize,
+    wake_rate: usize,
+    silent: BTreeMap<usize, usize>,
+}
+
+impl Service {
+    /// A service with these settings. When it becomes idle, `changed` is notified.
     pub fn new(
-        backend: Backend,
-        targets: Vec<Arc<Target>>,
-        prober: Prober,
-        timing: &Timing,
+        settings: Settings,
+        reporter: Reporter,
         tasks: TaskTracker,
-        story: Reporter,
+        changed: Arc<Notify>,
     ) -> Self {
-        let times = Times {
-            cooldown: timing.cooldown,
-            start_timeout: timing.start_timeout,
-        };
         let (post, inbox) = mpsc::unbounded_channel();
+        let handle = Handle::new(post);
+        let Settings {
+            backend,
+            targets,
+            prober,
+            timing,
+            ..
+        } = settings;
+        let cooldown = timing.cooldown;
+        let targets = targets.into_iter().enumerate().map(|(index, target)| {
+            let entrance = handle.entrance(index, cooldown);
+            Probed::new(target, entrance)
+        });
+        let targets: Vec<_> = targets.collect();
         Self {
-            lifecycle: Lifecycle::new(times),
+            core: core(&backend, &timing, targets.len(), &reporter),
+            orders: Orders::new(backend.clone(), handle.clone(), tasks.clone()),
             backend,
             prober,
             start_timeout: timing.start_timeout,
             tasks,
             inbox,
-            handle: Handle::new(post),
+            handle,
+            targets,
+            waiters: BTreeMap::new(),
+            reporter,
             idle: watch::Sender::new(false),
-            doors: targets.into_iter().map(Door::new).collect(),
-            guests: ConnectionTable::default(),
-            woken_for: 0,
-            order: None,
-            given_up: CancellationToken::new(),
-            orders: 0,
-            epoch: 0,
-            looking: false,
-            look_again: false,
-            look_at: None,
-            seen_down: false,
-            wake_rate: None,
-            stay_until: None,
-            story,
+            changed,
         }
     }
 
-    /// Wakes the service at most so often, what is known of earlier lives included.
-    pub fn waking_at_most(mut self, rate: Option<WakeRate>) -> Self {
-        if let Some(WakeRate { wakes, per }) = rate {
-            let (now, ages) = (now(), self.story.earlier_wakes());
-            let spent = ages.into_iter().filter_map(|age| now.checked_sub(age));
-            let budget = WakeLimiter::new(wakes, per, spent);
-            self.lifecycle = self.lifecycle.limited(budget);
-            self.wake_rate = rate;
+    /// Goes on with other settings. Those that wait, wait anew; those inside stay; the service is
+    /// found as it is.
+    async fn reconfigure(&mut self, settings: Settings, limit: Duration) -> Vec<Entrance> {
+        let Settings {
+            backend,
+            targets,
+            prober,
+            timing,
+            about,
+        } = settings;
+        let next = Orders::new(backend.clone(), self.handle.clone(), self.tasks.clone());
+        let orders = std::mem::replace(&mut self.orders, next);
+        orders.close(false, limit).await;
+        self.reporter.reconfigured(about);
+        // Those that are gone from the settings may have connections inside.
+        let known = |target: &Arc<Target>, ours: &[Probed]| {
+            ours.iter().position(|ours| *ours.target == **target)
+        };
+        let mut ways = Vec::new();
+        for target in targets {
+            let index = known(&target, &self.targets).unwrap_or_else(|| {
+                let entrance = self.handle.entrance(self.targets.len(), timing.cooldown);
+                self.targets.push(Probed::new(target, entrance));
+                self.targets.len() - 1
+            });
+            ways.push(self.targets[index].entrance.clone());
         }
-        self
+        for target in &mut self.targets {
+            target.probe = None;
+            target.entrance.gate().close();
+            target.entrance.gate().follow(timing.cooldown);
+        }
+        self.core = core(&backend, &timing, self.targets.len(), &self.reporter);
+        (self.backend, self.prober) = (backend, prober);
+        self.start_timeout = timing.start_timeout;
+        let tickets: Vec<Ticket> = self.waiters.keys().copied().collect();
+        for ticket in tickets {
+            self.handle_input(Input::Arrived(ticket));
+        }
+        ways
     }
 
-    /// How clients reach this driver.
+    /// The ways to its targets, in their order.
+    pub fn entrances(&self) -> Vec<Entrance> {
+        let ways = self.targets.iter();
+        ways.map(|target| target.entrance.clone()).collect()
+    }
+
+    /// How connections reach this service.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
@@ -147,21 +193,31 @@ impl Driver {
         let watch = self.tasks.spawn(async move {
             backend.watch(move || handle.post(Message::Changed)).await;
         });
-        let _watch = tokio_util::task::AbortOnDropHandle::new(watch);
+        let _watch = AbortOnDropHandle::new(watch);
         // One alarm for all timers: arming it anew costs a wake-up of this very thread.
         let mut alarm = pin!(sleep(Duration::ZERO));
         let mut next = self.inbox.try_recv().ok();
         loop {
             while let Some(message) = next {
-                if let Message::Close { sleep, limit } = message {
-                    return self.close(sleep, limit).await;
+                if let Message::Close { stop, limit } = message {
+                    self.reporter.carried(self.totals());
+                    let down = self.orders.close(stop, limit).await;
+                    self.reporter.close(down);
+                    return;
                 }
-                self.receive(message);
+                if let Message::Reconfigure(settings, limit, reply) = message {
+                    let ways = self.reconfigure(*settings, limit).await;
+                    let _ = reply.send(ways);
+                } else {
+                    self.receive(message);
+                }
                 next = self.inbox.try_recv().ok();
             }
             self.tick();
-            self.settle();
-            let timer = self.next_timer().map(Into::into);
+            self.handle_input(Input::Settle);
+            self.publish();
+            let timers = [self.core.deadline(), self.reporter.next()];
+            let timer = timers.into_iter().flatten().min().map(Into::into);
             if let Some(at) = timer.filter(|&at| at != alarm.deadline()) {
                 alarm.as_mut().reset(at);
             }
@@ -173,335 +229,304 @@ impl Driver {
         }
     }
 
+    /// Tells the core what a message says.
     fn receive(&mut self, message: Message) {
         match message {
-            Message::Knocked(ticket) => self.guests.knocks(ticket),
-            Message::Barred(listener, peer) => {
-                self.story.barred(&listener, peer);
-                self.stay();
-            }
             Message::Arrived(waiter) => {
-                self.guests.waits(waiter.ticket);
-                self.doors[waiter.ticket.door].wait(waiter);
-                self.tell(Event::Arrived);
-                // What a look under way says is as good.
-                if self.lifecycle.wants_a_look(self.crowd()) && !self.looking {
-                    self.look();
+                let input = Input::Arrived(waiter.ticket);
+                self.waiters.insert(waiter.ticket, waiter);
+                self.handle_input(input);
+            }
+            Message::Refused(waiter, permit, why) => {
+                drop(permit);
+                self.targets[waiter.ticket.target].failure = Some(why);
+                let input = Input::Refused(waiter.ticket);
+                self.waiters.insert(waiter.ticket, waiter);
+                self.handle_input(input);
+            }
+            Message::Left(ticket) => {
+                if self.waiters.remove(&ticket).is_some() {
+                    self.reporter.abandoned();
                 }
+                self.handle_input(Input::Left(ticket));
             }
-            Message::Refused(waiter, why) => {
-                self.guests.returns(waiter.ticket);
-                let door = &mut self.doors[waiter.ticket.door];
-                door.missed(why);
-                door.close();
-                door.wait(waiter);
-                self.look();
-                self.tell(Event::Arrived);
+            Message::Denied(listener, peer) => {
+                self.reporter.denied(&listener, peer);
+                self.handle_input(Input::Denied);
             }
-            Message::Left(ticket, traffic) => {
-                if self.doors[ticket.door].leave(ticket) {
-                    self.story.gone();
-                }
-                // Who was ended as idle may have been no client yet.
-                if self.guests.leaves(ticket) || traffic.idle > 0 {
-                    self.story.left(traffic);
-                }
-                self.tell(Event::Left);
+            Message::Gate => self.handle_input(Input::Gate),
+            Message::Started(result) => {
+                let result = result.map_err(|why| self.reporter.start_fails(why.0));
+                self.handle_input(Input::Started(result));
             }
-            // One that was given up has been answered for already, but has ended only now.
-            Message::Woken(number, _) | Message::Slept(number, _) if number != self.orders => {
-                self.epoch += 1;
-            }
-            Message::Woken(_, result) => {
-                self.epoch += 1;
-                match result {
-                    Ok(()) => {
-                        self.tell(Event::Started);
-                        // It may be gone again by the time its start job has ended.
-                        self.look();
-                    }
-                    Err(why) => {
-                        self.story.wake_fails(why.0);
-                        self.tell(Event::WakeFailed);
-                    }
-                }
-            }
-            Message::Slept(_, result) => {
-                self.epoch += 1;
-                match result {
+            Message::Stopped(result) => {
+                let result = match result {
                     Ok(freed) => {
-                        if let State::Stopping(_) = self.lifecycle.state() {
-                            self.story.slept(freed);
+                        if let State::Stopping(_) = self.core.state() {
+                            self.reporter.stopped(freed);
                         }
-                        self.tell(Event::Slept);
+                        Ok(())
                     }
                     Err((why, phase)) => {
-                        self.story.sleep_failed(&why.0);
-                        self.tell(Event::SleepFailed(phase));
+                        self.reporter.stop_fails(why.0);
+                        Err(phase)
+                    }
+                };
+                self.handle_input(Input::Stopped(result));
+            }
+            Message::Answered(index, number, answer) => self.answered(index, number, answer),
+            Message::Missed(index, number, why) => {
+                let target = &mut self.targets[index];
+                if target.number == number {
+                    target.failure = Some(why);
+                }
+            }
+            Message::Changed => self.handle_input(Input::Changed),
+            Message::Queried(result, why) => {
+                if self.core.query_is_fresh() {
+                    let failure = result.as_ref().err().map(|failure| &*failure.0);
+                    self.reporter.queried(failure);
+                    if let Some(why) = why {
+                        self.reporter.start_fails(why);
                     }
                 }
-            }
-            Message::Answered(door, probe, answer) => {
-                if self.doors[door].answered(probe, answer) {
-                    self.tell(Event::Ready);
-                    self.serve();
-                }
-            }
-            Message::Missed(door, probe, why) => self.doors[door].missed_by(probe, why),
-            Message::Changed => self.look(),
-            Message::Looked(epoch, seen, why) => {
-                let again = std::mem::take(&mut self.look_again);
-                self.looking = false;
-                let is_fresh = epoch == self.epoch;
-                if is_fresh {
-                    self.looked(seen, why);
-                }
-                if again || !is_fresh {
-                    self.look();
-                }
+                self.handle_input(Input::Queried(result.map_err(drop)));
             }
             Message::MayExit(reply) => {
-                let _ = reply.send(self.is_idle());
+                let _ = reply.send(self.core.is_idle(self.occupancy()));
             }
             Message::Record(reply) => {
-                let _ = reply.send(self.story.record());
+                self.reporter.carried(self.totals());
+                let _ = reply.send(self.reporter.record());
             }
-            Message::Close { .. } => (),
+            Message::Reconfigure(..) | Message::Close { .. } => (),
         }
     }
 
-    /// Reports an event to the lifecycle and does what it says.
-    fn tell(&mut self, event: Event) {
-        let before = self.lifecycle.state();
-        let action = self.lifecycle.handle(event, self.crowd(), now());
-        let after = self.lifecycle.state();
-        self.keep_count(action);
-        if before != after {
-            self.enter(event, before, after);
+    fn answered(&mut self, index: usize, number: u64, answer: Option<Answer>) {
+        let target = &mut self.targets[index];
+        if target.number != number || target.probe.take().is_none() {
+            return;
         }
-        match action {
-            Some(Action::Wake) => self.wake(),
-            Some(Action::Sleep) => self.sleep(),
-            Some(Action::Admit) => self.serve(),
-            Some(Action::TurnAway) => {
-                let turned_away = self.turn_all_away();
-                let failed = matches!(after, State::Failed { retry_at, .. } if now() < retry_at);
-                match self.wake_rate.filter(|_| !failed) {
-                    Some(rate) => {
-                        self.story.rationed(turned_away, rate, now());
-                        self.stay();
+        target.failure = None;
+        // The first connection gets it. Later it would be stale.
+        self.handle_with(Input::Answered(index), answer);
+    }
+
+    /// Reports the timers that have run out.
+    fn tick(&mut self) {
+        let now = now();
+        let due: Vec<Timer> = self
+            .core
+            .timers()
+            .filter_map(|(timer, at)| (at <= now).then_some(timer))
+            .collect();
+        for timer in due {
+            let woken_for = &self.targets[self.core.woken_for()];
+            if let (Timer::Lifecycle, State::Waking { .. }, Some(why)) =
+                (timer, self.core.state(), &woken_for.failure)
+            {
+                let why = format!("it does not answer in time: {why}");
+                self.reporter.start_fails(why);
+            }
+            self.handle_input(Input::Due(timer));
+        }
+    }
+
+    fn gate(&self, index: usize) -> &Gate {
+        self.targets[index].entrance.gate()
+    }
+
+    fn gates(&self) -> impl Iterator<Item = &Gate> + Clone {
+        self.targets.iter().map(|target| target.entrance.gate())
+    }
+
+    fn occupancy(&self) -> Occupancy {
+        gate::occupancy(self.gates())
+    }
+
+    fn totals(&self) -> Totals {
+        gate::totals(self.gates())
+    }
+
+    fn handle_input(&mut self, input: Input) {
+        self.handle_with(input, None);
+    }
+
+    /// Tells the core of `input`, and does what it says; `answer` is for the first connection that is
+    /// let through.
+    fn handle_with(&mut self, input: Input, mut answer: Option<Answer>) {
+        let (mut effects, mut rejected) = (Vec::new(), Rejected::default());
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            let occupancy = self.occupancy();
+            self.core.handle(input, occupancy, now(), &mut effects);
+            for effect in effects.drain(..) {
+                match effect {
+                    Effect::Report(fact) => {
+                        let first = fact.first.and_then(|first| self.waiters.get(&first));
+                        let first = first.map(|waiter| waiter.peer);
+                        self.reporter.carried(self.totals());
+                        self.reporter.fact(&fact, first, now());
                     }
-                    None => self.story.turned_away(turned_away),
+                    Effect::Admit { ticket, first } => {
+                        let entrance = &self.targets[ticket.target].entrance;
+                        entrance.gate().admit(first);
+                        let permit = entrance.permit();
+                        let Some(waiter) = self.waiters.remove(&ticket) else {
+                            continue;
+                        };
+                        let verdict = Verdict::Admitted(permit, answer.take());
+                        // One that has just left returns what it was given; the next one gets it.
+                        if let Err(Verdict::Admitted(_, returned)) = waiter.reply.send(verdict) {
+                            answer = returned;
+                        }
+                    }
+                    Effect::Reject(ticket, why) => {
+                        rejected.count(ticket, why);
+                        if let Some(waiter) = self.waiters.remove(&ticket) {
+                            let _ = waiter.reply.send(Verdict::Rejected);
+                        }
+                    }
+                    Effect::Start(ticket) => {
+                        self.reporter.starts();
+                        if let Some(waiter) = self.waiters.get(&ticket) {
+                            let order = WakeOrder {
+                                target: self.targets[ticket.target].target.clone(),
+                                listener: waiter.listener.clone(),
+                                client: waiter.peer,
+                                limit: self.start_timeout,
+                                given_up: self.orders.next_start(),
+                            };
+                            self.orders.start(order);
+                        }
+                    }
+                    Effect::Stop => self.orders.stop(),
+                    Effect::GiveUp { undo } => self.orders.give_up(undo),
+                    Effect::Query { explain } => self.query(explain),
+                    Effect::Probe(index) => self.probe(index),
+                    Effect::CancelProbe(index) => self.targets[index].probe = None,
+                    Effect::Open(index) => self.gate(index).open(),
+                    Effect::Close(index) => self.gate(index).close(),
+                    Effect::CloseEmpty(index) => {
+                        let closed = self.gate(index).close_empty();
+                        inputs.push_back(Input::Closed(index, closed));
+                    }
+                    Effect::Watch => {
+                        self.gates().for_each(Gate::watch);
+                        inputs.push_back(Input::Gate);
+                    }
                 }
             }
-            Some(Action::GiveUp { undo }) => {
-                let turned_away = self.turn_all_away();
-                self.story.turned_away(turned_away);
-                self.give_up(undo);
-            }
-            None => (),
         }
+        self.report(rejected);
     }
 
-    fn enter(&mut self, event: Event, before: State, after: State) {
-        if !matches!(after, State::Awake | State::Cooling { .. }) {
-            self.doors.iter_mut().for_each(Door::close);
-        }
-        // What was seen before it fell asleep may be over.
-        if after != State::Asleep || !matches!(event, Event::Seen(_)) {
-            self.seen_down = false;
-        }
-        let first = self.doors.iter().find_map(Door::first);
-        self.story.turn(event, before, after, first, now());
-        self.look_at = None;
-    }
-
-    fn crowd(&self) -> ClientCounts {
-        let waiting = self.doors.iter().map(Door::waiting).sum();
-        ClientCounts {
-            waiting,
-            connected: self.guests.connected(),
-        }
-    }
-
-    // -- clients
-
-    /// Lets clients through where their target answers, and asks it where somebody waits.
-    fn serve(&mut self) {
-        let (awake, probing) = match self.lifecycle.state() {
-            State::Awake => (true, true),
-            State::Waking { started, .. } => (false, started),
-            State::Asleep | State::Cooling { .. } | State::Stopping(_) | State::Failed { .. } => {
-                (false, false)
-            }
-        };
-        // That ends as well, should nobody ever see the service.
-        let waits_for_a_look = self.lifecycle.wants_a_look(self.crowd());
-        for (index, door) in self.doors.iter_mut().enumerate() {
-            if awake {
-                self.story.admitted(door.admit(&mut self.guests));
-            }
-            if awake || waits_for_a_look {
-                door.set_limits(now().checked_add(self.start_timeout));
-            }
-            if !awake {
-                door.hang_up();
-            }
-            let wanted = door.waiting() > 0 || !awake && index == self.woken_for;
-            if !(probing && wanted && !door.is_open()) {
-                door.stop_asking();
-            } else if !door.is_asking() {
-                door.ask(index, &self.prober, &self.handle, &self.tasks);
-            }
-        }
-    }
-
-    fn turn_all_away(&mut self) -> usize {
-        let (doors, guests) = (self.doors.iter_mut(), &mut self.guests);
-        doors.map(|door| door.turn_all_away(guests)).sum()
-    }
-
-    /// Keeps the count of wakes, where they are limited.
-    fn keep_count(&mut self, action: Option<Action>) {
-        let Some(WakeRate { wakes, .. }) = self.wake_rate else {
-            return;
-        };
-        if action == Some(Action::Wake) {
-            self.story.wakes(wakes);
-        }
+    fn report(&mut self, rejected: Rejected) {
         let now = now();
-        let until = self.lifecycle.no_wake_until(now);
-        self.story.no_wake_until(until, now);
+        if rejected.failed > 0 {
+            self.reporter.rejected(rejected.failed);
+        }
+        if rejected.wake_rate > 0 {
+            let until = self.core.no_wake_until(now);
+            self.reporter.no_wake_until(until, now);
+            self.reporter.rate_limited(rejected.wake_rate, now);
+        }
+        for (index, connections) in rejected.silent {
+            let Probed {
+                target, failure, ..
+            } = &self.targets[index];
+            let why = failure.as_deref().unwrap_or("it was not reached in time");
+            let failure = format!("target `{}` does not answer: {why}", target.address);
+            self.reporter.silent(connections, &failure);
+        }
     }
 
-    /// Stays for a while: one process for all who are refused, and not one for each.
-    fn stay(&mut self) {
-        self.stay_until = now().checked_add(REFUSED_LINGER);
-    }
-
-    // -- looks
-
-    /// Has somebody look at the service. One look at a time.
-    fn look(&mut self) {
-        self.look_at = None;
-        let (waking, started) = match self.lifecycle.state() {
-            State::Waking { started, .. } => (true, started),
-            State::Asleep | State::Awake | State::Cooling { .. } => (false, false),
-            State::Stopping(_) | State::Failed { .. } => (false, false),
-        };
-        // Where only an answer tells that the service is up, the probe asks already.
-        if waking && !self.backend.can_tell() {
-            return;
-        }
-        if self.looking {
-            // The one under way may have passed by the change.
-            self.look_again = true;
-            return;
-        }
-        self.looking = true;
-        let (backend, handle, epoch) = (self.backend.clone(), self.handle.clone(), self.epoch);
+    fn query(&self, explain: bool) {
+        let (backend, handle) = (self.backend.clone(), self.handle.clone());
         self.tasks.spawn(async move {
             let seen = backend.query().await;
             let why = match seen {
-                Ok(Phase::Down) if started => backend.failure_reason().await,
+                Ok(Phase::Down) if explain => backend.failure_reason().await,
                 _ => None,
             };
-            handle.post(Message::Looked(epoch, seen, why));
+            handle.post(Message::Queried(seen, why));
         });
     }
 
-    fn looked(&mut self, seen: Result<Phase, Failure>, why: Option<String>) {
-        match seen {
-            Ok(phase) => {
-                self.story.looked();
-                if let Some(why) = why {
-                    self.story.wake_fails(why);
+    fn probe(&mut self, index: usize) {
+        let probed = &mut self.targets[index];
+        probed.number += 1;
+        let (prober, target) = (self.prober.clone(), probed.target.clone());
+        let (handle, number) = (self.handle.clone(), probed.number);
+        probed.probe = Some(AbortOnDropHandle::new(self.tasks.spawn(async move {
+            let mut last = String::new();
+            let missed = |why: String| {
+                if why != last {
+                    last.clone_from(&why);
+                    handle.post(Message::Missed(index, number, why));
                 }
-                self.seen_down = phase == Phase::Down;
-                self.tell(Event::Seen(phase));
-                // Somebody else is at it: what comes of it is asked for, but not all the time.
-                let waited_for = self.lifecycle.wants_a_look(self.crowd());
-                if waited_for || self.lifecycle.state() == State::Asleep && !self.seen_down {
-                    self.look_at = now().checked_add(QUICK_POLL);
-                }
-            }
-            Err(why) => {
-                self.story.look_failed(&why.0);
-                self.look_at = now().checked_add(QUICK_POLL);
-            }
-        }
+            };
+            let answer = prober.answer(&target, missed).await;
+            handle.post(Message::Answered(index, number, answer));
+        })));
     }
 
-    fn is_idle(&self) -> bool {
-        let nothing_to_do = match self.lifecycle.state() {
-            State::Asleep => self.seen_down,
-            // systemd tries again for the next client, if that one starts us as well.
-            State::Failed { undoing, .. } => !undoing && !self.backend.can_start(),
-            State::Waking { .. } | State::Awake | State::Cooling { .. } | State::Stopping(_) => {
-                false
-            }
-        };
-        nothing_to_do && self.guests.is_empty() && self.stay_until.is_none()
-    }
-
-    // -- time
-
-    fn next_timer(&self) -> Option<Instant> {
-        let limits = self.doors.iter().filter_map(Door::limit);
-        let others = [
-            self.lifecycle.deadline(),
-            self.look_at,
-            self.stay_until,
-            self.story.next_word(),
-        ];
-        others.into_iter().flatten().chain(limits).min()
-    }
-
-    fn tick(&mut self) {
-        let now = now();
-        if self.lifecycle.deadline().is_some_and(|at| at <= now) {
-            if matches!(self.lifecycle.state(), State::Waking { .. })
-                && let Some(why) = self.doors[self.woken_for].why_not()
-            {
-                self.story
-                    .wake_fails(format!("it does not answer in time: {why}"));
-            }
-            self.tell(Event::Due);
+    /// After every turn: what others may see.
+    fn publish(&mut self) {
+        let (occupancy, now) = (self.occupancy(), now());
+        let is_idle = self.core.is_idle(occupancy);
+        let turned = |idle: &mut bool| std::mem::replace(idle, is_idle) != is_idle;
+        if self.idle.send_if_modified(turned) && is_idle {
+            self.changed.notify_one();
         }
-        if self.look_at.is_some_and(|at| at <= now) {
-            self.look();
+        self.reporter.carried(self.totals());
+        let until = self.core.no_wake_until(now);
+        self.reporter.no_wake_until(until, now);
+        let (state, clients) = (self.core.state(), self.core.clients());
+        self.reporter.publish(state, clients, now);
+    }
+}
+
+/// A core of which nothing is known yet but how often it was woken.
+fn core(backend: &Backend, timing: &Timing, targets: usize, reporter: &Reporter) -> core::Service {
+    let rules = Rules {
+        times: Times {
+            cooldown: timing.cooldown,
+            start_timeout: timing.start_timeout,
+        },
+        can_tell: backend.can_tell(),
+        can_start: backend.can_start(),
+    };
+    let limiter = match reporter.wakes() {
+        Some((rate, ages)) => {
+            let spent = ages.into_iter().filter_map(|age| now().checked_sub(age));
+            WakeLimiter::new(rate.wakes, rate.per, spent)
         }
-        self.stay_until = self.stay_until.filter(|&at| at > now);
-        for index in 0..self.doors.len() {
-            let turned_away = self.doors[index].turn_away_at(now, &mut self.guests);
-            if turned_away > 0 {
-                self.story.gave_up(&self.doors[index], turned_away);
-                self.tell(Event::Left);
-            }
+        None => WakeLimiter::default(),
+    };
+    core::Service::new(rules, targets, limiter, now())
+}
+
+impl Probed {
+    fn new(target: Arc<Target>, entrance: Entrance) -> Self {
+        Self {
+            target,
+            entrance,
+            probe: None,
+            number: 0,
+            failure: None,
         }
     }
+}
 
-    /// After every event: what follows from the state as it is now.
-    fn settle(&mut self) {
-        self.serve();
-        self.keep_count(None);
-        let state = self.lifecycle.state();
-        if self.looking {
-            // What comes of it is known in a moment.
-        } else if state == State::Asleep && !self.seen_down && self.look_at.is_none() {
-            self.look();
-        } else if self.backend.can_tell() {
-            let anxious = matches!(
-                state,
-                State::Waking { started: true, .. } | State::Stopping(Stop::Theirs)
-            );
-            let at = now() + if anxious { QUICK_POLL } else { SLOW_POLL };
-            self.look_at = Some(self.look_at.map_or(at, |earlier| earlier.min(at)));
+impl Rejected {
+    fn count(&mut self, ticket: Ticket, why: Rejection) {
+        match why {
+            Rejection::Failed => self.failed += 1,
+            Rejection::WakeRate => self.wake_rate += 1,
+            Rejection::Silent => *self.silent.entry(ticket.target).or_default() += 1,
         }
-        let is_idle = self.is_idle();
-        self.idle
-            .send_if_modified(|idle| std::mem::replace(idle, is_idle) != is_idle);
-        self.story.publish(state, self.crowd(), now());
     }
 }
 

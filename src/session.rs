@@ -1,15 +1,13 @@
-//! One client from accept to close: find out who it is, ask for a permit, dial, relay, report.
+//! One client's connection from accept to close: identify it, enter or wait, dial, relay, report.
 
-mod cut;
-mod introduction;
+mod abort;
+mod proxy_header;
 
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
-use tokio_util::task::TaskTracker;
 
 use crate::config::access::AccessList;
 use crate::config::address::Peer;
@@ -18,286 +16,303 @@ use crate::net::dial::{Dialer, Target};
 use crate::net::proxy_header::Origin;
 use crate::net::relay::{self, Ended};
 use crate::net::stream::{AsyncStream as Stream, RawStream};
-use crate::server::workers::{WorkerSlot, Workers};
 use crate::service::probe::Answer;
-use crate::service::{Handle, Permit, Traffic, Verdict};
+use crate::service::{Entrance, Permit, Queued, Traffic, Verdict};
 
-use cut::Cut;
-use introduction::{HeaderOutcome, ProxyHeaderReader};
+pub use abort::Abort;
+use proxy_header::{HeaderOutcome, ProxyHeaderReader};
 
-/// What all sessions of a service share.
-#[derive(Clone, Debug)]
-pub struct Sessions {
-    driver: Handle,
-    seats: Arc<Semaphore>,
-    bench: Arc<Semaphore>,
-    workers: Arc<Workers>,
-    tasks: TaskTracker,
-    house: Arc<SessionContext>,
-}
-
-/// What a session needs of its surroundings.
+/// Where the connections of one listener go.
 #[derive(Debug)]
-struct SessionContext {
-    dialer: Dialer,
-    access: AccessList,
-    reception: Option<ProxyHeaderReader>,
-    wake_on_data: bool,
-    liveness: Liveness,
-    /// Made when the connections that are left are to end.
-    cut: Cut,
-}
-
-/// ConnectionSlot for one more client: a connection, and a place to wait.
-#[derive(Debug)]
-pub struct ConnectionSlot {
-    seat: OwnedSemaphorePermit,
-    bench: OwnedSemaphorePermit,
-}
-
-/// What the listener knows of the clients it lets in.
-#[derive(Clone, Debug)]
 pub struct Route {
     /// The listener's name.
     pub listener: Arc<str>,
-    /// The index of the target behind it.
-    pub door: usize,
-    /// The target behind it.
+    /// The way to a target of a service.
+    pub entrance: Entrance,
+    /// That target.
     pub target: Arc<Target>,
+    /// What all sessions of the service share.
+    pub context: Arc<SessionContext>,
 }
 
-impl Sessions {
-    /// A hall with so many seats, and so many places to wait, for whom `admission` takes for a
-    /// client.
+/// What all sessions of a service share.
+#[derive(Debug)]
+pub struct SessionContext {
+    dialer: Dialer,
+    access: AccessList,
+    header: Option<ProxyHeaderReader>,
+    wake_on_data: bool,
+    liveness: Liveness,
+    /// Triggered when the connections that are left are to end.
+    abort: Arc<Abort>,
+}
+
+impl SessionContext {
+    /// Connections count as clients' as `admission` says, and are dialled on by `dialer`.
     pub fn new(
-        driver: Handle,
         dialer: Dialer,
-        workers: Workers,
-        (seats, bench): (usize, usize),
-        liveness: Liveness,
         admission: Admission,
+        liveness: Liveness,
+        abort: Arc<Abort>,
     ) -> Self {
-        let semaphore = |n: usize| Arc::new(Semaphore::new(n.clamp(1, Semaphore::MAX_PERMITS)));
         Self {
-            driver,
-            seats: semaphore(seats),
-            bench: semaphore(bench),
-            workers: Arc::new(workers),
-            tasks: TaskTracker::new(),
-            house: Arc::new(SessionContext {
-                dialer,
-                access: admission.access,
-                reception: admission.accept_proxy.then(ProxyHeaderReader::new),
-                wake_on_data: admission.wake_on_data,
-                liveness,
-                cut: Cut::default(),
-            }),
+            dialer,
+            access: admission.access,
+            header: admission.accept_proxy.then(ProxyHeaderReader::new),
+            wake_on_data: admission.wake_on_data,
+            liveness,
+            abort,
         }
     }
 
-    /// Waits until there is room for one more client.
-    pub async fn room(&self) -> ConnectionSlot {
-        let free = "semaphores are never closed";
-        ConnectionSlot {
-            seat: self.seats.clone().acquire_owned().await.expect(free),
-            bench: self.bench.clone().acquire_owned().await.expect(free),
-        }
+    /// How connections that are of no use any more are found out.
+    pub fn liveness(&self) -> Liveness {
+        self.liveness
     }
 
-    /// ConnectionSlot for one more client, if there is some right now.
-    pub fn room_now(&self) -> Option<ConnectionSlot> {
-        Some(ConnectionSlot {
-            seat: self.seats.clone().try_acquire_owned().ok()?,
-            bench: self.bench.clone().try_acquire_owned().ok()?,
+    /// Whether every connection is a client's from the beginning.
+    fn identifies_at_once(&self) -> bool {
+        self.header.is_none() && !self.wake_on_data
+    }
+}
+
+/// A connection that was accepted. The service knows of it, or `P` counts it as pending.
+#[derive(Debug)]
+pub struct Session<P> {
+    route: Arc<Route>,
+    client: RawStream,
+    peer: Peer,
+    entry: Entry<P>,
+}
+
+/// How far a connection is before it is dialled on.
+#[derive(Debug)]
+enum Entry<P> {
+    /// It may turn out to be no client's.
+    Pending(P),
+    Waiting(Box<Queued>),
+    Inside(Permit),
+}
+
+impl Route {
+    /// Takes in a connection, or resets one that is denied. The service knows of it when this
+    /// returns; until one is identified, what `pending` returns is held.
+    pub fn accept<P>(
+        self: &Arc<Self>,
+        client: RawStream,
+        peer: Peer,
+        pending: impl FnOnce() -> P,
+    ) -> Option<Session<P>> {
+        let context = &self.context;
+        // Behind a balancer the client's address is not known yet.
+        if context.header.is_none() && !context.access.admits(peer) {
+            client.reset();
+            self.entrance.denied(&self.listener, peer);
+            return None;
+        }
+        let entry = match context.identifies_at_once() {
+            true => self.enter(peer),
+            false => Entry::Pending(pending()),
+        };
+        Some(Session {
+            route: self.clone(),
+            client,
+            peer,
+            entry,
         })
     }
 
-    /// Takes in a client, or resets one that may not come in. The driver knows of it when this
-    /// returns.
-    pub fn admit(&self, client: RawStream, peer: Peer, entrance: &Route, room: ConnectionSlot) {
-        let Route {
-            listener,
-            door,
-            target,
-        } = entrance;
-        let house = &self.house;
-        // Behind a balancer it is not known yet who it is.
-        if house.reception.is_none() && !house.access.admits(peer) {
-            client.reset();
-            self.driver.barred(listener, peer);
-            return;
+    /// Enters while the gate is open, and waits otherwise.
+    fn enter<P>(&self, peer: Peer) -> Entry<P> {
+        match self.entrance.enter() {
+            Some(permit) => Entry::Inside(permit),
+            None => {
+                let queued = self.entrance.arrive(&self.listener, peer);
+                Entry::Waiting(Box::new(queued))
+            }
         }
-        let permit = match house.knows_at_once() {
-            true => self.driver.arrive(*door, listener, peer),
-            false => self.driver.knock(*door, listener, peer),
-        };
-        let (house, target) = (self.house.clone(), target.clone());
-        let (place, thread) = self.workers.place();
-        let session = house.serve(client, target, permit, room, place);
-        self.tasks.spawn_on(session, &thread);
-    }
-
-    /// Waits until every client has left.
-    pub async fn empty(&self) {
-        self.tasks.close();
-        self.tasks.wait().await;
-        self.tasks.reopen();
-    }
-
-    /// How many clients are here.
-    pub fn clients(&self) -> usize {
-        self.tasks.len()
-    }
-
-    /// Resets the connections that are left.
-    pub async fn cut(&self) {
-        self.house.cut.make();
-        self.empty().await;
     }
 }
 
-/// A client whose target is at hand.
+/// A connection whose target is at hand.
 struct Served {
-    permit: Box<Permit>,
     client: Stream,
     target: Stream,
     /// What the target has said already.
     said: Vec<u8>,
+    peer: Peer,
+    route: Arc<Route>,
+    /// It leaves when its sockets are closed.
+    permit: Permit,
 }
 
-/// Who ended the wait for the target.
+/// What has ended the wait for the target.
 enum Reached {
-    Target(Stream, Vec<u8>),
+    Target(Stream, Vec<u8>, Permit),
     ClientGone,
     ClientIdle,
-    TurnedAway,
+    Rejected,
 }
 
-impl SessionContext {
-    /// Serves a client to its end. Most of the connections that are open just relay, so what is
-    /// needed only until then is in a box of its own.
-    fn serve(
-        self: Arc<Self>,
-        client: RawStream,
-        target: Arc<Target>,
-        permit: Permit,
-        room: ConnectionSlot,
-        place: WorkerSlot,
-    ) -> impl Future<Output = ()> + Send {
-        let ConnectionSlot { seat, bench } = room;
-        let waiting = Box::pin(self.clone().wait(client, target, Box::new(permit), bench));
+impl<P: Send + 'static> Session<P> {
+    /// Serves the connection to its end. Most of the connections that are open just relay, so what is
+    /// needed only until then, and `waits` with it, is in a box of its own.
+    pub fn run<W: Send + 'static>(self, waits: W) -> impl Future<Output = ()> + Send {
+        let waiting = Box::pin(async move {
+            let _waits = waits;
+            self.wait().await
+        });
         async move {
             if let Some(mut served) = waiting.await {
-                self.relay(&mut served).await;
+                served.relay().await;
             }
-            drop((seat, place));
         }
     }
 
     /// Waits until the target can be had, or the client does not want it any more.
-    async fn wait(
-        self: Arc<Self>,
-        client: RawStream,
-        target: Arc<Target>,
-        mut permit: Box<Permit>,
-        _bench: OwnedSemaphorePermit,
-    ) -> Option<Box<Served>> {
-        let peer = permit.peer();
+    async fn wait(self) -> Option<Box<Served>> {
+        let Self {
+            route,
+            client,
+            mut peer,
+            entry,
+        } = self;
         let client = client
             .watch()
             .inspect_err(|error| tracing::warn!(client = %peer, "{peer} is lost: {error}"))
             .ok()?;
+        // What counts the connection is dropped after the client's socket was reset.
+        let mut queued = None;
         let reached = tokio::select! {
-            // A client that breaks off when its target is at hand breaks off there, too.
+            // A client that closes when its target is at hand closes there, too.
             biased;
-            reached = self.reach(&client, &target, &mut permit) => reached,
+            reached = route.reach(&client, &mut peer, entry, &mut queued) => reached,
             () = client.gone() => Reached::ClientGone,
-            () = self.cut.made() => Reached::TurnedAway,
+            () = route.context.abort.triggered() => Reached::Rejected,
         };
         match reached {
-            Reached::Target(target, said) => Some(Box::new(Served {
+            Reached::Target(target, said, permit) => Some(Box::new(Served {
                 permit,
                 client,
                 target,
                 said,
+                peer,
+                route,
             })),
-            Reached::TurnedAway => {
+            Reached::Rejected => {
                 client.reset();
+                drop(client);
                 None
             }
             Reached::ClientIdle => {
-                permit.traffic.idle = 1;
-                tracing::debug!(client = %peer, "{peer} was ended: it has said nothing");
+                route.entrance.closed_idle();
+                tracing::debug!(client = %peer, "{peer} closed: idle before its first byte");
                 None
             }
             Reached::ClientGone => {
-                tracing::debug!(client = %peer, "a client left before it was served");
+                tracing::debug!(client = %peer, "{peer} closed before it was served");
                 None
             }
         }
     }
+}
 
-    async fn reach(&self, client: &Stream, target: &Target, permit: &mut Permit) -> Reached {
-        let origin = match self.find_out(client, permit).await {
-            Ok(origin) => origin,
-            Err(no_client) => return no_client,
+impl Route {
+    /// Identifies the client, waits for the verdict, and dials.
+    async fn reach<P>(
+        &self,
+        client: &Stream,
+        peer: &mut Peer,
+        entry: Entry<P>,
+        queued: &mut Option<Box<Queued>>,
+    ) -> Reached {
+        let mut origin = self.origin(client, *peer);
+        let entry = match entry {
+            Entry::Pending(pending) => {
+                match self.identify(client, *peer).await {
+                    Ok(Some(named)) => {
+                        origin = named;
+                        *peer = named.client().unwrap_or(*peer);
+                    }
+                    Ok(None) => (),
+                    Err(no_client) => return no_client,
+                }
+                let entry = self.enter(*peer);
+                // The service knows of it before it is pending no more.
+                drop::<P>(pending);
+                entry
+            }
+            entry @ (Entry::Waiting(_) | Entry::Inside(_)) => entry,
+        };
+        let mut permit = match entry {
+            Entry::Inside(permit) => Some((permit, None)),
+            Entry::Waiting(waiting) => {
+                *queued = Some(waiting);
+                None
+            }
+            Entry::Pending(_) => None,
         };
         loop {
-            let answer = match permit.verdict().await {
-                Verdict::TurnedAway => return Reached::TurnedAway,
-                Verdict::Admitted(Some(answer)) => answer.rebind(),
-                Verdict::Admitted(None) => self.dialer.dial(target).await.map(Answer::from),
+            let (permit, answer) = match (permit.take(), queued.as_mut()) {
+                (Some(entered), _) => entered,
+                (None, Some(waiting)) => match waiting.verdict().await {
+                    Verdict::Admitted(permit, answer) => (permit, answer),
+                    Verdict::Rejected => return Reached::Rejected,
+                },
+                (None, None) => return Reached::Rejected,
             };
-            let announced = answer.and_then(|Answer { connection, said }| {
-                Ok(Reached::Target(connection.announce(origin)?, said))
-            });
+            *queued = None;
+            let answer = match answer {
+                Some(answer) => answer.rebind(),
+                None => self
+                    .context
+                    .dialer
+                    .dial(&self.target)
+                    .await
+                    .map(Answer::from),
+            };
+            let announced = answer
+                .and_then(|Answer { connection, said }| Ok((connection.announce(origin)?, said)));
             match announced {
-                Ok(reached) => return reached,
-                Err(error) => permit.refused(error.to_string()),
+                Ok((target, said)) => return Reached::Target(target, said, permit),
+                Err(error) => {
+                    let waiting = permit.refused(&self.listener, *peer, error.to_string());
+                    *queued = Some(Box::new(waiting));
+                }
             }
         }
     }
 
-    /// Whether everybody who is let in is a client from the beginning.
-    fn knows_at_once(&self) -> bool {
-        self.reception.is_none() && !self.wake_on_data
-    }
-
-    /// Finds out whether it is a client, and on whose behalf it comes; the driver knows then.
-    async fn find_out(&self, client: &Stream, permit: &mut Permit) -> Result<Origin, Reached> {
-        let mut origin = self.origin(client, permit.peer());
-        let mut introduced = None;
-        if let Some(reception) = &self.reception {
-            introduced = match reception.receive(client, permit).await {
-                HeaderOutcome::Made(introduced) => introduced,
+    /// Finds out whether the connection is a client's, and which client the PROXY header names.
+    async fn identify(&self, client: &Stream, peer: Peer) -> Result<Option<Origin>, Reached> {
+        let context = &self.context;
+        let mut named = None;
+        if let Some(header) = &context.header {
+            named = match header.receive(client, &self.listener, peer).await {
+                HeaderOutcome::Read(named) => named,
                 HeaderOutcome::Left => return Err(Reached::ClientGone),
-                HeaderOutcome::Missing => return Err(Reached::TurnedAway),
+                HeaderOutcome::Missing => return Err(Reached::Rejected),
             };
-            origin = introduced.unwrap_or(origin);
+            let peer = named.and_then(Origin::client).unwrap_or(peer);
+            if !context.access.admits(peer) {
+                self.entrance.denied(&self.listener, peer);
+                return Err(Reached::Rejected);
+            }
         }
-        let introduced = introduced.and_then(Origin::client);
-        let peer = introduced.unwrap_or(permit.peer());
-        if self.reception.is_some() && !self.access.admits(peer) {
-            permit.barred(peer);
-            return Err(Reached::TurnedAway);
-        }
-        if self.wake_on_data {
-            match timeout(self.liveness.idle_timeout, client.wait_first_byte()).await {
+        if context.wake_on_data {
+            let limit = context.liveness.idle_timeout;
+            match timeout(limit, client.wait_first_byte()).await {
                 Ok(true) => (),
                 Ok(false) => return Err(Reached::ClientGone),
                 Err(_) => return Err(Reached::ClientIdle),
             }
         }
-        if !self.knows_at_once() {
-            permit.introduce(introduced);
-        }
-        Ok(origin)
+        Ok(named)
     }
 
-    /// On whose behalf the target is connected to, if it is told at all, for a client that nobody
-    /// introduces.
+    /// The client that the target is told of, if it is told of any.
     fn origin(&self, client: &Stream, peer: Peer) -> Origin {
-        if !self.dialer.announces() {
+        if !self.context.dialer.announces() {
             return Origin::Unknown;
         }
         match (peer, client.local_addr()) {
@@ -306,24 +321,24 @@ impl SessionContext {
             _ => Origin::Unknown,
         }
     }
+}
 
-    async fn relay(&self, served: &mut Served) {
-        let Served {
-            permit,
-            client,
-            target,
-            said,
-        } = served;
-        let idle_timeout = self.liveness.idle_timeout;
-        let Traffic { up, down, .. } = &mut permit.traffic;
-        let relay = relay::relay(client, target, mem::take(said), idle_timeout, (up, down));
+impl Served {
+    async fn relay(&mut self) {
+        let (peer, context) = (self.peer, &self.route.context);
+        let (client, target) = (&self.client, &self.target);
+        let idle_timeout = context.liveness.idle_timeout;
+        let Traffic { up, down, .. } = &mut self.permit.traffic;
+        let said = mem::take(&mut self.said);
+        let relay = relay::relay(client, target, said, idle_timeout, (up, down));
         let ended = tokio::select! {
             ended = relay => ended,
-            () = self.cut.made() => Ended::Reset,
+            () = context.abort.triggered() => Ended::Reset,
         };
-        permit.traffic.idle = u32::from(ended == Ended::Idle);
-        permit.traffic.vanished = u32::from(ended == Ended::Vanished);
-        report(permit, ended, idle_timeout);
+        let traffic = &mut self.permit.traffic;
+        traffic.idle = u32::from(ended == Ended::Idle);
+        traffic.vanished = u32::from(ended == Ended::Vanished);
+        report(peer, *traffic, ended, idle_timeout);
         match ended {
             Ended::Closed | Ended::Idle => (),
             Ended::Reset | Ended::Vanished => {
@@ -334,28 +349,28 @@ impl SessionContext {
     }
 }
 
-/// Says in the log how a client's connection ended.
-fn report(permit: &Permit, ended: Ended, idle_timeout: Duration) {
-    let (peer, Traffic { up, down, .. }) = (permit.peer(), permit.traffic);
+/// Logs how a connection has ended.
+fn report(peer: Peer, traffic: Traffic, ended: Ended, idle_timeout: Duration) {
+    let Traffic { up, down, .. } = traffic;
     match ended {
         Ended::Closed | Ended::Reset => tracing::debug!(
             client = %peer,
             bytes_up = up,
             bytes_down = down,
-            "{peer} has left"
+            "{peer} closed"
         ),
         Ended::Idle => tracing::info!(
             client = %peer,
             bytes_up = up,
             bytes_down = down,
-            "{peer} was ended: it moved no byte for {}",
+            "{peer} closed: idle for {}",
             span::show(idle_timeout)
         ),
         Ended::Vanished => tracing::info!(
             client = %peer,
             bytes_up = up,
             bytes_down = down,
-            "{peer} was ended: it or its target is not there any more"
+            "{peer} closed: peer timed out"
         ),
     }
 }

@@ -1,21 +1,14 @@
 //! How an instance lets itself be observed: what it is called, where its record is kept, and who
 //! may read its metrics.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
-use std::time::Duration;
 
 use super::Fatal;
+use crate::config::Named;
 use crate::config::address::Bound;
-use crate::config::{Manager, Named, ServiceConfig, ServiceKind};
 use crate::net::listen::{self, Listener};
-use crate::report::metrics::{self, Instance};
-use crate::report::record::{Owner, Record};
-use crate::report::scrape::{self, Source};
-use crate::report::state_file::{self, Closing, StateWriter};
-use crate::service::{Handle, Recorder};
-use crate::systemd::unit;
+use crate::server::Instance;
 
 /// What an instance is called in `status`, in the metrics, and as a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,86 +49,8 @@ impl Observed {
         Ok(listen::bind_all(&[Named { name: None, value }])?.pop())
     }
 
-    /// The books of this instance, and what has them closed in the end.
-    ///
-    /// Where nobody has said where to keep a record, as when run by hand, nothing is written.
-    pub(super) fn books(
-        self,
-        config: &ServiceConfig,
-        stays: bool,
-        service: String,
-    ) -> (Recorder, Closing) {
-        let unit = unit::own();
-        let label = unit.as_ref().map(unit::Unit::label);
-        let name = match (self.name, label) {
-            (Some(InstanceName(name)), _) => name,
-            (None, label) => label.unwrap_or("wakeport").to_owned(),
-        };
-        let directory = self.state_dir.or_else(given_by_systemd);
-        let record = directory
-            .as_deref()
-            .map(|directory| state_file::open(directory, &name));
-        let (keeper, closing) = match directory.as_deref() {
-            Some(directory) => StateWriter::start(directory, &name),
-            None => StateWriter::none(),
-        };
-        if config.wake_rate.is_some() && directory.is_none() && !stays {
-            tracing::warn!(
-                "`--wake-rate` counts only the wakes since wakeport was started, and it exits when \
-                 idle: give it a `StateDirectory=` or `--state-dir`, or `--stay`"
-            );
-        }
-        let (units, units_manager) = match &config.kind {
-            ServiceKind::Units { units, manager } => (
-                units.iter().map(ToString::to_string).collect(),
-                match manager {
-                    Manager::System => Owner::System,
-                    Manager::User => Owner::User,
-                },
-            ),
-            ServiceKind::Relay | ServiceKind::Hooks { .. } | ServiceKind::Exec(_) => {
-                Default::default()
-            }
-        };
-        let of_a_user = unit.as_ref().is_some_and(|unit| unit.of_a_user);
-        let record = Record {
-            name,
-            unit: unit.map(|unit| unit.name),
-            manager: if of_a_user {
-                Owner::User
-            } else {
-                Owner::System
-            },
-            service,
-            units,
-            units_manager,
-            ..record.unwrap_or_default()
-        };
-        (Recorder::open(record, keeper), closing)
+    /// What the instance is called, and where its records are kept.
+    pub(super) fn instance(self) -> Instance {
+        Instance::new(self.name.map(|InstanceName(name)| name), self.state_dir)
     }
-}
-
-/// Serves the metrics of this instance alone, as long as its driver lives.
-pub(super) async fn serve_metrics(listener: Listener, driver: Handle) {
-    let source: Source = Arc::new(move || {
-        let driver = driver.clone();
-        Box::pin(async move {
-            let record = driver.record().await;
-            let instance = record.map(|record| Instance {
-                record,
-                alive: true,
-            });
-            metrics::page(instance.as_slice(), 0, state_file::moment())
-        })
-    });
-    if let Err(error) = scrape::serve(vec![listener], Duration::MAX, source).await {
-        tracing::warn!("cannot serve the metrics: {error}");
-    }
-}
-
-/// `StateDirectory=` of our unit (systemd.exec(5)); if there are several, the first one.
-fn given_by_systemd() -> Option<PathBuf> {
-    let given = std::env::var("STATE_DIRECTORY").ok()?;
-    let first = Path::new(given.split(':').next()?);
-    first.is_absolute().then(|| first.to_owned())
 }

@@ -14,12 +14,12 @@ use serde::Serialize;
 use terminal_size::{Height, Width};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::run::Signals;
 use super::{Fatal, output};
 use crate::admin::machine::inventory::{Inventory, inventory};
 use crate::config::Manager;
 use crate::report::record::{Owner, Record};
 use crate::report::state_file;
+use crate::server::Signals;
 use crate::util::text::one_line;
 
 use view::View;

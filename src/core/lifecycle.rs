@@ -10,6 +10,7 @@
 #![doc = include_str!("lifecycle/grid.txt")]
 //! ```
 
+use std::hash::{Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use super::wake_limiter::WakeLimiter;
@@ -30,7 +31,7 @@ pub enum Phase {
 }
 
 /// What the service is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
     /// Down. Costs nothing; the process may exit.
     Asleep,
@@ -61,8 +62,22 @@ pub enum State {
     },
 }
 
+impl State {
+    /// Its name, as in the journal's `WAKEPORT_STATE`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Asleep => "asleep",
+            Waking { .. } => "waking",
+            Awake => "awake",
+            Cooling { .. } => "cooling",
+            Stopping(_) => "stopping",
+            Failed { .. } => "failed",
+        }
+    }
+}
+
 /// Who stops the service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stop {
     /// We do; the order to stop is under way.
     Ours,
@@ -76,7 +91,7 @@ pub enum Stop {
 }
 
 /// What just happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// A client waits to be let through; the crowd counts it already.
     Arrived,
@@ -172,6 +187,26 @@ impl Lifecycle {
         Self { budget, ..self }
     }
 
+    /// Whether wakes are limited at all.
+    pub fn is_limited(&self) -> bool {
+        self.budget.is_limited()
+    }
+
+    /// What tells two of them apart at `now`: all but how far away the instants are.
+    pub fn fingerprint(&self, now: Instant, hasher: &mut impl Hasher) {
+        std::mem::discriminant(&self.state).hash(hasher);
+        self.no_wake_until(now).is_some().hash(hasher);
+        match self.state {
+            Asleep | Awake => (),
+            Waking { started, .. } => started.hash(hasher),
+            Cooling { sleep_at } => sleep_at.is_some().hash(hasher),
+            Stopping(stop) => std::mem::discriminant(&stop).hash(hasher),
+            Failed {
+                retry_at, undoing, ..
+            } => (now >= retry_at, undoing).hash(hasher),
+        }
+    }
+
     /// What the service is doing.
     pub fn state(&self) -> State {
         self.state
@@ -183,7 +218,7 @@ impl Lifecycle {
     }
 
     /// Whether somebody waits to hear what the service does right now; the driver must look then.
-    pub fn wants_a_look(&self, crowd: ClientCounts) -> bool {
+    pub fn wants_query(&self, crowd: ClientCounts) -> bool {
         let rests = matches!(self.state, Asleep | Failed { undoing: false, .. });
         rests && crowd.waiting > 0
     }

@@ -28,6 +28,11 @@ impl WakeLimiter {
         budget
     }
 
+    /// Whether there is a limit.
+    pub fn is_limited(&self) -> bool {
+        self.limit.is_some()
+    }
+
     /// From when on there is a wake left, if there is none now.
     pub fn empty_until(&self, now: Instant) -> Option<Instant> {
         let (wakes, span) = self.limit?;

@@ -305,10 +305,17 @@ impl Listener {
         if let Bound::Unix(_) = self.address {
             return self;
         }
-        set_keepalive(&self.socket, &liveness);
+        self.set_keepalive(&liveness);
         Self {
             liveness: Some(liveness),
             ..self
+        }
+    }
+
+    /// Sets another keepalive for the clients that are still to come.
+    pub fn set_keepalive(&self, liveness: &Liveness) {
+        if let Bound::Tcp(_) = self.address {
+            set_keepalive(&self.socket, liveness);
         }
     }
 
@@ -362,11 +369,25 @@ pub struct AsyncListener<'a> {
 }
 
 impl AsyncListener<'_> {
-    /// Waits for a client.
+    /// Waits for a connection.
     pub async fn accept(&self) -> io::Result<(RawStream, Peer)> {
         self.socket
             .async_io(Interest::READABLE, |_| self.listener.try_accept())
             .await
+    }
+
+    /// Waits until a connection may be waiting.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.socket
+            .readable()
+            .await
+            .map(|mut ready| ready.retain_ready())
+    }
+
+    /// Accepts a connection; `WouldBlock` if none waits right now.
+    pub fn try_accept(&self) -> io::Result<(RawStream, Peer)> {
+        self.socket
+            .try_io(Interest::READABLE, |_| self.listener.try_accept())
     }
 }
 

@@ -21,13 +21,13 @@ const LONGEST_NAME: u64 = 200;
 /// The units of one instance. The kernel releases them when it is dropped and when the process
 /// ends, however that happens. The files stay: one that is unlinked could be locked twice.
 #[derive(Debug)]
-pub struct UnitLock {
+pub(super) struct UnitLock {
     _files: Vec<File>,
 }
 
 /// Why a unit is not locked.
 #[derive(Debug)]
-pub enum LockError {
+pub(super) enum LockError {
     /// Another instance has it.
     Held(Held),
     /// The lock cannot be taken at all.
@@ -36,16 +36,16 @@ pub enum LockError {
 
 /// A unit that another instance has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
+pub(super) struct Held {
     /// The unit.
-    pub unit: UnitName,
+    pub(super) unit: UnitName,
     /// The instance, where it has left its name.
-    pub by: Option<String>,
+    pub(super) by: Option<String>,
 }
 
 impl UnitLock {
     /// Locks all of `units` for `instance`, or none. Does not wait.
-    pub fn acquire<'a>(
+    pub(super) fn acquire<'a>(
         state_dir: &Path,
         instance: &str,
         units: impl IntoIterator<Item = &'a UnitName>,

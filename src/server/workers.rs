@@ -1,32 +1,38 @@
-//! The threads that relay, each with an event loop of its own: a connection's both directions
-//! stay on one of them, and control, which has the main thread to itself, never waits behind data.
+//! The threads that accept and relay, each with an event loop of its own: both directions of a
+//! connection stay on one of them, and control, which has the main thread to itself, never waits
+//! behind data.
 
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// The threads. There are as many as are of use: the first one begins with the first client, the
-/// second one when two are here at once, and so on.
+/// The threads. There are as many as are of use: the first one starts with the first connection, the
+/// second one when two are open at once, and so on.
 #[derive(Debug)]
 pub struct Workers {
     started: Mutex<Vec<Worker>>,
     /// How many there may be. The cores that we may use are only counted when it matters, since
     /// the first client waits for as little as possible.
     most: OnceLock<NonZeroUsize>,
+    /// Notified when a thread has started.
+    grown: Notify,
     end: CancellationToken,
     _end: DropGuard,
 }
 
-/// One thread, and how many clients it has.
+/// One thread, and how many connections it has.
 #[derive(Debug)]
 struct Worker {
     runtime: Handle,
-    clients: Arc<AtomicUsize>,
+    connections: Arc<AtomicUsize>,
+    /// It has a thread of its own.
+    is_thread: bool,
 }
 
 impl Workers {
@@ -36,30 +42,63 @@ impl Workers {
         Self {
             started: Mutex::default(),
             most: most.map_or_else(OnceLock::new, OnceLock::from),
+            grown: Notify::new(),
             _end: end.clone().drop_guard(),
             end,
         }
     }
 
-    /// A place on the thread that has the fewest clients, and where its tasks are to be spawned.
-    pub fn place(&self) -> (WorkerSlot, Handle) {
-        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = started.iter().any(|worker| worker.clients() == 0);
+    /// A slot for a connection that was accepted on thread number `own`, if on one of these, and
+    /// where its tasks are to be spawned: there, unless another thread has clearly less to do.
+    pub fn slot(&self, own: Option<usize>) -> (WorkerSlot, Handle) {
+        let mut started = self.started();
+        let free = started.iter().any(|worker| worker.connections() == 0);
         if !free && self.may_start_after(started.len()) {
             match Worker::start(&self.end) {
-                Ok(worker) => started.push(worker),
+                Ok(worker) => {
+                    started.push(worker);
+                    self.grown.notify_one();
+                }
                 Err(error) if started.is_empty() => {
                     tracing::warn!("cannot start a thread ({error}); relaying on the main one");
-                    started.push(Worker::here());
+                    started.push(Worker::main());
                 }
-                // It is tried again with the next client.
+                // It is tried again with the next connection.
                 Err(_) => (),
             }
         }
-        let worker = started.iter().min_by_key(|worker| worker.clients());
-        let worker = worker.expect("there is one by now");
-        worker.clients.fetch_add(1, Ordering::Relaxed);
-        (WorkerSlot(worker.clients.clone()), worker.runtime.clone())
+        let least = started.iter().min_by_key(|worker| worker.connections());
+        let least = least.expect("there is one by now");
+        let own = own.and_then(|own| started.get(own));
+        let enough = |least: usize| least + least.div_ceil(4);
+        let own = own.filter(|own| own.connections() <= enough(least.connections()));
+        let worker = own.unwrap_or(least);
+        worker.connections.fetch_add(1, Ordering::Relaxed);
+        (
+            WorkerSlot(worker.connections.clone()),
+            worker.runtime.clone(),
+        )
+    }
+
+    /// Waits until there are more threads than `known`; the event loops of the new ones.
+    pub async fn grown(&self, known: usize) -> Vec<Handle> {
+        loop {
+            let started = self.threads();
+            if started.len() > known {
+                return started[known..].to_vec();
+            }
+            self.grown.notified().await;
+        }
+    }
+
+    fn threads(&self) -> Vec<Handle> {
+        let started = self.started();
+        let threads = started.iter().filter(|worker| worker.is_thread);
+        threads.map(|worker| worker.runtime.clone()).collect()
+    }
+
+    fn started(&self) -> MutexGuard<'_, Vec<Worker>> {
+        self.started.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether there may be one more thread than `started`.
@@ -71,28 +110,30 @@ impl Workers {
 
 impl Worker {
     fn start(end: &CancellationToken) -> io::Result<Self> {
-        let turns = RuntimeGuard(Some(Builder::new_current_thread().enable_all().build()?));
-        let handle = turns.runtime().handle().clone();
+        let runtime = RuntimeGuard(Some(Builder::new_current_thread().enable_all().build()?));
+        let handle = runtime.runtime().handle().clone();
         let end = end.clone();
         thread::Builder::new()
             .name("relay".into())
-            .spawn(move || turns.runtime().block_on(end.cancelled()))?;
+            .spawn(move || runtime.runtime().block_on(end.cancelled()))?;
         Ok(Self {
             runtime: handle,
-            clients: Arc::default(),
+            connections: Arc::default(),
+            is_thread: true,
         })
     }
 
     /// The thread that calls.
-    fn here() -> Self {
+    fn main() -> Self {
         Self {
             runtime: Handle::current(),
-            clients: Arc::default(),
+            connections: Arc::default(),
+            is_thread: false,
         }
     }
 
-    fn clients(&self) -> usize {
-        self.clients.load(Ordering::Relaxed)
+    fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 }
 
@@ -114,7 +155,7 @@ impl Drop for RuntimeGuard {
     }
 }
 
-/// A client's place on a thread; dropping it leaves.
+/// A connection's slot on a thread; dropping it leaves.
 #[derive(Debug)]
 pub struct WorkerSlot(Arc<AtomicUsize>);
 

@@ -1,14 +1,6 @@
 //! The driver with a service that does as it is told, on a clock that can be paused. Targets are
 //! Unix sockets: connecting to one never waits, so that the paused clock does not run away.
 
-#[allow(
-    dead_code,
-    reason = "half of it is for those who look at it state by state"
-)]
-#[path = "../../tests/model/model.rs"]
-mod model;
-mod replay;
-
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
@@ -18,15 +10,16 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 
 use super::*;
-use crate::backend::scripted::Service;
+use crate::backend::scripted;
 use crate::config::address::{Address, Peer, UnixAddress};
-use crate::config::{self, Liveness, Readiness, ServiceConfig};
+use crate::config::{self, Liveness, Readiness, ServiceConfig, WakeRate};
+use crate::core::lifecycle::Phase;
 use crate::net::dial::Dialer;
 use crate::program::Launcher;
 use crate::report::record::{self, Clients, Kind, Record};
+use crate::report::recorder::Recorder;
 use crate::report::state_file::StateWriter;
 use crate::service::probe::Answer;
-use crate::systemd::notify::Notifier;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -35,8 +28,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// A driver, its service, and two targets of which the second is silent.
 struct World {
-    service: Arc<Service>,
+    service: Arc<scripted::Service>,
     handle: Handle,
+    entrances: Vec<Entrance>,
     idle: watch::Receiver<bool>,
     answering: Option<UnixListener>,
     directory: TempDir,
@@ -89,45 +83,51 @@ impl World {
             Dialer::new([], Liveness::default()),
             Launcher::direct(),
         );
-        let service = Arc::new(Service::new(phase));
+        let service = Arc::new(scripted::Service::new(phase));
         let backend = Backend::Scripted(service.clone());
-        let story = Reporter::new(
-            "the service".into(),
-            Notifier::silent(),
-            Recorder::open(Record::default(), StateWriter::none().0),
-            None,
-        );
+        let about = About {
+            label: "the service".into(),
+            units: Default::default(),
+            wake_rate,
+        };
+        let recorder = Recorder::open(Record::default(), StateWriter::none().0);
+        let reporter = Reporter::new(about.clone(), recorder, Box::new(|_, _| ()));
         let tasks = TaskTracker::new();
-        let driver = Driver::new(
+        let settings = Settings {
             backend,
             targets,
             prober,
-            &config.timing,
-            tasks.clone(),
-            story,
-        )
-        .waking_at_most(config.wake_rate);
+            timing: config.timing,
+            about,
+        };
+        let driver = Service::new(settings, reporter, tasks.clone(), Arc::default());
+        let entrances = driver.entrances();
         let (handle, idle) = (driver.handle(), driver.idle());
         tasks.spawn(driver.run());
         Self {
             service,
             handle,
+            entrances,
             idle,
             answering: Some(answering),
             directory,
         }
     }
 
-    fn arrive(&self, door: usize) -> Permit {
-        self.handle.arrive(door, &"listener".into(), SOMEBODY)
+    /// A client that comes as sessions do: by the gate if it is open.
+    fn arrive(&self, target: usize) -> Client {
+        match self.entrances[target].enter() {
+            Some(permit) => Client::Inside(permit),
+            None => Client::Waiting(self.entrances[target].arrive(&"listener".into(), SOMEBODY)),
+        }
     }
 
     /// A client that is let through, with its connection if there was one for it.
-    async fn served(&self) -> (Permit, Option<Answer>) {
-        let mut permit = self.arrive(ANSWERING);
-        match permit.verdict().await {
-            Verdict::Admitted(answer) => (permit, answer),
-            Verdict::TurnedAway => panic!("turned away"),
+    async fn served(&self) -> (Client, Option<Answer>) {
+        let mut client = self.arrive(ANSWERING);
+        match client.verdict().await {
+            Outcome::Admitted(answer) => (client, answer),
+            Outcome::Rejected => panic!("rejected"),
         }
     }
 
@@ -138,6 +138,42 @@ impl World {
     fn counts(&self) -> (usize, usize) {
         let script = self.service.script();
         (script.starts, script.stops)
+    }
+}
+
+/// A client, inside or not.
+enum Client {
+    Inside(Permit),
+    Waiting(Queued),
+    Gone,
+}
+
+#[derive(Debug)]
+enum Outcome {
+    Admitted(Option<Answer>),
+    Rejected,
+}
+
+impl Client {
+    async fn verdict(&mut self) -> Outcome {
+        let Self::Waiting(queued) = self else {
+            return Outcome::Admitted(None);
+        };
+        match queued.verdict().await {
+            Verdict::Admitted(permit, answer) => {
+                *self = Self::Inside(permit);
+                Outcome::Admitted(answer)
+            }
+            Verdict::Rejected => Outcome::Rejected,
+        }
+    }
+
+    /// The target refuses it.
+    fn refused(&mut self) {
+        if let Self::Inside(permit) = std::mem::replace(self, Self::Gone) {
+            let why = "connection refused".into();
+            *self = Self::Waiting(permit.refused(&"listener".into(), SOMEBODY, why));
+        }
     }
 }
 
@@ -158,35 +194,9 @@ async fn a_herd_starts_the_service_once() {
     let world = World::new(Phase::Down);
     let mut herd: Vec<_> = (0..1000).map(|_| world.arrive(ANSWERING)).collect();
     for permit in &mut herd {
-        assert!(matches!(permit.verdict().await, Verdict::Admitted(_)));
+        assert!(matches!(permit.verdict().await, Outcome::Admitted(_)));
     }
     assert_eq!(world.counts(), (1, 0));
-}
-
-#[tokio::test(start_paused = true)]
-async fn whoever_knocks_wakes_nobody_and_keeps_nobody_awake_but_prevents_the_exit() {
-    let mut world = World::new(Phase::Down);
-    world.asleep().await;
-    let knock = |world: &World| {
-        world
-            .handle
-            .knock(ANSWERING, &"listener".into(), Peer::Unix)
-    };
-    let mut first = knock(&world);
-    sleep(COOLDOWN).await;
-    assert!(!world.handle.may_exit().await);
-    assert_eq!(world.counts(), (0, 0));
-    first.introduce(Some(SOMEBODY));
-    assert!(matches!(first.verdict().await, Verdict::Admitted(_)));
-    assert_eq!(first.peer(), SOMEBODY);
-    drop(first);
-    let second = knock(&world);
-    sleep(COOLDOWN * 2).await;
-    assert_eq!(world.counts(), (1, 1));
-    assert!(!world.handle.may_exit().await);
-    drop(second);
-    world.asleep().await;
-    assert!(world.handle.may_exit().await);
 }
 
 #[tokio::test(start_paused = true)]
@@ -228,11 +238,11 @@ async fn a_service_that_cannot_start_turns_clients_away_and_is_tried_again_later
     world.service.set(|script| script.start_fails = true);
     let mut waiting = [world.arrive(ANSWERING), world.arrive(ANSWERING)];
     for permit in &mut waiting {
-        assert!(matches!(permit.verdict().await, Verdict::TurnedAway));
+        assert!(matches!(permit.verdict().await, Outcome::Rejected));
     }
     assert!(matches!(
         world.arrive(ANSWERING).verdict().await,
-        Verdict::TurnedAway
+        Outcome::Rejected
     ));
     assert_eq!(world.counts().0, 1, "not tried before the back-off is over");
     assert!(!world.handle.may_exit().await, "the back-off is remembered");
@@ -263,7 +273,7 @@ async fn what_was_seen_before_a_failure_is_forgotten_does_not_allow_the_exit() {
     let world = World::new(Phase::Down);
     world.service.set(|script| script.start_fails = true);
     let mut permit = world.arrive(ANSWERING);
-    assert!(matches!(permit.verdict().await, Verdict::TurnedAway));
+    assert!(matches!(permit.verdict().await, Outcome::Rejected));
     drop(permit);
     // By news it is seen down; then somebody starts it, of which no news comes.
     world.service.set(|script| script.phase = Phase::Down);
@@ -290,7 +300,7 @@ async fn a_look_begun_before_a_start_that_was_given_up_has_ended_does_not_allow_
     sleep(SECOND).await;
     // Somebody is connected, so the start is given up and nothing is stopped.
     let mut waiting = world.arrive(ANSWERING);
-    assert!(matches!(waiting.verdict().await, Verdict::TurnedAway));
+    assert!(matches!(waiting.verdict().await, Outcome::Rejected));
     sleep(SECOND).await;
     world.service.set(|script| {
         script.phase = Phase::Down;
@@ -324,7 +334,7 @@ async fn whoever_is_turned_away_prevents_the_exit_until_it_is_gone() {
     let mut world = World::new(Phase::Down);
     let mut hopeless = world.arrive(SILENT);
     drop(world.served().await);
-    assert!(matches!(hopeless.verdict().await, Verdict::TurnedAway));
+    assert!(matches!(hopeless.verdict().await, Outcome::Rejected));
     // Its session has not reset it yet; on the way out it would see a silent end.
     sleep(COOLDOWN * 2).await;
     assert_eq!(world.counts(), (1, 1));
@@ -360,7 +370,7 @@ async fn a_service_found_on_its_way_is_not_looked_at_without_a_pause() {
 async fn a_failed_start_does_not_stop_what_somebody_else_started() {
     let mut world = World::new(Phase::Up);
     let mut permit = world.arrive(SILENT);
-    assert!(matches!(permit.verdict().await, Verdict::TurnedAway));
+    assert!(matches!(permit.verdict().await, Outcome::Rejected));
     assert_eq!(world.counts(), (0, 0));
     drop(permit);
     world.asleep().await;
@@ -372,7 +382,7 @@ async fn a_silent_target_is_its_own_clients_trouble_only() {
     let mut hopeless = world.arrive(SILENT);
     let (served, _) = world.served().await;
     let began = now();
-    assert!(matches!(hopeless.verdict().await, Verdict::TurnedAway));
+    assert!(matches!(hopeless.verdict().await, Outcome::Rejected));
     assert!(now() - began >= START_TIMEOUT - SECOND * 2);
     drop(world.served().await);
     assert_eq!(world.counts(), (1, 0));
@@ -385,12 +395,12 @@ async fn a_service_that_died_is_woken_by_the_client_whom_it_refuses() {
     let (mut permit, _) = world.served().await;
     world.answering = None;
     world.service.set(|script| script.phase = Phase::Down);
-    permit.refused("connection refused".into());
+    permit.refused();
     sleep(SECOND / 2).await;
     let path = world.directory.path().join("answering");
     std::fs::remove_file(&path).unwrap();
     world.answering = Some(UnixListener::bind(&path).unwrap());
-    assert!(matches!(permit.verdict().await, Verdict::Admitted(Some(_))));
+    assert!(matches!(permit.verdict().await, Outcome::Admitted(Some(_))));
     assert_eq!(world.counts(), (2, 0));
 }
 
@@ -398,8 +408,8 @@ async fn a_service_that_died_is_woken_by_the_client_whom_it_refuses() {
 async fn a_client_that_is_refused_by_a_running_service_is_let_through_once_it_answers() {
     let world = World::new(Phase::Down);
     let (mut permit, _) = world.served().await;
-    permit.refused("connection refused".into());
-    assert!(matches!(permit.verdict().await, Verdict::Admitted(Some(_))));
+    permit.refused();
+    assert!(matches!(permit.verdict().await, Outcome::Admitted(Some(_))));
     assert_eq!(world.counts(), (1, 0));
     let clients = world.handle.record().await.unwrap().clients;
     assert_eq!((clients.active, clients.served), (1, 1), "it is one client");
@@ -417,12 +427,12 @@ async fn everything_that_happens_is_in_the_record() {
     assert_eq!(record.wakes.total, 1);
 
     // The one whose target is silent has waited for as long as a start may take.
-    assert!(matches!(waiting.verdict().await, Verdict::TurnedAway));
+    assert!(matches!(waiting.verdict().await, Outcome::Rejected));
     drop((waiting, permit));
     world.asleep().await;
     world.service.set(|script| script.start_fails = true);
     let mut refused = world.arrive(ANSWERING);
-    assert!(matches!(refused.verdict().await, Verdict::TurnedAway));
+    assert!(matches!(refused.verdict().await, Outcome::Rejected));
     drop(refused);
     drop(world.arrive(ANSWERING));
 
@@ -460,7 +470,7 @@ async fn clients_wait_while_somebody_else_restarts_the_service() {
             .is_err()
     );
     world.service.set(|script| script.phase = Phase::Up);
-    assert!(matches!(waiting.verdict().await, Verdict::Admitted(_)));
+    assert!(matches!(waiting.verdict().await, Outcome::Admitted(_)));
     assert_eq!(world.counts(), (0, 0));
     drop(permit);
 }
@@ -501,12 +511,12 @@ async fn a_client_that_would_be_one_wake_too_many_is_turned_away_after_a_look() 
     let mut world = World::limited(Phase::Down, 1);
     let (permit, _) = world.served().await;
     let mut second = world.arrive(ANSWERING);
-    assert!(matches!(second.verdict().await, Verdict::Admitted(_)));
+    assert!(matches!(second.verdict().await, Outcome::Admitted(_)));
     drop((permit, second));
     sleep(COOLDOWN + SECOND * 3).await;
     assert_eq!(world.counts(), (1, 1));
     let mut refused = world.arrive(ANSWERING);
-    assert!(matches!(refused.verdict().await, Verdict::TurnedAway));
+    assert!(matches!(refused.verdict().await, Outcome::Rejected));
     drop(refused);
     assert!(!world.handle.may_exit().await, "others may follow");
     world.asleep().await;
@@ -522,7 +532,7 @@ async fn a_client_that_would_be_one_wake_too_many_is_turned_away_after_a_look() 
     let verdict = tokio::time::timeout(SECOND * 20, waiting.verdict());
     assert!(verdict.await.is_err(), "it waits to see what comes of that");
     world.service.quietly(|script| script.phase = Phase::Up);
-    assert!(matches!(waiting.verdict().await, Verdict::Admitted(_)));
+    assert!(matches!(waiting.verdict().await, Outcome::Admitted(_)));
     drop(waiting);
     sleep(COOLDOWN + SECOND * 3).await;
 
@@ -533,7 +543,7 @@ async fn a_client_that_would_be_one_wake_too_many_is_turned_away_after_a_look() 
     let mut hopeless = world.arrive(ANSWERING);
     let began = now();
     let verdict = tokio::time::timeout(START_TIMEOUT * 2, hopeless.verdict());
-    assert!(matches!(verdict.await, Ok(Verdict::TurnedAway)));
+    assert!(matches!(verdict.await, Ok(Outcome::Rejected)));
     assert_eq!(now() - began, START_TIMEOUT);
     drop(hopeless);
 
@@ -549,7 +559,7 @@ async fn whoever_is_barred_is_counted_and_has_us_stay_for_a_while() {
     world.asleep().await;
     let began = now();
     for _ in 0..20 {
-        world.handle.barred(&"listener".into(), SOMEBODY);
+        world.entrances[ANSWERING].denied(&"listener".into(), SOMEBODY);
         sleep(SECOND).await;
         assert!(!world.handle.may_exit().await);
     }
@@ -581,7 +591,7 @@ async fn a_start_that_takes_too_long_is_given_up_and_undone() {
         .set(|script| script.start_takes = START_TIMEOUT * 2);
     let mut permit = world.arrive(ANSWERING);
     let began = now();
-    assert!(matches!(permit.verdict().await, Verdict::TurnedAway));
+    assert!(matches!(permit.verdict().await, Outcome::Rejected));
     assert_eq!(now() - began, START_TIMEOUT);
     drop(permit);
     world.asleep().await;

@@ -152,7 +152,7 @@ fn every_option_can_be_a_variable() {
         .start();
     one.connect().echoes("hello");
     two.connect().echoes("hello");
-    wakeport.is("cooling: never sleeps");
+    wakeport.is("cooling: never stopping");
     wakeport.signal(rustix::process::Signal::TERM);
     stage.reaches("stop", 1);
 }

@@ -200,7 +200,7 @@ fn a_stop_hook_that_hangs_is_killed_and_retried() {
         .option("--stop-timeout", "300ms")
         .start();
     front.connect().echoes("hello");
-    wakeport.logs("could not put the service to sleep: the stop hook");
+    wakeport.logs("failed to stop the service: the stop hook");
     wakeport.logs(" timed out after ");
     // Meanwhile it is reachable.
     front.connect().echoes("still there?");
@@ -264,6 +264,6 @@ fn a_connection_to_itself_does_not_count_as_a_target() {
     client.send("who is there?");
     let (answer, _) = client.rest();
     assert!(answer.is_empty(), "{}", String::from_utf8_lossy(&answer));
-    wakeport.logs("could not wake the target: it does not answer in time: connected to itself");
+    wakeport.logs("cannot start the target: it does not answer in time: connected to itself");
     wakeport.is("failed");
 }

@@ -163,12 +163,12 @@ fn a_service_of_a_file_is_woken_and_stopped_as_its_keys_say() {
     };
     let wakeport = run().start();
     front.connect().echoes("hello");
-    wakeport.is("cooling: sleeps");
+    wakeport.is("cooling: stopping");
     drop(wakeport);
     // What weighs more: a drop-in, a variable, a flag.
     file.drop_in("local.toml", "[service.shop]\ncooldown = 'infinity'\n");
     let wakeport = run().start();
-    wakeport.is("cooling: never sleeps");
+    wakeport.is("cooling: never stopping");
     drop(wakeport);
     let mut wakeport = run().variable("WAKEPORT_COOLDOWN", "10ms").start();
     front.connect().echoes("hello");
@@ -179,5 +179,5 @@ fn a_service_of_a_file_is_woken_and_stopped_as_its_keys_say() {
         .cooldown("1h")
         .start();
     front.connect().echoes("hello");
-    wakeport.is("cooling: sleeps");
+    wakeport.is("cooling: stopping");
 }

@@ -35,10 +35,10 @@ fn target_there(network: &Network, run: Run) -> (Wire, Client, Client) {
 
 /// Waits until a dead peer is reported.
 fn tells(wakeport: &Wakeport) {
-    wakeport.logs("it or its target is not there any more");
+    wakeport.logs("peer timed out");
     until("it is counted", || {
         let status = wakeport.status();
-        status.starts_with("cooling") && status.ends_with("1 ended as vanished")
+        status.starts_with("cooling") && status.ends_with("1 closed as timed out")
     });
 }
 

@@ -22,7 +22,7 @@ fn with_sockets_passed_in_it_exits_when_the_service_sleeps() {
         drop(client);
         wakeport.ends();
         assert_eq!(stage.count("stop"), round);
-        assert!(wakeport.whole_log().contains("exiting: nobody is here"));
+        assert!(wakeport.whole_log().contains("idle; exiting"));
         assert_eq!(
             wakeport.said().last().map(String::as_str),
             Some("STOPPING=1")
@@ -113,7 +113,7 @@ fn on_sigterm_it_drains_open_connections_and_accepts_no_others() {
         let client = front.connect();
         client.echoes("before");
         wakeport.signal(signal);
-        wakeport.logs(": waiting until 1 client");
+        wakeport.logs(": draining 1 connection");
         let late = front.connect();
         late.send("for the next instance");
         client.echoes("after");
@@ -152,7 +152,7 @@ fn when_the_drain_timeout_expires_open_connections_are_reset() {
     assert!(
         wakeport
             .whole_log()
-            .contains("resetting 2 clients that have not left in time")
+            .contains("drain timed out; resetting 2 connections")
     );
 }
 
@@ -168,14 +168,14 @@ fn a_second_signal_exits_immediately() {
     let client = front.connect();
     client.echoes("hello");
     wakeport.signal(Signal::TERM);
-    wakeport.logs("SIGTERM: waiting until 1 client");
+    wakeport.logs("SIGTERM: draining 1 connection");
     client.echoes("still here");
     wakeport.signal(Signal::INT);
     wakeport.ends();
     assert!(
         wakeport
             .whole_log()
-            .contains("SIGINT once more: ending at once")
+            .contains("second signal (SIGINT): exiting immediately")
     );
     let _ = client.rest();
 }
@@ -194,9 +194,9 @@ fn waiting_clients_are_served_while_it_drains() {
     let front = Place::tcp();
     let mut wakeport = stage.run().listen(&front).start();
     let clients: Vec<_> = (0..5).map(|_| front.connect()).collect();
-    wakeport.is("waking: the service starts, 5 clients waiting");
+    wakeport.is("waking: starting the service, 5 clients waiting");
     wakeport.signal(Signal::TERM);
-    wakeport.logs("SIGTERM: waiting until 5 clients have left");
+    wakeport.logs("SIGTERM: draining 5 connections");
     go.store(true, Ordering::SeqCst);
     clients.iter().for_each(|client| client.echoes("hello"));
     drop(clients);
@@ -212,7 +212,7 @@ fn with_stop_on_exit_the_service_is_stopped_after_draining() {
     let client = front.connect();
     client.echoes("hello");
     wakeport.signal(Signal::TERM);
-    wakeport.logs("waiting until 1 client");
+    wakeport.logs("draining 1 connection");
     client.echoes("goodbye");
     assert_eq!(stage.count("stop"), 0);
     drop(client);
@@ -237,7 +237,7 @@ fn on_sigterm_without_connections_it_exits_at_once() {
     assert!(
         wakeport
             .whole_log()
-            .contains("SIGTERM: ending, nobody is here")
+            .contains("SIGTERM: no open connections; exiting")
     );
     assert_eq!(stage.count("stop"), 0);
 }
@@ -321,7 +321,7 @@ fn after_sigkill_the_next_instance_adopts_the_service() {
     wakeport.wait();
     let _ = client.rest();
     let mut next = run.start();
-    next.logs("the service runs already and nobody uses it");
+    next.logs("the service is running without connections");
     next.ends();
     assert_eq!((stage.count("start"), stage.count("stop")), (1, 1));
 }

@@ -98,7 +98,7 @@ fn a_child_that_ignores_sigterm_is_killed_after_the_stop_timeout() {
         client.echoes("hello");
         program.children()[0]
     };
-    wakeport.logs("goes to sleep");
+    wakeport.logs("stopping ");
     program.is_gone(child);
     wakeport.is("asleep");
 }
@@ -160,7 +160,7 @@ fn a_child_that_exits_at_once_fails_its_client_at_once() {
     front.connect().is_reset();
     wakeport.logs("service: no database");
     wakeport.logs(&format!(
-        "could not wake {child}: `{child}` exited unexpectedly (exit status: 3)"
+        "cannot start {child}: `{child}` exited unexpectedly (exit status: 3)"
     ));
 }
 

@@ -99,7 +99,7 @@ fn hook_output_is_in_the_log_line_by_line() {
         .option("--start-hook", hook)
         .start();
     front.connect().is_reset();
-    wakeport.logs("could not wake");
+    wakeport.logs("cannot start");
     let log = wakeport.log();
     let said: Vec<_> = log
         .lines()
@@ -125,7 +125,7 @@ fn a_hook_that_is_missing_is_named_in_one_line() {
             .option("--start-hook", hook)
             .start();
         front.connect().is_reset();
-        wakeport.logs("could not wake");
+        wakeport.logs("cannot start");
         let log = wakeport.log();
         let lines: Vec<_> = log.lines().filter(|line| line.contains("ERROR")).collect();
         assert_eq!(lines.len(), 1, "{log}");

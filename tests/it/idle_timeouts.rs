@@ -21,9 +21,9 @@ fn an_idle_connection_is_closed_at_its_timeout_and_the_service_sleeps() {
     assert_eq!(client.all(), b"", "ended, and not by a reset");
     stage.reaches("stop", 1);
     until("it is counted", || {
-        wakeport.status().ends_with("1 ended as idle")
+        wakeport.status().ends_with("1 closed as idle")
     });
-    wakeport.logs("it moved no byte for 300ms");
+    wakeport.logs("idle for 300ms");
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn a_half_closed_idle_connection_is_closed_at_its_timeout() {
         assert_eq!(stays.all(), b"the last word");
         assert_eq!(ends.all(), b"");
         until("it is counted", || {
-            wire.wakeport.status().ends_with("1 ended as idle")
+            wire.wakeport.status().ends_with("1 closed as idle")
         });
     }
 }
@@ -158,8 +158,8 @@ fn a_reader_that_stalls_beyond_the_user_timeout_is_closed() {
     let answer = Flow::new(&server, &client, 1);
     answer.hold(true);
     answer.breaks();
-    wire.wakeport.logs("it or its target is not there any more");
+    wire.wakeport.logs("peer timed out");
     until("it is counted", || {
-        wire.wakeport.status().ends_with("1 ended as vanished")
+        wire.wakeport.status().ends_with("1 closed as timed out")
     });
 }

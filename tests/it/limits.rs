@@ -119,7 +119,7 @@ fn without_files_for_more_clients_it_neither_spins_nor_exits_and_recovers() {
     first.echoes("first");
     limit_files(&wakeport, wakeport.open_files() + 5);
     let clients: Vec<_> = (0..20).map(|_| front.connect()).collect();
-    wakeport.logs("clients wait in the backlog");
+    wakeport.logs("connections stay in the backlog");
     let cpu = wakeport.cpu();
     throughout(Duration::from_secs(1), "it goes on", || {
         first.try_echo("still here").is_ok()
@@ -216,7 +216,7 @@ fn without_files_at_start_it_exits_after_its_minimum_life_and_leaves_the_backlog
         let limit = format!("--nofile={files}:{files}");
         let (said, code) = run().under(&["prlimit", &limit]).fails();
         assert_eq!(code, 70, "{said}");
-        assert!(said.contains("cannot begin: Too many open files"), "{said}");
+        assert!(said.contains("cannot go on: Too many open files"), "{said}");
         assert!(
             began.elapsed() >= Duration::from_millis(250),
             "systemd gives it up"
@@ -237,7 +237,7 @@ fn without_files_for_any_client_it_logs_once_and_runs_until_there_are_some() {
     limit_files(&wakeport, 3);
     let client = front.connect();
     client.send("hello");
-    wakeport.logs("clients wait in the backlog");
+    wakeport.logs("connections stay in the backlog");
     // It would exit by now, but the backlog may not be empty.
     throughout(Duration::from_secs(1), "it stays", || wakeport.is_running());
     assert_eq!(wakeport.log().matches("cannot accept").count(), 1);
@@ -353,6 +353,6 @@ fn ten_thousand_clients_that_wait_for_one_start_are_served_in_batches() {
         assert_eq!(client.all(), u64::to_le_bytes(number));
     }
     server.join().expect("no panic");
-    wakeport.is("cooling: sleeps in 5min, 10000 served");
+    wakeport.is("cooling: stopping in 5min, 10000 served");
     assert_eq!(stage.count("start"), 1);
 }

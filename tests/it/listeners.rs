@@ -331,7 +331,7 @@ fn a_name_that_resolves_to_its_own_listener_is_never_dialled() {
     Place::Tcp(format!("127.0.0.1:{port}").parse().expect("an address"))
         .connect()
         .is_reset();
-    wakeport.logs("could not wake the target");
+    wakeport.logs("cannot start the target");
     wakeport.is("failed: it does not answer in time");
 }
 
@@ -501,7 +501,7 @@ fn the_first_connection_starts_it_and_it_exits_when_the_service_sleeps() {
         .expect("piped")
         .read_to_string(&mut log)
         .expect("text");
-    assert!(log.contains("exiting: nobody is here"), "{log}");
+    assert!(log.contains("idle; exiting"), "{log}");
 }
 
 #[test]

@@ -197,7 +197,7 @@ fn the_client_address_is_read_from_haproxy_and_its_checks_wake_nothing() {
         ));
         until("it has checked", || {
             let log = wakeport.log();
-            log.matches("a client left before it was served").count() > 10
+            log.matches("closed before it was served").count() > 10
         });
         assert!(!wakeport.log().contains("waking"), "{version}");
         assert_eq!(server.connections(), 0);

@@ -41,14 +41,14 @@ fn the_status_shows_every_state() {
     other.echoes("hello");
     wakeport.is("awake: 2 clients, 2 served since ");
     drop((client, other));
-    wakeport.is("cooling: sleeps in 2s, 2 served since ");
+    wakeport.is("cooling: stopping in 2s, 2 served since ");
     wakeport.ends();
     let said = wakeport.said();
     assert_eq!(said.first().map(String::as_str), Some("READY=1"));
     assert_eq!(said.last().map(String::as_str), Some("STOPPING=1"));
-    let waking = "STATUS=waking: the service starts, 1 client waiting";
+    let waking = "STATUS=waking: starting the service, 1 client waiting";
     assert!(said.iter().any(|line| line == waking), "{said:#?}");
-    let stopping = "STATUS=stopping: the service goes down";
+    let stopping = "STATUS=stopping: the service is stopping";
     assert!(said.iter().any(|line| line == stopping), "{said:#?}");
     let asleep = said
         .iter()
@@ -67,9 +67,9 @@ fn a_failure_is_in_the_status_with_its_reason() {
         .start();
     front.connect().is_reset();
     wakeport
-        .is("failed: the start hook `false` failed (exit status: 1); a client may try again in ");
+        .is("failed: the start hook `false` failed (exit status: 1); refusing connections for ");
     wakeport
-        .is("failed: the start hook `false` failed (exit status: 1); the next client tries again");
+        .is("failed: the start hook `false` failed (exit status: 1); the next connection retries");
 }
 
 #[test]

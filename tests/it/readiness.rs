@@ -159,7 +159,7 @@ fn a_target_that_does_not_speak_http_is_not_ready_over_http() {
         .option("--start-timeout", "300ms")
         .start();
     front.connect().is_reset();
-    wakeport.logs("could not wake the target: it does not answer in time: invalid HTTP version");
+    wakeport.logs("cannot start the target: it does not answer in time: invalid HTTP version");
 }
 
 #[test]
@@ -182,6 +182,6 @@ fn a_target_that_never_answers_does_not_concern_the_clients_of_another() {
         first.echoes("still here");
     }
     lost.is_reset();
-    wakeport.logs("1 client turned away: target `");
+    wakeport.logs("1 connection rejected: target `");
     first.echoes("still here");
 }

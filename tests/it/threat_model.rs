@@ -205,7 +205,7 @@ fn no_byte_of_a_client_reaches_the_log_or_a_hook() {
         client.is_some_and(|client| client.ip().is_loopback()),
         "{told}"
     );
-    wakeport.logs("could not wake");
+    wakeport.logs("cannot start");
     log_is_clean(&wakeport);
 }
 
@@ -404,7 +404,7 @@ fn a_hook_has_three_descriptors_and_none_of_wakeport() {
         .start();
     let _other = front.connect();
     front.connect().is_reset();
-    wakeport.logs("could not wake");
+    wakeport.logs("cannot start");
     let log = wakeport.log();
     let files: Vec<_> = log
         .lines()

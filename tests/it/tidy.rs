@@ -12,14 +12,20 @@ use crate::repository::{files, read, repo, run, text};
 const KNOWS: [(&str, &[&str]); 14] = [
     ("core", &[]),
     ("config", &["util"]),
-    ("server", &["config", "net", "session"]),
+    (
+        "server",
+        &[
+            "backend", "config", "core", "net", "program", "report", "service", "session",
+            "systemd", "util",
+        ],
+    ),
     (
         "service",
         &[
-            "backend", "config", "core", "net", "program", "report", "systemd", "util",
+            "backend", "config", "core", "net", "program", "report", "util",
         ],
     ),
-    ("session", &["config", "net", "server", "service"]),
+    ("session", &["config", "net", "service"]),
     ("net", &["config", "util"]),
     (
         "backend",
@@ -27,14 +33,13 @@ const KNOWS: [(&str, &[&str]); 14] = [
     ),
     ("program", &["config", "util"]),
     ("systemd", &["config", "util"]),
-    ("report", &["net", "util"]),
+    ("report", &["config", "core", "net", "systemd", "util"]),
     ("admin", &["config", "systemd", "util"]),
     ("util", &[]),
     (
         "cli",
         &[
-            "admin", "backend", "config", "net", "program", "report", "server", "service",
-            "session", "systemd", "util",
+            "admin", "config", "net", "report", "server", "systemd", "util",
         ],
     ),
     ("main", &[]),

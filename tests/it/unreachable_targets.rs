@@ -36,7 +36,7 @@ fn clients_of_a_black_holed_target_are_reset_at_the_start_timeout_and_it_recover
     let client = front.connect();
     wakeport.is(WAITS);
     client.is_reset();
-    wakeport.is("failed: it does not answer in time; the next client tries again");
+    wakeport.is("failed: it does not answer in time; the next connection retries");
     network.mend();
     front.connect().echoes("hello");
 }

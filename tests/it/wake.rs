@@ -108,7 +108,7 @@ fn when_the_start_fails_clients_are_reset_and_later_ones_retry() {
     let wakeport = stage.run().listen(&front).start();
     let clients: Vec<_> = (0..5).map(|_| front.connect()).collect();
     clients.iter().for_each(Client::is_reset);
-    wakeport.logs("could not wake the service: the start hook");
+    wakeport.logs("cannot start the service: the start hook");
     wakeport.logs("failed (exit status: 7)");
     assert_eq!(stage.count("start"), 1);
 
@@ -143,7 +143,7 @@ fn a_start_hook_that_hangs_is_killed_with_its_children_and_the_client_is_reset()
         .start();
     let client = front.connect();
     client.is_reset();
-    wakeport.logs("could not wake the service: ");
+    wakeport.logs("cannot start the service: ");
     let text = std::fs::read_to_string(&pids).expect("the hook has begun");
     let pids: Vec<u32> = text
         .split_whitespace()
@@ -174,8 +174,8 @@ fn a_stop_hook_that_fails_is_retried_until_it_succeeds() {
     let front = Place::tcp();
     let wakeport = stage.run().listen(&front).cooldown("0").start();
     front.connect().echoes("hello");
-    wakeport.logs("could not put the service to sleep: the stop hook");
-    wakeport.logs("the service could not be stopped and nobody uses it; it sleeps in ");
+    wakeport.logs("failed to stop the service: the stop hook");
+    wakeport.logs("the service is running without connections; stopping in ");
     wakeport.is("asleep");
     assert_eq!(stage.count("stop"), 3);
 }
@@ -260,7 +260,7 @@ fn a_running_service_is_adopted_and_stopped_later() {
     stage.scene().up();
     let front = Place::tcp();
     let wakeport = stage.run().listen(&front).cooldown("300ms").start();
-    wakeport.logs("the service runs already and nobody uses it; it sleeps in ");
+    wakeport.logs("the service is running without connections; stopping in ");
     wakeport.is("asleep");
     assert_eq!((stage.count("start"), stage.count("stop")), (0, 1));
 }
@@ -349,7 +349,7 @@ fn a_target_that_never_listens_resets_its_client_at_the_start_timeout() {
     let began = now();
     front.connect().is_reset();
     assert!(began.elapsed() >= Duration::from_millis(300));
-    wakeport.logs("could not wake the target: it does not answer in time: Connection refused");
+    wakeport.logs("cannot start the target: it does not answer in time: Connection refused");
 }
 
 #[test]

@@ -21,7 +21,7 @@ impl World {
                 let door = self.door_of(client);
                 self.process().doors[door].waiting.insert(client);
                 self.tell(Event::Arrived);
-                if self.wants_a_look() && self.process().look.is_none() {
+                if self.wants_query() && self.process().look.is_none() {
                     self.look();
                 }
             }
@@ -179,9 +179,9 @@ impl World {
         }
     }
 
-    fn wants_a_look(&self) -> bool {
+    fn wants_query(&self) -> bool {
         let process = self.wakeport.as_ref().expect("wakeport runs");
-        process.core.lifecycle.wants_a_look(self.crowd())
+        process.core.lifecycle.wants_query(self.crowd())
     }
 
     // -- clients
@@ -194,7 +194,7 @@ impl World {
                 (false, false)
             }
         };
-        let waits_for_a_look = self.wants_a_look();
+        let waits_for_a_look = self.wants_query();
         for index in 0..self.process().doors.len() {
             if awake {
                 self.admit(index);
@@ -299,7 +299,7 @@ impl World {
                 self.service.known |= phase != Phase::Down && !exits;
                 self.process().seen_down = phase == Phase::Down;
                 self.tell(Event::Seen(phase));
-                let waited_for = self.wants_a_look();
+                let waited_for = self.wants_query();
                 let process = self.process();
                 if waited_for || process.state() == State::Asleep && !process.seen_down {
                     process.look_at = Timer(now.checked_add(QUICK_POLL));

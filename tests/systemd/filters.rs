@@ -41,7 +41,7 @@ fn a_flood_from_a_denied_network_starts_nothing_and_closes_nothing() {
     // A client during the exit starts another process; more would mean one for each client.
     all_is_well(&rig, 2);
     assert_eq!(rig.starts("nginx.service"), 0);
-    assert_eq!(rig.said(SERVICE, "was reset: `--allow` and `--deny`"), 1);
+    assert_eq!(rig.said(SERVICE, "denied by `--allow` and `--deny`"), 1);
     rig.wait_until_asleep("nginx");
     assert!(rig.run("wakeport status nginx").contains("400 refused"));
 

@@ -402,7 +402,7 @@ fn journalctl_explains_every_message() {
         "nginx.service is awake",
         "nginx.service has no connections",
         "nginx.service is stopping",
-        "nginx.service is asleep",
+        "nginx.service stopped",
         "wakeport is idle and exits",
         "broken.service failed to wake",
         "systemctl status broken.service",
@@ -437,10 +437,10 @@ fn the_log_has_one_line_for_each_change() {
     let known = [
         "waking ",
         "nginx.service answers after ",
-        "the last client of ",
+        "last connection to ",
         "nginx.service is in use again",
-        "nginx.service goes to sleep",
-        "nginx.service is asleep",
+        "stopping nginx.service",
+        "nginx.service stopped",
         "exiting: ",
     ];
     for line in told.lines() {

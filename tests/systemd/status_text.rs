@@ -22,7 +22,7 @@ fn systemctl_status_shows_the_state_in_words() {
     let other = Client::connect(PORT);
     says("awake: 2 clients, 2 served since ");
     drop((client, other));
-    says("cooling: sleeps in ");
+    says("cooling: stopping in ");
 }
 
 #[test]

@@ -273,7 +273,7 @@ impl Play {
                 State::Stopping(Stop::Theirs) => true,
                 // For a look, since it may not be woken right now.
                 State::Asleep | State::Failed { undoing: false, .. } => {
-                    self.limit.0 > 0 && self.life.wants_a_look(self.crowd)
+                    self.limit.0 > 0 && self.life.wants_query(self.crowd)
                 }
                 State::Awake | State::Cooling { .. } => false,
             };

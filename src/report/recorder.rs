@@ -1,19 +1,17 @@
-//! What the driver writes down: the record of the instance, brought up to date with each event and
-//! handed to whoever keeps it.
+//! The record of a service, brought up to date with each event and handed to the writer.
 
 use std::time::{Duration, Instant};
 
-use super::Traffic;
-use super::story::PACE;
+use super::record::{Kind, Moment, Owner, Record, State};
+use super::state_file::{self, StateWriter};
+use super::status::{PACE, Tally};
 use crate::core::lifecycle::{self, ClientCounts};
-use crate::report::record::{Kind, Moment, Record, State};
-use crate::report::state_file::{self, StateWriter};
 
-/// The record of one instance.
+/// The record of one service.
 #[derive(Debug)]
 pub struct Recorder {
     record: Record,
-    keeper: StateWriter,
+    writer: StateWriter,
     /// Something is in the record that is not with the keeper yet; and it is another state.
     changed: bool,
     turned: bool,
@@ -21,33 +19,43 @@ pub struct Recorder {
     deadline: Option<Instant>,
     kept_at: Option<Instant>,
     keep_at: Option<Instant>,
+    tally: Tally,
 }
 
 impl Recorder {
-    /// Goes on with `record`, of this process from now on, for `keeper`.
-    pub fn open(mut record: Record, keeper: StateWriter) -> Self {
+    /// Goes on with `record`, of this process from now on, for `writer`.
+    pub fn open(mut record: Record, writer: StateWriter) -> Self {
         record.begin(state_file::this_process(), state_file::moment());
         // Said anew, if it still is so.
         record.wakes.not_before = None;
         Self {
             record,
-            keeper,
+            writer,
             changed: true,
             turned: true,
             deadline: None,
             kept_at: None,
             keep_at: None,
+            tally: Tally::default(),
         }
     }
 
+    /// What the service is, and the units that it is.
+    pub fn about(&mut self, service: String, (units, manager): (Vec<String>, Owner)) {
+        self.record.service = service;
+        (self.record.units, self.record.units_manager) = (units, manager);
+        self.changed = true;
+    }
+
     /// The record as it is now.
-    pub(super) fn record(&self) -> Record {
+    pub fn record(&self) -> Record {
         let mut record = self.record.clone();
         record.written = state_file::moment().wall;
         record
     }
 
-    pub(super) fn turn(&mut self, state: lifecycle::State) {
+    /// The service is in another state.
+    pub fn turn(&mut self, state: lifecycle::State) {
         let state = named(state);
         if self.record.state != state {
             self.record.transition(state, state_file::moment());
@@ -58,88 +66,94 @@ impl Recorder {
     }
 
     /// An order to start is given; so many of the latest ones count.
-    pub(super) fn wakes(&mut self, keep: usize) {
+    pub fn wakes(&mut self, keep: usize) {
         self.record.wakes.order(state_file::moment().wall, keep);
         self.changed = true;
     }
 
     /// How long ago the wakes of earlier lives were ordered.
-    pub(super) fn earlier_wakes(&self) -> Vec<Duration> {
+    pub fn earlier_wakes(&self) -> Vec<Duration> {
         self.record.wakes.ages(state_file::moment().wall)
     }
 
     /// There may be no wake for so long, or there may be one.
-    pub(super) fn no_wake_for(&mut self, left: Option<Duration>) {
+    pub fn no_wake_for(&mut self, left: Option<Duration>) {
         let now = state_file::moment().wall;
         let until = left.and_then(|left| now.checked_add(left).ok());
         self.record.wakes.not_before = until;
         self.changed = true;
     }
 
-    pub(super) fn woke(&mut self, took: Duration) {
+    /// A wake took so long.
+    pub fn woke(&mut self, took: Duration) {
         self.record.wakes.add(took);
         self.changed = true;
     }
 
-    pub(super) fn slept(&mut self, freed: Option<u64>) {
+    /// The service was stopped; with the memory that it took until then.
+    pub fn slept(&mut self, freed: Option<u64>) {
         self.record.sleeps += 1;
         self.record.memory_freed = freed;
         self.changed = true;
     }
 
-    pub(super) fn failed(&mut self, kind: Kind, why: &str) {
+    /// Something has failed.
+    pub fn failed(&mut self, kind: Kind, why: &str) {
         let Moment { wall, .. } = state_file::moment();
         self.record.fails(kind, why, wall);
         self.changed = true;
     }
 
-    pub(super) fn served(&mut self, clients: usize) {
-        self.record.clients.served += clients as u64;
-        self.changed |= clients > 0;
-    }
-
-    pub(super) fn refused_failed(&mut self, clients: usize) {
+    /// Connections were rejected because the service could not be started.
+    pub fn refused_failed(&mut self, clients: usize) {
         self.record.clients.refused_failed += clients as u64;
         self.changed |= clients > 0;
     }
 
-    pub(super) fn refused_silent(&mut self, clients: usize) {
+    /// Connections were rejected because just their target was silent.
+    pub fn refused_silent(&mut self, clients: usize) {
         self.record.clients.refused_silent += clients as u64;
         self.changed |= clients > 0;
     }
 
-    pub(super) fn refused_rate(&mut self, clients: usize) {
+    /// Connections were rejected because the service was woken too often.
+    pub fn refused_rate(&mut self, clients: usize) {
         self.record.clients.refused_rate += clients as u64;
         self.changed |= clients > 0;
     }
 
-    pub(super) fn refused_address(&mut self) {
+    /// A connection was denied.
+    pub fn refused_address(&mut self) {
         self.record.clients.refused_address += 1;
         self.changed = true;
     }
 
-    pub(super) fn gave_up(&mut self) {
+    /// A connection was closed while it waited.
+    pub fn gave_up(&mut self) {
         self.record.clients.gave_up += 1;
         self.changed = true;
     }
 
-    pub(super) fn carried(&mut self, traffic: Traffic) {
+    /// What connections have come to in this process.
+    pub fn carried(&mut self, tally: Tally) {
+        let before = std::mem::replace(&mut self.tally, tally);
         let Record { clients, bytes, .. } = &mut self.record;
-        bytes.up += traffic.up;
-        bytes.down += traffic.down;
-        clients.ended_idle += u64::from(traffic.idle);
-        clients.ended_vanished += u64::from(traffic.vanished);
-        self.changed = true;
+        clients.served += tally.served - before.served;
+        bytes.up += tally.up - before.up;
+        bytes.down += tally.down - before.down;
+        clients.ended_idle += tally.idle - before.idle;
+        clients.ended_vanished += tally.vanished - before.vanished;
+        self.changed |= before != tally;
     }
 
     /// When there is something to be kept next.
-    pub(super) fn next(&self) -> Option<Instant> {
+    pub fn next(&self) -> Option<Instant> {
         self.keep_at
     }
 
     /// Has the record kept if something has changed: another state at once, numbers at most as
     /// often as STATUS= follows them.
-    pub(super) fn publish(&mut self, state: lifecycle::State, crowd: ClientCounts, now: Instant) {
+    pub fn publish(&mut self, state: lifecycle::State, crowd: ClientCounts, now: Instant) {
         let deadline = deadline(state);
         if deadline != self.deadline {
             let left = deadline.map(|at| at.saturating_duration_since(now));
@@ -153,7 +167,7 @@ impl Recorder {
         (clients.active, clients.waiting) = here;
 
         self.keep_at = None;
-        if !self.changed || !self.keeper.keeps() {
+        if !self.changed || !self.writer.keeps() {
             return;
         }
         let quiet_until = self.kept_at.map(|at| at + PACE);
@@ -163,11 +177,11 @@ impl Recorder {
         }
         (self.changed, self.turned) = (false, false);
         self.kept_at = Some(now);
-        self.keeper.keep(self.record());
+        self.writer.keep(self.record());
     }
 
     /// The process ends; `asleep` is whether the service is known to be down.
-    pub(super) fn close(&mut self, asleep: bool) {
+    pub fn close(&mut self, asleep: bool) {
         if asleep {
             self.turn(lifecycle::State::Asleep);
         }
@@ -175,7 +189,7 @@ impl Recorder {
         // and no client to wait for it who comes just now.
         if self.changed || self.record.state != State::Asleep {
             self.record.end(state_file::moment());
-            self.keeper.keep(self.record());
+            self.writer.keep(self.record());
         }
     }
 }

@@ -1,0 +1,725 @@
+//! One service: its lifecycle, the queue of each target, queries of its state, orders to its
+//! backend, time limits of waiting connections, and whether the process may exit.
+//!
+//! The caller hands in every [`Input`] together with what the gates say and the time, carries out
+//! the [`Effect`]s in their order, and reports back. [`Input::Settle`] follows whenever no other
+//! input is left, and [`Input::Due`] when a timer of [`Service::timers`] has run out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
+use std::time::{Duration, Instant};
+
+use super::gate::Occupancy;
+use super::lifecycle::{Action, ClientCounts, Event, Lifecycle, Phase, State, Stop, Times};
+use super::wake_limiter::WakeLimiter;
+
+/// How often the state is queried where a signal should have told: a lost one costs no more.
+const SLOW_POLL: Duration = Duration::from_secs(30);
+/// The same, while a connection waits for the answer.
+const QUICK_POLL: Duration = Duration::from_secs(1);
+/// How long the process stays at least after it has refused a connection: one process for all that
+/// are refused, and not one for each.
+const REFUSED_LINGER: Duration = Duration::from_secs(10);
+/// How often the gates are read while connections come and go.
+const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+
+/// A connection that waits, or has waited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket {
+    /// The index of the target that it came for.
+    pub target: usize,
+    /// Smaller is earlier.
+    pub number: u64,
+}
+
+/// What does not change in the life of a service.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// How long the states last.
+    pub times: Times,
+    /// A query tells more than whether the target answers.
+    pub can_tell: bool,
+    /// An order to start starts something; if not, systemd starts the service along with us.
+    pub can_start: bool,
+}
+
+/// What has happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Input {
+    /// A connection waits for its target.
+    Arrived(Ticket),
+    /// A connection that was let through could not reach its target and waits again.
+    Refused(Ticket),
+    /// A connection that waited, or was rejected, is closed.
+    Left(Ticket),
+    /// A connection was denied for its address.
+    Denied,
+    /// An order to start has ended.
+    Started(Result<(), ()>),
+    /// An order to stop has ended; if it failed, with what the service does now.
+    Stopped(Result<(), Phase>),
+    /// The target with this index answers.
+    Answered(usize),
+    /// The service may have changed.
+    Changed,
+    /// A query has ended.
+    Queried(Result<Phase, ()>),
+    /// A gate tells of a change.
+    Gate,
+    /// [`Effect::CloseEmpty`] was carried out; whether that gate is closed now.
+    Closed(usize, bool),
+    /// A timer has run out.
+    Due(Timer),
+    /// Nothing else has happened for now.
+    Settle,
+}
+
+/// What runs out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Timer {
+    /// The lifecycle's state.
+    Lifecycle,
+    /// The pause before the next query.
+    Query,
+    /// The stay after a connection was refused.
+    Linger,
+    /// The pause before the gates are read again.
+    Sample,
+    /// The time that a connection may wait for a target that is silent while the service is up.
+    Limit(Ticket),
+}
+
+/// Why a connection is rejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rejection {
+    /// The service could not be started.
+    Failed,
+    /// The service was woken too often.
+    WakeRate,
+    /// The service is up, but the target is silent.
+    Silent,
+}
+
+/// What must happen next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// The lifecycle has gone from one state to another.
+    Report(Fact),
+    /// Let this connection through: it is inside the gate of its target from now on.
+    Admit {
+        /// Which.
+        ticket: Ticket,
+        /// It was not let through before.
+        first: bool,
+    },
+    /// Reset this connection.
+    Reject(Ticket, Rejection),
+    /// Start the service for this connection; ends with [`Input::Started`].
+    Start(Ticket),
+    /// Stop the service; ends with [`Input::Stopped`].
+    Stop,
+    /// End the start that is under way. With `undo`, stop what it started, which ends with
+    /// [`Input::Stopped`].
+    GiveUp {
+        /// Whether to stop it.
+        undo: bool,
+    },
+    /// Find out what the service does; ends with [`Input::Queried`].
+    Query {
+        /// And if it is down, why.
+        explain: bool,
+    },
+    /// Ask this target until it answers, which ends with [`Input::Answered`].
+    Probe(usize),
+    /// Ask it no more.
+    CancelProbe(usize),
+    /// Open the gate of this target.
+    Open(usize),
+    /// Close it, with connections inside or not.
+    Close(usize),
+    /// Close it unless a connection is inside; ends with [`Input::Closed`].
+    CloseEmpty(usize),
+    /// Have the gates tell of their next change, then report [`Input::Gate`].
+    Watch,
+}
+
+/// A change of state, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fact {
+    /// The state before.
+    pub from: State,
+    /// The state after.
+    pub to: State,
+    /// What has led to it.
+    pub cause: Event,
+    /// The connection that has waited longest.
+    pub first: Option<Ticket>,
+}
+
+/// A connection in a queue.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    /// When it is rejected; only while the service is up and just its target is silent.
+    limit: Option<Instant>,
+    /// It was let through before.
+    again: bool,
+}
+
+/// One target.
+#[derive(Clone, Debug, Default)]
+struct Target {
+    queue: BTreeMap<Ticket, Waiting>,
+    /// It answered, and has refused no connection since.
+    reachable: bool,
+    probing: bool,
+    open: bool,
+}
+
+/// A query under way.
+#[derive(Clone, Copy, Debug, Hash)]
+struct Query {
+    /// No order was begun or has ended since; if one has, the answer says nothing.
+    fresh: bool,
+}
+
+/// Everything that is known of a service.
+#[derive(Clone, Debug)]
+pub struct Service {
+    rules: Rules,
+    lifecycle: Lifecycle,
+    targets: Vec<Target>,
+    /// Rejected, and not closed yet.
+    rejected: BTreeSet<Ticket>,
+    /// The target that the service was woken for.
+    woken_for: usize,
+    /// An order to start is under way.
+    starting: bool,
+    /// How many orders to start were given up and have not ended yet.
+    given_up: u8,
+    query: Option<Query>,
+    query_again: bool,
+    query_at: Option<Instant>,
+    /// The service was seen down since it fell asleep.
+    seen_down: bool,
+    linger_until: Option<Instant>,
+    /// The gates are being closed for a stop; this one is next.
+    closing: Option<usize>,
+    gates: Occupancy,
+    /// What the gates had said when they were looked at last.
+    sampled: Occupancy,
+    sample_at: Option<Instant>,
+    watching: bool,
+    now: Instant,
+}
+
+impl Service {
+    /// A service with so many targets of which nothing is known yet.
+    pub fn new(rules: Rules, targets: usize, limiter: WakeLimiter, now: Instant) -> Self {
+        Self {
+            rules,
+            lifecycle: Lifecycle::new(rules.times).limited(limiter),
+            targets: vec![Target::default(); targets],
+            rejected: BTreeSet::new(),
+            woken_for: 0,
+            starting: false,
+            given_up: 0,
+            query: None,
+            query_again: false,
+            query_at: None,
+            seen_down: false,
+            linger_until: None,
+            closing: None,
+            gates: Occupancy::default(),
+            sampled: Occupancy::default(),
+            sample_at: None,
+            watching: false,
+            now,
+        }
+    }
+
+    // -- what is known
+
+    /// What the service is doing.
+    pub fn state(&self) -> State {
+        self.lifecycle.state()
+    }
+
+    /// How many connections wait, and how many were inside the gates at the last input.
+    pub fn clients(&self) -> ClientCounts {
+        ClientCounts {
+            waiting: self.targets.iter().map(|target| target.queue.len()).sum(),
+            connected: self.gates.inside,
+        }
+    }
+
+    /// From when on the service may be woken again, if it was woken too often.
+    pub fn no_wake_until(&self, now: Instant) -> Option<Instant> {
+        self.lifecycle.no_wake_until(now)
+    }
+
+    /// Whether the answer to the query under way still says something.
+    pub fn query_is_fresh(&self) -> bool {
+        self.query.is_some_and(|query| query.fresh)
+    }
+
+    /// The target that the service was woken for.
+    pub fn woken_for(&self) -> usize {
+        self.woken_for
+    }
+
+    /// Whether the process may exit as far as this service is concerned.
+    pub fn is_idle(&self, gates: Occupancy) -> bool {
+        let nothing_to_do = match self.state() {
+            State::Asleep => self.seen_down,
+            // systemd tries again for the next connection, if it starts the service along with us.
+            State::Failed { undoing, .. } => !undoing && !self.rules.can_start,
+            State::Waking { .. } | State::Awake | State::Cooling { .. } | State::Stopping(_) => {
+                false
+            }
+        };
+        let no_connection =
+            self.clients().waiting == 0 && gates.inside == 0 && self.rejected.is_empty();
+        nothing_to_do && no_connection && self.linger_until.is_none()
+    }
+
+    /// All timers that run, each with the time at which [`Input::Due`] must be reported.
+    pub fn timers(&self) -> impl Iterator<Item = (Timer, Instant)> {
+        let timer = |timer: Timer, at: Option<Instant>| at.map(|at| (timer, at));
+        let limits = self.targets.iter().flat_map(|target| &target.queue);
+        let limits =
+            limits.filter_map(|(&ticket, waiting)| Some((Timer::Limit(ticket), waiting.limit?)));
+        [
+            timer(Timer::Lifecycle, self.lifecycle_deadline()),
+            timer(Timer::Query, self.query_at),
+            timer(Timer::Linger, self.linger_until),
+            timer(Timer::Sample, self.sample_at),
+        ]
+        .into_iter()
+        .flatten()
+        .chain(limits)
+    }
+
+    /// When the first timer runs out.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.timers().map(|(_, at)| at).min()
+    }
+
+    fn lifecycle_deadline(&self) -> Option<Instant> {
+        let closing = self.closing.is_some();
+        self.lifecycle.deadline().filter(|_| !closing)
+    }
+
+    /// Sets how often the service may be woken.
+    pub fn limit_wakes(&mut self, limiter: WakeLimiter) {
+        self.lifecycle = self.lifecycle.clone().limited(limiter);
+    }
+
+    /// What tells two services apart at `now`: all but how far away the instants are.
+    pub fn fingerprint(&self, now: Instant, gates: Occupancy, hasher: &mut impl Hasher) {
+        self.lifecycle.fingerprint(now, hasher);
+        for target in &self.targets {
+            for (ticket, waiting) in &target.queue {
+                (ticket, waiting.limit.is_some(), waiting.again).hash(hasher);
+            }
+            (
+                target.queue.len(),
+                target.reachable,
+                target.probing,
+                target.open,
+            )
+                .hash(hasher);
+        }
+        self.rejected.hash(hasher);
+        (self.woken_for, self.starting, self.given_up).hash(hasher);
+        (self.query, self.query_again, self.query_at.is_some()).hash(hasher);
+        (self.seen_down, self.linger_until.is_some(), self.closing).hash(hasher);
+        (self.sample_at.is_some(), self.watching).hash(hasher);
+        (gates == self.sampled).hash(hasher);
+    }
+
+    // -- what happens
+
+    /// Takes note of `input`; what must happen because of it is added to `effects`.
+    pub fn handle(
+        &mut self,
+        input: Input,
+        gates: Occupancy,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        (self.now, self.gates) = (now, gates);
+        match input {
+            Input::Arrived(ticket) => {
+                self.enqueue(ticket, false);
+                self.tell(Event::Arrived, now, effects);
+                // What a query under way says is as good.
+                if self.lifecycle.wants_query(self.clients()) && self.query.is_none() {
+                    self.query(effects);
+                }
+            }
+            Input::Refused(ticket) => {
+                self.enqueue(ticket, true);
+                self.unreachable(ticket.target, effects);
+                self.query(effects);
+                self.tell(Event::Arrived, now, effects);
+            }
+            Input::Left(ticket) => {
+                self.targets[ticket.target].queue.remove(&ticket);
+                self.rejected.remove(&ticket);
+                self.tell(Event::Left, now, effects);
+            }
+            Input::Denied => self.linger(),
+            // One that was given up has been answered for already, but has ended only now.
+            Input::Started(_) if self.given_up > 0 => {
+                self.given_up -= 1;
+                self.new_epoch();
+            }
+            Input::Started(result) => {
+                self.starting = false;
+                self.new_epoch();
+                match result {
+                    Ok(()) => {
+                        self.tell(Event::Started, now, effects);
+                        // It may be gone again by the time its start job has ended.
+                        self.query(effects);
+                    }
+                    Err(()) => self.tell(Event::WakeFailed, now, effects),
+                }
+            }
+            Input::Stopped(result) => {
+                self.new_epoch();
+                let event = result.map_or_else(Event::SleepFailed, |()| Event::Slept);
+                self.tell(event, now, effects);
+            }
+            Input::Answered(target) => {
+                let target = &mut self.targets[target];
+                (target.probing, target.reachable) = (false, true);
+                self.tell(Event::Ready, now, effects);
+                self.serve(effects);
+            }
+            Input::Changed => self.query(effects),
+            Input::Queried(result) => self.queried(result, effects),
+            Input::Gate => self.observe(effects),
+            Input::Closed(target, closed) => self.closed(target, closed, effects),
+            Input::Due(timer) => self.due(timer, effects),
+            Input::Settle => self.settle(effects),
+        }
+    }
+
+    fn due(&mut self, timer: Timer, effects: &mut Vec<Effect>) {
+        match timer {
+            Timer::Lifecycle => {
+                self.observe(effects);
+                match self.state() {
+                    // The order to stop follows when no connection can come in any more.
+                    State::Cooling { sleep_at } => {
+                        if self.closing.is_none() && sleep_at.is_some_and(|at| at <= self.now) {
+                            self.close_from(0, effects);
+                        }
+                    }
+                    State::Asleep
+                    | State::Waking { .. }
+                    | State::Awake
+                    | State::Stopping(_)
+                    | State::Failed { .. } => self.tell(Event::Due, self.now, effects),
+                }
+            }
+            Timer::Query => self.query(effects),
+            Timer::Linger => self.linger_until = None,
+            Timer::Sample => {
+                self.sample_at = None;
+                let busy = self.gates != self.sampled;
+                self.observe(effects);
+                if !busy {
+                    self.watching = true;
+                    effects.push(Effect::Watch);
+                }
+            }
+            Timer::Limit(ticket) => {
+                let queue = &mut self.targets[ticket.target].queue;
+                let limit = queue.get(&ticket).and_then(|waiting| waiting.limit);
+                if limit.is_some_and(|at| at <= self.now) {
+                    queue.remove(&ticket);
+                    self.rejected.insert(ticket);
+                    effects.push(Effect::Reject(ticket, Rejection::Silent));
+                    self.tell(Event::Left, self.now, effects);
+                }
+            }
+        }
+    }
+
+    /// Reports an event to the lifecycle and does what it says.
+    fn tell(&mut self, event: Event, at: Instant, effects: &mut Vec<Effect>) {
+        let from = self.state();
+        let action = self.lifecycle.handle(event, self.clients(), at);
+        let to = self.state();
+        if from != to {
+            self.enter(from, to, event, effects);
+        }
+        match action {
+            Some(Action::Wake) => self.start(effects),
+            Some(Action::Sleep) => {
+                self.new_epoch();
+                effects.push(Effect::Stop);
+            }
+            Some(Action::Admit) => self.serve(effects),
+            Some(Action::TurnAway) => {
+                let failed = matches!(to, State::Failed { retry_at, .. } if self.now < retry_at);
+                if failed || !self.lifecycle.is_limited() {
+                    self.reject_all(Rejection::Failed, effects);
+                } else {
+                    self.reject_all(Rejection::WakeRate, effects);
+                    self.linger();
+                }
+            }
+            Some(Action::GiveUp { undo }) => {
+                self.reject_all(Rejection::Failed, effects);
+                self.given_up += u8::from(std::mem::take(&mut self.starting));
+                self.new_epoch();
+                effects.push(Effect::GiveUp { undo });
+            }
+            None => (),
+        }
+    }
+
+    fn enter(&mut self, from: State, to: State, cause: Event, effects: &mut Vec<Effect>) {
+        let first = self.first();
+        effects.push(Effect::Report(Fact {
+            from,
+            to,
+            cause,
+            first,
+        }));
+        if !matches!(to, State::Awake | State::Cooling { .. }) {
+            (0..self.targets.len()).for_each(|target| self.unreachable(target, effects));
+        }
+        if to == State::Awake || !matches!(to, State::Cooling { .. }) {
+            self.closing = None;
+        }
+        // What was seen before it fell asleep may be over.
+        if to != State::Asleep || !matches!(cause, Event::Seen(_)) {
+            self.seen_down = false;
+        }
+        self.query_at = None;
+    }
+
+    // -- connections
+
+    fn enqueue(&mut self, ticket: Ticket, again: bool) {
+        let waiting = Waiting { limit: None, again };
+        self.targets[ticket.target].queue.insert(ticket, waiting);
+    }
+
+    /// The connection that has waited longest.
+    fn first(&self) -> Option<Ticket> {
+        let firsts = self.targets.iter();
+        let mut firsts = firsts.filter_map(|target| target.queue.keys().next());
+        firsts.next().copied()
+    }
+
+    /// Lets connections through where their target answers, asks it where one waits, and opens its
+    /// gate.
+    fn serve(&mut self, effects: &mut Vec<Effect>) {
+        let (up, awake, probing) = match self.state() {
+            State::Awake => (true, true, true),
+            State::Cooling { .. } => (true, false, false),
+            State::Waking { started, .. } => (false, false, started),
+            State::Asleep | State::Stopping(_) | State::Failed { .. } => (false, false, false),
+        };
+        // That ends as well, should the service never be seen.
+        let limited = awake || self.lifecycle.wants_query(self.clients());
+        let limit = self.now.checked_add(self.rules.times.start_timeout);
+        for (index, target) in self.targets.iter_mut().enumerate() {
+            if awake && target.reachable {
+                for (ticket, waiting) in std::mem::take(&mut target.queue) {
+                    self.gates.inside += 1;
+                    let first = !waiting.again;
+                    effects.push(Effect::Admit { ticket, first });
+                }
+            }
+            if limited {
+                for waiting in target.queue.values_mut() {
+                    waiting.limit = waiting.limit.or(limit);
+                }
+            }
+            let wanted = !target.queue.is_empty() || !awake && index == self.woken_for;
+            let probe = probing && wanted && !target.reachable;
+            if probe != target.probing {
+                target.probing = probe;
+                effects.push(match probe {
+                    true => Effect::Probe(index),
+                    false => Effect::CancelProbe(index),
+                });
+            }
+            if up && target.reachable && !target.open && self.closing.is_none() {
+                target.open = true;
+                effects.push(Effect::Open(index));
+            }
+        }
+    }
+
+    /// Takes it that a target does not answer, until it does again.
+    fn unreachable(&mut self, index: usize, effects: &mut Vec<Effect>) {
+        let target = &mut self.targets[index];
+        target.reachable = false;
+        if std::mem::take(&mut target.probing) {
+            effects.push(Effect::CancelProbe(index));
+        }
+        if std::mem::take(&mut target.open) {
+            effects.push(Effect::Close(index));
+        }
+    }
+
+    fn reject_all(&mut self, why: Rejection, effects: &mut Vec<Effect>) {
+        for target in &mut self.targets {
+            for ticket in std::mem::take(&mut target.queue).into_keys() {
+                self.rejected.insert(ticket);
+                effects.push(Effect::Reject(ticket, why));
+            }
+        }
+    }
+
+    fn linger(&mut self) {
+        self.linger_until = self.now.checked_add(REFUSED_LINGER);
+    }
+
+    // -- the gates
+
+    /// Follows the connections that came and went without a message.
+    fn observe(&mut self, effects: &mut Vec<Effect>) {
+        let before = std::mem::replace(&mut self.sampled, self.gates);
+        let changed = before != self.gates;
+        let entered = before.entered != self.gates.entered || self.gates.inside > 0;
+        if let State::Cooling { .. } = self.state()
+            && entered
+        {
+            self.tell(Event::Arrived, self.now, effects);
+        }
+        if self.state() == State::Awake && self.clients().is_empty() {
+            let left_at = self.gates.left_at.filter(|_| changed);
+            self.tell(Event::Left, left_at.unwrap_or(self.now), effects);
+        }
+        if changed {
+            self.watching = false;
+        }
+        let busy = self.gates.inside > 0 || self.targets.iter().any(|target| target.open);
+        if !busy {
+            self.sample_at = None;
+            self.watching = false;
+        } else if !self.watching && self.sample_at.is_none() {
+            self.sample_at = self.now.checked_add(SAMPLE_EVERY);
+        }
+    }
+
+    /// Closes the gates from `index` on, each only if no connection is inside; then the service is
+    /// stopped.
+    fn close_from(&mut self, index: usize, effects: &mut Vec<Effect>) {
+        let open = (index..self.targets.len()).find(|&index| self.targets[index].open);
+        self.closing = open;
+        match open {
+            Some(index) => effects.push(Effect::CloseEmpty(index)),
+            None if self.clients().is_empty() => self.tell(Event::Due, self.now, effects),
+            None => (),
+        }
+    }
+
+    fn closed(&mut self, index: usize, closed: bool, effects: &mut Vec<Effect>) {
+        self.targets[index].open &= !closed;
+        if self.closing.take() != Some(index) {
+            // A connection came meanwhile, or the service is down: the gate opens again if it may.
+        } else if closed {
+            self.close_from(index + 1, effects);
+        }
+        // One that refuses has a connection inside, or had one: what was closed opens again.
+        self.observe(effects);
+        self.serve(effects);
+    }
+
+    // -- queries
+
+    /// Has the state of the service read. One query at a time.
+    fn query(&mut self, effects: &mut Vec<Effect>) {
+        self.query_at = None;
+        let (waking, started) = match self.state() {
+            State::Waking { started, .. } => (true, started),
+            State::Asleep | State::Awake | State::Cooling { .. } => (false, false),
+            State::Stopping(_) | State::Failed { .. } => (false, false),
+        };
+        // Where only an answer tells that the service is up, the probe asks already.
+        if waking && !self.rules.can_tell {
+            return;
+        }
+        if self.query.is_some() {
+            // The one under way may have missed the change.
+            self.query_again = true;
+            return;
+        }
+        self.query = Some(Query { fresh: true });
+        effects.push(Effect::Query { explain: started });
+    }
+
+    fn queried(&mut self, result: Result<Phase, ()>, effects: &mut Vec<Effect>) {
+        let again = std::mem::take(&mut self.query_again);
+        let fresh = self.query.take().is_some_and(|query| query.fresh);
+        if fresh {
+            let quick = self.now.checked_add(QUICK_POLL);
+            match result {
+                Ok(phase) => {
+                    self.seen_down = phase == Phase::Down;
+                    self.tell(Event::Seen(phase), self.now, effects);
+                    // Something else starts or stops it: what comes of it is asked for, with pauses.
+                    let wanted = self.lifecycle.wants_query(self.clients());
+                    if wanted || self.state() == State::Asleep && !self.seen_down {
+                        self.query_at = quick;
+                    }
+                }
+                Err(()) => self.query_at = quick,
+            }
+        }
+        if again || !fresh {
+            self.query(effects);
+        }
+    }
+
+    /// An order was begun or has ended: a query taken across it says nothing.
+    fn new_epoch(&mut self) {
+        if let Some(query) = &mut self.query {
+            query.fresh = false;
+        }
+    }
+
+    fn start(&mut self, effects: &mut Vec<Effect>) {
+        let Some(first) = self.first() else { return };
+        self.woken_for = first.target;
+        // The start time-out is what counts now.
+        for target in &mut self.targets {
+            let queue = target.queue.values_mut();
+            queue.for_each(|waiting| waiting.limit = None);
+        }
+        self.starting = true;
+        self.new_epoch();
+        effects.push(Effect::Start(first));
+    }
+
+    /// What follows from the state as it is now.
+    fn settle(&mut self, effects: &mut Vec<Effect>) {
+        self.observe(effects);
+        self.serve(effects);
+        let state = self.state();
+        if self.query.is_some() {
+            // Its answer comes soon.
+        } else if state == State::Asleep && !self.seen_down && self.query_at.is_none() {
+            self.query(effects);
+        } else if self.rules.can_tell {
+            let quick = matches!(
+                state,
+                State::Waking { started: true, .. } | State::Stopping(Stop::Theirs)
+            );
+            let at = self.now + if quick { QUICK_POLL } else { SLOW_POLL };
+            self.query_at = Some(self.query_at.map_or(at, |earlier| earlier.min(at)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

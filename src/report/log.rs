@@ -1,0 +1,287 @@
+//! The log lines of a service: one for each change of state.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use super::status::Tally;
+use super::text::{count, left, precise, stops, time_of_day};
+use crate::config::WakeRate;
+use crate::config::address::Peer;
+use crate::core::lifecycle::{Event, State, Stop};
+use crate::core::service::Fact;
+use crate::systemd::message_id as message;
+
+/// What was logged, as far as the next line depends on it.
+#[derive(Debug)]
+pub struct Log {
+    service: String,
+    woken_at: Option<Instant>,
+    /// What was served before the last wake, and when that was.
+    round: (u64, SystemTime),
+    /// Since that wake, it was logged that the last connection has closed.
+    cooled: bool,
+    why: Option<String>,
+    stop_failure: Option<String>,
+    blind: bool,
+    rate_limited: Option<Instant>,
+    denied: bool,
+}
+
+impl Log {
+    /// The log of `service`.
+    pub fn new(service: String) -> Self {
+        Self {
+            service,
+            woken_at: None,
+            round: (0, SystemTime::now()),
+            cooled: false,
+            why: None,
+            stop_failure: None,
+            blind: false,
+            rate_limited: None,
+            denied: false,
+        }
+    }
+
+    /// A change of state; `first` is the client that has waited longest. Says how long a wake took
+    /// that has ended, and why one has failed.
+    pub fn fact(&mut self, fact: &Fact, first: Option<Peer>, tally: Tally, now: Instant) -> Ended {
+        let Fact {
+            from, to, cause, ..
+        } = *fact;
+        let service = self.service.as_str();
+        let unit = service;
+        if let (Event::SleepFailed(_), Some(why)) = (cause, self.stop_failure.take()) {
+            let retry_at = match to {
+                State::Stopping(Stop::Again { at }) => Some(at),
+                State::Cooling { sleep_at } => sleep_at,
+                State::Asleep | State::Waking { .. } | State::Awake => None,
+                State::Stopping(_) | State::Failed { .. } => None,
+            };
+            let retry = retry_at.map(|at| format!("; retrying in {}", left(at, now)));
+            let retry = retry.unwrap_or_default();
+            tracing::warn!(
+                message_id = message::SLEEP_FAILED,
+                unit,
+                "failed to stop {unit}: {why}{retry}"
+            );
+        }
+        match (from, to) {
+            (State::Waking { .. }, State::Waking { .. })
+            | (State::Stopping(_), State::Stopping(_))
+            | (State::Failed { .. }, State::Failed { .. }) => (),
+            (_, State::Waking { .. }) => {
+                self.woken_at = Some(now);
+                self.round = (tally.served, SystemTime::now());
+                self.cooled = false;
+                self.why = None;
+                let client = first.map(|peer| peer.to_string());
+                let whom = match first {
+                    Some(Peer::Unix) => "a client of a Unix socket",
+                    Some(Peer::Tcp(_)) => client.as_deref().unwrap_or_default(),
+                    None => "a client",
+                };
+                tracing::info!(
+                    message_id = message::WAKING,
+                    state = "waking",
+                    unit,
+                    client = client.as_deref(),
+                    "waking {service} for {whom}"
+                );
+            }
+            (State::Waking { .. }, State::Awake | State::Cooling { .. }) => {
+                let took = self.woken_at.map_or(Duration::ZERO, |at| now - at);
+                tracing::info!(
+                    message_id = message::AWAKE,
+                    state = to.name(),
+                    unit,
+                    wake_usec = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+                    "{service} answers after {}",
+                    precise(took)
+                );
+                return Ended::Woken(took);
+            }
+            // A connection now and then is no news; how many there were is logged in the end.
+            (State::Cooling { .. }, State::Awake) => {
+                tracing::debug!(
+                    message_id = message::AWAKE,
+                    state = "awake",
+                    unit,
+                    "{service} is in use again"
+                );
+            }
+            (State::Awake, State::Cooling { sleep_at }) => {
+                macro_rules! log {
+                    ($level:ident) => {
+                        tracing::$level!(
+                            message_id = message::COOLING,
+                            state = "cooling",
+                            unit,
+                            bytes_up = tally.up,
+                            bytes_down = tally.down,
+                            "last connection to {service} closed; {}",
+                            stops(sleep_at, now)
+                        )
+                    };
+                }
+                if std::mem::replace(&mut self.cooled, true) {
+                    log!(debug);
+                } else {
+                    log!(info);
+                }
+            }
+            (_, State::Cooling { sleep_at }) => tracing::info!(
+                message_id = message::COOLING,
+                state = "cooling",
+                unit,
+                "{service} is running without connections; {}",
+                stops(sleep_at, now)
+            ),
+            (_, State::Awake) => tracing::info!(
+                message_id = message::AWAKE,
+                state = "awake",
+                unit,
+                "{service} is running"
+            ),
+            (_, State::Stopping(stop)) => {
+                let served = tally.served - self.round.0;
+                let what = match stop {
+                    Stop::Theirs => format!("{service} is being stopped, not by wakeport"),
+                    Stop::Ours | Stop::Again { .. } if served == 0 => format!("stopping {service}"),
+                    Stop::Ours | Stop::Again { .. } => format!(
+                        "stopping {service}; {} served since {}",
+                        count(usize::try_from(served).unwrap_or(usize::MAX), "connection"),
+                        time_of_day(self.round.1)
+                    ),
+                };
+                tracing::info!(
+                    message_id = message::STOPPING,
+                    state = "stopping",
+                    unit,
+                    "{what}"
+                );
+            }
+            (_, State::Asleep) => {
+                let what = match from {
+                    State::Failed { .. } => "is down; its failure is no longer held against it",
+                    State::Stopping(_) => "stopped",
+                    State::Asleep | State::Waking { .. } => "stopped unexpectedly",
+                    State::Awake | State::Cooling { .. } => "stopped unexpectedly",
+                };
+                tracing::info!(
+                    message_id = message::ASLEEP,
+                    state = "asleep",
+                    unit,
+                    "{service} {what}"
+                );
+            }
+            (_, State::Failed { retry_at, .. }) => {
+                let why = match (cause, self.why.take()) {
+                    (_, Some(why)) => why,
+                    (Event::Due, None) => "it does not answer in time".into(),
+                    (_, None) => "it went down before it answered".into(),
+                };
+                tracing::error!(
+                    message_id = message::WAKE_FAILED,
+                    state = "failed",
+                    unit,
+                    "cannot start {service}: {why}; refusing connections for {}",
+                    left(retry_at, now)
+                );
+                self.why = Some(why.clone());
+                return Ended::Failed(why);
+            }
+        }
+        Ended::Nothing
+    }
+
+    /// Why the start fails that is about to fail.
+    pub fn start_fails(&mut self, why: String) {
+        self.why = Some(why);
+    }
+
+    /// Why the stop fails that is about to fail.
+    pub fn stop_fails(&mut self, why: String) {
+        self.stop_failure = Some(why);
+    }
+
+    /// Why the last start has failed.
+    pub fn failure(&self) -> Option<&str> {
+        self.why.as_deref()
+    }
+
+    /// The state of the service was read, or could not be, for this reason. Logged once, until it
+    /// can be read again.
+    pub fn queried(&mut self, failure: Option<&str>) {
+        let was_blind = std::mem::replace(&mut self.blind, failure.is_some());
+        if let (Some(why), false) = (failure, was_blind) {
+            let unit = self.service.as_str();
+            tracing::warn!(unit, "cannot read the state of {unit}: {why}");
+        }
+    }
+
+    /// Connections were rejected because the service could not be started.
+    pub fn rejected(&self, connections: usize) {
+        let unit = self.service.as_str();
+        tracing::debug!(unit, "{} rejected", count(connections, "connection"));
+    }
+
+    /// Connections were rejected because the service was woken too often; `until` is when it may be
+    /// woken again, and what the clock shows then. Logged once, until it was woken again.
+    pub fn rate_limited(
+        &mut self,
+        connections: usize,
+        rate: WakeRate,
+        until: Option<(Instant, &str)>,
+    ) {
+        let unit = self.service.as_str();
+        tracing::debug!(
+            unit,
+            "{} rejected: {unit} was woken too often",
+            count(connections, "connection")
+        );
+        if let Some((until, shown)) = until
+            && self.rate_limited.replace(until) != Some(until)
+        {
+            tracing::warn!(
+                message_id = message::WOKEN_TOO_OFTEN,
+                unit,
+                "{unit} is not woken before {shown}: that would exceed `--wake-rate {rate}`; \
+                 refusing connections"
+            );
+        }
+    }
+
+    /// A connection was denied. Loud the first time only: every client that can reach the port can
+    /// cause this line.
+    pub fn denied(&mut self, listener: &str, peer: Peer) {
+        tracing::debug!(client = %peer, "connection from {peer} to `{listener}` denied");
+        if !std::mem::replace(&mut self.denied, true) {
+            tracing::info!(
+                client = %peer,
+                "connection from {peer} to `{listener}` denied by `--allow` and `--deny` (logged \
+                 once; from now on at log level debug)"
+            );
+        }
+    }
+
+    /// Connections were rejected because just their target is silent.
+    pub fn silent(&self, connections: usize, failure: &str) {
+        let unit = self.service.as_str();
+        tracing::warn!(
+            unit,
+            "{} rejected: {failure}",
+            count(connections, "connection")
+        );
+    }
+}
+
+/// What a change of state has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Nothing of note.
+    Nothing,
+    /// A wake, after so long.
+    Woken(Duration),
+    /// A wake that has failed, and why.
+    Failed(String),
+}

@@ -1,0 +1,193 @@
+//! STATUS= of one service: always true to within a second.
+
+use std::cell::OnceCell;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::text::{count, in_so_long, left, stops, time_of_day};
+use crate::core::lifecycle::{ClientCounts, State, Stop};
+
+/// STATUS= and the record follow the numbers at most that often: each one is a message to PID 1, or
+/// a file.
+pub const PACE: Duration = Duration::from_secs(1);
+
+/// What the connections of this process have come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Let through.
+    pub served: u64,
+    /// Bytes from clients to targets.
+    pub up: u64,
+    /// Bytes from targets to clients.
+    pub down: u64,
+    /// Closed because no byte moved.
+    pub idle: u64,
+    /// Closed because a peer had timed out.
+    pub vanished: u64,
+}
+
+/// The text, and when it is due again.
+#[derive(Debug)]
+pub struct Status {
+    service: String,
+    text: String,
+    state: Option<State>,
+    said_at: Option<Instant>,
+    say_at: Option<Instant>,
+    /// When this process began, and its time of day.
+    began: SystemTime,
+    since: OnceCell<String>,
+    /// Until when there is no wake, because there were too many.
+    no_wake: Option<NoWake>,
+}
+
+#[derive(Debug)]
+struct NoWake {
+    until: Instant,
+    /// What the clock shows then. Only when asked for: it takes a walk through all time zones.
+    shown: OnceCell<String>,
+}
+
+impl NoWake {
+    fn shown(&self, now: Instant) -> &str {
+        let left = self.until.saturating_duration_since(now);
+        self.shown.get_or_init(|| in_so_long(left))
+    }
+}
+
+impl Status {
+    /// The status of `service`.
+    pub fn new(service: String) -> Self {
+        Self {
+            service,
+            text: String::new(),
+            state: None,
+            said_at: None,
+            say_at: None,
+            began: SystemTime::now(),
+            since: OnceCell::new(),
+            no_wake: None,
+        }
+    }
+
+    /// Until when there is no wake; whether that is news.
+    pub fn no_wake_until(&mut self, until: Option<Instant>) -> bool {
+        let news = self.no_wake.as_ref().map(|no_wake| no_wake.until) != until;
+        if news {
+            let shown = OnceCell::new();
+            self.no_wake = until.map(|until| NoWake { until, shown });
+        }
+        news
+    }
+
+    /// Until when there is no wake, and what the clock shows then.
+    pub fn no_wake(&self, now: Instant) -> Option<(Instant, &str)> {
+        let no_wake = self.no_wake.as_ref()?;
+        Some((no_wake.until, no_wake.shown(now)))
+    }
+
+    /// When there is something to say next.
+    pub fn next(&self) -> Option<Instant> {
+        let no_wake = self.no_wake.as_ref().map(|no_wake| no_wake.until);
+        [self.say_at, no_wake].into_iter().flatten().min()
+    }
+
+    /// The text, if it is due and has changed.
+    pub fn publish(
+        &mut self,
+        state: State,
+        clients: ClientCounts,
+        tally: Tally,
+        failure: Option<&str>,
+        now: Instant,
+    ) -> Option<&str> {
+        let turned = self.state.map(State::name) != Some(state.name());
+        self.state = Some(state);
+        let quiet_until = self.said_at.map(|at| at + PACE);
+        if !turned && let Some(at) = quiet_until.filter(|&at| now < at) {
+            self.say_at = Some(self.say_at.map_or(at, |earlier| earlier.max(at)));
+            return None;
+        }
+        let text = self.describe(state, clients, tally, failure, now);
+        let changed = text != self.text;
+        if changed {
+            self.text = text;
+            self.said_at = Some(now);
+        }
+        // What is left of a span is shown anew when it has shrunk by a tenth.
+        let left = match state {
+            State::Cooling { sleep_at: Some(at) } => Some(at.saturating_duration_since(now)),
+            State::Failed { retry_at: at, .. } => Some(at.saturating_duration_since(now)),
+            State::Asleep | State::Waking { .. } | State::Awake => None,
+            State::Cooling { sleep_at: None } | State::Stopping(_) => None,
+        };
+        self.say_at = left
+            .filter(|left| !left.is_zero())
+            .map(|left| now + (left / 10).max(PACE));
+        changed.then_some(&*self.text)
+    }
+
+    fn describe(
+        &self,
+        state: State,
+        clients: ClientCounts,
+        tally: Tally,
+        failure: Option<&str>,
+        now: Instant,
+    ) -> String {
+        let service = &self.service;
+        let connected = count(clients.connected, "client");
+        let waiting = match clients.waiting {
+            0 => String::new(),
+            n => format!(", {} waiting", count(n, "client")),
+        };
+        let closed = |n, how| match n {
+            0 => String::new(),
+            n => format!(", {n} closed as {how}"),
+        };
+        // Once, and not while a connection waits.
+        let since = || self.since.get_or_init(|| time_of_day(self.began));
+        let served = || {
+            format!(
+                "{} served since {}{}{}",
+                tally.served,
+                since(),
+                closed(tally.idle, "idle"),
+                closed(tally.vanished, "timed out")
+            )
+        };
+        let no_wake = || match self.no_wake(now) {
+            Some((_, shown)) => format!(", no wake before {shown} (woken too often)"),
+            None => String::new(),
+        };
+        match state {
+            State::Asleep => format!("asleep{}, {}", no_wake(), served()),
+            State::Waking { started: false, .. } => format!("waking: starting {service}{waiting}"),
+            State::Waking { started: true, .. } => {
+                format!("waking: {service} has started, but does not answer yet{waiting}")
+            }
+            State::Awake => format!("awake: {connected}{waiting}, {}", served()),
+            State::Cooling { sleep_at } => {
+                format!("cooling: {}, {}", stops(sleep_at, now), served())
+            }
+            State::Stopping(Stop::Again { .. }) => {
+                format!("stopping: failed to stop {service}; retrying{waiting}")
+            }
+            State::Stopping(Stop::Ours | Stop::Theirs) => {
+                format!("stopping: {service} is stopping{waiting}")
+            }
+            State::Failed { retry_at, .. } => {
+                let why = failure.unwrap_or("it could not be started");
+                if retry_at <= now && self.no_wake.is_some() {
+                    format!("failed: {why}{}", no_wake())
+                } else if retry_at <= now {
+                    format!("failed: {why}; the next connection retries{waiting}")
+                } else {
+                    format!(
+                        "failed: {why}; refusing connections for {}",
+                        left(retry_at, now)
+                    )
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Times and counts as the log and STATUS= show them.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::config::span;
+
+/// Hours and minutes.
+pub(super) fn time_of_day(time: SystemTime) -> String {
+    let time = jiff::Timestamp::try_from(time).unwrap_or_default();
+    let local = time.to_zoned(jiff::tz::TimeZone::system());
+    local.strftime("%H:%M").to_string()
+}
+
+/// What the clock will show then, never too early.
+pub(super) fn in_so_long(span: Duration) -> String {
+    const HOUR: i64 = 3600;
+    let seconds = i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
+    let (step, format) = match seconds {
+        0..HOUR => (1, "%H:%M:%S"),
+        HOUR..43_200 => (60, "%H:%M"),
+        _ => (60, "%Y-%m-%d %H:%M"),
+    };
+    let then = SystemTime::now().checked_add(span);
+    let then = then.and_then(|then| jiff::Timestamp::try_from(then).ok());
+    let then = then.unwrap_or(jiff::Timestamp::MAX).as_second();
+    let rounded = jiff::Timestamp::from_second((then / step + 1).saturating_mul(step));
+    let local = rounded
+        .unwrap_or(jiff::Timestamp::MAX)
+        .to_zoned(jiff::tz::TimeZone::system());
+    local.strftime(format).to_string()
+}
+
+/// When a service without connections is stopped.
+pub(super) fn stops(at: Option<Instant>, now: Instant) -> String {
+    match at {
+        Some(at) => format!("stopping in {}", left(at, now)),
+        None => "never stopping".into(),
+    }
+}
+
+/// What is left until `at`. A countdown never says less than that.
+pub(super) fn left(at: Instant, now: Instant) -> String {
+    let millis = at.saturating_duration_since(now).as_millis();
+    // Whole seconds, but for the shortest spans.
+    let step = if millis > 900 { 1000 } else { 10 };
+    let rounded = u64::try_from(millis.div_ceil(step) * step).unwrap_or(u64::MAX);
+    span::show(Duration::from_millis(rounded))
+}
+
+pub(super) fn precise(span: Duration) -> String {
+    match span.as_millis() {
+        millis @ 0..10_000 => format!("{millis}ms"),
+        _ => span::show(span),
+    }
+}
+
+pub(super) fn count(n: usize, thing: &str) -> String {
+    if n == 1 {
+        format!("1 {thing}")
+    } else {
+        format!("{n} {thing}s")
+    }
+}

@@ -1,0 +1,309 @@
+//! Accepts connections as long as there is room for them; the others stay in the kernel's backlog.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::slots::{ConnectionSlot, PendingCount, Slots};
+use super::workers::Workers;
+use crate::config::address::Peer;
+use crate::net::listen::Listener;
+use crate::net::stream::RawStream;
+use crate::session::{Abort, Route};
+use crate::util::backoff::Backoff;
+
+/// How long to wait when a connection cannot be accepted for want of something: descriptors, memory.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// What the accept loops share: room, threads, and the sessions that they begin.
+#[derive(Clone, Debug)]
+pub(super) struct Sessions {
+    slots: Slots,
+    workers: Arc<Workers>,
+    tasks: TaskTracker,
+    pending: PendingCount,
+    abort: Arc<Abort>,
+}
+
+impl Sessions {
+    /// Sessions with so much room on these threads.
+    pub(super) fn new(slots: Slots, workers: Workers, pending: PendingCount) -> Self {
+        Self {
+            slots,
+            workers: Arc::new(workers),
+            tasks: TaskTracker::new(),
+            pending,
+            abort: Arc::default(),
+        }
+    }
+
+    /// What ends all of them.
+    pub(super) fn abort(&self) -> Arc<Abort> {
+        self.abort.clone()
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Waits until all have ended.
+    pub(super) async fn ended(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.tasks.reopen();
+    }
+
+    /// Resets those that are left.
+    pub(super) async fn reset(&self) {
+        self.abort.trigger();
+        self.ended().await;
+    }
+
+    /// Begins one, for a connection that was accepted on thread number `own`.
+    fn begin(
+        &self,
+        route: &Arc<Route>,
+        connection: (RawStream, Peer),
+        slot: ConnectionSlot,
+        own: Option<usize>,
+    ) {
+        let (client, peer) = connection;
+        let pending = || self.pending.register();
+        let Some(session) = route.accept(client, peer, pending) else {
+            return;
+        };
+        let ConnectionSlot {
+            connection,
+            waiting,
+        } = slot;
+        let (worker, runtime) = self.workers.slot(own);
+        let session = session.run(waiting);
+        let session = async move {
+            session.await;
+            drop((connection, worker));
+        };
+        self.tasks.spawn_on(session, &runtime);
+    }
+}
+
+/// A listener, and where its connections go.
+#[derive(Debug)]
+struct Acceptor {
+    listener: Listener,
+    /// Connections are reset while there is none.
+    route: RwLock<Option<Arc<Route>>>,
+    sessions: Sessions,
+    /// It was logged that nothing can be accepted, and nothing was since.
+    warned: AtomicBool,
+}
+
+impl Acceptor {
+    /// Accepts until `stop` is cancelled. The services know of every connection that was accepted by
+    /// then.
+    async fn run(self: Arc<Self>, stop: CancellationToken, own: Option<usize>) {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => (),
+            // Nothing is lost where it waits: a session begins as soon as a connection was accepted.
+            () = self.accept(own) => (),
+        }
+    }
+
+    /// Accepts for ever.
+    async fn accept(&self, own: Option<usize>) {
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        let socket = loop {
+            match self.listener.watch() {
+                Ok(socket) => break socket,
+                Err(error) => self.cannot(&error, &mut backoff).await,
+            }
+        };
+        loop {
+            // While a connection waits, and not before, it takes a slot.
+            if let Err(error) = socket.readable().await {
+                self.cannot(&error, &mut backoff).await;
+                continue;
+            }
+            let slot = self.sessions.slots.get().await;
+            match socket.try_accept() {
+                Ok(connection) => {
+                    self.begin(connection, slot, own);
+                    backoff.reset();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
+                Err(error) if concerns_one_client(&error) => (),
+                Err(error) => {
+                    drop(slot);
+                    self.cannot(&error, &mut backoff).await;
+                }
+            }
+        }
+    }
+
+    fn begin(&self, connection: (RawStream, Peer), slot: ConnectionSlot, own: Option<usize>) {
+        self.warned.store(false, Ordering::Relaxed);
+        let route = self.route.read().unwrap_or_else(PoisonError::into_inner);
+        match &*route {
+            Some(route) => self.sessions.begin(route, connection, slot, own),
+            None => connection.0.reset(),
+        }
+    }
+
+    /// Waits until it may be tried again; says why, but not each time.
+    async fn cannot(&self, error: &io::Error, backoff: &mut Backoff) {
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            let name = &self.listener.name;
+            tracing::warn!("cannot accept on `{name}`: {error}; connections stay in the backlog");
+        }
+        sleep(backoff.pause()).await;
+    }
+
+    /// Accepts a connection that waits right now; says whether there was one.
+    fn accept_now(&self) -> bool {
+        let Some(slot) = self.sessions.slots.try_get() else {
+            return true;
+        };
+        match self.listener.try_accept() {
+            Ok(connection) => {
+                self.begin(connection, slot, None);
+                true
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            // One may wait; it is found when accepting goes on.
+            Err(_) => true,
+        }
+    }
+}
+
+/// Errors that accept(2) passes on from a connection that is over already; the next one is fine.
+fn concerns_one_client(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errors = [
+        Errno::CONNABORTED,
+        Errno::INTR,
+        Errno::PROTO,
+        Errno::NETDOWN,
+        Errno::NOPROTOOPT,
+        Errno::HOSTDOWN,
+        Errno::NONET,
+        Errno::HOSTUNREACH,
+        Errno::NETUNREACH,
+        Errno::PERM,
+    ];
+    error
+        .raw_os_error()
+        .is_some_and(|code| errors.contains(&Errno::from_raw_os_error(code)))
+}
+
+/// All listeners, opened and closed together. The main thread accepts until there is a relay thread;
+/// then every relay thread does.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    acceptors: Vec<Arc<Acceptor>>,
+    sessions: Sessions,
+    running: JoinSet<()>,
+    stop: CancellationToken,
+    /// Ends the accept loops of the main thread.
+    hand_over: CancellationToken,
+    /// How many threads accept.
+    threads: usize,
+}
+
+impl Listeners {
+    /// These listeners, each with the place where its connections go.
+    pub(super) fn new(
+        listeners: impl IntoIterator<Item = (Listener, Option<Arc<Route>>)>,
+        sessions: &Sessions,
+    ) -> Self {
+        let acceptor = |(listener, route)| {
+            Arc::new(Acceptor {
+                listener,
+                route: RwLock::new(route),
+                sessions: sessions.clone(),
+                warned: AtomicBool::new(false),
+            })
+        };
+        Self {
+            acceptors: listeners.into_iter().map(acceptor).collect(),
+            sessions: sessions.clone(),
+            running: JoinSet::new(),
+            stop: CancellationToken::new(),
+            hand_over: CancellationToken::new(),
+            threads: 0,
+        }
+    }
+
+    /// The listeners, in their order.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Listener> {
+        self.acceptors.iter().map(|acceptor| &acceptor.listener)
+    }
+
+    /// Has the next connections go by these routes, one for each listener.
+    pub(super) fn reroute(&self, routes: impl IntoIterator<Item = Option<Arc<Route>>>) {
+        for (acceptor, route) in self.acceptors.iter().zip(routes) {
+            *acceptor
+                .route
+                .write()
+                .unwrap_or_else(PoisonError::into_inner) = route;
+        }
+    }
+
+    /// Begins to accept.
+    pub(super) fn open(&mut self) {
+        // Most likely a connection waits: that is why we were started. Its service then knows of it
+        // before it does anything else.
+        self.accept_now();
+        self.stop = CancellationToken::new();
+        self.hand_over = self.stop.child_token();
+        self.threads = 0;
+        for acceptor in &self.acceptors {
+            let (acceptor, stop) = (acceptor.clone(), self.hand_over.clone());
+            self.running.spawn(acceptor.run(stop, None));
+        }
+    }
+
+    /// Has every new relay thread accept. Returns when an accept loop has failed.
+    pub(super) async fn run(&mut self) -> JoinError {
+        loop {
+            let workers = self.sessions.workers.clone();
+            tokio::select! {
+                threads = workers.grown(self.threads) => self.accept_on(&threads),
+                Some(Err(error)) = self.running.join_next() => return error,
+            }
+        }
+    }
+
+    fn accept_on(&mut self, threads: &[Handle]) {
+        for thread in threads {
+            for acceptor in &self.acceptors {
+                let accepts = acceptor.clone().run(self.stop.clone(), Some(self.threads));
+                self.running.spawn_on(accepts, thread);
+            }
+            self.threads += 1;
+        }
+        self.hand_over.cancel();
+    }
+
+    /// Stops accepting. The services know of every connection that was accepted by then.
+    pub(super) async fn close(&mut self) {
+        self.stop.cancel();
+        while self.running.join_next().await.is_some() {}
+    }
+
+    /// Accepts the connections that wait after all, one for each listener; says whether there was
+    /// one.
+    pub(super) fn accept_now(&self) -> bool {
+        self.acceptors
+            .iter()
+            .fold(false, |any, acceptor| acceptor.accept_now() | any)
+    }
+}

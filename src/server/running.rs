@@ -1,0 +1,457 @@
+//! The services of the process, as they run: built from their settings, reconfigured by a reload,
+//! let go when they are idle.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::task::TaskTracker;
+
+use super::instance::Instance;
+use super::listeners::Listeners;
+use super::routes::Routes;
+use super::status_line::StatusLine;
+use super::unit_lock::{LockError, UnitLock};
+use crate::backend::Backend;
+use crate::config::{Config, Manager, ServiceConfig, ServiceKind, UnitName};
+use crate::net::dial::{Dialer, Target};
+use crate::net::listen::Listener;
+use crate::program::Launcher;
+use crate::report::record::Owner;
+use crate::report::state_file::Closing;
+use crate::service::probe::Prober;
+use crate::service::{About, Entrance, Handle, Reporter, Service, Settings};
+use crate::session::{Abort, Route, SessionContext};
+
+/// What a stop may take beyond its time-out, until it is known to have failed.
+const DRAIN_GRACE: Duration = Duration::from_secs(10);
+
+/// What a service finds around it.
+#[derive(Debug)]
+pub(super) struct Surroundings {
+    /// The addresses that no target may have.
+    pub(super) ours: Vec<SocketAddr>,
+    pub(super) launcher: Launcher,
+    pub(super) instance: Instance,
+    pub(super) status_line: StatusLine,
+    pub(super) tasks: TaskTracker,
+    pub(super) abort: Arc<Abort>,
+    /// Notified when a service has become idle.
+    pub(super) changed: Arc<Notify>,
+    /// We do not exit when idle.
+    pub(super) stays: bool,
+    pub(super) drain_timeout: Duration,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(super) struct Services {
+    surroundings: Surroundings,
+    services: Vec<Running>,
+    tasks: JoinSet<()>,
+}
+
+/// One of them.
+#[derive(Debug)]
+struct Running {
+    config: ServiceConfig,
+    targets: Vec<Arc<Target>>,
+    handle: Handle,
+    entrances: Vec<Entrance>,
+    context: Arc<SessionContext>,
+    idle: watch::Receiver<bool>,
+    record: Closing,
+    /// Its place in STATUS=.
+    place: usize,
+    /// What keeps other instances from stopping its units.
+    lock: Option<UnitLock>,
+    /// It is not in the file any more: it ends when it is idle.
+    leaving: bool,
+    /// Until it runs.
+    service: Option<Box<Service>>,
+}
+
+impl Services {
+    /// The services that `configs` describe, with their targets. They do not run yet.
+    pub(super) fn new(
+        surroundings: Surroundings,
+        configs: Vec<ServiceConfig>,
+        routes: &Routes,
+    ) -> Self {
+        let configs = configs.into_iter().zip(&routes.targets);
+        let services = configs
+            .map(|(config, targets)| Running::new(&surroundings, config, targets.clone()))
+            .collect();
+        Self {
+            surroundings,
+            services,
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// Has those run that do not yet.
+    pub(super) fn run(&mut self) {
+        for running in &mut self.services {
+            if let Some(service) = running.service.take() {
+                self.tasks.spawn(service.run());
+            }
+        }
+    }
+
+    /// How to reach them.
+    pub(super) fn handles(&self) -> Vec<Handle> {
+        let handles = self.services.iter();
+        handles.map(|running| running.handle.clone()).collect()
+    }
+
+    /// Where each listener leads.
+    pub(super) fn routes<'a>(
+        &self,
+        listeners: impl IntoIterator<Item = &'a Listener>,
+        routes: &Routes,
+    ) -> Vec<Option<Arc<Route>>> {
+        let route = |(listener, route): (&Listener, &Option<(usize, usize)>)| {
+            let (service, target) = (*route)?;
+            let running = self.services.get(service)?;
+            Some(Arc::new(Route {
+                listener: listener.name.as_str().into(),
+                entrance: running.entrances.get(target)?.clone(),
+                target: running.targets[target].clone(),
+                context: running.context.clone(),
+            }))
+        };
+        let listeners = listeners.into_iter().zip(&routes.listeners);
+        listeners.map(route).collect()
+    }
+
+    /// Whether all might let the process exit.
+    pub(super) fn are_idle(&self) -> bool {
+        self.services.iter().all(Running::is_idle)
+    }
+
+    /// Whether all let the process exit, all that they were told before counted.
+    pub(super) async fn may_exit(&self) -> bool {
+        for running in &self.services {
+            if !running.handle.may_exit().await {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Waits until what was to be written is written, or the disk takes too long.
+    pub(super) async fn settled(&self) {
+        for running in &self.services {
+            running.record.settled().await;
+        }
+    }
+
+    /// Waits until one has ended that was not told to.
+    pub(super) async fn failed(&mut self) {
+        // One that was told to is waited for elsewhere.
+        if self.tasks.join_next().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Ends those that have left the file and are idle.
+    pub(super) async fn reap(&mut self) {
+        let is_over = |running: &Running| running.leaving && running.is_idle();
+        while let Some(index) = self.services.iter().position(is_over) {
+            let running = self.services.remove(index);
+            if !running.handle.may_exit().await {
+                self.services.push(running);
+                return;
+            }
+            tracing::info!(
+                "{} is idle and no longer in the file: removed",
+                running.name()
+            );
+            running.handle.close(false, Duration::ZERO);
+            let _: Option<Result<(), JoinError>> = self.tasks.join_next().await;
+            self.surroundings.status_line.remove(running.place);
+        }
+    }
+
+    /// Ends all: with `signal`, as a signal has them end.
+    pub(super) async fn close_all(&mut self, signal: bool) {
+        let drain_timeout = self.surroundings.drain_timeout;
+        for running in &self.services {
+            let (stop, limit) = match signal {
+                true => last_order(&running.config, drain_timeout),
+                false => (false, Duration::ZERO),
+            };
+            running.handle.close(stop, limit);
+        }
+        while self.tasks.join_next().await.is_some() {}
+        self.services.clear();
+    }
+
+    /// Goes on with what was read from the file, or as before if that is wrong.
+    pub(super) async fn reload(&mut self, read: Result<Config, String>, listeners: &Listeners) {
+        let planned = read.and_then(|config| self.plan(config, listeners));
+        let (config, routes) = match planned {
+            Ok(planned) => planned,
+            Err(why) => {
+                tracing::error!("cannot reload: {why}; nothing was changed");
+                return;
+            }
+        };
+        let (mut before, count) = (std::mem::take(&mut self.services), config.services.len());
+        for (config, targets) in config.services.into_iter().zip(&routes.targets) {
+            let same = |running: &Running| running.config.name == config.name;
+            let running = match before.iter().position(same) {
+                Some(index) => {
+                    let mut running = before.remove(index);
+                    running.leaving = false;
+                    running
+                        .reconfigure(&self.surroundings, config, targets)
+                        .await;
+                    running
+                }
+                None => {
+                    let running = Running::new(&self.surroundings, config, targets.clone());
+                    tracing::info!("{} added", running.name());
+                    running
+                }
+            };
+            self.services.push(running);
+        }
+        self.run();
+        let routes = self.routes(listeners.all(), &routes);
+        for (listener, route) in listeners.all().zip(&routes) {
+            if let Some(route) = route {
+                listener.set_keepalive(&route.context.liveness());
+            }
+        }
+        listeners.reroute(routes);
+        for mut running in before {
+            if !std::mem::replace(&mut running.leaving, true) {
+                let name = running.name();
+                tracing::info!("{name} is no longer in the file: it ends when it is idle");
+            }
+            self.services.push(running);
+        }
+        // One that leaves may be idle already.
+        self.surroundings.changed.notify_one();
+        tracing::info!("reloaded: {count} services");
+    }
+
+    /// What a new configuration comes to, unless it is wrong.
+    fn plan(&self, config: Config, listeners: &Listeners) -> Result<(Config, Routes), String> {
+        let all: Vec<&Listener> = listeners.all().collect();
+        let routes = Routes::new(&config, &all)?;
+        for service in &config.services {
+            for running in &self.services {
+                let shared = units(&service.kind)
+                    .iter()
+                    .find(|unit| units(&running.config.kind).contains(unit));
+                if let Some(unit) = shared.filter(|_| running.config.name != service.name) {
+                    return Err(format!(
+                        "service `{}` wakes `{unit}`, which {} wakes; restart wakeport to give it \
+                         to another service",
+                        service.name.as_deref().unwrap_or_default(),
+                        running.name(),
+                    ));
+                }
+            }
+        }
+        Ok((config, routes))
+    }
+}
+
+impl Running {
+    fn new(surroundings: &Surroundings, config: ServiceConfig, targets: Vec<Arc<Target>>) -> Self {
+        if config.wake_rate.is_some()
+            && surroundings.instance.state_dir.is_none()
+            && !surroundings.stays
+        {
+            tracing::warn!(
+                "`--wake-rate` counts only the wakes since wakeport was started, and it exits when \
+                 idle: give it a `StateDirectory=` or `--state-dir`, or `--stay`"
+            );
+        }
+        let (settings, context, lock) = build(surroundings, &config, &targets, None);
+        let (recorder, record) = surroundings.instance.recorder(&config);
+        let place = surroundings.status_line.add();
+        let status_line = surroundings.status_line.clone();
+        let say = Box::new(move |text: &str, state| status_line.say(place, text, state));
+        let reporter = Reporter::new(settings.about.clone(), recorder, say);
+        let (tasks, changed) = (surroundings.tasks.clone(), surroundings.changed.clone());
+        let service = Service::new(settings, reporter, tasks, changed);
+        Self {
+            handle: service.handle(),
+            entrances: service.entrances(),
+            idle: service.idle(),
+            context: Arc::new(context),
+            config,
+            targets,
+            record,
+            place,
+            lock,
+            leaving: false,
+            service: Some(Box::new(service)),
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        *self.idle.borrow()
+    }
+
+    fn name(&self) -> String {
+        format!(
+            "service `{}`",
+            self.config.name.as_deref().unwrap_or_default()
+        )
+    }
+
+    /// Goes on with other settings, if they are other ones.
+    async fn reconfigure(
+        &mut self,
+        surroundings: &Surroundings,
+        config: ServiceConfig,
+        targets: &[Arc<Target>],
+    ) {
+        if self.config == config && self.targets == targets {
+            return;
+        }
+        if let ServiceKind::Exec(_) = self.config.kind {
+            tracing::warn!(
+                "{} runs as a child process: its changed settings apply when wakeport restarts",
+                self.name()
+            );
+            return;
+        }
+        // What is under way ends first: only then another lock may be taken.
+        let lock = self.lock.take();
+        let (settings, context, lock) = build(surroundings, &config, targets, lock);
+        let (_, limit) = last_order(&self.config, surroundings.drain_timeout);
+        if let Some(entrances) = self.handle.reconfigure(settings, limit).await {
+            self.entrances = entrances;
+        }
+        (self.context, self.lock) = (Arc::new(context), lock);
+        (self.config, self.targets) = (config, targets.to_vec());
+        tracing::info!("{} reconfigured", self.name());
+    }
+}
+
+/// What a service and its sessions need; `held` is the lock that it has already.
+fn build(
+    surroundings: &Surroundings,
+    config: &ServiceConfig,
+    targets: &[Arc<Target>],
+    held: Option<UnitLock>,
+) -> (Settings, SessionContext, Option<UnitLock>) {
+    let Surroundings {
+        ours,
+        launcher,
+        instance,
+        abort,
+        ..
+    } = surroundings;
+    let dialer = Dialer::new(ours.iter().copied(), config.liveness);
+    let dialer = dialer.announcing(config.send_proxy);
+    drop(held);
+    let (backend, lock) = match lock(instance, config) {
+        Ok(lock) => (Backend::new(config, targets, &dialer, launcher), lock),
+        Err(why) => {
+            tracing::warn!("{why}; relaying only, the unit is neither started nor stopped");
+            (Backend::Relay, None)
+        }
+    };
+    let settings = Settings {
+        backend,
+        targets: targets.to_vec(),
+        prober: Prober::new(config, dialer.clone(), launcher.clone()),
+        timing: config.timing,
+        about: about(config),
+    };
+    let (admission, liveness) = (config.admission.clone(), config.liveness);
+    let context = SessionContext::new(dialer, admission, liveness, abort.clone());
+    (settings, context, lock)
+}
+
+/// Keeps other instances from stopping the units of a service; why not, if one of them has a unit.
+fn lock(instance: &Instance, config: &ServiceConfig) -> Result<Option<UnitLock>, String> {
+    let (units, Some(directory)) = (units(&config.kind), &instance.state_dir) else {
+        return Ok(None);
+    };
+    if units.is_empty() {
+        return Ok(None);
+    }
+    match UnitLock::acquire(directory, &instance.shown(config), units) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(LockError::Held(held)) => {
+            let by = held.by.as_deref().unwrap_or("another instance");
+            Err(format!(
+                "`{}` is woken and stopped by `{by}` already",
+                held.unit
+            ))
+        }
+        Err(LockError::Io(path, error)) => {
+            let path = path.display();
+            tracing::warn!("cannot lock `{path}`: {error}; another instance may stop the unit");
+            Ok(None)
+        }
+    }
+}
+
+fn units(kind: &ServiceKind) -> &[UnitName] {
+    match kind {
+        ServiceKind::Units { units, .. } => units,
+        ServiceKind::Relay | ServiceKind::Hooks { .. } | ServiceKind::Exec(_) => &[],
+    }
+}
+
+fn about(config: &ServiceConfig) -> About {
+    let units = units(&config.kind)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let manager = match &config.kind {
+        ServiceKind::Units {
+            manager: Manager::User,
+            ..
+        } => Owner::User,
+        ServiceKind::Units {
+            manager: Manager::System,
+            ..
+        }
+        | ServiceKind::Relay
+        | ServiceKind::Hooks { .. }
+        | ServiceKind::Exec(_) => Owner::System,
+    };
+    About {
+        label: label(&config.kind),
+        units: (units, manager),
+        wake_rate: config.wake_rate,
+    }
+}
+
+/// What a service does last when a signal ends us: whether it is stopped, and how long what is under
+/// way may take. A child process ends with us; a hook that runs is not cut off.
+fn last_order(config: &ServiceConfig, drain_timeout: Duration) -> (bool, Duration) {
+    let stops = config.stop_on_exit || matches!(config.kind, ServiceKind::Exec(_));
+    let limit = match config.kind {
+        _ if stops => config.timing.stop_timeout.saturating_add(DRAIN_GRACE),
+        ServiceKind::Hooks { .. } => drain_timeout,
+        ServiceKind::Relay | ServiceKind::Units { .. } | ServiceKind::Exec(_) => Duration::ZERO,
+    };
+    (stops, limit)
+}
+
+/// What the service is called in the log.
+fn label(kind: &ServiceKind) -> String {
+    match kind {
+        ServiceKind::Relay => "the target".into(),
+        ServiceKind::Units { units, .. } => units
+            .iter()
+            .map(UnitName::as_str)
+            .collect::<Vec<_>>()
+            .join(" "),
+        ServiceKind::Hooks { .. } => "the service".into(),
+        ServiceKind::Exec(command) => command.to_string(),
+    }
+}

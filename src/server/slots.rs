@@ -1,0 +1,94 @@
+//! How many connections there may be at once, and how many of them may wait; the others stay in the
+//! kernel's backlog. And how many are pending: accepted, and not identified yet.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+/// Room for connections.
+#[derive(Clone, Debug)]
+pub(super) struct Slots {
+    connections: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+}
+
+/// Room for one: a connection, and its wait for the target.
+#[derive(Debug)]
+pub(super) struct ConnectionSlot {
+    /// Held until the connection is closed.
+    pub(super) connection: OwnedSemaphorePermit,
+    /// Held until it is relayed.
+    pub(super) waiting: OwnedSemaphorePermit,
+}
+
+impl Slots {
+    /// Room for so many connections, of which so many may wait.
+    pub(super) fn new(connections: usize, waiting: usize) -> Self {
+        let semaphore = |n: usize| Arc::new(Semaphore::new(n.clamp(1, Semaphore::MAX_PERMITS)));
+        Self {
+            connections: semaphore(connections),
+            waiting: semaphore(waiting),
+        }
+    }
+
+    /// Waits until there is room for one more.
+    pub(super) async fn get(&self) -> ConnectionSlot {
+        let open = "semaphores are never closed";
+        ConnectionSlot {
+            connection: self.connections.clone().acquire_owned().await.expect(open),
+            waiting: self.waiting.clone().acquire_owned().await.expect(open),
+        }
+    }
+
+    /// Room for one more, if there is some right now.
+    pub(super) fn try_get(&self) -> Option<ConnectionSlot> {
+        Some(ConnectionSlot {
+            connection: self.connections.clone().try_acquire_owned().ok()?,
+            waiting: self.waiting.clone().try_acquire_owned().ok()?,
+        })
+    }
+}
+
+/// Connections that were accepted and may turn out to be no client's. None of them wakes a service,
+/// but the process does not exit under them.
+#[derive(Clone, Debug)]
+pub(super) struct PendingCount(Arc<Count>);
+
+#[derive(Debug)]
+struct Count {
+    pending: AtomicUsize,
+    /// Notified when none is left.
+    changed: Arc<Notify>,
+}
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Pending(Arc<Count>);
+
+impl PendingCount {
+    /// None yet; when none is left, `changed` is notified.
+    pub(super) fn new(changed: Arc<Notify>) -> Self {
+        let pending = AtomicUsize::new(0);
+        Self(Arc::new(Count { pending, changed }))
+    }
+
+    /// One more.
+    pub(super) fn register(&self) -> Pending {
+        self.0.pending.fetch_add(1, Ordering::SeqCst);
+        Pending(self.0.clone())
+    }
+
+    /// Whether there is none. One that was identified before is known to its service.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.pending.load(Ordering::SeqCst) == 0
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if self.0.pending.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.changed.notify_one();
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! The gate of a target, by which connections enter and leave without a message. What a step does to a gate's word is decided in [`crate::core::gate`].
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::now;
+use crate::core::gate::{Occupancy, Step, Word};
+
+/// The gate of one target, and what has passed it.
+#[derive(Debug)]
+pub(super) struct Gate {
+    word: AtomicU64,
+    /// When a connection left last, in nanoseconds since `origin`; 0 is never.
+    left_at: AtomicU64,
+    origin: Instant,
+    /// The last connection that leaves is told at once: the cooldown is short.
+    tell_last: AtomicBool,
+    up: AtomicU64,
+    down: AtomicU64,
+    idle: AtomicU64,
+    vanished: AtomicU64,
+}
+
+/// What a connection has carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes from the client to the target.
+    pub up: u64,
+    /// Bytes from the target to the client.
+    pub down: u64,
+    /// Whether it was closed because no byte moved, as a number to be added.
+    pub idle: u32,
+    /// Whether it was closed because a peer had timed out, as a number to be added.
+    pub vanished: u32,
+}
+
+/// What all connections of a service have carried by now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    /// Connections let through, modulo 2^31.
+    pub entered: u32,
+    /// Bytes from clients to targets.
+    pub up: u64,
+    /// Bytes from targets to clients.
+    pub down: u64,
+    /// Connections closed because no byte moved.
+    pub idle: u64,
+    /// Connections closed because a peer had timed out.
+    pub vanished: u64,
+}
+
+impl Gate {
+    /// A closed gate.
+    pub(super) fn new(cooldown: Duration) -> Self {
+        let gate = Self {
+            word: AtomicU64::new(0),
+            left_at: AtomicU64::new(0),
+            origin: now(),
+            tell_last: AtomicBool::new(false),
+            up: AtomicU64::new(0),
+            down: AtomicU64::new(0),
+            idle: AtomicU64::new(0),
+            vanished: AtomicU64::new(0),
+        };
+        gate.follow(cooldown);
+        gate
+    }
+
+    /// Tells of the last connection that leaves if a sample would be late for the cooldown.
+    pub(super) fn follow(&self, cooldown: Duration) {
+        let tell_last = cooldown < Duration::from_secs(10);
+        self.tell_last.store(tell_last, Ordering::Relaxed);
+    }
+
+    /// A connection enters if the gate is open; whether the service has to be told.
+    pub(super) fn enter(&self) -> Option<bool> {
+        Some(self.step(Word::enter)?.tells)
+    }
+
+    /// A connection leaves; whether the service has to be told.
+    pub(super) fn leave(&self, traffic: Traffic) -> bool {
+        self.count(traffic);
+        let nanos = now().saturating_duration_since(self.origin).as_nanos();
+        let nanos = u64::try_from(nanos).unwrap_or(u64::MAX).max(1);
+        // First: a gate that is seen empty tells since when.
+        self.left_at.fetch_max(nanos, Ordering::Release);
+        let tell_last = self.tell_last.load(Ordering::Relaxed);
+        let step = self.step(|word| Some(word.leave(tell_last)));
+        step.is_some_and(|step| step.tells)
+    }
+
+    pub(super) fn admit(&self, counted: bool) {
+        self.set(|word| word.admit(counted));
+    }
+
+    pub(super) fn open(&self) {
+        self.set(Word::open);
+    }
+
+    pub(super) fn close(&self) {
+        self.set(Word::close);
+    }
+
+    /// Closes the gate unless a connection is inside; whether it is closed now.
+    pub(super) fn close_empty(&self) -> bool {
+        self.update(Word::close_empty).is_some()
+    }
+
+    pub(super) fn watch(&self) {
+        self.set(Word::watch);
+    }
+
+    /// When a connection left last.
+    fn left_at(&self) -> Option<Instant> {
+        match self.left_at.load(Ordering::Acquire) {
+            0 => None,
+            nanos => Some(self.origin + Duration::from_nanos(nanos)),
+        }
+    }
+
+    fn word(&self) -> Word {
+        Word(self.word.load(Ordering::Acquire))
+    }
+
+    /// Counts what a connection has carried.
+    pub(super) fn count(&self, traffic: Traffic) {
+        let add = |counter: &AtomicU64, n: u64| {
+            if n > 0 {
+                counter.fetch_add(n, Ordering::Relaxed);
+            }
+        };
+        add(&self.up, traffic.up);
+        add(&self.down, traffic.down);
+        add(&self.idle, traffic.idle.into());
+        add(&self.vanished, traffic.vanished.into());
+    }
+
+    /// Makes one step, if there is one; what it was.
+    fn step(&self, step: impl Fn(Word) -> Option<Step>) -> Option<Step> {
+        let before = self.update(|word| step(word).map(|step| step.word))?;
+        step(before)
+    }
+
+    fn set(&self, to: impl Fn(Word) -> Word) {
+        self.update(|word| Some(to(word)));
+    }
+
+    /// The word before, unless it is left as it is.
+    fn update(&self, to: impl Fn(Word) -> Option<Word>) -> Option<Word> {
+        let to = |word| to(Word(word)).map(|word| word.0);
+        let updated = self
+            .word
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, to);
+        updated.ok().map(Word)
+    }
+}
+
+/// What several gates say together.
+pub(super) fn occupancy<'a>(gates: impl Iterator<Item = &'a Gate> + Clone) -> Occupancy {
+    // What is read first is never newer than what is read then.
+    let words: Vec<Word> = gates.clone().map(Gate::word).collect();
+    Occupancy::of(words, gates.filter_map(Gate::left_at).max())
+}
+
+/// What has passed several gates.
+pub(super) fn totals<'a>(gates: impl Iterator<Item = &'a Gate>) -> Totals {
+    let mut totals = Totals::default();
+    for gate in gates {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        totals.entered = totals.entered.wrapping_add(gate.word().entered());
+        totals.up += read(&gate.up);
+        totals.down += read(&gate.down);
+        totals.idle += read(&gate.idle);
+        totals.vanished += read(&gate.vanished);
+    }
+    totals
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+    use std::thread;
+
+    use super::*;
+
+    /// Connections come and go on two threads while a third closes the gate and opens it again: none
+    /// is ever inside a gate that has closed on nobody.
+    #[test]
+    fn a_gate_that_has_closed_empty_stays_empty() {
+        let gate = Arc::new(Gate::new(Duration::MAX));
+        let (inside, rounds) = (Arc::new(AtomicUsize::new(0)), 20_000);
+        gate.open();
+        let visitors: Vec<_> = (0..2)
+            .map(|_| {
+                let (gate, inside) = (gate.clone(), inside.clone());
+                thread::spawn(move || {
+                    let mut entered = 0;
+                    while entered < rounds {
+                        if gate.enter().is_some() {
+                            inside.fetch_add(1, Ordering::SeqCst);
+                            entered += 1;
+                            inside.fetch_sub(1, Ordering::SeqCst);
+                            gate.leave(Traffic::default());
+                        }
+                        thread::yield_now();
+                    }
+                })
+            })
+            .collect();
+        while visitors.iter().any(|visitor| !visitor.is_finished()) {
+            if gate.close_empty() {
+                assert_eq!(inside.load(Ordering::SeqCst), 0);
+                assert_eq!(occupancy([&*gate].into_iter()).inside, 0);
+                gate.open();
+            }
+        }
+        for visitor in visitors {
+            visitor.join().unwrap();
+        }
+        let occupancy = occupancy([&*gate].into_iter());
+        assert_eq!((occupancy.inside, occupancy.entered), (0, 2 * rounds));
+        assert!(occupancy.left_at.is_some());
+    }
+}

@@ -1,0 +1,271 @@
+//! A connection's side of a service: how it comes in, waits, and leaves.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::Settings;
+use super::gate::{Gate, Traffic};
+use super::probe::Answer;
+use crate::backend::Failure;
+use crate::config::address::Peer;
+use crate::core::lifecycle::Phase;
+use crate::core::service::Ticket;
+use crate::report::record::Record;
+
+/// What a service is told. Messages are taken in the order in which they were sent, and that order
+/// is the only one there is.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// A connection waits.
+    Arrived(Waiter),
+    /// A connection that was let through could not reach the target, for this reason, and waits
+    /// again.
+    Refused(Waiter, Permit, String),
+    /// A connection that waited, or was rejected, is closed.
+    Left(Ticket),
+    /// A connection was denied for its address: the listener, and the address.
+    Denied(Arc<str>, Peer),
+    /// A gate tells of a change.
+    Gate,
+    /// An order to start has ended.
+    Started(Result<(), Failure>),
+    /// An order to stop has ended: with the memory that it freed, if that is known; after a failure
+    /// with what the service does now.
+    Stopped(Result<Option<u64>, (Failure, Phase)>),
+    /// A target answers this probe; with the connection that proved it, if a client can have it.
+    Answered(usize, u64, Option<Answer>),
+    /// A target does not answer this probe yet, and why.
+    Missed(usize, u64, String),
+    /// The service may have changed by itself.
+    Changed,
+    /// A query has ended; if the service is down, with the reason.
+    Queried(Result<Phase, Failure>, Option<String>),
+    /// Whether the process may exit, everything before this message counted.
+    MayExit(oneshot::Sender<bool>),
+    /// What is known by now.
+    Record(oneshot::Sender<Record>),
+    /// Go on with other settings: finish what is under way within the time given, then answer.
+    Reconfigure(Box<Settings>, Duration, oneshot::Sender<Vec<Entrance>>),
+    /// The process ends, or the service is not wanted any more: finish what is under way, stop the
+    /// service if told to, and answer.
+    Close {
+        /// Stop the service first.
+        stop: bool,
+        /// How long what is under way may take.
+        limit: Duration,
+    },
+}
+
+/// A connection in a queue.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub(super) ticket: Ticket,
+    /// The listener it came in by.
+    pub(super) listener: Arc<str>,
+    /// Its address.
+    pub(super) peer: Peer,
+    /// Where the verdict goes.
+    pub(super) reply: oneshot::Sender<Verdict>,
+}
+
+/// Reaches a service.
+#[derive(Clone, Debug)]
+pub struct Handle(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    inbox: mpsc::UnboundedSender<Message>,
+    next: AtomicU64,
+}
+
+/// Reaches one target of a service.
+#[derive(Clone, Debug)]
+pub struct Entrance(Arc<Target>);
+
+#[derive(Debug)]
+struct Target {
+    service: Handle,
+    index: usize,
+    gate: Gate,
+}
+
+/// The service's answer to a connection that waits.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Go on; with a connection to the target where one is at hand.
+    Admitted(Permit, Option<Answer>),
+    /// The service cannot be had.
+    Rejected,
+}
+
+/// A connection that was let through. Dropping it *is* leaving.
+#[derive(Debug)]
+pub struct Permit {
+    entrance: Entrance,
+    /// What the connection has carried, counted in the end.
+    pub traffic: Traffic,
+}
+
+/// A connection that waits for the verdict, or has been rejected. Dropping it *is* leaving.
+#[derive(Debug)]
+pub struct Queued {
+    service: Handle,
+    ticket: Ticket,
+    verdict: oneshot::Receiver<Verdict>,
+    admitted: bool,
+}
+
+impl Handle {
+    pub(super) fn new(inbox: mpsc::UnboundedSender<Message>) -> Self {
+        let next = AtomicU64::new(0);
+        Self(Arc::new(Shared { inbox, next }))
+    }
+
+    /// The way to target number `index`, through a closed gate.
+    pub(super) fn entrance(&self, index: usize, cooldown: Duration) -> Entrance {
+        let (service, gate) = (self.clone(), Gate::new(cooldown));
+        Entrance(Arc::new(Target {
+            service,
+            index,
+            gate,
+        }))
+    }
+
+    /// Whether no connection is here and the service is down, everything sent before counted.
+    pub async fn may_exit(&self) -> bool {
+        let (reply, answer) = oneshot::channel();
+        self.post(Message::MayExit(reply));
+        answer.await.unwrap_or(true)
+    }
+
+    /// What is known of the instance by now, unless the service has ended.
+    pub async fn record(&self) -> Option<Record> {
+        let (reply, answer) = oneshot::channel();
+        self.post(Message::Record(reply));
+        answer.await.ok()
+    }
+
+    /// Has the service go on with other settings; what is under way is finished within `limit` first.
+    /// The ways to its targets then, unless the service has ended.
+    pub async fn reconfigure(&self, settings: Settings, limit: Duration) -> Option<Vec<Entrance>> {
+        let (reply, answer) = oneshot::channel();
+        self.post(Message::Reconfigure(Box::new(settings), limit, reply));
+        answer.await.ok()
+    }
+
+    /// Has the service end: finish what is under way within `limit`, and with `stop` stop what runs
+    /// first.
+    pub fn close(&self, stop: bool, limit: Duration) {
+        self.post(Message::Close { stop, limit });
+    }
+
+    pub(super) fn post(&self, message: Message) {
+        // Fails only when the service has ended, and the process is about to.
+        let _ = self.0.inbox.send(message);
+    }
+}
+
+impl Entrance {
+    /// A connection enters without asking, if the gate is open.
+    pub fn enter(&self) -> Option<Permit> {
+        if self.0.gate.enter()? {
+            self.0.service.post(Message::Gate);
+        }
+        Some(self.permit())
+    }
+
+    /// A connection came in by `listener` and waits.
+    pub fn arrive(&self, listener: &Arc<str>, peer: Peer) -> Queued {
+        let (queued, waiter) = self.queue(listener, peer);
+        self.0.service.post(Message::Arrived(waiter));
+        queued
+    }
+
+    /// A connection that came in by `listener` was denied, and reset.
+    pub fn denied(&self, listener: &Arc<str>, peer: Peer) {
+        let denied = Message::Denied(listener.clone(), peer);
+        self.0.service.post(denied);
+    }
+
+    /// A connection was closed as idle before it was known to be a client's.
+    pub fn closed_idle(&self) {
+        self.0.gate.count(Traffic {
+            idle: 1,
+            ..Traffic::default()
+        });
+    }
+
+    pub(super) fn gate(&self) -> &Gate {
+        &self.0.gate
+    }
+
+    /// A connection that is inside already, as the gate counts it.
+    pub(super) fn permit(&self) -> Permit {
+        Permit {
+            entrance: self.clone(),
+            traffic: Traffic::default(),
+        }
+    }
+
+    fn queue(&self, listener: &Arc<str>, peer: Peer) -> (Queued, Waiter) {
+        let (reply, verdict) = oneshot::channel();
+        let service = self.0.service.clone();
+        let ticket = Ticket {
+            target: self.0.index,
+            number: service.0.next.fetch_add(1, Ordering::Relaxed),
+        };
+        let queued = Queued {
+            service,
+            ticket,
+            verdict,
+            admitted: false,
+        };
+        let waiter = Waiter {
+            ticket,
+            listener: listener.clone(),
+            peer,
+            reply,
+        };
+        (queued, waiter)
+    }
+}
+
+impl Queued {
+    /// Waits for the verdict. A connection that is rejected counts until this is dropped.
+    pub async fn verdict(&mut self) -> Verdict {
+        let verdict = (&mut self.verdict).await.unwrap_or(Verdict::Rejected);
+        self.admitted = matches!(verdict, Verdict::Admitted(..));
+        verdict
+    }
+}
+
+impl Permit {
+    /// Goes back to the queue: the target could not be reached, for the reason given.
+    pub fn refused(self, listener: &Arc<str>, peer: Peer, why: String) -> Queued {
+        let (queued, waiter) = self.entrance.queue(listener, peer);
+        let service = self.entrance.0.service.clone();
+        // It is inside until the service knows that it waits.
+        service.post(Message::Refused(waiter, self, why));
+        queued
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let Target { service, gate, .. } = &*self.entrance.0;
+        if gate.leave(self.traffic) {
+            service.post(Message::Gate);
+        }
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        if !self.admitted {
+            self.service.post(Message::Left(self.ticket));
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! What happens to a service, told to the log, to STATUS= and to the record.
+
+use std::time::{Duration, Instant};
+
+use super::gate::Totals;
+use crate::config::WakeRate;
+use crate::config::address::Peer;
+use crate::core::lifecycle::{ClientCounts, Event, State};
+use crate::core::service::Fact;
+use crate::report::log::{Ended, Log};
+use crate::report::record::{Kind, Owner, Record};
+use crate::report::recorder::Recorder;
+use crate::report::status::{Status, Tally};
+
+/// Where STATUS= goes: its text, and the state in one word.
+pub type Say = Box<dyn Fn(&str, State) + Send>;
+
+/// What a service is called, and how often it may be woken.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// Its name in log and STATUS=.
+    pub label: String,
+    /// The units that it is, and whose manager has them.
+    pub units: (Vec<String>, Owner),
+    /// How often it may be woken.
+    pub wake_rate: Option<WakeRate>,
+}
+
+/// The three places.
+pub struct Reporter {
+    log: Log,
+    status: Status,
+    recorder: Recorder,
+    say: Say,
+    wake_rate: Option<WakeRate>,
+    totals: Totals,
+    tally: Tally,
+}
+
+impl std::fmt::Debug for Reporter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reporter")
+            .field("tally", &self.tally)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Reporter {
+    /// Reports on the service that `about` describes.
+    pub fn new(about: About, mut recorder: Recorder, say: Say) -> Self {
+        let About {
+            label,
+            units,
+            wake_rate,
+        } = about;
+        recorder.about(label.clone(), units);
+        Self {
+            log: Log::new(label.clone()),
+            status: Status::new(label),
+            recorder,
+            say,
+            wake_rate,
+            totals: Totals::default(),
+            tally: Tally::default(),
+        }
+    }
+
+    /// The service goes on under other settings.
+    pub(super) fn reconfigured(&mut self, about: About) {
+        let About {
+            label,
+            units,
+            wake_rate,
+        } = about;
+        self.recorder.about(label.clone(), units);
+        self.log = Log::new(label.clone());
+        self.status = Status::new(label);
+        self.wake_rate = wake_rate;
+    }
+
+    /// How often the service may be woken, and how long ago the wakes of earlier lives were
+    /// ordered.
+    pub(super) fn wakes(&self) -> Option<(WakeRate, Vec<Duration>)> {
+        Some((self.wake_rate?, self.recorder.earlier_wakes()))
+    }
+
+    /// What the gates have counted by now.
+    pub(super) fn carried(&mut self, totals: Totals) {
+        let entered = totals.entered.wrapping_sub(self.totals.entered);
+        // The count is modulo 2^31.
+        self.tally.served += u64::from(entered & 0x7fff_ffff);
+        (self.tally.up, self.tally.down) = (totals.up, totals.down);
+        (self.tally.idle, self.tally.vanished) = (totals.idle, totals.vanished);
+        self.totals = totals;
+        self.recorder.carried(self.tally);
+    }
+
+    pub(super) fn fact(&mut self, fact: &Fact, first: Option<Peer>, now: Instant) {
+        self.recorder.turn(fact.to);
+        match self.log.fact(fact, first, self.tally, now) {
+            Ended::Nothing => (),
+            Ended::Woken(took) => self.recorder.woke(took),
+            Ended::Failed(why) => {
+                let kind = if fact.cause == Event::Due {
+                    Kind::Timeout
+                } else if matches!(fact.cause, Event::Seen(_)) {
+                    Kind::Died
+                } else {
+                    Kind::Start
+                };
+                self.recorder.failed(kind, &why);
+            }
+        }
+    }
+
+    /// Why the start fails that is about to fail.
+    pub(super) fn start_fails(&mut self, why: String) {
+        self.log.start_fails(why);
+    }
+
+    /// Why the stop fails that is about to fail.
+    pub(super) fn stop_fails(&mut self, why: String) {
+        self.recorder.failed(Kind::Stop, &why);
+        self.log.stop_fails(why);
+    }
+
+    /// The service was stopped; what it took until then, if that is known.
+    pub(super) fn stopped(&mut self, freed: Option<u64>) {
+        self.recorder.slept(freed);
+    }
+
+    pub(super) fn queried(&mut self, failure: Option<&str>) {
+        self.log.queried(failure);
+    }
+
+    /// A connection was closed before it was let through.
+    pub(super) fn abandoned(&mut self) {
+        self.recorder.gave_up();
+    }
+
+    /// The service is about to be started.
+    pub(super) fn starts(&mut self) {
+        if let Some(WakeRate { wakes, .. }) = self.wake_rate {
+            self.recorder.wakes(wakes);
+        }
+    }
+
+    pub(super) fn denied(&mut self, listener: &str, peer: Peer) {
+        self.recorder.refused_address();
+        self.log.denied(listener, peer);
+    }
+
+    pub(super) fn rejected(&mut self, connections: usize) {
+        self.recorder.refused_failed(connections);
+        self.log.rejected(connections);
+    }
+
+    pub(super) fn rate_limited(&mut self, connections: usize, now: Instant) {
+        self.recorder.refused_rate(connections);
+        if let Some(rate) = self.wake_rate {
+            let until = self.status.no_wake(now);
+            self.log.rate_limited(connections, rate, until);
+        }
+    }
+
+    pub(super) fn silent(&mut self, connections: usize, failure: &str) {
+        self.recorder.refused_silent(connections);
+        self.recorder.failed(Kind::Silent, failure);
+        self.log.silent(connections, failure);
+    }
+
+    /// Until when there is no wake, because there were too many.
+    pub(super) fn no_wake_until(&mut self, until: Option<Instant>, now: Instant) {
+        if self.status.no_wake_until(until) {
+            let left = until.map(|at| at.saturating_duration_since(now));
+            self.recorder.no_wake_for(left);
+        }
+    }
+
+    /// When there is something to report next.
+    pub(super) fn next(&self) -> Option<Instant> {
+        let times = [self.status.next(), self.recorder.next()];
+        times.into_iter().flatten().min()
+    }
+
+    /// Reports what is due.
+    pub(super) fn publish(&mut self, state: State, clients: ClientCounts, now: Instant) {
+        self.recorder.publish(state, clients, now);
+        let failure = self.log.failure();
+        let text = self
+            .status
+            .publish(state, clients, self.tally, failure, now);
+        if let Some(text) = text {
+            (self.say)(text, state);
+        }
+    }
+
+    /// The record as it is now.
+    pub(super) fn record(&self) -> Record {
+        self.recorder.record()
+    }
+
+    /// The process ends; `asleep` is whether the service is known to be down.
+    pub(super) fn close(&mut self, asleep: bool) {
+        self.recorder.close(asleep);
+    }
+}
