@@ -2,7 +2,7 @@
 
 mod table;
 mod view;
-mod words;
+mod numbers;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;

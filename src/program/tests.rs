@@ -180,7 +180,7 @@ async fn a_line_without_end_is_split() {
 }
 
 #[tokio::test]
-async fn however_much_a_program_says_others_get_their_turn() {
+async fn a_program_that_writes_much_delays_no_other_task() {
     let others = async {
         for _ in 0..100 {
             sleep(Duration::from_millis(1)).await;
@@ -227,7 +227,7 @@ fn the_environment_is_clean() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_run_is_named() {
+async fn programs_that_cannot_be_run_are_named() {
     let dir = tempfile::tempdir().expect("it works");
     let file = dir.path().join("file");
     fs::write(&file, "").expect("it works");
@@ -265,7 +265,7 @@ fn programs_are_found_as_execvp_finds_them() {
 }
 
 #[tokio::test]
-async fn out_of_time_ends_the_whole_group() {
+async fn a_timeout_ends_the_whole_group() {
     let mark = Mark::new();
     let command = sh(&mark.script("sleep 1000 & wait"));
     let (limit, given_up) = (Duration::from_secs(1), CancellationToken::new());
@@ -325,7 +325,7 @@ async fn a_guard_that_is_dropped_kills_the_group() {
 }
 
 #[tokio::test]
-async fn what_stays_in_the_background_is_neither_waited_for_nor_killed() {
+async fn background_processes_are_neither_waited_for_nor_killed() {
     let (log, mark) = (Log::start(), Mark::new());
     let ended = run(&mark.script("sleep 1000 & echo said")).await;
     assert!(ended.expect("it runs").success());

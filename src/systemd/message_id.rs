@@ -3,7 +3,7 @@
 
 /// A client wakes the service.
 pub const WAKING: &str = "e726da7a13f24d9e89c70f6d760e5235";
-/// The service is up and clients are let through.
+/// The service is up and clients are admitted.
 pub const AWAKE: &str = "e000bedd8e01442e8ee8efddcd1fef92";
 /// The last client has left, or a running service without clients was found.
 pub const COOLING: &str = "334f2ba325dd48fca988c16f4efcf468";

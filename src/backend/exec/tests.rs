@@ -79,7 +79,7 @@ async fn is_started_once_and_stopped_with_all_of_its_group() {
 }
 
 #[tokio::test]
-async fn is_killed_when_it_does_not_listen() {
+async fn is_killed_when_it_ignores_sigterm() {
     let mark = Mark::new();
     let script = mark.script("trap '' TERM; sleep 1000 & wait");
     let child = child(&script, Duration::from_millis(50));
@@ -90,7 +90,7 @@ async fn is_killed_when_it_does_not_listen() {
 }
 
 #[tokio::test]
-async fn says_how_it_ended_by_itself_and_leaves_nothing_behind() {
+async fn an_unexpected_exit_is_reported_and_its_group_killed() {
     let (log, mark) = (Log::start(), Mark::new());
     let child = child(
         &mark.script("sleep 1000 & echo last words; exit 3"),
@@ -109,7 +109,7 @@ async fn says_how_it_ended_by_itself_and_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_crash_is_seen_and_healed_even_when_nobody_watches() {
+async fn a_crash_is_noticed_without_a_watch() {
     let mark = Mark::new();
     let child = child(&mark.script("sleep 1000 & exit 1"), Duration::MAX);
     for _ in 0..2 {
@@ -120,18 +120,18 @@ async fn a_crash_is_seen_and_healed_even_when_nobody_watches() {
     }
     let dir = tempfile::tempdir().expect("a directory");
     let socket = dir.path().join("socket");
-    let _stranger = UnixListener::bind(&socket).expect("binds");
+    let _foreign = UnixListener::bind(&socket).expect("binds");
     assert_eq!(child.wake(order(&socket)).await.started, StopScope::Nothing);
     assert_eq!(mark.alive(), 0);
     assert!(matches!(*child.state.borrow(), ChildState::Foreign(_)));
 }
 
 #[tokio::test]
-async fn a_stranger_is_relayed_to_and_left_alone() {
+async fn a_foreign_process_is_relayed_to_and_left_alone() {
     let (log, mark) = (Log::start(), Mark::new());
     let dir = tempfile::tempdir().expect("a directory");
     let socket = dir.path().join("socket");
-    let stranger = UnixListener::bind(&socket).expect("binds");
+    let foreign = UnixListener::bind(&socket).expect("binds");
     let child = child(&mark.script("sleep 1000"), Duration::MAX);
     for _ in 0..2 {
         let woken = child.wake(order(&socket)).await;
@@ -147,7 +147,7 @@ async fn a_stranger_is_relayed_to_and_left_alone() {
         .count();
     assert_eq!(warnings, 1);
 
-    drop(stranger);
+    drop(foreign);
     // A process that another test is just starting holds the socket until its exec.
     while child.dialer.answers(&order(&socket).target).await {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -156,7 +156,7 @@ async fn a_stranger_is_relayed_to_and_left_alone() {
 }
 
 #[tokio::test]
-async fn one_that_cannot_be_run_is_named() {
+async fn a_program_that_cannot_be_run_is_named() {
     let command = CommandLine {
         program: "/no/such".into(),
         arguments: Vec::new(),

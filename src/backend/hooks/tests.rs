@@ -95,7 +95,7 @@ fn tasks_can_do_it() {
 }
 
 #[tokio::test]
-async fn only_what_can_be_stopped_is_ever_up() {
+async fn only_a_service_with_a_stop_hook_is_ever_up() {
     let service = Service::new();
     let [with, without] = [Some("true"), None].map(|stop| service.hooks(None, stop, MINUTE));
     assert_eq!(with.query().await, Ok(Phase::Down));
@@ -115,7 +115,7 @@ async fn a_service_that_answers_is_adopted() {
 }
 
 #[tokio::test]
-async fn without_a_start_hook_somebody_else_starts_it() {
+async fn without_a_start_hook_nothing_is_started() {
     let service = Service::new();
     let woken = service
         .hooks(None, None, MINUTE)
@@ -157,7 +157,7 @@ async fn without_a_limit_no_seconds_are_left() {
 }
 
 #[tokio::test]
-async fn temporary_failures_are_tried_again() {
+async fn temporary_failures_are_retried() {
     let service = Service::new();
     let script = "echo $WAKEPORT_ATTEMPT >> $DIR/tries; [ $WAKEPORT_ATTEMPT = 2 ] || exit 75";
     assert_eq!(service.wake(script, MINUTE).await, (StopScope::All, Ok(())));
@@ -165,7 +165,7 @@ async fn temporary_failures_are_tried_again() {
 }
 
 #[tokio::test]
-async fn temporary_failures_end_with_the_time() {
+async fn temporary_failures_end_with_the_timeout() {
     let service = Service::new();
     let woken = service.wake("exit 75", Duration::from_millis(1500)).await;
     let ended = failure("start hook `/bin/sh` failed (exit status: 75)");
@@ -269,7 +269,7 @@ async fn a_stop_that_has_no_effect_is_a_failure() {
 }
 
 #[tokio::test]
-async fn a_stop_can_fail_and_be_tried_again() {
+async fn a_stop_can_fail_and_be_retried() {
     let service = Service::new();
     let ended = failure("stop hook `/bin/sh` failed (exit status: 2)");
     assert_eq!(service.sleep("exit 2", MINUTE).await, ended);

@@ -6,8 +6,8 @@ use anstyle::{AnsiColor, Color, Style};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use super::numbers::{bytes, left, share, span, took};
 use super::view::View;
-use super::words::{bytes, left, share, span, took};
 use crate::report::record::{LastFailure, Moment, Owner, State};
 use crate::util::text::one_line;
 

@@ -139,7 +139,7 @@ fn a_header_ends_where_it_ends_and_not_a_byte_earlier() {
 }
 
 #[test]
-fn what_is_no_header_is_refused() {
+fn malformed_headers_are_refused() {
     let long = format!("PROXY UNKNOWN{}\r\n", " ffff".repeat(19));
     for line in [
         "GET / HTTP/1.1\r\n",

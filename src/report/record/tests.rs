@@ -21,7 +21,7 @@ fn written(mut record: Record, seconds: f64) -> Record {
 }
 
 #[test]
-fn the_latest_orders_to_start_are_known_to_later_lives() {
+fn the_latest_starts_are_known_to_later_processes() {
     let mut record = begun(0.0);
     for seconds in [0.0, 10.0, 20.0] {
         record.wakes.order(at(seconds).wall, 2);
@@ -42,7 +42,7 @@ fn the_latest_orders_to_start_are_known_to_later_lives() {
 }
 
 #[test]
-fn what_is_written_is_read() {
+fn a_written_record_is_read() {
     let mut record = begun(0.0);
     record.transition(State::Waking, at(1.0));
     record.wakes.add(Duration::from_millis(212));
@@ -63,7 +63,7 @@ fn times_are_read_to_their_last_digit() {
 }
 
 #[test]
-fn no_count_is_so_large_that_nothing_can_be_added() {
+fn large_counts_do_not_overflow() {
     let most = u64::MAX;
     let text = format!(
         r#"{{"version": 1, "sleeps": {most}, "wakes": {{"total": {most}}}, "failures": {{"start": {most}, "stop": {most}}},
@@ -78,7 +78,7 @@ fn no_count_is_so_large_that_nothing_can_be_added() {
 }
 
 #[test]
-fn what_is_damaged_or_newer_is_said_so() {
+fn damaged_and_newer_records_are_refused() {
     for damaged in ["", "{", "[]", "{}", "\0\0\0", "{\"version\": -1}"] {
         let read = Record::from_text(damaged);
         assert!(matches!(read, Err(Unreadable::Damaged(_))), "{damaged:?}");
@@ -97,7 +97,7 @@ fn what_is_damaged_or_newer_is_said_so() {
 }
 
 #[test]
-fn what_is_missing_is_empty_and_what_is_unknown_is_left_alone() {
+fn missing_fields_are_empty_and_unknown_ones_ignored() {
     let read = Record::from_text(r#"{"version": 1, "mood": "good", "sleeps": 3}"#).unwrap();
     assert_eq!((read.sleeps, read.wakes.total), (3, 0));
     assert_eq!(read.wakes.buckets, Wakes::default().buckets);
@@ -115,7 +115,7 @@ fn a_histogram_that_does_not_add_up_begins_anew() {
 }
 
 #[test]
-fn time_is_counted_by_state_over_several_lives() {
+fn time_is_counted_by_state_over_several_processes() {
     let mut record = begun(0.0);
     record.transition(State::Waking, at(100.0));
     record.transition(State::Awake, at(101.0));
@@ -136,7 +136,7 @@ fn time_is_counted_by_state_over_several_lives() {
 }
 
 #[test]
-fn whoever_is_gone_without_a_word_leaves_the_service_unattended() {
+fn a_killed_process_leaves_the_service_unattended() {
     let mut record = begun(0.0);
     record.transition(State::Awake, at(10.0));
     record.clients.active = 3;
@@ -154,7 +154,7 @@ fn whoever_is_gone_without_a_word_leaves_the_service_unattended() {
 }
 
 #[test]
-fn whoever_is_told_to_end_leaves_it_unattended_as_well() {
+fn a_stopped_process_leaves_the_service_unattended() {
     let mut record = begun(0.0);
     record.transition(State::Cooling, at(10.0));
     record.lasts(Some(Duration::from_secs(300)), at(10.0));
