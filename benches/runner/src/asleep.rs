@@ -43,6 +43,8 @@ struct Way {
     port: u16,
     /// Units and drop-ins, by name.
     units: Vec<(String, String)>,
+    /// What writes the rest.
+    init: Option<String>,
     socket: String,
     /// What is stopped to make it sleep, in this order.
     running: String,
@@ -54,11 +56,33 @@ impl Way {
     }
 }
 
+/// What the woken service tells systemd, which decides when a unit that is ordered after it starts.
+#[derive(Clone, Copy)]
+pub(crate) enum Readiness {
+    /// That it listens.
+    Notify,
+    /// Nothing: it counts as started from the fork on.
+    Simple,
+}
+
+impl Readiness {
+    pub(crate) const ALL: [(&'static str, Self); 2] =
+        [("wake", Self::Notify), ("wake-simple", Self::Simple)];
+
+    fn as_type(self) -> &'static str {
+        match self {
+            Self::Notify => "notify",
+            Self::Simple => "simple",
+        }
+    }
+}
+
 /// All ways, each with a service of its own. No start limit applies to any of them.
-fn ways(sandbox: &str) -> Vec<Way> {
+fn ways(sandbox: &str, readiness: Readiness) -> Vec<Way> {
+    let kind = readiness.as_type();
     let service = |port: u16| {
         format!(
-            "[Unit]\nStartLimitIntervalSec=0\n[Service]\nType=notify\nExecStart={OURSELVES} target 127.0.0.1:{port}\n"
+            "[Unit]\nStartLimitIntervalSec=0\n[Service]\nType={kind}\nExecStart={OURSELVES} target 127.0.0.1:{port}\n"
         )
     };
     let socket =
@@ -72,10 +96,11 @@ fn ways(sandbox: &str) -> Vec<Way> {
             (
                 "direct.service".into(),
                 format!(
-                    "[Unit]\nStartLimitIntervalSec=0\n[Service]\nType=notify\nExecStart={OURSELVES} target\nStandardInput=socket\n"
+                    "[Unit]\nStartLimitIntervalSec=0\n[Service]\nType={kind}\nExecStart={OURSELVES} target\nStandardInput=socket\n"
                 ),
             ),
         ],
+        init: None,
         socket: "direct.socket".into(),
         running: "direct.service".into(),
     };
@@ -100,6 +125,7 @@ fn ways(sandbox: &str) -> Vec<Way> {
                 ),
                 (format!("target{number}.service"), service(to)),
             ],
+            init: None,
             socket: format!("proxy{number}.socket"),
             running: format!("proxy{number}.service target{number}.service"),
         }
@@ -107,23 +133,19 @@ fn ways(sandbox: &str) -> Vec<Way> {
     let proxyd = format!("ExecStart={SOCKET_PROXYD} 127.0.0.1:PORT");
     let wakeport = "ExecStart=/usr/local/bin/wakeport run --unit UNIT --to 127.0.0.1:PORT";
     let requires = "Requires=UNIT\nAfter=UNIT\n";
-    let installed = Way {
-        name: "wakeport, installed",
+    // As an administrator has it: `wakeport init` writes all but the service itself.
+    let installed = |name, number: u16, options: &str| Way {
+        name,
         peer: "wakeport",
-        port: 8010,
-        units: vec![
-            (
-                "wakeport@asleep.socket.d/listen.conf".into(),
-                "[Socket]\nListenStream=127.0.0.1:8010\n".into(),
-            ),
-            (
-                "wakeport@asleep.service.d/target.conf".into(),
-                "[Service]\nEnvironment=WAKEPORT_TO=127.0.0.1:9010\n".into(),
-            ),
-            ("asleep.service".into(), service(9010)),
-        ],
-        socket: "wakeport@asleep.socket".into(),
-        running: "wakeport@asleep.service asleep.service".into(),
+        port: 8000 + number,
+        units: vec![(format!("asleep{number}.service"), service(9000 + number))],
+        init: Some(format!(
+            "wakeport init asleep{number} --listen 127.0.0.1:{} --to 127.0.0.1:{} {options} --write",
+            8000 + number,
+            9000 + number
+        )),
+        socket: format!("wakeport@asleep{number}.socket"),
+        running: format!("wakeport@asleep{number}.service asleep{number}.service"),
     };
     vec![
         direct,
@@ -137,7 +159,8 @@ fn ways(sandbox: &str) -> Vec<Way> {
             requires,
             &format!("{proxyd}\n{sandbox}"),
         ),
-        installed,
+        installed("wakeport, installed", 10, ""),
+        installed("wakeport, installed, filter", 11, "--deny 192.0.2.1"),
     ]
 }
 
@@ -161,17 +184,21 @@ fn sandbox() -> io::Result<String> {
 pub(crate) fn wakes(
     wakeport: &Path,
     peers: &[Peer],
+    readiness: Readiness,
     rounds: u32,
     mut note: impl FnMut(u32, &str, f64),
 ) -> Result<(), Box<dyn Error>> {
     let rig = Rig::boot(wakeport)?;
-    let mut ways = ways(&sandbox()?);
+    let mut ways = ways(&sandbox()?, readiness);
     ways.retain(|way| peers.iter().any(|peer| peer.name == way.peer));
     for (name, text) in ways.iter().flat_map(|way| &way.units) {
         rig.unit(name, text)?;
     }
     rig.run("systemctl daemon-reload")?;
-    rig.allow("asleep.service")?;
+    for init in ways.iter().filter_map(|way| way.init.as_deref()) {
+        rig.run(init)?;
+    }
+    rig.run("systemctl daemon-reload && systemctl try-restart polkit.service")?;
     for way in &ways {
         rig.run(&format!("systemctl start {}", way.socket))?;
     }

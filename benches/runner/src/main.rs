@@ -242,18 +242,22 @@ fn measure(options: &Options, dir: &Path, open_files: u64, results: &mut Results
             }
         }
     }
-    if options.wants("wake") {
+    for (load, readiness) in asleep::Readiness::ALL {
+        if !options.wants(load) {
+            continue;
+        }
         let outcome = asleep::wakes(
             &options.binary,
             &options.peers,
+            readiness,
             options.rounds * options.wakes,
             |number, who, ms| {
                 let round = (number - 1) / options.wakes + 1;
-                results.add(round, "wake", who, vec![("ms", ms)]);
+                results.add(round, load, who, vec![("ms", ms)]);
             },
         );
         if let Err(error) = outcome {
-            eprintln!("wake failed: {error}");
+            eprintln!("{load} failed: {error}");
         }
     }
     if options.wants("asleep") {

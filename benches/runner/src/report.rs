@@ -66,7 +66,7 @@ const ASLEEP: &[Metric] = &[
 ];
 
 /// Every load, in the order in which they are run and shown.
-pub(crate) const SUBJECTS: [Subject; 14] = [
+pub(crate) const SUBJECTS: [Subject; 15] = [
     Subject {
         load: "ping-64-1",
         title: "64 B ping-pong, 1 connection",
@@ -133,6 +133,11 @@ pub(crate) const SUBJECTS: [Subject; 14] = [
         metrics: WAKE,
     },
     Subject {
+        load: "wake-simple",
+        title: "The same, service of Type=simple",
+        metrics: WAKE,
+    },
+    Subject {
         load: "asleep",
         title: "1,000 sleeping services",
         metrics: ASLEEP,
@@ -143,6 +148,8 @@ pub(crate) const SUBJECTS: [Subject; 14] = [
 struct Mark {
     load: &'static str,
     metric: &'static str,
+    /// Which wakeport.
+    who: &'static str,
     /// The best of these counts.
     against: &'static [&'static str],
     ratio: f64,
@@ -168,12 +175,24 @@ const fn mark(
     Mark {
         load,
         metric,
+        who: "wakeport",
         against,
         ratio,
     }
 }
 
-const MARKS: [Mark; 24] = [
+/// A cold wake beside the one of systemd-socket-proxyd without a sandbox.
+const fn wake(load: &'static str, who: &'static str, ratio: f64) -> Mark {
+    Mark {
+        load,
+        metric: "ms",
+        who,
+        against: SOCKET_PROXYD,
+        ratio,
+    }
+}
+
+const MARKS: [Mark; 28] = [
     mark("down-1", "gbps", RELAYS, 1.5),
     mark("up-1", "gbps", RELAYS, 1.5),
     mark("down-16", "gbps", RELAYS, 1.5),
@@ -197,7 +216,11 @@ const MARKS: [Mark; 24] = [
     mark("connects", "cps", HAPROXY, 1.05),
     mark("idle", "kb", HAPROXY, 0.5),
     mark("idle", "resident_kb", SOCKET_PROXYD, 1.5),
-    mark("wake", "ms", SOCKET_PROXYD, 1.0),
+    wake("wake", "wakeport", 1.0),
+    wake("wake", "wakeport, Wants=", 1.0),
+    wake("wake", "wakeport, installed", 1.3),
+    wake("wake-simple", "wakeport, Wants=", 1.0),
+    wake("wake-simple", "wakeport, installed", 1.3),
 ];
 
 /// All figures of a run.
@@ -332,7 +355,7 @@ impl Results {
                 false => others.min_by(|a, b| a.1.total_cmp(&b.1)),
             };
             let (Some(ours), Some((best, theirs))) =
-                (self.median(mark.load, mark.metric, "wakeport"), best)
+                (self.median(mark.load, mark.metric, mark.who), best)
             else {
                 continue;
             };
@@ -350,8 +373,9 @@ impl Results {
             };
             let _ = writeln!(
                 text,
-                "| {} | {} | {} | {bound} {} | {ratio:.2} | {range} | {verdict} |",
+                "| {}{} | {} | {} | {bound} {} | {ratio:.2} | {range} | {verdict} |",
                 subject.title,
+                mark.who.trim_start_matches("wakeport"),
                 metric.unit,
                 title(best),
                 mark.ratio
@@ -363,7 +387,7 @@ impl Results {
     /// The least and the greatest ratio in any round.
     fn range(&self, mark: &Mark, other: &str) -> String {
         let rounds = self
-            .of(mark.load, mark.metric, "wakeport")
+            .of(mark.load, mark.metric, mark.who)
             .map(|sample| sample.round);
         let rounds: std::collections::BTreeSet<_> = rounds.collect();
         let at = |who: &str, round| {
@@ -377,7 +401,7 @@ impl Results {
         };
         let ratios = rounds
             .into_iter()
-            .filter_map(|round| Some(at("wakeport", round)? / at(other, round)?));
+            .filter_map(|round| Some(at(mark.who, round)? / at(other, round)?));
         let mut ratios: Vec<_> = ratios.collect();
         ratios.sort_by(f64::total_cmp);
         match (ratios.first(), ratios.last()) {
@@ -434,7 +458,7 @@ impl Results {
 
 /// The order in which those who take part are shown; what is not listed is another wakeport.
 fn rank(who: &str) -> usize {
-    const ORDER: [&str; 10] = [
+    const ORDER: [&str; 11] = [
         "direct",
         "socket-proxyd",
         "socket-proxyd, same sandbox",
@@ -445,6 +469,7 @@ fn rank(who: &str) -> usize {
         "wakeport",
         "wakeport, Wants=",
         "wakeport, installed",
+        "wakeport, installed, filter",
     ];
     let place = ORDER.iter().position(|name| *name == who);
     place.unwrap_or(ORDER.len())

@@ -77,19 +77,6 @@ impl Rig {
         fs::write(path, text)
     }
 
-    /// Lists a unit in the polkit rule: wakeport's own user may start and stop it.
-    pub(crate) fn allow(&self, unit: &str) -> Result<(), Box<dyn Error>> {
-        const LIST: &str = "var wakeportUnits = [";
-        let path = self.path("/etc/polkit-1/rules.d/50-wakeport.rules");
-        let rules = fs::read_to_string(&path)?;
-        fs::write(
-            &path,
-            rules.replace(LIST, &format!("{LIST}\n    \"{unit}\",")),
-        )?;
-        self.run("systemctl try-restart polkit.service")?;
-        Ok(())
-    }
-
     /// Runs a command line inside, which must succeed.
     pub(crate) fn run(&self, command: &str) -> Result<String, Box<dyn Error>> {
         let output = self.command(command).output()?;
