@@ -114,6 +114,23 @@ impl ServiceConfig {
         of(Some(listener)).or_else(|| of(None))
     }
 
+    /// The options that may keep a client from waking the service, as far as they are given.
+    pub fn filters(&self) -> Vec<&'static str> {
+        let Admission {
+            access,
+            accept_proxy,
+            wake_on_data,
+        } = &self.admission;
+        let given = [
+            (!access.is_empty(), "`--allow` or `--deny`"),
+            (*accept_proxy, "`--accept-proxy`"),
+            (*wake_on_data, "`--wake-on-data`"),
+            (self.wake_rate.is_some(), "`--wake-rate`"),
+        ];
+        let given = given.into_iter().filter(|(is, _)| *is);
+        given.map(|(_, name)| name).collect()
+    }
+
     /// The units that are started and stopped, if there are any.
     pub fn units(&self) -> &[UnitName] {
         match &self.kind {

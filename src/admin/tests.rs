@@ -497,6 +497,7 @@ fn filters_that_come_too_late_are_told() {
     for (filter, named) in [
         ("--allow=::1", "`--allow` or `--deny` can"),
         ("--deny=::1", "`--allow` or `--deny` can"),
+        ("--accept-proxy", "`--accept-proxy` can"),
         ("--wake-on-data", "`--wake-on-data` can"),
         ("--wake-rate=6/1h", "`--wake-rate` can"),
     ] {

@@ -158,6 +158,9 @@ fn relay(instance: &Instance, places: &Places) -> Sections {
         sections.add("Unit", "Requires", &safe(others));
         sections.add("Service", "Sockets", &safe(&sockets));
     }
+    if let Some(units) = started_along(instance) {
+        sections.add("Unit", "Wants", &units);
+    }
     if let Some(path) = places.program.as_ref().filter(|_| instance.standalone) {
         let command = format!("{} run", unit_text::program(path));
         sections.set("Service", "ExecStart", &command);
@@ -178,6 +181,19 @@ fn relay(instance: &Instance, places: &Places) -> Sections {
         );
     }
     sections
+}
+
+/// The units that systemd may start in one transaction with the service that relays, so that its
+/// sandbox is set up while they start: those of a service for which each client is welcome. An
+/// `After=` would make the relay wait for them.
+fn started_along(instance: &Instance) -> Option<String> {
+    let [service] = &instance.config.services[..] else {
+        return None;
+    };
+    // The settings of a file change without `init`.
+    let alone = service.name.is_none() && service.filters().is_empty();
+    let names: Vec<_> = service.units().iter().map(UnitName::as_str).collect();
+    (alone && !names.is_empty()).then(|| names.join(" "))
 }
 
 /// The rule that authorizes the user `wakeport` to start and stop the units: one file for each

@@ -8,9 +8,11 @@ mod explain;
 mod monitor;
 mod phase;
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustix::param::clock_ticks_per_second;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::timeout;
 use zbus::OwnedObjectPath;
@@ -20,8 +22,9 @@ use crate::config::{Manager, UnitName, span};
 use crate::core::lifecycle::Phase;
 use crate::systemd::dbus::{self, UnitStatus};
 use crate::util::backoff::Backoff;
+use crate::util::proc;
 use explain::{BusError, LastRun};
-use monitor::Monitor;
+use monitor::{Monitor, locked};
 
 /// How long an order waits for a bus that is gone. A dbus-daemon restarts within a second, and
 /// systemd takes another to connect to it.
@@ -43,6 +46,10 @@ const SETTLE: Duration = Duration::from_millis(5);
 /// The order to stop goes out even where the limit leaves no time to wait for the result.
 const SHORTEST_STOP: Duration = Duration::from_secs(1);
 
+/// Units that systemd starts in one transaction with this process start at most so long before or
+/// after it.
+const ALONG_USEC: u64 = 1_000_000;
+
 /// Pauses between attempts to reconnect while no order waits for the bus.
 const RECONNECT: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(5));
 
@@ -54,6 +61,9 @@ pub struct Units {
     stop_timeout: Duration,
     /// The last round was a good one: the units stayed up until we put them to sleep.
     in_order: AtomicBool,
+    /// The units that the last start found up, as far as systemd may have started them along with
+    /// this process, by a `Wants=` of our own unit: so it is with the first start.
+    found_up: Mutex<Option<Vec<UnitName>>>,
 }
 
 /// How far an order to start or stop has come; outlives the loss of the bus.
@@ -63,6 +73,8 @@ struct Progress {
     ordered: bool,
     /// The units that we have started.
     started: Vec<UnitName>,
+    /// The units that were up before.
+    found_up: Vec<UnitName>,
     /// The jobs that we were given.
     jobs: Vec<(UnitName, OwnedObjectPath)>,
     /// When the latest order was given, as systemd counts: µs of CLOCK_MONOTONIC.
@@ -84,6 +96,7 @@ impl Units {
             names,
             stop_timeout,
             in_order: true.into(),
+            found_up: Mutex::default(),
         }
     }
 
@@ -110,7 +123,17 @@ impl Units {
         };
         let given_up = || Err(Failure(format!("{}; start cancelled", progress.state)));
         let result = result.unwrap_or_else(given_up);
-        let started = match progress.started {
+        let mut started = progress.started;
+        // Which of them are ours is asked when it matters: now a client waits.
+        let mut found_up = locked(&self.found_up);
+        let first = found_up.is_none();
+        let along = found_up.insert(progress.found_up);
+        if !first {
+            along.clear();
+        }
+        started.extend_from_slice(along);
+        drop(found_up);
+        let started = match started {
             none if none.is_empty() => StopScope::Nothing,
             units => StopScope::Units(units),
         };
@@ -121,7 +144,7 @@ impl Units {
     pub async fn sleep(&self, scope: StopScope) -> Result<(), Failure> {
         let names = match scope {
             StopScope::Nothing => return Ok(()),
-            StopScope::Units(names) => names,
+            StopScope::Units(names) => self.ours(names).await,
             StopScope::All => self.names.clone(),
         };
         let mut progress = self.begin();
@@ -132,6 +155,28 @@ impl Units {
             let limit = span::show(limit);
             Err(Failure(format!("{state} {limit} after the order to stop")))
         })
+    }
+
+    /// Those of `names` that a wake has started, be it by an order or along with this process.
+    async fn ours(&self, names: Vec<UnitName>) -> Vec<UnitName> {
+        let found_up = locked(&self.found_up).clone().unwrap_or_default();
+        if found_up.is_empty() {
+            return names;
+        }
+        let along = process_started_usec();
+        let units = self.monitor.statuses(&names).await.unwrap_or_default();
+        let mut ours = Vec::new();
+        for (name, unit) in names.into_iter().zip(&units) {
+            let is_ours = !found_up.contains(&name)
+                || (self.monitor.properties(&unit.path, "Unit").await)
+                    .ok()
+                    .and_then(|unit| unit.get("InactiveExitTimestampMonotonic"))
+                    .is_some_and(|started: u64| started.abs_diff(along) <= ALONG_USEC);
+            if is_ours {
+                ours.push(name);
+            }
+        }
+        ours
     }
 
     /// Why one of them is down. An order to start that fails says so itself; this is for units
@@ -239,26 +284,19 @@ impl Units {
         }
     }
 
-    /// Starts those that are not up. A client waits, so the orders go out right behind the query:
-    /// a unit that is up ignores its order, and was not started by us.
+    /// Starts those that are not up and have no job to start: with `Wants=` in our own unit systemd
+    /// is at it already, and an order costs the client who waits polkit's answer.
     async fn order_start_of_all(&self, progress: &mut Progress) -> Result<(), BusError> {
-        self.monitor.link().await?;
         progress.state = format!("`{}` is being started", monitor::joined(&self.names));
         progress.ordered_at = monotonic_usec();
-        let (units, jobs) = tokio::join!(
-            biased;
-            self.monitor.statuses(&self.names),
-            async {
-                let mut jobs = Vec::new();
-                for name in &self.names {
-                    jobs.push(self.monitor.start(name).await);
-                }
-                jobs
-            },
-        );
-        for ((name, unit), job) in self.names.iter().zip(units?).zip(jobs) {
-            if unit.phase() != Phase::Up {
-                progress.starts(name, job?);
+        let units = self.monitor.statuses(&self.names).await?;
+        for (name, unit) in self.names.iter().zip(units) {
+            if unit.phase() == Phase::Up {
+                progress.found_up.push(name.clone());
+            } else if unit.job == "start" {
+                progress.starts(name, unit.job_path);
+            } else {
+                self.order_start(name, progress).await?;
             }
         }
         progress.ordered = true;
@@ -364,7 +402,21 @@ impl Units {
 
 /// The clock that systemd's `…TimestampMonotonic` properties are read from.
 fn monotonic_usec() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
+    usec(ClockId::Monotonic)
+}
+
+/// When the service manager forked this process, on the same clock.
+fn process_started_usec() -> u64 {
+    let Some(us) = proc::process(std::process::id()) else {
+        return monotonic_usec();
+    };
+    let started = us.started_ticks * 1_000_000 / clock_ticks_per_second();
+    let age = usec(ClockId::Boottime).saturating_sub(started);
+    monotonic_usec().saturating_sub(age)
+}
+
+fn usec(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock);
     now.tv_sec.unsigned_abs() * 1_000_000 + now.tv_nsec.unsigned_abs() / 1_000
 }
 

@@ -73,9 +73,10 @@ fn the_exporter_verifies() {
 
 #[test]
 fn the_sandbox_is_tight() {
-    // No worse than today, in tenths; a user's manager can do much less.
+    // In tenths: 15 is what the sandbox may leave exposed to be set up quickly for each wake, the others are no worse
+    // than today; a user's manager can do much less.
     for (unit, threshold) in [
-        ("wakeport@.service", 13),
+        ("wakeport@.service", 15),
         ("wakeport-exporter.service", 10),
         ("user/wakeport@.service", 62),
     ] {

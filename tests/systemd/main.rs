@@ -20,6 +20,7 @@ mod guide;
 mod hooks;
 mod init;
 mod observe;
+mod one_transaction;
 mod out_of_memory;
 mod outages;
 mod package;

@@ -189,7 +189,7 @@ pub fn filters(service: &ServiceConfig, relay: Option<&Unit>, woken: &[Unit]) ->
             "`--wake-on-data` is for clients that speak first, and `--ready banner` for servers that do: such clients wait for ever; give only one of them",
         ));
     }
-    let filters = given(service);
+    let filters = service.filters().join(" and ");
     let Some(relay) = relay.filter(|_| !filters.is_empty()) else {
         return findings;
     };
@@ -209,22 +209,6 @@ pub fn filters(service: &ServiceConfig, relay: Option<&Unit>, woken: &[Unit]) ->
         }
     }
     findings
-}
-
-/// The options that keep clients from waking the service, as they are given.
-fn given(service: &ServiceConfig) -> String {
-    let given = [
-        (
-            !service.admission.access.is_empty(),
-            "`--allow` or `--deny`",
-        ),
-        (service.admission.wake_on_data, "`--wake-on-data`"),
-        (service.wake_rate.is_some(), "`--wake-rate`"),
-    ];
-    let given = given
-        .into_iter()
-        .filter_map(|(is, name)| is.then_some(name));
-    given.collect::<Vec<_>>().join(" and ")
 }
 
 /// Where systemd is not there to tell before `init` writes.

@@ -291,7 +291,7 @@ impl SignalLog {
 }
 
 /// Nothing panics while it holds one of these locks, and what they guard is never half done.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
