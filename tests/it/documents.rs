@@ -112,6 +112,25 @@ fn every_link_has_a_target() {
     assert!(seen > 100, "only {seen} links were found");
 }
 
+/// A file of ours that a page names in code, `like/this.rs`.
+#[test]
+fn every_file_of_the_repository_that_is_named_exists() {
+    let mut seen = 0;
+    for page in pages() {
+        let prose = prose(&page);
+        for code in prose.split('`').skip(1).step_by(2) {
+            let folder = code.split('/').next().unwrap_or_default();
+            let is_path = ["src", "tests", "docs", "systemd", "benches"].contains(&folder)
+                && code.ends_with(".rs");
+            if is_path {
+                assert!(repo(code).exists(), "{}: no {code}", page.path);
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 50, "only {seen} files were found");
+}
+
 #[test]
 fn every_page_of_the_guide_is_in_its_index() {
     let index = links(&Page::at(Path::new("docs/README.md")));

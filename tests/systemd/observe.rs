@@ -188,21 +188,21 @@ fn a_user_sees_their_own_instances_as_well() {
     let rig = Rig::boot();
     rig.run(
         "mount -t tmpfs -o mode=755 tmpfs /home
-         useradd --create-home --shell /bin/sh somebody && loginctl enable-linger somebody",
+         useradd --create-home --shell /bin/sh alice && loginctl enable-linger alice",
     );
     rig.wait_for("the user's manager runs", || {
-        let uid = rig.ask("id -u somebody");
+        let uid = rig.ask("id -u alice");
         rig.is("active", &format!("user@{}.service", uid.trim()))
     });
-    let uid = rig.run("id -u somebody");
+    let uid = rig.run("id -u alice");
     let user = |command: &str| {
         let uid = uid.trim();
         rig.run(&format!(
-            "runuser -u somebody -- env XDG_RUNTIME_DIR=/run/user/{uid} HOME=/home/somebody {command}"
+            "runuser -u alice -- env XDG_RUNTIME_DIR=/run/user/{uid} HOME=/home/alice {command}"
         ))
     };
     rig.write("/run/rig/www/index.html", "hello");
-    let units = "/home/somebody/.config/systemd/user";
+    let units = "/home/alice/.config/systemd/user";
     rig.write(
         &format!("{units}/web.service"),
         "[Service]\nExecStart=python3 -m http.server --bind 127.0.0.1 --directory /run/rig/www 18080\n",
@@ -215,7 +215,7 @@ fn a_user_sees_their_own_instances_as_well() {
         &format!("{units}/wakeport@web.service.d/target.conf"),
         "[Service]\nEnvironment=WAKEPORT_TO=127.0.0.1:18080 WAKEPORT_COOLDOWN=300ms\n",
     );
-    rig.run("chown -R somebody: /home/somebody/.config");
+    rig.run("chown -R alice: /home/alice/.config");
     user("systemctl --user daemon-reload");
     user("systemctl --user start wakeport@web.socket");
     assert_eq!(rig.curl(URL), "hello");

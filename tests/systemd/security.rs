@@ -83,9 +83,9 @@ fn polkit_grants_three_verbs_for_the_listed_units_and_nothing_else() {
     granted(&rig, "StopUnit ss web.service replace");
     rig.wait_until("inactive", "web.service");
     // The rule grants nothing to other users.
-    let nobody = "runuser -u nobody -- busctl --allow-interactive-authorization=no call org.freedesktop.systemd1 \
+    let other_user = "runuser -u nobody -- busctl --allow-interactive-authorization=no call org.freedesktop.systemd1 \
                   /org/freedesktop/systemd1 org.freedesktop.systemd1.Manager StartUnit ss web.service replace";
-    assert!(!rig.attempt(nobody).status.success());
+    assert!(!rig.attempt(other_user).status.success());
 }
 
 /// systemd 252 asks for a transient unit without its name, so here polkit is asked as systemd 257 asks it.
@@ -99,11 +99,11 @@ fn the_rule_tells_a_transient_unit_from_one_that_is_started() {
     rig.run("wakeport init notes --listen 127.0.0.1:8090 --to 127.0.0.1:18090 --write");
     rig.systemctl("restart polkit.service");
     rig.unit(
-        "somebody.service",
+        "foreign.service",
         "[Service]\nUser=wakeport\nExecStart=sleep infinity\n",
     );
-    rig.systemctl("start somebody.service");
-    let pid = rig.show("MainPID", "somebody.service");
+    rig.systemctl("start foreign.service");
+    let pid = rig.show("MainPID", "foreign.service");
     for unit in ["web.service", "notes.service"] {
         let may = |question: &str| {
             rig.attempt(&format!(

@@ -63,7 +63,7 @@ mod tests {
         assert_eq!(
             there.iter().sum::<usize>(),
             made,
-            "a file that nobody makes"
+            "a file without a generator"
         );
     }
 }

@@ -207,9 +207,9 @@ impl Play {
                     "{what}"
                 );
                 assert_eq!(after, State::Stopping(Stop::Ours), "{what}");
-                // Nobody is put out: with a client here, only what does not stop is asked to again.
-                let nobody = self.crowd.is_empty() || !matches!(before, State::Cooling { .. });
-                assert!(nobody || !honest, "{what}");
+                // No client is disconnected: with one, only a stop that failed is ordered again.
+                let idle = self.crowd.is_empty() || !matches!(before, State::Cooling { .. });
+                assert!(idle || !honest, "{what}");
                 self.takes_turns(honest, Order::Sleep, &what);
             }
             Some(Action::Admit) => {
@@ -260,7 +260,7 @@ impl Play {
         );
     }
 
-    /// Whoever waits waits for something: an order, the deadline, or what somebody else does.
+    /// A client waits for an order, the deadline, or an event from outside.
     fn nobody_is_forgotten(&self) {
         let state = self.life.state();
         if self.crowd.waiting > 0 {
@@ -284,10 +284,10 @@ impl Play {
             );
         }
         if self.crowd.is_empty() {
-            assert_ne!(state, State::Awake, "nobody is here");
+            assert_ne!(state, State::Awake, "no client");
         }
         if let State::Cooling { .. } = state {
-            assert!(self.crowd.is_empty(), "somebody is here");
+            assert!(self.crowd.is_empty(), "a client");
         }
     }
 }

@@ -39,14 +39,14 @@ pub(super) fn property(bytes: &[u8]) {
 
 /// A written header parses to the same value.
 fn is_passed_on(origin: Origin) {
-    for (version, nobody) in [
+    for (version, no_address) in [
         (ProxyVersion::V1, Origin::Unknown),
         (ProxyVersion::V2, Origin::Local),
     ] {
         let header = write(version, origin);
         let told = match origin {
             Origin::Tcp { .. } => origin,
-            Origin::Local | Origin::Unknown | Origin::Unix => nobody,
+            Origin::Local | Origin::Unknown | Origin::Unix => no_address,
         };
         assert_eq!(read(&header), Ok(Some((told, header.len()))), "{header:?}");
         assert_eq!(by_ppp(&header), Some(told), "{header:?}");
