@@ -15,7 +15,7 @@ use crate::config::{Admission, Liveness, span};
 use crate::net::dial::{Dialer, Target};
 use crate::net::proxy_header::Origin;
 use crate::net::relay::{self, Ended};
-use crate::net::stream::{AsyncStream as Stream, RawStream};
+use crate::net::stream::{AsyncStream, RawStream};
 use crate::service::probe::Answer;
 use crate::service::{Entrance, Permit, Queued, Traffic, Verdict};
 
@@ -136,8 +136,8 @@ impl Route {
 
 /// A connection whose target is at hand.
 struct Served {
-    client: Stream,
-    target: Stream,
+    client: AsyncStream,
+    target: AsyncStream,
     /// What the target has said already.
     said: Vec<u8>,
     peer: Peer,
@@ -148,7 +148,7 @@ struct Served {
 
 /// What has ended the wait for the target.
 enum Reached {
-    Target(Stream, Vec<u8>, Permit),
+    Target(AsyncStream, Vec<u8>, Permit),
     ClientGone,
     ClientIdle,
     Rejected,
@@ -221,7 +221,7 @@ impl Route {
     /// Identifies the client, waits for the verdict, and dials.
     async fn reach<P>(
         &self,
-        client: &Stream,
+        client: &AsyncStream,
         peer: &mut Peer,
         entry: Entry<P>,
         queued: &mut Option<Box<Queued>>,
@@ -284,7 +284,7 @@ impl Route {
     }
 
     /// Finds out whether the connection is a client's, and which client the PROXY header names.
-    async fn identify(&self, client: &Stream, peer: Peer) -> Result<Option<Origin>, Reached> {
+    async fn identify(&self, client: &AsyncStream, peer: Peer) -> Result<Option<Origin>, Reached> {
         let context = &self.context;
         let mut named = None;
         if let Some(header) = &context.header {
@@ -311,7 +311,7 @@ impl Route {
     }
 
     /// The client that the target is told of, if it is told of any.
-    fn origin(&self, client: &Stream, peer: Peer) -> Origin {
+    fn origin(&self, client: &AsyncStream, peer: Peer) -> Origin {
         if !self.context.dialer.announces() {
             return Origin::Unknown;
         }

@@ -265,7 +265,7 @@ fn make_directory(path: &Path) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         make_directory(parent)?;
     }
-    file::make_directory(path)
+    file::make_directory(path, 0o755)
 }
 
 /// Runs a command. `systemctl` and not D-Bus: it is what was listed and can be repeated by hand, it

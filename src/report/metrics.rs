@@ -111,11 +111,8 @@ impl Page<'_> {
             "gauge",
             "Clients that are connected and were admitted.",
             |Instance { record, alive }, row| {
-                row.is(if *alive {
-                    record.clients.active as f64
-                } else {
-                    0.0
-                });
+                let active = if *alive { record.clients.active } else { 0 };
+                row.is(active as f64);
             },
         );
         self.each(
@@ -123,11 +120,8 @@ impl Page<'_> {
             "gauge",
             "Clients that wait for the service.",
             |Instance { record, alive }, row| {
-                row.is(if *alive {
-                    record.clients.waiting as f64
-                } else {
-                    0.0
-                });
+                let waiting = if *alive { record.clients.waiting } else { 0 };
+                row.is(waiting as f64);
             },
         );
         self.each(

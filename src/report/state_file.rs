@@ -3,13 +3,11 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::OFlags;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::report::record::{Moment, Process, Record};
@@ -97,14 +95,7 @@ pub fn read_all(directory: &Path) -> Vec<Found> {
 
 /// The directory's owner may have put anything there: a link, a pipe, a large file.
 fn read_file(path: &Path) -> io::Result<String> {
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits().cast_signed())
-        .open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
+    let file = file::open_regular(OpenOptions::new().read(true), path)?;
     let mut bytes = Vec::new();
     file.take(LONGEST).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -275,7 +266,7 @@ fn write(path: &Path, record: &Record) -> io::Result<()> {
     let attempt = || file::replace(path, text.as_bytes(), 0o644);
     match attempt() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            file::make_directory(path.parent().unwrap_or(Path::new(".")))?;
+            file::make_directory(path.parent().unwrap_or(Path::new(".")), 0o755)?;
             attempt()
         }
         written => written,
@@ -394,7 +385,7 @@ mod tests {
     #[test]
     fn pipes_and_links_are_not_read() {
         let directory = tempfile::tempdir().unwrap();
-        file::make_directory(&directory.path().join(INSTANCES)).unwrap();
+        file::make_directory(&directory.path().join(INSTANCES), 0o755).unwrap();
         let pipe = path(directory.path(), "pipe");
         rustix::fs::mknodat(
             rustix::fs::CWD,

@@ -2,14 +2,15 @@
 //! directory, which all instances of a machine share.
 
 use std::fmt;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::{FlockOperation, flock};
 
 use crate::config::UnitName;
+use crate::util::file;
 
 /// Where the locks are, below the state directory. Only their owner may open them: a lock can be
 /// taken through any descriptor, one for reading included.
@@ -51,7 +52,8 @@ impl UnitLock {
         units: impl IntoIterator<Item = &'a UnitName>,
     ) -> Result<Self, LockError> {
         let directory = state_dir.join(UNITS);
-        make(&directory).map_err(|error| LockError::Io(directory.clone(), error))?;
+        file::make_directory(&directory, 0o700)
+            .map_err(|error| LockError::Io(directory.clone(), error))?;
         // All in one order: of several instances that want the same units, one gets them.
         let mut units: Vec<_> = units.into_iter().collect();
         units.sort_by_key(|unit| unit.as_str());
@@ -74,18 +76,9 @@ impl UnitLock {
 
 /// The locked file, or the name that its owner has left in it.
 fn lock(path: &Path, instance: &str) -> io::Result<Result<File, Option<String>>> {
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(flags.bits().cast_signed())
-        .open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    let mut file = file::open_regular(options.mode(0o600), path)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {
             file.set_len(0)?;
@@ -101,13 +94,6 @@ fn lock(path: &Path, instance: &str) -> io::Result<Result<File, Option<String>>>
             Ok(Err(name))
         }
         Err(error) => Err(error.into()),
-    }
-}
-
-fn make(directory: &Path) -> io::Result<()> {
-    match DirBuilder::new().mode(0o700).create(directory) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        made => made,
     }
 }
 
@@ -193,7 +179,7 @@ mod tests {
     fn what_cannot_be_locked_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let locks = directory.path().join(UNITS);
-        make(&locks).unwrap();
+        file::make_directory(&locks, 0o700).unwrap();
         std::os::unix::fs::symlink("/etc/passwd", locks.join("link.service")).unwrap();
         fs::create_dir(locks.join("folder.service")).unwrap();
         for unit in ["link", "folder"] {

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::config::address::Peer;
 use crate::net::proxy_header::{self, Origin};
-use crate::net::stream::AsyncStream as Stream;
+use crate::net::stream::AsyncStream;
 
 /// Reads headers.
 #[derive(Clone, Debug)]
@@ -42,7 +42,7 @@ impl ProxyHeaderReader {
     /// Waits for the header.
     pub(super) async fn receive(
         &self,
-        client: &Stream,
+        client: &AsyncStream,
         listener: &str,
         peer: Peer,
     ) -> HeaderOutcome {
@@ -77,7 +77,7 @@ impl ProxyHeaderReader {
     }
 }
 
-async fn take_header(client: &Stream) -> io::Result<Origin> {
+async fn take_header(client: &AsyncStream) -> io::Result<Origin> {
     let mut buffer = vec![0; proxy_header::LONGEST];
     let found = client.peek(&mut buffer, |seen| proxy_header::read(seen).transpose());
     let (origin, length) = found.await?.map_err(io::Error::other)?;

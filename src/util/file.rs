@@ -1,10 +1,12 @@
-//! Files that are written whole or not at all.
+//! Files: written whole or not at all, opened without waiting.
 
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 /// Puts a file with this content in place of the one at `path`. After a crash or a power cut the
 /// path holds the old content or the new one: the draft is synced before the rename. The directory
@@ -39,10 +41,22 @@ fn write(draft: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     file.sync_data()
 }
 
-/// Makes a directory that everyone may read, whatever the umask is. One that is there stays as it is.
-pub fn make_directory(path: &Path) -> io::Result<()> {
-    match DirBuilder::new().mode(0o755).create(path) {
+/// Makes a directory, whatever the umask is. One that is there stays as it is.
+pub fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
+    match DirBuilder::new().mode(mode).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        made => made.and_then(|()| fs::set_permissions(path, Permissions::from_mode(0o755))),
+        made => made.and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode))),
+    }
+}
+
+/// Opens a regular file; anything else is an error, without following a link or waiting for the
+/// other end of a pipe.
+pub fn open_regular(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let options = options.custom_flags(flags.bits().cast_signed());
+    let file = options.open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("not a regular file")),
     }
 }
