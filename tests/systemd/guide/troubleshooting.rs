@@ -106,6 +106,10 @@ fn a_port_that_is_closed_or_in_use() {
 #[ignore = "needs root: tests/run runs it"]
 fn an_access_denied_by_polkit_is_reported() {
     let rig = machine();
+    // A filter that refuses no client has wakeport start the service, and not systemd along with it.
+    rig.run(
+        "wakeport init myapp --listen 8080 --to 127.0.0.1:18080 --deny 192.0.2.1 --write --enable",
+    );
     rig.run("rm /etc/polkit-1/rules.d/50-wakeport-myapp.rules");
     rig.systemctl("try-restart polkit.service");
     assert_eq!(Client::asks(PORT).reads().1, GoneAs::Reset);
