@@ -259,7 +259,7 @@ pub struct Timing {
 }
 
 impl Timing {
-    /// Long enough that somebody who reads a page and clicks on finds the service awake.
+    /// Long enough that the service is still awake for the next click of a reader.
     pub const COOLDOWN: &str = "5min";
     /// systemd's own `DefaultTimeoutStartSec=`.
     pub const START_TIMEOUT: &str = "90s";
@@ -288,7 +288,7 @@ impl Liveness {
     pub const IDLE_TIMEOUT: &str = "infinity";
     /// With the next two, a silent peer that has vanished keeps the service awake for two minutes.
     pub const KEEPALIVE_TIME: &str = "60s";
-    /// As often as that loses nobody on a network that fails for less than a minute.
+    /// So many lose no connection on a network that fails for less than a minute.
     pub const KEEPALIVE_INTERVAL: &str = "10s";
     /// A minute without an answer.
     pub const KEEPALIVE_PROBES: u32 = 6;

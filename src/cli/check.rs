@@ -236,7 +236,7 @@ async fn woken(
     machine::units(bus.as_ref().map_err(Clone::clone)?, units).await
 }
 
-/// What polkit says about the units that are there. A user's own manager asks nobody.
+/// What polkit says about the units that are there. A user's own manager does not ask it.
 async fn permissions(
     service: &ServiceConfig,
     units: &Result<Vec<Unit>, String>,

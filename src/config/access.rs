@@ -19,8 +19,8 @@ struct Network {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Networks(Vec<Network>);
 
-/// The networks whose clients are let in, and those whose clients are refused. Without any,
-/// everybody is let in.
+/// The networks whose clients are admitted, and those whose clients are refused. Without any,
+/// all are admitted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AccessList {
     /// The first one that contains an address decides: the most specific, and `--deny` first.
@@ -52,7 +52,7 @@ impl AccessList {
         }
     }
 
-    /// Whether nobody is refused, because nothing was said.
+    /// Whether all are admitted, because no rule was given.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
     }
@@ -157,7 +157,7 @@ mod tests {
     }
 
     fn from(ip: &str) -> Peer {
-        // Not `Peer::tcp`: nobody else has to have made it canonical.
+        // Not `Peer::tcp`, which would make it canonical.
         Peer::Tcp((ip.parse::<IpAddr>().unwrap(), 1).into())
     }
 

@@ -37,7 +37,7 @@ pub enum UnixAddress {
 pub enum Peer {
     /// A TCP address, an IPv4 one written as such even where it came in over IPv6.
     Tcp(SocketAddr),
-    /// Somebody on a Unix socket; these have no names.
+    /// A peer on a Unix socket, which has no address.
     Unix,
 }
 
@@ -60,7 +60,7 @@ pub struct HttpUrl {
 }
 
 impl Peer {
-    /// Whoever has this address.
+    /// The peer with this address.
     pub fn tcp(address: SocketAddr) -> Self {
         Self::Tcp(SocketAddr::new(address.ip().to_canonical(), address.port()))
     }
@@ -264,7 +264,7 @@ fn host_and_port(text: &str) -> Result<(String, Option<u16>), String> {
             let number = host.split_once('%').map_or(host, |(number, _zone)| number);
             number
                 .parse::<Ipv6Addr>()
-                .map_err(|_| format!("`{host}` is no IPv6 address"))?;
+                .map_err(|_| format!("`{host}` is not an IPv6 address"))?;
             let port = match tail {
                 "" => None,
                 _ => Some(
@@ -299,7 +299,7 @@ fn host_and_port(text: &str) -> Result<(String, Option<u16>), String> {
 fn port(text: &str) -> Result<u16, String> {
     match text.parse() {
         Ok(number) if number > 0 && text.bytes().all(|b| b.is_ascii_digit()) => Ok(number),
-        _ => Err(format!("`{text}` is no port; ports go from 1 to 65535")),
+        _ => Err(format!("`{text}` is not a port; ports go from 1 to 65535")),
     }
 }
 

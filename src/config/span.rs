@@ -30,7 +30,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     while !rest.is_empty() {
         let (span, tail) = first(rest).ok_or_else(|| {
             let rest = rest.escape_debug();
-            format!("`{rest}` is no time; write it like `90s`, `5min 20s` or `infinity`")
+            format!("`{rest}` is not a time; write it like `90s`, `5min 20s` or `infinity`")
         })?;
         sum = sum.zip(span).and_then(|(sum, span)| span.checked_add(sum));
         rest = tail.trim_start();
@@ -38,7 +38,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     let whole = sum.and_then(|sum| u64::try_from(sum / SECOND).ok().zip(Some(sum % SECOND)));
     whole
         .map(|(seconds, nanos)| Duration::new(seconds, nanos as u32))
-        .ok_or_else(|| "nobody waits for so long; write `infinity`".into())
+        .ok_or_else(|| "too long; write `infinity`".into())
 }
 
 /// The first number with its unit, in nanoseconds if it is not too large, and what follows.
@@ -75,7 +75,7 @@ fn first(text: &str) -> Option<(Option<u128>, &str)> {
 }
 
 /// Writes a span as systemd does, to the nearest second: `4min 12s`. Two units are precise enough.
-/// What is left of a span is always a little short of what somebody typed; it is shown as that.
+/// What is left of a span is a little short of what was typed, and is shown as typed.
 pub fn show(span: Duration) -> String {
     if span == Duration::MAX {
         return "infinity".into();
