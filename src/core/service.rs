@@ -262,6 +262,11 @@ impl Service {
         self.query.is_some_and(|query| query.fresh)
     }
 
+    /// Whether another query follows the one under way.
+    pub fn will_query_again(&self) -> bool {
+        self.query_again
+    }
+
     /// The target that the service was woken for.
     pub fn woken_for(&self) -> usize {
         self.woken_for
@@ -334,7 +339,7 @@ impl Service {
         (self.query, self.query_again, self.query_at.is_some()).hash(hasher);
         (self.seen_down, self.linger_until.is_some(), self.closing).hash(hasher);
         (self.sample_at.is_some(), self.watching).hash(hasher);
-        (gates == self.sampled).hash(hasher);
+        (gates == self.sampled, gates.entered == self.sampled.entered).hash(hasher);
     }
 
     // -- what happens
@@ -428,10 +433,10 @@ impl Service {
             Timer::Linger => self.linger_until = None,
             Timer::Sample => {
                 self.sample_at = None;
-                let busy = self.gates != self.sampled;
+                // Nothing has changed for a while: the next change is told.
+                self.watching = self.gates == self.sampled;
                 self.observe(effects);
-                if !busy {
-                    self.watching = true;
+                if self.watching {
                     effects.push(Effect::Watch);
                 }
             }
