@@ -6,8 +6,8 @@ use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 
 use crate::core::lifecycle::{State, Stop};
-use crate::model::step::Step;
-use crate::model::world::{Client, End, World};
+use crate::step::Step;
+use crate::world::{Client, End, World};
 
 /// Every state that can be reached, and what leads from one to the other by itself.
 #[derive(Debug, Default)]
@@ -42,14 +42,20 @@ impl fmt::Display for Counterexample {
             world.take(step);
             let clients = &world.clients[..world.rules.0.clients.len()];
             writeln!(f, "{step:?}")?;
-            writeln!(f, "    clients {clients:?}, {:?}", world.service)?;
-            if let Some(process) = &world.wakeport {
+            writeln!(f, "    clients {clients:?}, {:?}", world.unit)?;
+            if let Some(process) = &world.process {
                 let (state, stage) = (process.state(), process.stage);
-                writeln!(f, "    {state:?}, {stage:?}, look {:?}", process.look)?;
+                writeln!(f, "    {state:?}, {stage:?}, query {:?}", process.query)?;
                 writeln!(
                     f,
-                    "    orders {:?}, inbox {:?}",
-                    process.orders, process.inbox
+                    "    orders {:?}, reports {:?}, inbox {:?}",
+                    process.orders, process.reports, process.inbox
+                )?;
+                let gates = process.gates.map(|gate| (gate.is_open(), gate.inside()));
+                writeln!(
+                    f,
+                    "    gates {gates:?}, told {}, doing {:?}",
+                    process.told, process.doing
                 )?;
             }
         }
@@ -131,10 +137,11 @@ impl Graph {
         let mut graph = Self::default();
         let mut next = VecDeque::new();
         graph.enter(start.clone(), (0, None), &mut next);
-        let mut state = 0;
+        let (mut state, mut steps) = (0, Vec::new());
         while let Some(world) = next.pop_front() {
             graph.first.push(graph.edges.len() as u32);
-            for step in world.steps() {
+            world.steps(&mut steps);
+            for &step in &steps {
                 let mut after = world.clone();
                 after.take(step);
                 graph.steps += 1;
@@ -156,7 +163,7 @@ impl Graph {
             state += 1;
         }
         graph.first.push(graph.edges.len() as u32);
-        // Nobody comes to another state any more.
+        // No other state is entered any more.
         graph.ids = HashMap::default();
         Ok(graph)
     }
@@ -179,7 +186,7 @@ impl Graph {
     }
 
     fn note(&mut self, world: &World) {
-        if let Some(process) = &world.wakeport {
+        if let Some(process) = &world.process {
             self.sights.insert(match process.state() {
                 State::Asleep => "Asleep",
                 State::Waking { .. } => "Waking",
@@ -194,14 +201,14 @@ impl Graph {
         for client in world.clients {
             self.sights.insert(match client {
                 Client::Gone(End::Served) => "Served",
-                Client::Gone(End::TurnedAway) => "TurnedAway",
+                Client::Gone(End::Rejected) => "Rejected",
                 Client::Gone(End::Left) => "Left",
                 Client::Gone(End::Cut) => "Cut",
                 Client::Away
                 | Client::Backlog
                 | Client::Waiting
                 | Client::Admitted
-                | Client::TurnedAway
+                | Client::Rejected
                 | Client::Connected => continue,
             });
         }
@@ -240,7 +247,7 @@ impl Graph {
         self.edges(state).fold(0, |kinds, (_, kind)| kinds | kind)
     }
 
-    /// Makes sure that whatever happens, in the end everybody has left and nothing runs any more:
+    /// Makes sure that whatever happens, in the end all clients have left and nothing runs any more:
     /// there is no way to go on for ever in which each step that is possible all the time (a
     /// timer's: again and again) is taken.
     ///

@@ -1,26 +1,27 @@
 //! What an order does once it is its turn: the second half of src/service/orders.rs, with
 //! src/backend/systemd.rs below it. One unit; systemd does as it is told, if it hears of it.
 
-use super::world::{Kind, Message, Progress, Stage, World};
+use super::world::{Kind, Order, Progress, Stage, World};
 use crate::core::lifecycle::Phase;
+use crate::core::service::Input;
 
 impl World {
     /// Whether the order that is under way can go on.
     pub(crate) fn order_goes_on(&self) -> bool {
-        let Some(order) = self.wakeport.as_ref().and_then(|p| p.orders.first()) else {
+        let Some(order) = self.process.as_ref().and_then(|p| p.orders.first()) else {
             return false;
         };
-        let service = &self.service;
+        let unit = &self.unit;
         match (order.kind, order.progress) {
-            (Kind::Wake, Progress::Going) => {
+            (Kind::Start, Progress::Going) => {
                 order.given_up
                     || !self.bus
-                    || service.phase == Phase::Up
-                    || service.phase == Phase::Down
-                    || service.phase == Phase::Starting && service.by_itself
-                    || service.phase == Phase::Stopping && !service.again
+                    || unit.phase == Phase::Up
+                    || unit.phase == Phase::Down
+                    || unit.phase == Phase::Starting && unit.by_itself
+                    || unit.phase == Phase::Stopping && !unit.again
             }
-            (_, Progress::Going) => !self.bus || service.phase != Phase::Stopping,
+            (_, Progress::Going) => !self.bus || unit.phase != Phase::Stopping,
             _ => true,
         }
     }
@@ -29,19 +30,26 @@ impl World {
     pub(crate) fn order_on(&mut self) {
         let order = self.process().orders[0];
         let progress = match (order.kind, order.progress) {
-            (Kind::Wake, Progress::Begun) => self.begin_wake(order.given_up),
-            (Kind::Wake, Progress::Going) => self.go_on_waking(order.given_up),
+            (Kind::Start, Progress::Begun) => return self.begin_start(order),
+            (Kind::Start, _) => return self.start_on(order),
             (Kind::GiveUp { undo: false }, Progress::Begun) => {
                 let before = self.process().started;
                 return self.over(before);
             }
             (Kind::GiveUp { undo: true }, Progress::Begun) if !self.process().started => {
-                Progress::Slept(Ok(()))
+                return self.stopped(Ok(()));
             }
-            (_, Progress::Begun) => self.begin_stop(),
-            (_, Progress::Going) => match self.service.phase {
+            (_, Progress::Begun) => match self.unit.phase {
                 _ if !self.bus => Progress::Failing,
-                Phase::Down => Progress::Slept(Ok(())),
+                Phase::Down => return self.stopped(Ok(())),
+                Phase::Up | Phase::Starting | Phase::Stopping => {
+                    self.unit.stop();
+                    Progress::Going
+                }
+            },
+            (_, Progress::Going) => match self.unit.phase {
+                _ if !self.bus => Progress::Failing,
+                Phase::Down => return self.stopped(Ok(())),
                 Phase::Up | Phase::Starting => Progress::Failing,
                 Phase::Stopping => Progress::Going,
             },
@@ -50,83 +58,70 @@ impl World {
                 return self.over(false);
             }
             (_, Progress::Failing) => {
-                let seen = if self.bus {
-                    self.service.phase
-                } else {
-                    Phase::Stopping
+                let seen = match self.bus {
+                    true => self.unit.phase,
+                    false => Phase::Stopping,
                 };
-                Progress::Slept(Err(seen))
-            }
-            (_, Progress::Woken(result)) => {
-                self.over(order.started);
-                return self.report(Message::Woken(result));
-            }
-            (_, Progress::Slept(result)) => {
-                self.over(false);
-                return self.report(Message::Slept(result));
+                return self.stopped(Err(seen));
             }
         };
         self.process().orders[0].progress = progress;
     }
 
-    fn begin_wake(&mut self, given_up: bool) -> Progress {
-        if given_up {
-            return Progress::Woken(Err(()));
+    fn begin_start(&mut self, order: Order) {
+        if order.given_up {
+            return self.started(Err(()));
         }
         if !self.bus {
             self.excuse = true;
-            return Progress::Woken(Err(()));
+            return self.started(Err(()));
         }
-        if self.service.phase == Phase::Up {
-            return Progress::Woken(Ok(()));
+        if self.unit.phase == Phase::Up {
+            return self.started(Ok(()));
         }
-        self.service.start();
-        self.process().orders[0].started = true;
-        Progress::Going
+        self.unit.start();
+        let order = &mut self.process().orders[0];
+        (order.started, order.progress) = (true, Progress::Going);
     }
 
-    fn go_on_waking(&mut self, given_up: bool) -> Progress {
-        if given_up {
-            return Progress::Woken(Err(()));
+    fn start_on(&mut self, order: Order) {
+        if order.given_up {
+            return self.started(Err(()));
         }
         if !self.bus {
             self.excuse = true;
-            return Progress::Woken(Err(()));
+            return self.started(Err(()));
         }
-        match self.service.phase {
-            Phase::Up => Progress::Woken(Ok(())),
-            Phase::Starting if self.service.by_itself => Progress::Woken(Ok(())),
-            Phase::Down => Progress::Woken(Err(())),
-            Phase::Starting | Phase::Stopping => Progress::Going,
+        match self.unit.phase {
+            Phase::Up => self.started(Ok(())),
+            Phase::Starting if self.unit.by_itself => self.started(Ok(())),
+            Phase::Down => self.started(Err(())),
+            Phase::Starting | Phase::Stopping => (),
         }
     }
 
-    fn begin_stop(&mut self) -> Progress {
-        if !self.bus {
-            return Progress::Failing;
-        }
-        if self.service.phase == Phase::Down {
-            return Progress::Slept(Ok(()));
-        }
-        self.service.stop();
-        Progress::Going
+    /// A start has ended, which is reported some time.
+    pub(crate) fn started(&mut self, result: Result<(), ()>) {
+        let started = self.process().orders[0].started;
+        self.over(started);
+        self.report(Input::Started(result));
     }
 
-    /// Only the latest order has the number that counts; and there may be no driver any more.
-    pub(crate) fn report(&mut self, message: Message) {
-        let is_latest = self.process().orders.is_empty();
-        if self.process().stage == Stage::Stopping {
-            return;
-        }
-        if is_latest {
-            self.receive(message);
-        } else {
-            self.new_epoch();
+    /// The same for a stop.
+    fn stopped(&mut self, result: Result<(), Phase>) {
+        self.over(false);
+        self.report(Input::Stopped(result));
+    }
+
+    /// There may be nothing any more that could be told.
+    fn report(&mut self, input: Input) {
+        if self.process().stage != Stage::Stopping {
+            self.process().reports.push(input);
         }
     }
 
     /// It is over, and has started something, or nothing.
-    pub(crate) fn over(&mut self, started: bool) {
+    fn over(&mut self, started: bool) {
         let process = self.process();
         process.orders.remove(0);
         process.started = started;

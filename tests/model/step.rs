@@ -1,45 +1,58 @@
 //! What can happen next, each step at once and by itself. What a task reads and what it then tells
 //! are two steps, so anything may come in between.
 
-use super::world::{Client, Defect, End, Kind, Message, Progress, Sight, Stage, Wakeport, World};
+use super::world::{
+    CLIENTS, Client, Defect, End, Kind, Message, Process, Progress, Query, Stage, World,
+};
 use crate::core::lifecycle::{Phase, State};
+use crate::core::service::{Input, Timer};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     // -- happens by itself, sooner or later
-    /// `Acceptor::accept` takes the first client from the backlog (src/server/accept.rs).
+    /// The first connection in the backlog is accepted, and enters by the gate or waits.
     Accept,
-    /// The driver takes a message from its inbox.
+    /// The service takes a message from its inbox.
     Receive,
-    /// It has emptied it.
+    /// It receives that a gate has told.
+    Told,
+    /// It receives what an order has come to.
+    Report,
+    /// It has emptied its inbox.
     Settle,
+    /// It gets on with the gates.
+    Gates,
+    /// Gates that were to be watched are armed, too late.
+    ArmLate,
     /// The lifecycle's deadline is over.
     Due,
-    /// A failure's back-off is over; nobody is told.
+    /// A failure's back-off is over; the core is not told.
     Retry,
-    /// The time has come to look by oneself.
+    /// The pause before the next query is over,
     Poll,
+    /// or that before the gates are read again,
+    Sample,
+    /// or the stay after a client was refused.
+    Lingered,
     /// A wake is left again.
     Refill,
-    /// Those who were refused have had time to come again.
-    StayedOn,
     /// A client's limit is over.
     Limit(u8),
     /// An order gets further.
     Order,
-    /// A look gets further.
-    Look,
+    /// A query gets further.
+    Query,
     /// The probe has an answer (src/service/probe.rs).
     Probe(u8),
-    /// The service gets further in what it does.
-    Serve,
+    /// The unit gets further in what it does.
+    Unit,
     /// A client's session gets further (src/session.rs).
     Session(u8),
-    /// The process gets further on its way out (src/cli/run.rs).
+    /// The process gets further on its way out (src/server.rs).
     Exit,
     /// `--drain-timeout` is over.
     Drain,
-    /// systemd starts wakeport because somebody is in the backlog,
+    /// systemd starts wakeport because a client is in the backlog,
     Activate,
     /// or because it was killed.
     Restart,
@@ -57,7 +70,7 @@ pub(crate) enum Step {
 /// What may go wrong, or just differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wrong {
-    /// A client does not want to wait.
+    /// A client leaves before it is served.
     Leave(u8),
     /// A start takes too long, though it gets further.
     TooSlow,
@@ -65,7 +78,7 @@ pub(crate) enum Wrong {
     StartRefused,
     /// A start fails, is cancelled or times out.
     StartFails,
-    /// It was given up before anybody knew that it began.
+    /// It was given up before its reply said that it began.
     StartUnheard,
     /// A stop is refused, or takes too long.
     StopFails,
@@ -88,11 +101,12 @@ pub(crate) enum Wrong {
 
 impl Step {
     /// What is not kept waiting even if something else comes in between each time: timers, since time
-    /// passes, and what the driver does as soon as its inbox is empty. So are clients' limits.
-    pub(crate) const INSISTENT: [Self; 5] = [
+    /// passes, and what the service does as soon as its inbox is empty. So are clients' limits.
+    pub(crate) const INSISTENT: [Self; 6] = [
         Self::Due,
         Self::Retry,
         Self::Poll,
+        Self::Sample,
         Self::Drain,
         Self::Settle,
     ];
@@ -108,23 +122,28 @@ impl Step {
             Self::Retry => 4,
             Self::Poll => 5,
             Self::Order => 6,
-            Self::Look => 7,
-            Self::Serve => 8,
+            Self::Query => 7,
+            Self::Unit => 8,
             Self::Exit => 9,
             Self::Drain => 10,
             Self::Activate => 11,
             Self::Restart => 12,
             Self::BusBack => 13,
-            Self::Refill => 24,
-            Self::StayedOn => 25,
             Self::Limit(client) => 14 + client,
             Self::Session(client) => 18 + client,
-            Self::Probe(door) => 22 + door,
+            Self::Probe(target) => 22 + target,
+            Self::Refill => 24,
+            Self::Lingered => 25,
+            Self::Gates => 26,
+            Self::Told => 27,
+            Self::Sample => 28,
+            Self::Report => 29,
+            Self::ArmLate => 30,
             Self::News | Self::Come | Self::Wrong(_) => return None,
         })
     }
 
-    /// Whether it takes from what may go wrong.
+    /// Whether it takes nothing from what may go wrong.
     pub(crate) fn is_possible_for_ever(self) -> bool {
         self.kind().is_some() || self == Self::News
     }
@@ -132,8 +151,8 @@ impl Step {
 
 impl World {
     /// All that can happen next.
-    pub(crate) fn steps(&self) -> Vec<Step> {
-        let mut steps = Vec::with_capacity(16);
+    pub(crate) fn steps(&self, steps: &mut Vec<Step>) {
+        steps.clear();
         let mut may = |holds: bool, step: Step| {
             if holds {
                 steps.push(step);
@@ -141,124 +160,134 @@ impl World {
         };
         self.outside(&mut may);
         self.trouble(&mut may);
-        if let Some(process) = &self.wakeport {
+        if let Some(process) = &self.process {
             self.inside(process, &mut may);
         }
-        steps
     }
 
     fn outside(&self, may: &mut impl FnMut(bool, Step)) {
-        let service = &self.service;
+        let unit = &self.unit;
         let backlog = self.clients.contains(&Client::Backlog);
-        let gets_further = match service.phase {
+        let gets_further = match unit.phase {
             Phase::Down => false,
             // One that hangs while it starts fails in the end.
             Phase::Starting | Phase::Stopping => true,
-            Phase::Up => !service.answers && !service.hung,
+            Phase::Up => !unit.answers && !unit.hung,
         };
-        may(gets_further, Step::Serve);
-        may(self.wakeport.is_none() && backlog, Step::Activate);
-        may(self.wakeport.is_none() && self.restarts, Step::Restart);
+        may(gets_further, Step::Unit);
+        may(self.process.is_none() && backlog, Step::Activate);
+        may(self.process.is_none() && self.restarts, Step::Restart);
         may(!self.bus, Step::BusBack);
         may(self.next_client().is_some(), Step::Come);
         may(self.spent, Step::Refill);
     }
 
-    fn inside(&self, process: &Wakeport, may: &mut impl FnMut(bool, Step)) {
+    fn inside(&self, process: &Process, may: &mut impl FnMut(bool, Step)) {
         let backlog = self.clients.contains(&Client::Backlog);
         may(self.accepts(process) && backlog, Step::Accept);
-        for (client, state) in (0..).zip(self.clients) {
+        for (client, state) in self.clients() {
             let at_work = matches!(
                 state,
-                Client::Admitted | Client::TurnedAway | Client::Connected
+                Client::Admitted | Client::Rejected | Client::Connected
             );
             may(at_work, Step::Session(client));
         }
         may(self.order_goes_on(), Step::Order);
         may(self.exits(process), Step::Exit);
         may(process.stage == Stage::Draining, Step::Drain);
+        may(process.query == Some(Query::Unread), Step::Query);
+        may(process.arms_late, Step::ArmLate);
         if process.stage == Stage::Stopping {
             return;
         }
-        may(!process.inbox.is_empty(), Step::Receive);
-        may(process.look.is_some(), Step::Look);
-        for (index, door) in (0..).zip(&process.doors) {
-            may(door.asking && self.service.answers, Step::Probe(index));
+        if process.doing.is_some() {
+            may(true, Step::Gates);
+            return;
         }
-        // Another look than the next would not be told from that.
-        may(self.bus && !process.look_again, Step::News);
+        may(!process.inbox.is_empty(), Step::Receive);
+        may(!process.reports.is_empty(), Step::Report);
+        may(process.told, Step::Told);
+        may(matches!(process.query, Some(Query::Read(_))), Step::Query);
+        for (index, probing) in (0..).zip(process.probing) {
+            may(probing && self.unit.answers, Step::Probe(index));
+        }
+        // Where one query is under way, a second signal would not be told from the first.
+        may(self.bus && !process.core.will_query_again(), Step::News);
         if process.inbox.is_empty() {
             may(!process.settled, Step::Settle);
             self.timers(process, may);
         }
     }
 
-    fn timers(&self, process: &Wakeport, may: &mut impl FnMut(bool, Step)) {
-        let hung = self.service.hung;
-        let due = process.core.lifecycle.deadline().is_some();
-        match process.state() {
-            State::Waking { .. } => {
-                may(due && hung, Step::Due);
-                may(
-                    due && !hung && self.left.failures > 0,
-                    Step::Wrong(Wrong::TooSlow),
-                );
-            }
-            State::Failed { retry_at, .. } => {
-                may(process.core.now < retry_at, Step::Retry);
-                // It takes a minute; a start that is given up ends within seconds.
-                may(due && process.orders.is_empty(), Step::Due);
-            }
-            State::Asleep | State::Awake | State::Cooling { .. } | State::Stopping(_) => {
-                may(due, Step::Due);
+    fn timers(&self, process: &Process, may: &mut impl FnMut(bool, Step)) {
+        let hung = self.unit.hung;
+        for (timer, _) in process.core.timers() {
+            match timer {
+                Timer::Lifecycle => match process.state() {
+                    State::Waking { .. } => {
+                        let dead = !self.rules.0.can_tell && self.unit.phase == Phase::Down;
+                        let stuck = hung || dead && process.orders.is_empty();
+                        may(stuck, Step::Due);
+                        may(
+                            !stuck && self.left.failures > 0,
+                            Step::Wrong(Wrong::TooSlow),
+                        );
+                    }
+                    State::Failed { .. } => {
+                        // It takes a minute; a start that is given up ends within seconds.
+                        let over = process.orders.is_empty() && process.reports.is_empty();
+                        may(over, Step::Due);
+                    }
+                    State::Asleep | State::Awake | State::Cooling { .. } | State::Stopping(_) => {
+                        may(true, Step::Due);
+                    }
+                },
+                Timer::Query => may(!self.has(Defect::NeverPolls), Step::Poll),
+                Timer::Sample => may(true, Step::Sample),
+                Timer::Linger => may(true, Step::Lingered),
+                Timer::Limit(ticket) => {
+                    let client = (ticket.number % CLIENTS as u64) as u8;
+                    may(hung || !self.bus, Step::Limit(client));
+                }
             }
         }
-        may(process.look_at.0.is_some(), Step::Poll);
-        may(process.stays.0.is_some(), Step::StayedOn);
-        for (client, limit) in (0..).zip(process.limits) {
-            may(
-                limit.0.is_some() && (hung || !self.bus),
-                Step::Limit(client),
-            );
+        if let State::Failed { retry_at, .. } = process.state() {
+            may(process.now < retry_at, Step::Retry);
         }
     }
 
     fn trouble(&self, may: &mut impl FnMut(bool, Step)) {
-        let (left, service) = (self.left, &self.service);
+        let (left, unit) = (self.left, &self.unit);
         let fails = left.failures > 0;
-        let runs = matches!(service.phase, Phase::Up | Phase::Starting);
+        let runs = matches!(unit.phase, Phase::Up | Phase::Starting);
         may(
-            fails && service.phase == Phase::Starting,
+            fails && unit.phase == Phase::Starting,
             Step::Wrong(Wrong::StartFails),
         );
+        may(fails && unit.phase == Phase::Up, Step::Wrong(Wrong::Dies));
         may(
-            fails && service.phase == Phase::Up,
-            Step::Wrong(Wrong::Dies),
-        );
-        may(
-            fails && service.phase == Phase::Up,
+            fails && unit.phase == Phase::Up,
             Step::Wrong(Wrong::RestartsItself),
         );
         may(
-            fails && runs && !service.answers && !service.hung,
+            fails && runs && !unit.answers && !unit.hung,
             Step::Wrong(Wrong::Hangs),
         );
-        let starts =
-            service.phase == Phase::Down || service.phase == Phase::Stopping && !service.again;
+        let starts = unit.phase == Phase::Down || unit.phase == Phase::Stopping && !unit.again;
         may(left.admin > 0 && starts, Step::Wrong(Wrong::AdminStarts));
         may(
-            left.admin > 0 && (runs || service.again),
+            left.admin > 0 && (runs || unit.again),
             Step::Wrong(Wrong::AdminStops),
         );
         may(left.bus > 0 && self.bus, Step::Wrong(Wrong::BusGone));
-        let Some(process) = &self.wakeport else {
+        let Some(process) = &self.process else {
             return;
         };
         if let Some(order) = process.orders.first() {
             let begun = order.progress == Progress::Begun;
             let going = order.progress == Progress::Going;
             match order.kind {
-                Kind::Wake => {
+                Kind::Start => {
                     may(
                         fails && begun && !order.given_up,
                         Step::Wrong(Wrong::StartRefused),
@@ -268,17 +297,17 @@ impl World {
                         Step::Wrong(Wrong::StartUnheard),
                     );
                 }
-                Kind::Sleep | Kind::GiveUp { undo: true } | Kind::Close => {
+                Kind::Stop | Kind::GiveUp { undo: true } | Kind::Close => {
                     may(fails && (begun || going), Step::Wrong(Wrong::StopFails));
                 }
                 Kind::GiveUp { undo: false } => (),
             }
         }
-        for (client, state) in (0..).zip(self.clients) {
-            may(
-                left.leaves > 0 && state == Client::Waiting,
-                Step::Wrong(Wrong::Leave(client)),
-            );
+        if left.leaves > 0 {
+            for (client, state) in self.clients() {
+                let may_leave = matches!(state, Client::Waiting | Client::Admitted);
+                may(may_leave, Step::Wrong(Wrong::Leave(client)));
+            }
         }
         may(left.kills > 0, Step::Wrong(Wrong::Kill));
         may(
@@ -287,10 +316,10 @@ impl World {
         );
     }
 
-    fn accepts(&self, process: &Wakeport) -> bool {
+    fn accepts(&self, process: &Process) -> bool {
         match process.stage {
             Stage::Serving => true,
-            Stage::Asking | Stage::Answered(true) => self.has(Defect::AsksWithOpenDoors),
+            Stage::Asking | Stage::Answered(true) => self.has(Defect::AsksWithOpenListeners),
             Stage::Answered(false)
             | Stage::Closing
             | Stage::Draining
@@ -300,7 +329,7 @@ impl World {
     }
 
     /// Whether the process can get further on its way out.
-    fn exits(&self, process: &Wakeport) -> bool {
+    fn exits(&self, process: &Process) -> bool {
         match process.stage {
             Stage::Serving => process.idle,
             Stage::Answered(_) => true,
@@ -310,9 +339,14 @@ impl World {
         }
     }
 
-    fn next_client(&self) -> Option<usize> {
-        let clients = &self.clients[..self.rules.0.clients.len()];
-        clients.iter().position(|&client| client == Client::Away)
+    fn clients(&self) -> impl Iterator<Item = (u8, Client)> {
+        (0..).zip(self.clients[..self.rules.0.clients.len()].iter().copied())
+    }
+
+    fn next_client(&self) -> Option<u8> {
+        let mut clients = self.clients();
+        let next = clients.find(|&(_, client)| client == Client::Away);
+        next.map(|(client, _)| client)
     }
 
     /// Does it.
@@ -323,40 +357,53 @@ impl World {
                 let message = self.process().inbox.remove(0);
                 self.receive(message);
             }
-            Step::Settle => self.settle(),
-            Step::Due => {
-                let deadline = self.process().core.lifecycle.deadline();
-                self.tick_lifecycle(deadline.expect("it has one"));
+            Step::Told => {
+                self.process().told = false;
+                self.feed(Input::Gate);
             }
+            Step::Report => {
+                let input = self.process().reports.remove(0);
+                self.feed(input);
+            }
+            Step::Settle => self.settle(),
+            Step::Gates => self.gates_on(),
+            Step::ArmLate => {
+                let process = self.process();
+                process.arms_late = false;
+                process.gates = process.gates.map(|gate| gate.watch());
+            }
+            Step::Due => self.due(Timer::Lifecycle),
             Step::Retry => {
                 if let State::Failed { retry_at, .. } = self.process().state() {
-                    self.process().core.now = retry_at;
+                    self.process().pass(retry_at);
                 }
             }
-            Step::Poll => self.tick_look(),
+            Step::Poll => self.feed(Input::Due(Timer::Query)),
+            Step::Sample => self.feed(Input::Due(Timer::Sample)),
+            Step::Lingered => self.feed(Input::Due(Timer::Linger)),
             Step::Refill => self.refill(),
-            Step::StayedOn => self.tick_stay(),
-            Step::Limit(client) => self.tick_limit(client),
+            Step::Limit(client) => self.due(Timer::Limit(self.ticket(client))),
             Step::Order => self.order_on(),
-            Step::Look => self.look_on(),
-            Step::Probe(door) => self.receive(Message::Answered(door)),
-            Step::Serve => self.service_on(),
+            Step::Query => self.query_on(),
+            Step::Probe(target) => self.feed(Input::Answered(usize::from(target))),
+            Step::Unit => self.unit_on(),
             Step::Session(client) => self.session_on(client),
             Step::Exit => self.exit_on(),
             Step::Drain => self.cut(),
             Step::Activate | Step::Restart => {
                 self.restarts = false;
-                self.heirloom = false;
-                self.wakeport = Some(Wakeport::new(self.budget(), self.now.0));
+                self.handed_on = false;
+                self.process = Some(Process::new(self.rules.0, self.limiter(), self.now.0));
             }
             Step::BusBack => self.bus = true,
-            Step::News => self.receive(Message::Changed),
+            Step::News => self.feed(Input::Changed),
             Step::Come => {
-                let next = self.next_client().expect("somebody is left");
-                self.clients[next] = Client::Backlog;
+                let next = self.next_client().expect("one is left");
+                self.clients[usize::from(next)] = Client::Backlog;
             }
             Step::Wrong(wrong) => self.go_wrong(wrong),
         }
+        self.check_counts();
     }
 
     fn go_wrong(&mut self, wrong: Wrong) {
@@ -389,31 +436,33 @@ impl World {
         match wrong {
             Wrong::Leave(client) => self.leave(client, End::Left),
             Wrong::TooSlow => self.take(Step::Due),
-            Wrong::StartRefused => {
-                self.process().orders[0].progress = Progress::Woken(Err(()));
-            }
+            Wrong::StartRefused => self.started(Err(())),
             Wrong::StartUnheard => {
-                self.service.start();
-                self.process().orders[0].progress = Progress::Woken(Err(()));
+                self.unit.start();
+                self.started(Err(()));
             }
             Wrong::StopFails => self.process().orders[0].progress = Progress::Failing,
-            Wrong::StartFails | Wrong::Dies => self.service.becomes(Phase::Down),
+            Wrong::StartFails | Wrong::Dies => self.unit.becomes(Phase::Down),
             Wrong::RestartsItself => {
-                self.service.becomes(Phase::Starting);
-                self.service.by_itself = true;
+                self.unit.becomes(Phase::Starting);
+                self.unit.by_itself = true;
             }
-            Wrong::Hangs => self.service.hung = true,
+            Wrong::Hangs => self.unit.hung = true,
             Wrong::AdminStarts => {
-                self.service.start();
-                self.service.by_admin = true;
-                self.service.known = false;
-                self.heirloom |= self.wakeport.is_none() && !self.restarts;
+                self.unit.start();
+                self.unit.by_admin = true;
+                self.unit.known = false;
+                self.handed_on |= self.process.is_none() && !self.restarts;
             }
-            Wrong::AdminStops => self.service.stop(),
+            Wrong::AdminStops => self.unit.stop(),
             Wrong::BusGone => self.bus = false,
             Wrong::Kill => {
-                self.cut_all();
-                self.wakeport = None;
+                for client in &mut self.clients {
+                    if client.is_accepted() {
+                        *client = Client::Gone(End::Cut);
+                    }
+                }
+                self.process = None;
                 self.restarts = true;
                 self.excuse = false;
             }
@@ -423,66 +472,82 @@ impl World {
 
     /// A wake is under way, so what goes wrong may make it fail.
     fn is_waking(&self) -> bool {
-        self.wakeport
-            .as_ref()
-            .is_some_and(|process| matches!(process.state(), State::Waking { .. }))
+        let state = self.process.as_ref().map(Process::state);
+        matches!(state, Some(State::Waking { .. }))
     }
 
-    fn service_on(&mut self) {
-        let service = &mut self.service;
-        match service.phase {
-            Phase::Starting if service.hung => {
-                service.becomes(Phase::Down);
+    fn due(&mut self, timer: Timer) {
+        let process = self.process();
+        if let Some(at) = process.at(timer) {
+            process.pass(at);
+        }
+        let expected = self.unit.hung || !self.bus;
+        self.expect(
+            expected || !matches!(timer, Timer::Limit(_)),
+            "a client was rejected by a target that answers",
+        );
+        self.feed(Input::Due(timer));
+    }
+
+    fn unit_on(&mut self) {
+        let unit = &mut self.unit;
+        match unit.phase {
+            Phase::Starting if unit.hung => {
+                unit.becomes(Phase::Down);
                 self.excuse |= self.is_waking();
             }
-            Phase::Starting => service.becomes(Phase::Up),
-            Phase::Up => service.answers = true,
-            Phase::Stopping if service.again => {
-                service.again = false;
-                service.becomes(Phase::Starting);
+            Phase::Starting => unit.becomes(Phase::Up),
+            Phase::Up => unit.answers = true,
+            Phase::Stopping if unit.again => {
+                unit.again = false;
+                unit.becomes(Phase::Starting);
             }
-            Phase::Stopping => service.becomes(Phase::Down),
+            Phase::Stopping => unit.becomes(Phase::Down),
             Phase::Down => (),
         }
     }
 
-    fn look_on(&mut self) {
-        let seen = self.bus.then_some(self.service.phase);
-        let look = self.process().look.as_mut().expect("somebody looks");
-        match look.sight {
-            Sight::Unread => look.sight = Sight::Read(seen),
-            Sight::Read(seen) => self.receive(Message::Looked(seen)),
+    fn query_on(&mut self) {
+        let seen = self.bus.then_some(self.unit.phase);
+        match self.process().query {
+            Some(Query::Unread) => self.process().query = Some(Query::Read(seen)),
+            Some(Query::Read(seen)) => self.queried(seen),
+            None => (),
         }
     }
 
-    /// Time passes, and nobody is told.
+    /// Time passes, of which the core is not told.
     fn refill(&mut self) {
         self.spent = false;
-        let budget = self.budget();
-        if let Some(process) = &mut self.wakeport {
-            let lifecycle = &mut process.core.lifecycle;
-            *lifecycle = lifecycle.clone().limited(budget);
+        let limiter = self.limiter();
+        if let Some(process) = &mut self.process {
+            process.core.limit_wakes(limiter);
         }
     }
 
     // -- clients
 
-    /// `Acceptor::accept_now` and `Hall::admit`; says whether there was somebody.
+    /// `Route::accept`; whether there was a client.
     fn accept(&mut self) -> bool {
-        let first = self
-            .clients
-            .iter()
-            .position(|&client| client == Client::Backlog);
-        if let Some(index) = first {
-            self.clients[index] = Client::Waiting;
-            self.post(Message::Arrived(index as u8));
+        let first = self.clients().find(|&(_, state)| state == Client::Backlog);
+        let Some((client, _)) = first else {
+            return false;
+        };
+        let target = self.target_of(client);
+        let enters = self.enter_gate(target);
+        self.clients[usize::from(client)] = match enters {
+            true => Client::Admitted,
+            false => Client::Waiting,
+        };
+        if !enters {
+            self.post(Message::Arrived(client));
         }
-        first.is_some()
+        true
     }
 
-    /// `House::reach` and `House::relay`.
+    /// `Route::reach` and `Served::relay`.
     fn session_on(&mut self, client: u8) {
-        let answers = self.service.answers;
+        let answers = self.unit.answers;
         let state = &mut self.clients[usize::from(client)];
         match state {
             Client::Admitted if answers => *state = Client::Connected,
@@ -490,30 +555,27 @@ impl World {
                 *state = Client::Waiting;
                 self.post(Message::Refused(client));
             }
-            Client::TurnedAway => self.leave(client, End::TurnedAway),
+            Client::Rejected => self.leave(client, End::Rejected),
             Client::Connected => self.leave(client, End::Served),
             Client::Away | Client::Backlog | Client::Waiting | Client::Gone(_) => (),
         }
     }
 
-    /// Its permit is dropped.
-    pub(crate) fn leave(&mut self, client: u8, end: End) {
-        self.clients[usize::from(client)] = Client::Gone(end);
-        self.post(Message::Left(client));
-    }
-
-    fn cut(&mut self) {
-        for client in 0..self.clients.len() {
-            if self.clients[client].is_accepted() {
-                self.leave(client as u8, End::Cut);
-            }
+    /// Its permit is dropped, or its place in the queue.
+    fn leave(&mut self, client: u8, end: End) {
+        let state = &mut self.clients[usize::from(client)];
+        let before = std::mem::replace(state, Client::Gone(end));
+        match before {
+            Client::Admitted | Client::Connected => self.leave_gate(self.target_of(client)),
+            Client::Waiting | Client::Rejected => self.post(Message::Left(client)),
+            Client::Away | Client::Backlog | Client::Gone(_) => (),
         }
     }
 
-    fn cut_all(&mut self) {
-        for client in &mut self.clients {
-            if client.is_accepted() {
-                *client = Client::Gone(End::Cut);
+    fn cut(&mut self) {
+        for client in 0..self.rules.0.clients.len() {
+            if self.clients[client].is_accepted() {
+                self.leave(client as u8, End::Cut);
             }
         }
     }
@@ -521,27 +583,26 @@ impl World {
     // -- the process
 
     fn exit_on(&mut self) {
-        let backlog = self.clients.contains(&Client::Backlog);
         let stage = self.process().stage;
         match stage {
             Stage::Serving => {
                 self.process().stage = Stage::Asking;
                 self.post(Message::MayExit);
             }
-            Stage::Answered(true) if backlog => {
-                self.accept();
-                self.process().stage = Stage::Serving;
-            }
             Stage::Answered(true) => {
-                self.process().stage = Stage::Closing;
-                self.post(Message::Close { sleep: false });
+                if self.accept() {
+                    self.process().stage = Stage::Serving;
+                } else {
+                    self.process().stage = Stage::Closing;
+                    self.post(Message::Close { stop: false });
+                }
             }
-            Stage::Answered(false) if self.has(Defect::KeepsDoorsShut) => (),
+            Stage::Answered(false) if self.has(Defect::KeepsListenersClosed) => (),
             Stage::Answered(false) => self.process().stage = Stage::Serving,
             Stage::Draining => {
                 self.process().stage = Stage::Drained;
-                let sleep = self.rules.0.stop_on_exit;
-                self.post(Message::Close { sleep });
+                let stop = self.rules.0.stop_on_exit;
+                self.post(Message::Close { stop });
             }
             Stage::Stopping => self.end(),
             Stage::Asking | Stage::Closing | Stage::Drained => (),
@@ -551,19 +612,20 @@ impl World {
     /// The process is gone.
     pub(crate) fn end(&mut self) {
         let told = self.process().stage != Stage::Closing;
-        let sleep = told && self.rules.0.stop_on_exit;
-        let service = self.service;
-        let runs = service.phase != Phase::Down;
-        let nobody = !self.clients.iter().any(|client| client.is_accepted());
+        let stop = told && self.rules.0.stop_on_exit;
+        let empty = self.process().inside() == 0;
+        let unit = self.unit;
+        let runs = unit.phase != Phase::Down;
+        let nobody = empty && !self.clients.iter().any(|client| client.is_accepted());
         self.expect(nobody, "wakeport has exited with a client accepted");
-        let unknown = service.by_admin && !service.known;
-        let left_behind = told && (!sleep || self.excuse);
+        let unknown = unit.by_admin && !unit.known;
+        let left_behind = told && (!stop || self.excuse);
         self.expect(
             !runs || unknown || left_behind,
-            "wakeport has left a service running that nobody will stop",
+            "wakeport has left a service running that nothing will stop",
         );
-        self.heirloom = runs;
+        self.handed_on = runs;
         self.excuse = false;
-        self.wakeport = None;
+        self.process = None;
     }
 }

@@ -1,18 +1,21 @@
-//! All there is: clients, the service as systemd knows it, and wakeport's process, which may run or
-//! not.
+//! All there is: clients, the gates, the service as systemd knows it, and wakeport's process, which
+//! may run or not.
 //!
-//! There is no time in it but the lifecycle's own: a deadline passes as early or as late as it
-//! likes, so whatever holds here holds for all values of the options. Two states that differ in
-//! the values of their instants only are one state.
+//! There is no time in it but the core's own: a deadline passes as early or as late as it likes, so
+//! whatever holds here holds for all values of the options. Two states that differ in the values of
+//! their instants only are one state.
 
 use std::hash::{Hash, Hasher};
 use std::time::{Duration, Instant};
 
-use crate::core::lifecycle::{Lifecycle, Phase, State, Stop, Times};
+use crate::core::gate::{Occupancy, Word};
+use crate::core::lifecycle::{Phase, State, Times};
+use crate::core::service::{self as core, Input, Rules as CoreRules, Ticket, Timer};
 use crate::core::wake_limiter::WakeLimiter;
 
-pub(crate) const CLIENTS: usize = 3;
-pub(crate) const DOORS: usize = 2;
+/// Clients there is room for.
+pub(crate) const CLIENTS: usize = 8;
+pub(crate) const TARGETS: usize = 2;
 
 pub(crate) const COOLDOWN: Duration = Duration::from_secs(300);
 pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(90);
@@ -25,77 +28,7 @@ impl<T> Hash for Aside<T> {
     fn hash<H: Hasher>(&self, _: &mut H) {}
 }
 
-/// A timer of the driver's: it matters whether it is set.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Timer(pub(crate) Option<Instant>);
-
-impl Hash for Timer {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.is_some().hash(state);
-    }
-}
-
-/// The real lifecycle, and what time it is.
-#[derive(Clone, Debug)]
-pub(crate) struct Core {
-    pub(crate) lifecycle: Lifecycle,
-    pub(crate) now: Instant,
-}
-
-impl Hash for Core {
-    fn hash<H: Hasher>(&self, hasher: &mut H) {
-        let state = self.lifecycle.state();
-        std::mem::discriminant(&state).hash(hasher);
-        self.lifecycle
-            .no_wake_until(self.now)
-            .is_some()
-            .hash(hasher);
-        match state {
-            State::Asleep | State::Awake => (),
-            State::Waking { started, .. } => started.hash(hasher),
-            State::Cooling { sleep_at } => sleep_at.is_some().hash(hasher),
-            State::Stopping(stop) => match stop {
-                Stop::Ours => 0_u8.hash(hasher),
-                Stop::Again { .. } => 1_u8.hash(hasher),
-                Stop::Theirs => 2_u8.hash(hasher),
-            },
-            State::Failed {
-                retry_at, undoing, ..
-            } => (self.now >= retry_at, undoing).hash(hasher),
-        }
-    }
-}
-
-/// Some of the clients.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Set(u8);
-
-impl Set {
-    pub(crate) fn insert(&mut self, client: u8) {
-        self.0 |= 1 << client;
-    }
-
-    pub(crate) fn remove(&mut self, client: u8) -> bool {
-        let had = self.has(client);
-        self.0 &= !(1 << client);
-        had
-    }
-
-    pub(crate) fn has(self, client: u8) -> bool {
-        self.0 >> client & 1 == 1
-    }
-
-    pub(crate) fn len(self) -> usize {
-        self.0.count_ones() as usize
-    }
-
-    /// Those who came first come first.
-    pub(crate) fn iter(self) -> impl Iterator<Item = u8> {
-        (0..8).filter(move |&client| self.has(client))
-    }
-}
-
-/// A client, as whoever looks over its shoulder sees it.
+/// A client, as seen from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Client {
     Away,
@@ -103,10 +36,11 @@ pub(crate) enum Client {
     Backlog,
     /// Accepted; no verdict yet.
     Waiting,
-    /// Let through, about to dial.
+    /// Inside the gate, about to dial.
     Admitted,
     /// Its session has been told to reset it.
-    TurnedAway,
+    Rejected,
+    /// Inside the gate, relaying.
     Connected,
     Gone(End),
 }
@@ -115,7 +49,7 @@ pub(crate) enum Client {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum End {
     Served,
-    TurnedAway,
+    Rejected,
     /// It did not want to wait.
     Left,
     /// wakeport was killed, or stopped and did not want to wait.
@@ -125,7 +59,7 @@ pub(crate) enum End {
 impl Client {
     pub(crate) fn is_accepted(self) -> bool {
         match self {
-            Self::Waiting | Self::Admitted | Self::TurnedAway | Self::Connected => true,
+            Self::Waiting | Self::Admitted | Self::Rejected | Self::Connected => true,
             Self::Away | Self::Backlog | Self::Gone(_) => false,
         }
     }
@@ -133,9 +67,9 @@ impl Client {
 
 /// The service as systemd knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Service {
+pub(crate) struct Unit {
     pub(crate) phase: Phase,
-    /// Up, and its target answers.
+    /// Up, and its targets answer.
     pub(crate) answers: bool,
     /// A start waits for the stop to end.
     pub(crate) again: bool,
@@ -149,7 +83,7 @@ pub(crate) struct Service {
     pub(crate) known: bool,
 }
 
-impl Service {
+impl Unit {
     pub(crate) fn becomes(&mut self, phase: Phase) {
         self.phase = phase;
         self.answers = false;
@@ -182,30 +116,30 @@ impl Service {
     }
 }
 
-/// What the driver is told: `Message` in src/service/message.rs. Only clients and the process itself
-/// queue up: their order is what it is all about. The others, of whom there is one at a time, are
-/// heard at any moment after they have something to tell, which allows more than the real inbox.
+/// Messages to the service whose order matters: `Message` in src/service/handle.rs. The others are
+/// received at any moment after they were sent, which allows more than the real inbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Message {
     Arrived(u8),
+    /// Holds the permit: the client is inside until this is received.
     Refused(u8),
     Left(u8),
-    Woken(Result<(), ()>),
-    Slept(Result<(), Phase>),
-    Answered(u8),
-    Changed,
-    Looked(Option<Phase>),
     MayExit,
-    Close { sleep: bool },
+    Close {
+        stop: bool,
+    },
 }
 
-/// One target: `Door` in src/service/door.rs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Door {
-    pub(crate) waiting: Set,
-    pub(crate) open: bool,
-    pub(crate) answer: bool,
-    pub(crate) asking: bool,
+/// What the service's thread is about to do with the gates; it receives nothing before that is done,
+/// while connections come and go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Doing {
+    /// Carry out `Effect::CloseEmpty`,
+    Close(usize),
+    /// and report what came of it.
+    Closed(usize, bool),
+    /// Carry out `Effect::Watch`, at this gate next.
+    Watch(usize),
 }
 
 /// An order to the backend, begun and not over: src/service/orders.rs.
@@ -220,8 +154,8 @@ pub(crate) struct Order {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
-    Wake,
-    Sleep,
+    Start,
+    Stop,
     GiveUp { undo: bool },
     Close,
 }
@@ -234,101 +168,128 @@ pub(crate) enum Progress {
     Going,
     /// A stop has failed; what the service does now is about to be read.
     Failing,
-    /// A start has ended like this, which is about to be told.
-    Woken(Result<(), ()>),
-    /// The same for a stop.
-    Slept(Result<(), Phase>),
 }
 
-/// A look at the service: `Driver::look`.
+/// A query under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Look {
-    /// No order was begun or ended meanwhile.
-    pub(crate) fresh: bool,
-    pub(crate) sight: Sight,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Sight {
+pub(crate) enum Query {
     Unread,
     Read(Option<Phase>),
 }
 
-/// How far the process has come: the loop and what follows it in src/cli/run.rs.
+/// How far the process has come: the loop and what follows it in src/server.rs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Stage {
-    /// Clients are accepted.
+    /// Connections are accepted.
     Serving,
-    /// Accepts nobody, has asked whether it may exit.
+    /// Accepts none, has asked whether it may exit.
     Asking,
     Answered(bool),
-    /// It may, and nobody came at the last moment.
+    /// It may, and none came at the last moment.
     Closing,
-    /// SIGTERM: accepts nobody, waits for those who are here.
+    /// SIGTERM: accepts none, waits for those that are here.
     Draining,
-    /// The same with nobody here.
+    /// The same with none here.
     Drained,
-    /// The driver has ended, and the last order stops the service.
+    /// The service's loop has ended, and the last order stops the service.
     Stopping,
 }
 
-/// The process: the driver (src/service.rs) and what runs around it.
-#[derive(Clone, Debug, Hash)]
-pub(crate) struct Wakeport {
-    pub(crate) core: Core,
+/// The process: the core, and what runs around it.
+#[derive(Clone, Debug)]
+pub(crate) struct Process {
+    pub(crate) core: core::Service,
+    pub(crate) now: Instant,
+    pub(crate) gates: [Word; TARGETS],
+    pub(crate) left_at: Option<Instant>,
+    /// A gate has told of a change.
+    pub(crate) told: bool,
+    pub(crate) doing: Option<Doing>,
     pub(crate) inbox: Vec<Message>,
+    /// What orders tell when they have ended, in their order.
+    pub(crate) reports: Vec<Input>,
     pub(crate) settled: bool,
     pub(crate) idle: bool,
-    pub(crate) doors: [Door; DOORS],
-    pub(crate) connected: Set,
-    /// Turned away, and not gone yet.
-    pub(crate) leaving: Set,
-    pub(crate) limits: [Timer; CLIENTS],
-    pub(crate) woken_for: u8,
+    /// Which targets are probed,
+    pub(crate) probing: [bool; TARGETS],
+    /// and which have answered since the service came up, and refused no connection.
+    pub(crate) reachable: [bool; TARGETS],
     pub(crate) orders: Vec<Order>,
     /// What the order that was over last has started.
     pub(crate) started: bool,
-    pub(crate) look: Option<Look>,
-    pub(crate) look_again: bool,
-    pub(crate) look_at: Timer,
-    pub(crate) seen_down: bool,
-    /// Somebody was refused, and others may follow.
-    pub(crate) stays: Timer,
+    pub(crate) query: Option<Query>,
     pub(crate) stage: Stage,
+    /// With `Defect::WatchesTooLate`, the gates are armed some time.
+    pub(crate) arms_late: bool,
+    /// With `Defect::ClosesOnClients`, what the gates said before.
+    pub(crate) before: Aside<Occupancy>,
 }
 
-impl Wakeport {
-    pub(crate) fn new(budget: WakeLimiter, now: Instant) -> Self {
-        let times = Times {
-            cooldown: COOLDOWN,
-            start_timeout: START_TIMEOUT,
+impl Hash for Process {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.core.fingerprint(self.now, self.occupancy(), hasher);
+        for gate in self.gates {
+            (gate.0 as u32 & 3, gate.inside() as u8).hash(hasher);
+        }
+        (self.told, self.doing, &self.inbox, &self.reports).hash(hasher);
+        (self.settled, self.idle, self.probing, self.reachable).hash(hasher);
+        (&self.orders, self.started, self.query, self.stage).hash(hasher);
+        self.arms_late.hash(hasher);
+    }
+}
+
+impl Process {
+    pub(crate) fn new(rules: Rules, limiter: WakeLimiter, now: Instant) -> Self {
+        let core_rules = CoreRules {
+            times: Times {
+                cooldown: COOLDOWN,
+                start_timeout: START_TIMEOUT,
+            },
+            can_tell: rules.can_tell,
+            can_start: true,
         };
         Self {
-            core: Core {
-                lifecycle: Lifecycle::new(times).limited(budget),
-                now,
-            },
+            core: core::Service::new(core_rules, rules.targets(), limiter, now),
+            now,
+            gates: [Word::default(); TARGETS],
+            left_at: None,
+            told: false,
+            doing: None,
             inbox: Vec::new(),
+            reports: Vec::new(),
             settled: false,
             idle: false,
-            doors: [Door::default(); DOORS],
-            connected: Set::default(),
-            leaving: Set::default(),
-            limits: [Timer::default(); CLIENTS],
-            woken_for: 0,
+            probing: [false; TARGETS],
+            reachable: [false; TARGETS],
             orders: Vec::new(),
             started: false,
-            look: None,
-            look_again: false,
-            look_at: Timer::default(),
-            seen_down: false,
-            stays: Timer::default(),
+            query: None,
             stage: Stage::Serving,
+            arms_late: false,
+            before: Aside(Occupancy::default()),
         }
     }
 
     pub(crate) fn state(&self) -> State {
-        self.core.lifecycle.state()
+        self.core.state()
+    }
+
+    pub(crate) fn occupancy(&self) -> Occupancy {
+        Occupancy::of(self.gates, self.left_at)
+    }
+
+    pub(crate) fn inside(&self) -> usize {
+        self.gates.iter().map(|gate| gate.inside()).sum()
+    }
+
+    /// When this timer of the core's runs out, if it runs.
+    pub(crate) fn at(&self, wanted: Timer) -> Option<Instant> {
+        let mut timers = self.core.timers();
+        timers.find_map(|(timer, at)| (timer == wanted).then_some(at))
+    }
+
+    pub(crate) fn pass(&mut self, until: Instant) {
+        self.now = self.now.max(until);
     }
 }
 
@@ -345,67 +306,91 @@ pub(crate) struct Trouble {
     pub(crate) kills: u8,
     /// SIGTERM for wakeport.
     pub(crate) terms: u8,
-    /// A client does not want to wait.
+    /// A client leaves before it is served.
     pub(crate) leaves: u8,
 }
 
 /// What makes a world.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules {
-    /// How many clients come, and the door of each.
+    /// How many clients come, and the target of each.
     pub(crate) clients: &'static [u8],
     pub(crate) stop_on_exit: bool,
     /// `--wake-rate`: one wake in a time that is longer than any other.
     pub(crate) one_wake: bool,
+    /// Queries are worth repeating.
+    pub(crate) can_tell: bool,
+    /// The last connection that leaves is told: a cooldown of less than a second.
+    pub(crate) tell_last: bool,
     /// What is wrong with this world, to see whether that is found.
     pub(crate) defect: Option<Defect>,
+}
+
+impl Rules {
+    pub(crate) fn targets(self) -> usize {
+        let last = self.clients.iter().max();
+        last.map_or(1, |&last| usize::from(last) + 1)
+    }
 }
 
 /// Something that wakeport might do wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Defect {
-    /// The driver loses an order to let clients through.
+    /// It loses an order to let a client through.
     ForgetsToAdmit,
     /// It starts the service anew for each client.
-    WakesForEach,
+    StartsForEach,
     /// It starts it while it is being stopped.
-    WakesDuringAStop,
-    /// It forgets those who have waited through a stop.
+    StartsDuringAStop,
+    /// It forgets clients that have waited through a stop.
     ForgetsWhoWaited,
     /// It does not stop what it finds running.
     NeverAdopts,
     /// It never forgets that a start has failed.
     NeverForgets,
-    /// It turns clients away while it stops.
-    TurnsAwayDuringAStop,
-    /// It does not stop the service when nobody is here.
+    /// It rejects clients while it stops.
+    RejectsDuringAStop,
+    /// It does not stop the service when no client is here.
     NeverCools,
-    /// A look counts that was begun before an order.
-    BelievesOldLooks,
+    /// A query counts that was begun before an order.
+    BelievesOldQueries,
     /// It trusts that there will be news.
     NeverPolls,
-    /// It exits without having looked.
+    /// It exits without a query.
     ExitsBlindly,
-    /// It asks whether it may exit with the doors open.
-    AsksWithOpenDoors,
+    /// It asks whether it may exit with the listeners open.
+    AsksWithOpenListeners,
     /// It does not open them again when it may not.
-    KeepsDoorsShut,
-    /// It exits before those whom it turns away are gone.
-    ExitsUnderThoseWhoLeave,
+    KeepsListenersClosed,
+    /// It exits before clients that it rejects are gone.
+    ExitsUnderRejected,
+    // -- the gates
+    /// It takes a gate for closed without closing it.
+    StopsWithoutClosing,
+    /// It closes a gate on clients inside, and trusts what it read before.
+    ClosesOnClients,
+    /// A gate that refuses to close leaves those closed that were closed before.
+    KeepsGatesClosed,
+    /// The gates never tell of a connection that leaves.
+    LeavesSilently,
+    /// The gates are armed after they were read.
+    WatchesTooLate,
+    /// A connection that is refused leaves twice.
+    LeavesTwice,
 }
 
 /// Everything.
 #[derive(Clone, Debug, Hash)]
 pub(crate) struct World {
     pub(crate) clients: [Client; CLIENTS],
-    pub(crate) service: Service,
+    pub(crate) unit: Unit,
     pub(crate) bus: bool,
-    pub(crate) wakeport: Option<Wakeport>,
+    pub(crate) process: Option<Process>,
     /// It was killed: systemd starts it anew without being asked.
     pub(crate) restarts: bool,
-    /// What runs belongs to the next wakeport: SIGTERM has left it, or the administrator has
-    /// started it while there was none.
-    pub(crate) heirloom: bool,
+    /// What runs belongs to the next process: SIGTERM has left it, or the administrator has started
+    /// it while there was none.
+    pub(crate) handed_on: bool,
     /// The wake that there may be was spent, be it in an earlier life.
     pub(crate) spent: bool,
     /// Something went wrong during this wake (or this last stop), so it may fail.
@@ -413,6 +398,10 @@ pub(crate) struct World {
     pub(crate) left: Trouble,
     pub(crate) rules: Aside<Rules>,
     pub(crate) now: Aside<Instant>,
+    /// How often each client has been here before.
+    pub(crate) visits: Aside<[u32; CLIENTS]>,
+    /// How often the service was told to stop.
+    pub(crate) stops: Aside<u32>,
     /// What must not happen, and has.
     pub(crate) fault: Aside<Option<&'static str>>,
 }
@@ -421,7 +410,7 @@ impl World {
     pub(crate) fn new(rules: Rules, left: Trouble, now: Instant) -> Self {
         Self {
             clients: [Client::Away; CLIENTS],
-            service: Service {
+            unit: Unit {
                 phase: Phase::Down,
                 answers: false,
                 again: false,
@@ -431,14 +420,16 @@ impl World {
                 known: false,
             },
             bus: true,
-            wakeport: None,
+            process: None,
             restarts: false,
-            heirloom: false,
+            handed_on: false,
             spent: false,
             excuse: false,
             left,
             rules: Aside(rules),
             now: Aside(now),
+            visits: Aside([0; CLIENTS]),
+            stops: Aside(0),
             fault: Aside(None),
         }
     }
@@ -453,33 +444,73 @@ impl World {
         }
     }
 
-    /// Nothing runs that costs anything, and nobody wants anything.
+    /// Nothing runs that costs anything, and no client wants anything.
     pub(crate) fn is_at_rest(&self) -> bool {
         let quiet = |client: &Client| matches!(client, Client::Away | Client::Gone(_));
-        self.wakeport.is_none()
+        self.process.is_none()
             && !self.restarts
             && self.clients.iter().all(quiet)
-            && (self.service.phase == Phase::Down || self.heirloom)
+            && (self.unit.phase == Phase::Down || self.handed_on)
     }
 
     /// What may be spent by now.
-    pub(crate) fn budget(&self) -> WakeLimiter {
+    pub(crate) fn limiter(&self) -> WakeLimiter {
         if !self.rules.0.one_wake {
             return WakeLimiter::default();
         }
-        let now = self
-            .wakeport
-            .as_ref()
-            .map_or(self.now.0, |process| process.core.now);
+        let now = self.process.as_ref().map_or(self.now.0, |p| p.now);
         WakeLimiter::new(1, Duration::MAX, self.spent.then_some(now))
     }
 
+    /// A gate has just refused to close for a stop.
+    pub(crate) fn is_refused_close(&self) -> bool {
+        let doing = self.process.as_ref().and_then(|process| process.doing);
+        matches!(doing, Some(Doing::Closed(_, false)))
+    }
+
+    /// Whether this client is gone, and nothing that it has left is under way.
+    pub(crate) fn may_come_again(&self, client: usize) -> bool {
+        let left = [Message::Refused(client as u8), Message::Left(client as u8)];
+        let process = self.process.as_ref();
+        matches!(self.clients[client], Client::Gone(_))
+            && process.is_none_or(|process| !process.inbox.iter().any(|m| left.contains(m)))
+    }
+
     /// The process that runs.
-    pub(crate) fn process(&mut self) -> &mut Wakeport {
-        self.wakeport.as_mut().expect("wakeport runs")
+    pub(crate) fn process(&mut self) -> &mut Process {
+        self.process.as_mut().expect("wakeport runs")
     }
 
     pub(crate) fn post(&mut self, message: Message) {
         self.process().inbox.push(message);
+    }
+
+    pub(crate) fn target_of(&self, client: u8) -> usize {
+        usize::from(self.rules.0.clients[usize::from(client)])
+    }
+
+    pub(crate) fn ticket(&self, client: u8) -> Ticket {
+        let visits = u64::from(self.visits.0[usize::from(client)]);
+        Ticket {
+            target: self.target_of(client),
+            number: visits * CLIENTS as u64 + u64::from(client),
+        }
+    }
+
+    /// Each connection inside is counted once by the gate of its target, and no other is.
+    pub(crate) fn check_counts(&mut self) {
+        let Some(process) = &self.process else { return };
+        let mut inside = [0; TARGETS];
+        for (&target, client) in self.rules.0.clients.iter().zip(self.clients) {
+            let is_inside = matches!(client, Client::Admitted | Client::Connected);
+            inside[usize::from(target)] += usize::from(is_inside);
+        }
+        for message in &process.inbox {
+            if let Message::Refused(client) = message {
+                inside[self.target_of(*client)] += 1;
+            }
+        }
+        let counted = process.gates.map(|gate| gate.inside());
+        self.expect(counted == inside, "a gate counts other connections");
     }
 }
