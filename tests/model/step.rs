@@ -616,8 +616,8 @@ impl World {
         let empty = self.process().inside() == 0;
         let unit = self.unit;
         let runs = unit.phase != Phase::Down;
-        let nobody = empty && !self.clients.iter().any(|client| client.is_accepted());
-        self.expect(nobody, "wakeport has exited with a client accepted");
+        let none = empty && !self.clients.iter().any(|client| client.is_accepted());
+        self.expect(none, "wakeport has exited with a client accepted");
         let unknown = unit.by_admin && !unit.known;
         let left_behind = told && (!stop || self.excuse);
         self.expect(

@@ -10,6 +10,7 @@ mod listeners;
 mod networks;
 mod proxy_headers;
 mod records;
+mod services;
 mod setups;
 mod spans;
 mod units;
@@ -18,7 +19,7 @@ mod units;
 pub(super) type Property = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub(super) const PROPERTIES: [(&str, Property); 12] = [
+pub(super) const PROPERTIES: [(&str, Property); 13] = [
     ("addresses", addresses::property),
     ("answers", answers::property),
     ("commands", commands::property),
@@ -28,6 +29,7 @@ pub(super) const PROPERTIES: [(&str, Property); 12] = [
     ("networks", networks::property),
     ("proxy_headers", proxy_headers::property),
     ("records", records::property),
+    ("services", services::property),
     ("setups", setups::property),
     ("spans", spans::property),
     ("units", units::property),
