@@ -64,7 +64,7 @@ fn a_flood_beyond_the_wake_rate_starts_nothing() {
     flood();
     all_is_well(&rig, lives + 2);
     assert_eq!(rig.starts("nginx.service"), 2);
-    assert_eq!(rig.said(SERVICE, "`--wake-rate 2/1h` allows"), 1);
+    assert_eq!(rig.said(SERVICE, "would exceed `--wake-rate 2/1h`"), 1);
     let status = rig.run("wakeport status");
     assert!(
         status.contains("woken too often: no wake before"),
@@ -73,7 +73,7 @@ fn a_flood_beyond_the_wake_rate_starts_nothing() {
     assert!(rig.show("StatusText", SERVICE).contains("no wake before"));
     let explained = rig.run(&format!("journalctl -x -u {SERVICE}"));
     assert!(
-        explained.contains("nginx.service was woken too often"),
+        explained.contains("nginx.service exceeds its wake rate"),
         "{explained}"
     );
 

@@ -441,7 +441,7 @@ fn the_log_has_one_line_for_each_change() {
         "nginx.service is in use again",
         "stopping nginx.service",
         "nginx.service stopped",
-        "exiting: ",
+        "idle; exiting",
     ];
     for line in told.lines() {
         assert!(
