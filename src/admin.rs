@@ -103,8 +103,15 @@ impl Finding {
 
     /// The same, about one service of several.
     fn of(self, service: Option<&str>) -> Self {
-        let service = service.map(str::to_owned);
-        Self { service, ..self }
+        match service {
+            None => self,
+            // In a file options are keys.
+            Some(service) => Self {
+                level: self.level,
+                service: Some(service.to_owned()),
+                text: self.text.replace("`--", "`"),
+            },
+        }
     }
 }
 
@@ -132,6 +139,11 @@ impl Instance {
     /// The socket units, the service's own one first.
     pub fn sockets(&self) -> Vec<String> {
         self.groups().into_iter().map(|group| group.unit).collect()
+    }
+
+    /// Whether its services come from a file.
+    pub fn has_file(&self) -> bool {
+        self.config.has_file()
     }
 
     /// The units that its services wake, in the order of the services.

@@ -5,6 +5,7 @@ pub mod child;
 mod config_file;
 mod exporter;
 mod init;
+mod instances;
 #[cfg(any(test, fuzzing))]
 pub mod inside;
 mod observed;

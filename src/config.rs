@@ -40,16 +40,17 @@ pub struct ProcessConfig {
 }
 
 impl Config {
-    /// For each of these listeners, by name, the index of its service. If a listener has none, or
+    /// Whether the services come from a file.
+    pub fn has_file(&self) -> bool {
+        self.services.iter().any(|service| service.name.is_some())
+    }
+
+    /// For each of these listeners, by name, the index of its service, if it has one. If
     /// a service's listener is not there: why, in one line.
     pub fn owners<'a>(
         &self,
         listeners: impl Iterator<Item = &'a str> + Clone,
     ) -> Result<Vec<Option<usize>>, String> {
-        let owns = |service: &ServiceConfig, listener: &str| {
-            let own = service.listeners.as_ref();
-            own.is_none_or(|own| own.iter().any(|own| own == listener))
-        };
         for service in &self.services {
             let mut own = service.listeners.iter().flatten();
             if let Some(missing) = own.find(|own| !listeners.clone().any(|name| name == *own)) {
@@ -63,7 +64,7 @@ impl Config {
         }
         let owner = |listener: &str| {
             let mut services = self.services.iter();
-            services.position(|service| owns(service, listener))
+            services.position(|service| service.owns(listener))
         };
         Ok(listeners.map(owner).collect())
     }
@@ -129,6 +130,12 @@ impl ServiceConfig {
         ];
         let given = given.into_iter().filter(|(is, _)| *is);
         given.map(|(_, name)| name).collect()
+    }
+
+    /// Whether it gets the clients of this listener.
+    pub fn owns(&self, listener: &str) -> bool {
+        let own = self.listeners.as_ref();
+        own.is_none_or(|own| own.iter().any(|own| own == listener))
     }
 
     /// The units that are started and stopped, if there are any.

@@ -42,7 +42,8 @@
 //! cli.rs cli/          options (flags and variables), config_file (the file of several services),
 //!                      plan (which listener goes where), run (wires it all),
 //!                      observed (its record), status and exporter (show all records), init (sets
-//!                      an instance up), check (looks at one), say (to people), inside (for tests)
+//!                      an instance up), check (verifies one), instances (all of them), output (of
+//!                      commands), inside (for tests)
 //! ```
 //!
 //! # The life of a connection

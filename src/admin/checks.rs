@@ -25,6 +25,8 @@ pub fn preflight(instance: &Instance, system: &System, plan: &Plan) -> Vec<Findi
         .iter()
         .map(|Named { name, value }| (name.as_deref().unwrap_or(instance.stem()), value))
         .collect();
+    findings.extend(target::owners(&listeners, config));
+    findings.extend(target::shared(config));
     let mut units = system.units.as_deref().unwrap_or_default();
     for service in &config.services {
         let names = service.units();
@@ -37,6 +39,7 @@ pub fn preflight(instance: &Instance, system: &System, plan: &Plan) -> Vec<Findi
         }
         found.extend(target::routes(&listeners, service));
         found.extend(unit::filters(service, system.service.as_ref(), woken));
+        found.extend(unit::shared(names, woken, &system.elsewhere));
         let of_service = |finding: Finding| finding.of(service.name.as_deref());
         findings.extend(found.into_iter().map(of_service));
     }
@@ -57,7 +60,11 @@ pub fn preflight(instance: &Instance, system: &System, plan: &Plan) -> Vec<Findi
     findings.extend(port::linger(system.linger));
     findings.extend(unit::drop_ins(instance, system, plan));
     findings.sort_by_key(|finding| finding.level);
-    findings
+    let named = |finding: Finding| match finding.service {
+        Some(_) => finding.under(instance.stem()),
+        None => finding,
+    };
+    findings.into_iter().map(named).collect()
 }
 
 /// What is wrong with an instance, or a command line, as it is.
@@ -74,6 +81,10 @@ pub fn findings(subject: &Subject) -> Vec<Finding> {
             "no `--listen` was given, so the sockets have to come from systemd; `wakeport check UNIT` verifies an instance",
         ));
     }
+    if !listeners.is_empty() {
+        findings.extend(target::owners(&listeners, &subject.config));
+    }
+    findings.extend(target::shared(&subject.config));
     let relay = subject
         .instance
         .as_ref()
@@ -93,6 +104,7 @@ pub fn findings(subject: &Subject) -> Vec<Finding> {
         }
         let woken = system.units.as_deref().unwrap_or_default();
         found.extend(unit::filters(config, relay, woken));
+        found.extend(unit::shared(config.units(), woken, &subject.elsewhere));
         found.extend(unit::permissions(subject, &system.permissions));
         found.extend(unit::programs(&subject.user, &system.programs));
         let of_service = |finding: Finding| finding.of(config.name.as_deref());

@@ -26,8 +26,9 @@ pub use sockets::listening;
 /// Where programs are that systemd finds by their names (systemd.service(5), "Command lines").
 const PATH: [&str; 2] = ["/usr/local/bin", "/usr/bin"];
 
-/// All that `wakeport init` has to know.
-pub async fn system(instance: &Instance, places: &Places) -> System {
+/// All that `wakeport init` has to know of the machine, but for what its instances do
+/// ([`System::elsewhere`] is left empty), and the bus that told it.
+pub async fn system(instance: &Instance, places: &Places) -> (System, Result<Bus, String>) {
     let bus = Bus::connect(instance.manager).await;
     let units = match &bus {
         Ok(bus) => units(bus, &instance.units()).await,
@@ -46,16 +47,18 @@ pub async fn system(instance: &Instance, places: &Places) -> System {
             });
         }
     }
-    System {
+    let system = System {
         units,
         service,
         sockets,
         listening: listening(instance.manager, bus.as_ref().ok()).await,
+        elsewhere: Vec::new(),
         present,
         user: has_user("wakeport"),
         polkit: has_polkit(bus.as_ref().ok()).await,
         linger: bus.is_ok().then(|| linger(instance.manager)).flatten(),
-    }
+    };
+    (system, bus)
 }
 
 /// What is left of instances in these places, and whether there is a systemd to reload.
@@ -75,9 +78,12 @@ pub async fn units(bus: &Bus, names: &[UnitName]) -> Result<Vec<Unit>, String> {
 
 /// Where the files of this manager's instances go.
 pub fn places(manager: Manager) -> Result<Places, String> {
-    let units = match manager {
-        Manager::System => "/etc/systemd/system".into(),
-        Manager::User => config_home()?.join("systemd/user"),
+    let (units, configs) = match manager {
+        Manager::System => ("/etc/systemd/system".into(), "/etc/wakeport".into()),
+        Manager::User => {
+            let home = config_home()?;
+            (home.join("systemd/user"), home.join("wakeport"))
+        }
     };
     let program = std::env::current_exe().ok();
     let known = |path: &PathBuf| {
@@ -87,6 +93,7 @@ pub fn places(manager: Manager) -> Result<Places, String> {
     Ok(Places {
         units,
         rules: "/etc/polkit-1/rules.d".into(),
+        configs,
         program: program
             .filter(|path| !known(path))
             .map(|path| path.display().to_string()),

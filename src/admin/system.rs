@@ -115,6 +115,8 @@ pub struct System {
     pub sockets: Vec<Unit>,
     /// What listens on this machine.
     pub listening: Vec<Listening>,
+    /// The units that other instances wake.
+    pub elsewhere: Vec<Elsewhere>,
     /// The files that are there: where we want to write, what an earlier `init` has written for
     /// this instance, and what lies beside it.
     pub present: Vec<Present>,
@@ -139,6 +141,8 @@ pub struct Subject {
     pub services: Vec<ServiceSystem>,
     /// What listens on this machine.
     pub listening: Vec<Listening>,
+    /// The units that other instances wake.
+    pub elsewhere: Vec<Elsewhere>,
     /// The user that all this runs as.
     pub user: String,
     /// Whether there is such a user.
@@ -156,6 +160,15 @@ impl Subject {
     pub fn services(&self) -> impl Iterator<Item = (&ServiceConfig, &ServiceSystem)> {
         self.config.services.iter().zip(&self.services)
     }
+}
+
+/// A unit that another instance wakes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// Its own name.
+    pub unit: String,
+    /// The service of that instance.
+    pub instance: String,
 }
 
 /// What concerns one service.
@@ -193,6 +206,8 @@ pub struct Installed {
     pub unknown: Vec<String>,
     /// Files with variables that cannot be read, and why.
     pub unread: Vec<(String, String)>,
+    /// The file of its services, if its user cannot read that, and why.
+    pub closed: Option<(String, String)>,
 }
 
 /// A socket unit.

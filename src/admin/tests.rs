@@ -61,6 +61,7 @@ fn system() -> System {
             "127.0.0.1:8080",
             Holder::Unit("nginx.service".into()),
         )],
+        elsewhere: Vec::new(),
         present: Vec::new(),
         user: true,
         polkit: true,
@@ -72,6 +73,7 @@ fn plan(instance: &Instance, system: &System) -> Plan {
     let places = Places {
         units: "/units".into(),
         rules: "/rules".into(),
+        configs: "/configs".into(),
         program: None,
     };
     set_up(instance, &places, system, true)
@@ -434,6 +436,7 @@ fn subject() -> Subject {
             loops: Vec::new(),
         }],
         listening: Vec::new(),
+        elsewhere: Vec::new(),
         user: "wakeport".into(),
         user_exists: true,
         open_files: 1_048_576,
@@ -634,4 +637,201 @@ fn each_thing_that_is_wrong_with_an_instance_is_one_line() {
         |it| it.instance.as_mut().unwrap().unread = vec![("/x".into(), "no".into())],
         "note: `/x` was not read (no)",
     );
+}
+
+/// `web` with two services: nginx, and docs.
+const FILE: &str = "[service.nginx]\nlistener = \"web\"\nto = \"127.0.0.1:8080\"\n\
+                    [service.docs]\nlistener = \"docs\"\nto = \"127.0.0.1:8081\"\n";
+
+fn from_file(text: &str) -> Config {
+    crate::cli::inside::file(text.as_bytes(), &[]).unwrap()
+}
+
+/// An installed instance with a file, and sockets with these names.
+fn web(text: &str, listeners: &[&str]) -> Subject {
+    let mut subject = subject();
+    subject.config = from_file(text);
+    let installed = subject.instance.as_mut().unwrap();
+    installed.service.id = "wakeport@web.service".into();
+    let socket = installed.sockets[0].clone();
+    let named = |(index, name): (usize, &&str)| SocketUnit {
+        listener: (*name).to_owned(),
+        at: vec![format!("[::]:8{index}").parse().unwrap()],
+        ..socket.clone()
+    };
+    installed.sockets = listeners.iter().enumerate().map(named).collect();
+    let service = subject.services[0].clone();
+    let services = subject.config.services.iter().map(|config| {
+        let mut service = service.clone();
+        let name = config.units()[0].to_string();
+        for permission in &mut service.permissions {
+            permission.unit.clone_from(&name);
+        }
+        service.units.as_mut().unwrap()[0].id = name;
+        service
+    });
+    subject.services = services.collect();
+    subject
+}
+
+/// What is found, below the name of the instance.
+fn verified(subject: &Subject) -> Vec<String> {
+    let findings = checks::findings(subject);
+    let findings = findings.iter().map(|it| it.under("wakeport@web"));
+    findings
+        .map(|it| format!("{}: {}", it.level, it.text))
+        .collect()
+}
+
+#[track_caller]
+fn one(found: &[String], words: &str) {
+    assert!(
+        found.len() == 1 && found[0].contains(words),
+        "no `{words}` in {found:#?}"
+    );
+}
+
+#[test]
+fn each_service_of_a_file_is_verified_by_its_name() {
+    let both = ["web", "docs"];
+    assert_eq!(verified(&web(FILE, &both)), Vec::<String>::new());
+    one(
+        &verified(&web(FILE, &["web"])),
+        "error: wakeport@web: service `docs` has the listener `docs`, and no socket is called so",
+    );
+    one(
+        &verified(&web(FILE, &["web", "docs", "more"])),
+        "error: wakeport@web: listener `more` belongs to no service",
+    );
+    let mut subject = web(FILE, &both);
+    // In the order of their names: docs, nginx.
+    let unit = &mut subject.services[1].units.as_mut().unwrap()[0];
+    unit.start_timeout = span::parse("5min").unwrap();
+    one(
+        &verified(&subject),
+        "warning: web/nginx: `nginx.service` may take 5min to start, and wakeport waits 1min 30s; `start-timeout '5min'`",
+    );
+    let mut subject = web(FILE, &both);
+    subject.services[0].permissions[0].allowed = Ok(false);
+    one(
+        &verified(&subject),
+        "error: web/docs: user `wakeport` is not authorized by polkit to `start` `docs.service`; `wakeport init web … --write`",
+    );
+    let mut subject = web(FILE, &both);
+    let installed = subject.instance.as_mut().unwrap();
+    installed.closed = Some(("/etc/wakeport/web.toml".into(), "its mode is 600".into()));
+    one(
+        &verified(&subject),
+        "error: wakeport@web: `/etc/wakeport/web.toml` cannot be read by the user of `wakeport@web.service`: its mode is 600",
+    );
+    one(
+        &verified(&web(&FILE.replace("8081", "8080"), &both)),
+        "warning: web/nginx: target `127.0.0.1:8080` is that of the service `docs` as well",
+    );
+    one(
+        &verified(&web(&FILE.replace("8081", "80"), &both)),
+        "error: web/docs: target `127.0.0.1:80` is our own listener `web`",
+    );
+}
+
+#[test]
+fn a_unit_that_another_instance_wakes_is_an_error() {
+    let elsewhere = |unit: &str| {
+        vec![system::Elsewhere {
+            unit: unit.into(),
+            instance: "wakeport@media.service".into(),
+        }]
+    };
+    let words = "`nginx.service` is woken by `wakeport@media.service` as well";
+    let mut subject = web(FILE, &["web", "docs"]);
+    subject.elsewhere = elsewhere("nginx.service");
+    one(&verified(&subject), &format!("error: web/nginx: {words}"));
+    subject.elsewhere = elsewhere("other.service");
+    assert_eq!(verified(&subject), Vec::<String>::new());
+    // By its own name.
+    subject.elsewhere = elsewhere("nginx-full.service");
+    subject.services[1].units.as_mut().unwrap()[0].id = "nginx-full.service".into();
+    one(&verified(&subject), &format!("error: web/nginx: {words}"));
+
+    let mut system = system();
+    system.elsewhere = elsewhere("nginx.service");
+    let found = found(&nginx(), &system);
+    one(&found, &format!("error: {words}"));
+    one(&found, "`wakeport init media --remove`");
+}
+
+#[test]
+fn one_rule_authorizes_all_units_of_a_file() {
+    let mut instance = Instance {
+        name: "web".parse().unwrap(),
+        config: from_file(FILE),
+        settings: Vec::new(),
+        ..nginx()
+    };
+    let listen = ["web=80", "docs=81"].map(|text| text.parse().unwrap());
+    instance.config.process.listen = listen.to_vec();
+    let mut system = system();
+    let docs = Unit {
+        id: "docs.service".into(),
+        ..unit()
+    };
+    system.units = Ok(vec![docs, unit()]);
+    system.listening.push(listens(
+        "127.0.0.1:8081",
+        Holder::Unit("docs.service".into()),
+    ));
+    assert_eq!(found(&instance, &system), Vec::<String>::new());
+    let changes = plan(&instance, &system).changes;
+    let rule = changes.iter().find(|it| it.path.starts_with("/rules"));
+    let rule = rule.and_then(|rule| rule.new.as_ref()).unwrap();
+    assert!(
+        rule.contains("[\"docs.service\", \"nginx.service\"]"),
+        "{rule}"
+    );
+    let variables = changes.iter().filter_map(|it| it.new.as_ref());
+    for text in variables {
+        assert!(!text.contains("Environment="), "{text}");
+    }
+}
+
+#[test]
+fn the_variables_of_other_instances_are_read_from_their_files() {
+    let file = |path: &str, text: &str| Present {
+        path: path.into(),
+        text: Ok(text.into()),
+    };
+    let present = [
+        file(
+            "/u/wakeport@a.socket.d/10-init.conf",
+            "[Socket]\nListenStream=1\n",
+        ),
+        file(
+            "/u/wakeport@a-more.socket.d/10-init.conf",
+            "[Socket]\nListenStream=2\nService=wakeport@a.service\n",
+        ),
+        file(
+            "/u/wakeport@a.service.d/10-init.conf",
+            "[Service]\nEnvironment=WAKEPORT_UNIT=\nEnvironment=\"WAKEPORT_EXEC=50%% of %i \\\"x\\\"\" B=1\n",
+        ),
+        file(
+            "/u/wakeport@b.service",
+            "[Service]\nExecStart=wakeport run\n",
+        ),
+        file("/rules/50-wakeport-c.rules", ""),
+    ];
+    let pair = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    let found = unit_files::variables(&present, Manager::System);
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(
+        found["a"],
+        [
+            ("WAKEPORT_UNIT", "a"),
+            ("WAKEPORT_CONFIG", "-%E/wakeport/a.toml"),
+            ("WAKEPORT_UNIT", ""),
+            ("WAKEPORT_EXEC", "50% of a \"x\""),
+            ("B", "1"),
+        ]
+        .map(pair)
+    );
+    assert_eq!(found["b"][0], pair(("WAKEPORT_UNIT", "b")));
 }

@@ -1,6 +1,7 @@
 //! The files of an instance, what changes when they are written or removed, and the commands that
 //! make systemd follow.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +28,8 @@ pub struct Places {
     pub units: PathBuf,
     /// polkit's rules.
     pub rules: PathBuf,
+    /// The files of instances with several services.
+    pub configs: PathBuf,
     /// The program's path, where systemd does not find it by its name.
     pub program: Option<String>,
 }
@@ -65,6 +68,13 @@ const WRITTEN_BY: &str = "Written by `wakeport init ";
 #[derive(Clone, Debug)]
 pub struct Mark(String);
 
+impl Places {
+    /// The file of an instance with several services.
+    pub fn config(&self, instance: &str) -> PathBuf {
+        self.configs.join(format!("{instance}.toml"))
+    }
+}
+
 impl Mark {
     /// The mark of the instance with this name.
     pub fn new(name: &UnitName, manager: Manager) -> Self {
@@ -97,6 +107,39 @@ pub fn may_be_ours(path: &Path) -> bool {
     (name == DROP_IN && unit(&folder)) || unit(&name) || name.starts_with("50-wakeport-")
 }
 
+/// The variables of each instance in these files, by its name: those of its template, and what its
+/// units set, in the order of their files.
+pub fn variables(present: &[Present], manager: Manager) -> BTreeMap<String, Vec<(String, String)>> {
+    let mut instances = BTreeMap::new();
+    for Present { path, text } in present {
+        let folder = path.parent().and_then(Path::file_name).unwrap_or_default();
+        let name = path.file_name().unwrap_or_default();
+        let units = [folder, name].map(|name| name.to_string_lossy().into_owned());
+        let Ok(text) = text else { continue };
+        // A socket with another name than its service's names that.
+        let mut lines = text.lines().map(str::trim_start);
+        let ends = match lines.any(|line| line.starts_with("Service=")) {
+            true => &[".service"][..],
+            false => &[".service", ".socket"],
+        };
+        let stem = units.iter().find_map(|unit| {
+            let unit = unit.strip_suffix(".d").unwrap_or(unit);
+            let unit = unit.strip_prefix("wakeport@")?;
+            let stem = ends.iter().find_map(|end| unit.strip_suffix(end))?;
+            (!stem.is_empty()).then_some(stem)
+        });
+        let Some(stem) = stem else { continue };
+        let template = match manager {
+            Manager::System => SYSTEM_SERVICE,
+            Manager::User => USER_SERVICE,
+        };
+        let template = || unit_text::environment(template, stem);
+        let variables: &mut Vec<_> = instances.entry(stem.to_owned()).or_insert_with(template);
+        variables.extend(unit_text::environment(text, stem));
+    }
+    instances
+}
+
 /// The files that make the instance, with what they hold.
 pub fn files(instance: &Instance, places: &Places, ids: &[String]) -> Vec<(PathBuf, String)> {
     let first = format!("# {}\n", instance.mark().0);
@@ -126,7 +169,11 @@ pub fn files(instance: &Instance, places: &Places, ids: &[String]) -> Vec<(PathB
         }
         files.push(unit(&group.unit, &sections));
     }
-    files.push(unit(&service, &relay(instance, places)));
+    let sections = relay(instance, places);
+    // One with a file may need no variable.
+    if !sections.is_empty() {
+        files.push(unit(&service, &sections));
+    }
     if instance.manager == Manager::System && !ids.is_empty() {
         let rule = places
             .rules
@@ -165,7 +212,7 @@ fn relay(instance: &Instance, places: &Places) -> Sections {
         let command = format!("{} run", unit_text::program(path));
         sections.set("Service", "ExecStart", &command);
     }
-    let wakes_its_name = instance.units() == [instance.name.clone()];
+    let wakes_its_name = instance.has_file() || instance.units() == [instance.name.clone()];
     let named = instance
         .settings
         .iter()

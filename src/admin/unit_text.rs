@@ -116,6 +116,11 @@ impl Sections {
         }
     }
 
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The file, below its first lines.
     pub fn write(&self, first: &str) -> String {
         let mut text = first.to_owned();
@@ -138,6 +143,21 @@ impl Sections {
         let last = self.0.len() - 1;
         &mut self.0[last].1
     }
+}
+
+/// The variables that a unit file, or a drop-in, of this instance sets (systemd.exec(5)), in order.
+pub fn environment(text: &str, instance: &str) -> Vec<(String, String)> {
+    let values = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Environment="));
+    let words = values.flat_map(|value| shlex::split(value).unwrap_or_default());
+    let pair = |word: String| {
+        let (name, value) = word.split_once('=')?;
+        // A specifier that is not known here stays.
+        let parts = value.split("%%").map(|part| part.replace("%i", instance));
+        Some((name.to_owned(), parts.collect::<Vec<_>>().join("%")))
+    };
+    words.filter_map(pair).collect()
 }
 
 /// The variables of an `EnvironmentFile=` (systemd.exec(5)), in order.

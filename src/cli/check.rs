@@ -1,11 +1,14 @@
 //! `wakeport check`: verifies an instance, or a command line. Starts nothing.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::instances::{self, Other};
 use super::options::Options;
 use super::{Exit, Fatal, output};
 use crate::admin::checks::{self, target, unit};
@@ -28,12 +31,30 @@ use crate::net::reach::reaches;
 /// The exit code is 1 if there is an error, and 0 otherwise.
 #[derive(Debug, clap::Args)]
 pub(super) struct Check {
-    /// The name of the instance, as for `wakeport init`
-    #[arg(value_name = "UNIT")]
-    instance: Option<UnitName>,
+    /// The name of the instance, as for `wakeport init`, or the path of a file as for --config
+    #[arg(value_name = "UNIT|FILE")]
+    what: Option<What>,
 
     #[command(flatten)]
     options: Options,
+}
+
+/// What is to be verified.
+#[derive(Clone, Debug)]
+enum What {
+    Instance(UnitName),
+    File(PathBuf),
+}
+
+impl FromStr for What {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.starts_with(['/', '.']) || text.ends_with(".toml") {
+            true => Ok(Self::File(text.into())),
+            false => text.parse().map(Self::Instance),
+        }
+    }
 }
 
 /// A name that takes longer to resolve keeps clients waiting as well.
@@ -56,18 +77,34 @@ impl Check {
     }
 
     async fn findings(self) -> Result<ExitCode, Fatal> {
-        let options = self.options;
+        let mut options = self.options;
         let settings = options.as_variables();
         let manager = options.manager();
         let others = settings.iter().any(|(name, _)| name != "WAKEPORT_USER");
-        match self.instance {
-            Some(_) if others => Err(Fatal::usage(
-                "give either UNIT, to verify an instance, or the options of `wakeport run`",
-            )),
+        let instance = match self.what {
+            Some(What::Instance(_)) if others => {
+                return Err(Fatal::usage(
+                    "give either UNIT, to verify an instance, or the options of `wakeport run`",
+                ));
+            }
+            Some(What::Instance(name)) => Some(name),
+            Some(What::File(path)) => {
+                options = options.with_config(&path);
+                None
+            }
+            None => None,
+        };
+        let file = options.file().map(Path::to_owned);
+        match instance {
+            None if let Some(file) = file => {
+                let config = options.load()?;
+                let findings = file_of(&file, config, manager).await;
+                Ok(report(&[findings]))
+            }
             None if others || std::env::var_os("WAKEPORT_TO").is_some() => {
                 let config = options.load()?;
                 let bus = Bus::connect(manager).await;
-                let subject = subject(config, None, manager, &bus).await;
+                let subject = subject(config, None, None, manager, &bus).await;
                 Ok(report(&[(String::new(), checks::findings(&subject))]))
             }
             name => {
@@ -81,7 +118,7 @@ impl Check {
                 }
                 let mut found = Vec::new();
                 for service in services {
-                    let findings = instance(&bus, &service, manager).await;
+                    let findings = instance_of(&bus, &service, manager).await;
                     found.push((service, findings));
                 }
                 Ok(report(&found))
@@ -124,8 +161,27 @@ fn report(found: &[(String, Vec<Finding>)]) -> ExitCode {
     }
 }
 
+/// What is wrong with `config`, which is that of a file: with the sockets of the instance that has
+/// the name of the file, if it is installed and no others were given.
+async fn file_of(path: &Path, config: Config, manager: Manager) -> (String, Vec<Finding>) {
+    let name = path.file_stem().unwrap_or_default();
+    let name = name.to_string_lossy().into_owned();
+    let service = format!("wakeport@{name}.service");
+    let bus = Bus::connect(manager).await;
+    let mut found = None;
+    if let (Ok(bus), true) = (&bus, config.process.listen.is_empty()) {
+        let all = machine::all(bus).await.unwrap_or_default();
+        if all.contains(&service) {
+            found = machine::instance(bus, &service).await.ok();
+        }
+    }
+    let found = found.filter(|found| unit::missing(&service, &found.units, manager).is_none());
+    let subject = subject(config, found.as_ref(), Some(&service), manager, &bus).await;
+    (name, checks::findings(&subject))
+}
+
 /// What is wrong with the instance that has this service.
-async fn instance(bus: &Bus, service: &str, manager: Manager) -> Vec<Finding> {
+async fn instance_of(bus: &Bus, service: &str, manager: Manager) -> Vec<Finding> {
     let mut found = match machine::instance(bus, service).await {
         Ok(found) => found,
         Err(reason) => {
@@ -137,7 +193,7 @@ async fn instance(bus: &Bus, service: &str, manager: Manager) -> Vec<Finding> {
     if let Some(finding) = unit::missing(service, &found.units, manager) {
         return vec![finding];
     }
-    let config = match config_of(&found) {
+    let config = match instances::config_of(&found) {
         Ok(config) => config,
         Err(message) => {
             let mut findings = unit::installed(&found.units, manager);
@@ -146,46 +202,49 @@ async fn instance(bus: &Bus, service: &str, manager: Manager) -> Vec<Finding> {
         }
     };
     found.units.unknown = Options::unknown(&found.variables);
+    found.units.closed = instances::closed(&found);
     let bus = Bus::connect(manager).await;
-    let subject = subject(config, Some(found), manager, &bus).await;
+    let subject = subject(config, Some(&found), Some(service), manager, &bus).await;
     checks::findings(&subject)
 }
 
-/// What `wakeport run` would make of an instance's command line and variables.
-fn config_of(found: &Found) -> Result<Config, String> {
-    let id = &found.units.service.id;
-    let words = &found.command;
-    let at = words
-        .windows(2)
-        .position(|pair| pair[0].ends_with("wakeport") && pair[1] == "run");
-    let Some(at) = at else {
-        return Err(format!(
-            "`{id}` does not run `wakeport run`, so it was not verified further; see its ExecStart="
-        ));
-    };
-    let options = Options::read(&words[at + 2..], &found.variables);
-    let config = options.and_then(|options| {
-        let suits = options.suit_an_instance();
-        let config = suits.and_then(|()| options.load());
-        config.map_err(|fatal| fatal.message)
-    });
-    config.map_err(|message| format!("`{id}` would exit at once: {message}"))
-}
-
-/// Reads all that matters to `config`.
+/// Reads all that matters to `config`. The instance with the service `except` is the same one.
 async fn subject(
     config: Config,
-    found: Option<Found>,
+    found: Option<&Found>,
+    except: Option<&str>,
     manager: Manager,
     bus: &Result<Bus, String>,
 ) -> Subject {
-    let found = found.as_ref();
     let identity = found.map_or_else(|| Some(Identity::own()), Found::identity);
-    let listeners = listeners(&config, found);
-    let others = match bus {
-        Ok(bus) => instances(bus, found).await,
-        Err(_) => Vec::new(),
-    };
+    let listeners = found.map_or_else(
+        || {
+            config
+                .process
+                .listen
+                .iter()
+                .map(|it| it.value.clone())
+                .collect()
+        },
+        Found::listeners,
+    );
+    let (mut others, mut elsewhere) = (Vec::new(), Vec::new());
+    if let Ok(bus) = bus {
+        let all = instances::others(bus, except).await;
+        // A command line may be meant to take the place of what is installed.
+        if let Some(except) = except {
+            elsewhere = instances::elsewhere(bus, &all, except).await;
+        }
+        for other in all {
+            let routes = other
+                .config
+                .services
+                .iter()
+                .flat_map(|it| it.routes.clone());
+            let targets = lookups(&routes.collect::<Vec<_>>()).await;
+            others.push((other, targets));
+        }
+    }
     let mut services = Vec::new();
     for service in &config.services {
         let units = woken(service, manager, bus).await;
@@ -200,6 +259,7 @@ async fn subject(
     }
     Subject {
         services,
+        elsewhere,
         user: found.map_or_else(machine::own_name, |found| found.user.clone()),
         user_exists: identity.is_some() || found.is_some_and(|found| found.dynamic_user),
         open_files: found.map_or_else(machine::open_files, |found| found.open_files),
@@ -318,24 +378,6 @@ async fn lookups(routes: &[Named<Address>]) -> Vec<Lookup> {
     lookups
 }
 
-/// Where clients come in.
-fn listeners(config: &Config, found: Option<&Found>) -> Vec<Bound> {
-    match found {
-        None => config
-            .process
-            .listen
-            .iter()
-            .map(|listen| listen.value.clone())
-            .collect(),
-        Some(found) => found
-            .units
-            .sockets
-            .iter()
-            .flat_map(|socket| socket.at.clone())
-            .collect(),
-    }
-}
-
 /// Whether a target is one of these listeners.
 fn leads_to(target: &Address, found: &[SocketAddr], listeners: &[Bound]) -> bool {
     let ips: Vec<_> = found.iter().map(SocketAddr::ip).collect();
@@ -349,7 +391,7 @@ fn loops(
     service: &ServiceConfig,
     lookups: &[Lookup],
     listeners: &[Bound],
-    others: &[Other],
+    others: &[(Other, Vec<Lookup>)],
 ) -> Vec<Loop> {
     let mut loops = Vec::new();
     for Named { value, .. } in &service.routes {
@@ -364,17 +406,14 @@ fn loops(
                 }
                 break;
             }
-            let through = others.iter().find(|other| {
+            let through = others.iter().find(|(other, _)| {
                 leads_to(&address, &places, &other.listeners) && !way.contains(&other.service)
             });
-            if let Some(other) = through {
+            if let Some((other, targets)) = through {
                 way.push(other.service.clone());
-                next.extend(
-                    other
-                        .targets
-                        .iter()
-                        .map(|(target, found)| (target.clone(), found.clone().unwrap_or_default())),
-                );
+                let found =
+                    |(target, found): &Lookup| (target.clone(), found.clone().unwrap_or_default());
+                next.extend(targets.iter().map(found));
             }
         }
     }
@@ -386,35 +425,4 @@ fn resolved(address: &Address, lookups: &[Lookup]) -> Vec<SocketAddr> {
     found
         .and_then(|(_, found)| found.clone().ok())
         .unwrap_or_default()
-}
-
-/// Another instance, as something that clients pass through.
-struct Other {
-    service: String,
-    listeners: Vec<Bound>,
-    targets: Vec<Lookup>,
-}
-
-async fn instances(bus: &Bus, except: Option<&Found>) -> Vec<Other> {
-    let mut others = Vec::new();
-    for service in machine::all(bus).await.unwrap_or_default() {
-        if except.is_some_and(|found| found.units.service.id == service) {
-            continue;
-        }
-        let Ok(found) = machine::instance(bus, &service).await else {
-            continue;
-        };
-        let Ok(config) = config_of(&found) else {
-            continue;
-        };
-        let listeners = listeners(&config, Some(&found));
-        let routes = config.services.iter().flat_map(|it| it.routes.clone());
-        let targets = lookups(&routes.collect::<Vec<_>>()).await;
-        others.push(Other {
-            service,
-            listeners,
-            targets,
-        });
-    }
-    others
 }

@@ -48,6 +48,23 @@ impl FromStr for ConfigPath {
 const LARGEST: u64 = 1 << 20;
 
 impl ConfigPath {
+    /// The file at `path`.
+    pub(super) fn new(path: &Path) -> Self {
+        let (path, optional) = (path.to_owned(), false);
+        Self { path, optional }
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file at `path`, if there is one.
+    pub(super) fn optional(path: &Path) -> Self {
+        let (path, optional) = (path.to_owned(), true);
+        Self { path, optional }
+    }
+
     /// What is in the file and its drop-ins; `None` if there is neither, and need not be.
     pub(super) fn read(&self) -> Result<Option<File>, Fatal> {
         let mut file = File::default();

@@ -7,12 +7,13 @@ use std::process::{self, ExitCode, Stdio};
 
 use clap::builder::Resettable;
 
+use super::instances;
 use super::options::Options;
 use super::{Exit, Fatal, output};
 use crate::admin::machine;
 use crate::admin::system::System;
 use crate::admin::unit_files::{self, Change, DROP_IN, Places, Plan, Step, in_words};
-use crate::admin::{Finding, Instance, Level, checks};
+use crate::admin::{Finding, Instance, Level, checks, stem};
 use crate::config::UnitName;
 use crate::util::file;
 
@@ -95,8 +96,8 @@ impl Init {
             return remove(&plan, systemd);
         }
         let (write, enable, force) = (self.write, self.enable, self.force);
-        let instance = self.instance()?;
-        let system = runtime.block_on(machine::system(&instance, &places));
+        let instance = self.instance(Some(&places))?;
+        let system = runtime.block_on(system(&instance, &places));
         let plan = unit_files::set_up(&instance, &places, &system, enable);
         let mut findings = checks::preflight(&instance, &system, &plan);
         if !write {
@@ -131,8 +132,8 @@ impl Init {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// The instance that was asked for.
-    pub(super) fn instance(self) -> Result<Instance, Fatal> {
+    /// The instance that was asked for. Without `places` no file is read.
+    pub(super) fn instance(self, places: Option<&Places>) -> Result<Instance, Fatal> {
         let manager = self.options.manager();
         let options = self.options;
         let mut settings = options.as_variables();
@@ -140,11 +141,25 @@ impl Init {
         let elsewhere = ["WAKEPORT_LISTEN", "WAKEPORT_USER"];
         settings.retain(|(name, _)| !elsewhere.contains(&name.as_str()));
         options.suit_an_instance()?;
-        let config = options.for_instance(&self.instance).config()?;
+        let options = options.for_instance(&self.instance);
+        let config = match places {
+            Some(places) => {
+                let path = places.config(stem(&self.instance));
+                options.with_file(&path).load()?
+            }
+            None => options.config()?,
+        };
         if config.process.listen.is_empty() {
-            return Err(Fatal::usage(
-                "`--listen` is missing: give the address that wakeport listens on, as in `--listen 8080`",
-            ));
+            let listeners = config.services.iter().flat_map(|it| it.listeners.clone());
+            let mut listeners = listeners
+                .flatten()
+                .map(|name| format!("`--listen {name}=ADDR`"));
+            return Err(Fatal::usage(format!(
+                "`--listen` is missing: give the address that wakeport listens on, as in {}",
+                listeners
+                    .next()
+                    .unwrap_or_else(|| "`--listen 8080`".to_owned())
+            )));
         }
         let instance = Instance {
             name: self.instance,
@@ -158,6 +173,20 @@ impl Init {
             None => Ok(instance),
         }
     }
+}
+
+/// All that the checks have to know of the machine.
+async fn system(instance: &Instance, places: &Places) -> System {
+    let (mut system, bus) = machine::system(instance, places).await;
+    let own = instance.service();
+    system.elsewhere = match bus {
+        Ok(bus) => {
+            let others = instances::others(&bus, Some(&own)).await;
+            instances::elsewhere(&bus, &others, &own).await
+        }
+        Err(_) => instances::in_files(&system.present, places, instance.manager, &own),
+    };
+    system
 }
 
 /// Prints what would be written, each file below its path.

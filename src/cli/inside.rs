@@ -33,7 +33,7 @@ pub fn init(arguments: &[&str]) -> Result<Instance, String> {
     let matches = command.try_get_matches_from(arguments);
     let init = matches.and_then(|matches| Init::from_arg_matches(&matches));
     let init = init.map_err(|error| one_line(&error))?;
-    init.instance().map_err(|fatal| fatal.message)
+    init.instance(None).map_err(|fatal| fatal.message)
 }
 
 /// What `wakeport status` says of an instance: its line, all about it, and as JSON.

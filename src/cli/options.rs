@@ -5,7 +5,7 @@
 //! file, too. [`Options::config`] is the same without any file.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -472,6 +472,24 @@ impl Options {
             .filter(|name| name.starts_with("WAKEPORT_") && !known.contains(name))
             .cloned()
             .collect()
+    }
+
+    /// The same, with the file at `path`.
+    pub(super) fn with_config(mut self, path: &Path) -> Self {
+        self.process.config = Some(ConfigPath::new(path));
+        self
+    }
+
+    /// The file that was given.
+    pub(super) fn file(&self) -> Option<&Path> {
+        self.process.config.as_ref().map(ConfigPath::path)
+    }
+
+    /// The same, for an instance of `wakeport@`: its file is at `path`, unless another was given.
+    pub(super) fn with_file(mut self, path: &Path) -> Self {
+        let optional = || ConfigPath::optional(path);
+        self.process.config.get_or_insert_with(optional);
+        self
     }
 
     /// The same, for an instance of `wakeport@`: it wakes the unit that it is called after, unless

@@ -152,3 +152,77 @@ fn invalid_input_gets_one_line() {
     // Without a service manager there is nothing to check of an instance.
     finds(&["x"], 1, "error: cannot reach systemd (");
 }
+
+#[test]
+fn a_file_is_verified_without_starting_anything() {
+    let dir = directory();
+    let file = dir.path().join("web.toml");
+    let path = file.display().to_string();
+    let (films, docs) = (Place::tcp().to_string(), Place::tcp().to_string());
+    let hook = script(
+        &dir.path().join("hook"),
+        "#!/bin/sh\ntouch \"${0%/*}/ran\"\n",
+    );
+    let write = |docs: &str| {
+        let text = format!(
+            "[service.films]\nlistener = \"films\"\nto = \"127.0.0.1:9\"\nexec = \"sleep 1\"\n\
+             [service.docs]\nlistener = \"docs\"\nstart-hook = \"{hook}\"\n{docs}\n"
+        );
+        std::fs::write(&file, text).expect("a file of ours");
+    };
+    let (films, docs) = (format!("films={films}"), format!("docs={docs}"));
+    let all = ["--config", &path, "--listen", &films, "--listen", &docs];
+    let expect = |words: &[&str], code: i32, part: &str| {
+        let (said, ended) = check(words, &[]);
+        assert!(said.contains(part), "{words:?}: no `{part}` in {said}");
+        assert_eq!(ended, code, "{words:?}: {said}");
+    };
+    write("to = \"127.0.0.1:8\"");
+    expect(&all, 0, "ok: web\n");
+    expect(
+        &all[..4],
+        1,
+        "error: web: service `docs` has the listener `docs`, and no socket is called so",
+    );
+    // Without sockets it is the file alone.
+    expect(&[&path], 0, "ok: web\n");
+    expect(&[&path], 0, "note: web: no `--listen` was given");
+    let (said, code) = check(&[], &[("WAKEPORT_CONFIG", &path)]);
+    assert!(said.contains("ok: web\n") && code == 0, "{said}");
+
+    write("to = \"nosuch.invalid:9\"");
+    expect(
+        &all,
+        1,
+        "error: web/docs: target `nosuch.invalid:9` cannot be resolved",
+    );
+    write(&format!("to = \"{}\"", docs.replace("docs=", "")));
+    expect(&all, 1, "is our own listener `docs`");
+    write("to = \"127.0.0.1:9\"");
+    expect(
+        &all,
+        0,
+        "warning: web/films: target `127.0.0.1:9` is that of the service `docs` as well",
+    );
+    write("to = \"127.0.0.1:8\"\nready-hook = \"nosuchprogram\"");
+    expect(
+        &all,
+        1,
+        "error: web/docs: the ready hook `nosuchprogram` cannot be run",
+    );
+    for (docs, part) in [
+        ("", ":5:"),
+        ("to = \"127.0.0.1:8\"\nlistener = \"films\"", ":9:1"),
+        ("to = \"127.0.0.1:8\"\nfoo = 1", "unknown key `foo`"),
+    ] {
+        write(docs);
+        let (said, code) = check(&[&path], &[]);
+        let one = said.lines().count() == 1;
+        assert!(
+            one && code == 78 && said.contains(&path) && said.contains(part),
+            "{said}"
+        );
+    }
+    expect(&["/no/such.toml"], 78, "cannot read `/no/such.toml`");
+    assert!(!dir.path().join("ran").exists());
+}

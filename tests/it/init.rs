@@ -350,3 +350,133 @@ fn variables_of_the_environment_are_ignored_by_init() {
         text(&output)
     );
 }
+
+/// notes.toml: two services, each with a listener.
+const FILE: &str = "[service.films]\nlistener = \"films\"\nunit = \"jellyfin\"\nto = \"127.0.0.1:18096\"\n\
+                    [service.docs]\nlistener = \"docs\"\nto = \"127.0.0.1:18000\"\n";
+
+impl Home {
+    fn with_file(text: &str) -> Self {
+        let home = Self::new();
+        let folder = home.0.path().join(".config/wakeport");
+        fs::create_dir_all(&folder).expect("a directory of ours");
+        fs::write(folder.join("notes.toml"), text).expect("a file of ours");
+        home
+    }
+}
+
+#[test]
+fn an_instance_with_a_file_has_a_socket_for_each_listener() {
+    let home = Home::with_file(FILE);
+    let before = files(home.0.path());
+    let listen = [
+        "--listen",
+        "films=127.0.0.1:8096",
+        "--listen",
+        "docs=127.0.0.1:8000",
+    ];
+    let said = home.does(&[&listen[..], &["--write"]].concat());
+    assert!(
+        !said.contains("error: ") && !said.contains("Environment="),
+        "{said}"
+    );
+    let docs = read(&home.path("wakeport@notes-docs.socket.d/10-init.conf"));
+    for line in [
+        "ListenStream=127.0.0.1:8000",
+        "FileDescriptorName=docs",
+        "Service=wakeport@notes.service",
+    ] {
+        assert!(docs.lines().any(|found| found == line), "{docs}");
+    }
+    assert!(read(&home.path(SOCKET)).contains("FileDescriptorName=films\n"));
+    let service = read(&home.path(SERVICE));
+    assert!(
+        service.contains("Requires=wakeport@notes-docs.socket\n"),
+        "{service}"
+    );
+
+    // What is for the whole process becomes a variable; what is for one service is not taken.
+    let said = home.does(&[&listen[..], &["--max-connections", "50", "--write"]].concat());
+    assert!(
+        said.contains("+ Environment=WAKEPORT_MAX_CONNECTIONS=50"),
+        "{said}"
+    );
+    for (options, words) in [
+        (
+            &[&listen[..], &["--to", "127.0.0.1:1"]].concat()[..],
+            "`--to` is for a single service",
+        ),
+        (&["--write"], "as in `--listen docs=ADDR`"),
+    ] {
+        let output = home.init(options);
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(64), "{said}");
+        assert!(said.contains(words) && said.lines().count() == 1, "{said}");
+    }
+    for (listen, words) in [
+        (
+            &listen[..2],
+            "error: service `docs` has the listener `docs`, and no socket is called so",
+        ),
+        (
+            &[&listen[..], &["--listen", "more=127.0.0.1:8001"]].concat(),
+            "error: listener `more` belongs to no service",
+        ),
+    ] {
+        let said = home.does(listen);
+        assert!(said.contains(words), "{said}");
+    }
+    home.does(&["--remove"]);
+    assert_eq!(files(home.0.path()), before);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named_with_line_and_column() {
+    let home = Home::with_file("[service.films]\nto = \"127.0.0.1:9\"\ncooldown = \"soon\"\n");
+    let output = home.init(&["--listen", "127.0.0.1:8096"]);
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(78), "{said}");
+    assert!(
+        said.contains("wakeport/notes.toml:3:") && said.lines().count() == 1,
+        "{said}"
+    );
+}
+
+#[test]
+fn two_instances_that_wake_the_same_unit_are_refused() {
+    let home = Home::with_file(FILE);
+    let init = |name: &str, options: &[&str]| {
+        let mut command = wakeport(home.0.path());
+        command.args(["init", name, "--user"]).args(options);
+        text(&run(&mut command, "the program itself"))
+    };
+    let jellyfin = ["--listen", "127.0.0.1:8096", "--to", "127.0.0.1:18096"];
+    init("jellyfin", &[&jellyfin[..], &["--write"]].concat());
+    let said = home.does(&[
+        "--listen",
+        "films=127.0.0.1:8097",
+        "--listen",
+        "docs=127.0.0.1:8000",
+    ]);
+    let words =
+        "error: notes/films: `jellyfin.service` is woken by `wakeport@jellyfin.service` as well";
+    assert!(
+        said.contains(words) && said.contains("`wakeport init jellyfin --remove`"),
+        "{said}"
+    );
+    // The other way round, and by a variable.
+    init("jellyfin", &["--remove"]);
+    home.does(&[
+        "--listen",
+        "films=127.0.0.1:8097",
+        "--listen",
+        "docs=127.0.0.1:8000",
+        "--write",
+    ]);
+    for name in ["jellyfin", "media"] {
+        let said = init(name, &[&jellyfin[..], &["--unit", "jellyfin"]].concat());
+        let words = "error: `jellyfin.service` is woken by `wakeport@notes.service` as well";
+        assert!(said.contains(words), "{said}");
+    }
+    assert!(!init("other", &jellyfin).contains("error: "));
+}

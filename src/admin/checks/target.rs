@@ -1,18 +1,18 @@
 //! Where clients are relayed to.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use super::port::overlap;
 use crate::admin::system::{Listening, Lookup, Loop, Unit};
 use crate::admin::{Finding, in_a_row};
 use crate::config::address::{Address, Bound};
-use crate::config::{Named, ServiceConfig};
+use crate::config::{Config, Named, ServiceConfig};
 
 /// Whether every listener of `service`, by its name and address, leads somewhere, and not back to
 /// any of `all`. Names of hosts are not resolved here, but for `localhost`.
 pub fn routes(all: &[(&str, &Bound)], service: &ServiceConfig) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let own = all.iter().filter(|(name, _)| is_of(service, name));
+    let own = all.iter().filter(|(name, _)| service.owns(name));
     for (name, at) in own {
         let port = match at {
             Bound::Tcp(tcp) => Some(tcp.port()),
@@ -50,10 +50,43 @@ pub fn routes(all: &[(&str, &Bound)], service: &ServiceConfig) -> Vec<Finding> {
     findings
 }
 
-/// Whether clients of this listener belong to `service`.
-pub fn is_of(service: &ServiceConfig, listener: &str) -> bool {
-    let listeners = service.listeners.as_ref();
-    listeners.is_none_or(|names| names.iter().any(|name| name == listener))
+/// Whether each listener is one service's, and each service has its listeners.
+pub fn owners(listeners: &[(&str, &Bound)], config: &Config) -> Option<Finding> {
+    let names = listeners.iter().map(|(name, _)| *name);
+    match config.owners(names) {
+        Err(why) => Some(Finding::error(why)),
+        Ok(owners) => {
+            let orphan = owners.iter().position(Option::is_none)?;
+            let name = listeners[orphan].0;
+            Some(Finding::error(format!(
+                "listener `{name}` belongs to no service, so its connections are reset; write `listener = \"{name}\"` below one `[service.NAME]`"
+            )))
+        }
+    }
+}
+
+/// Targets that several services have. A service that starts would be taken for another one.
+pub fn shared(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut seen: Vec<(&ServiceConfig, &Address)> = Vec::new();
+    for service in &config.services {
+        for Named { value, .. } in &service.routes {
+            let same = |(other, address): &&(&ServiceConfig, &Address)| {
+                *address == value && other.name != service.name
+            };
+            // Without a port it is the listener's own.
+            let has_port = !matches!(value, Address::Tcp { port: None, .. });
+            if let (Some((other, _)), true) = (seen.iter().find(same), has_port) {
+                let other = other.name.as_deref().unwrap_or_default();
+                let text = format!(
+                    "target `{value}` is that of the service `{other}` as well, so either one can be taken for the other; give each its own address"
+                );
+                findings.push(Finding::warning(text).of(service.name.as_deref()));
+            }
+            seen.push((service, value));
+        }
+    }
+    findings
 }
 
 /// Whether a unit that runs listens where it is to be found.
@@ -123,16 +156,10 @@ fn local(address: &Address) -> Vec<Bound> {
     match address {
         Address::Unix(unix) => vec![Bound::Unix(unix.clone())],
         Address::Tcp {
-            host,
-            port: Some(port),
+            port: Some(port), ..
         } => {
-            let loopback = |ip: &IpAddr| ip.is_loopback();
-            let ips = match host.as_str() {
-                "localhost" => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
-                host => host.parse().ok().filter(loopback).into_iter().collect(),
-            };
-            ips.into_iter()
-                .map(|ip| Bound::Tcp(SocketAddr::new(ip, *port)))
+            let ips = address.ips().into_iter().filter(IpAddr::is_loopback);
+            ips.map(|ip| Bound::Tcp(SocketAddr::new(ip, *port)))
                 .collect()
         }
         Address::Tcp { port: None, .. } => Vec::new(),

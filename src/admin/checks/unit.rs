@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::socket::socket;
-use crate::admin::system::{Installed, Permission, Program, Subject, System, Unit};
+use crate::admin::system::{Elsewhere, Installed, Permission, Program, Subject, System, Unit};
 use crate::admin::unit_files::Plan;
 use crate::admin::{Finding, Instance, in_a_row, stem, systemctl};
 use crate::config::{Manager, ReadyKind, ServiceConfig, ServiceKind, UnitName, span};
@@ -46,6 +46,12 @@ pub fn woken(name: &str, unit: &Unit, service: &ServiceConfig) -> Vec<Finding> {
     findings.extend(habits(name, unit, ctl));
     findings.extend(times(name, unit, service));
     findings
+}
+
+/// The name of the instance with this service.
+fn instance_name(service: &str) -> &str {
+    let name = service.strip_suffix(".service").unwrap_or(service);
+    name.strip_prefix("wakeport@").unwrap_or(name)
 }
 
 /// Why there is nothing to start, if so.
@@ -180,6 +186,24 @@ pub fn tied(name: &UnitName, unit: &Unit, relay: &Unit) -> Vec<Finding> {
     findings
 }
 
+/// Whether another instance wakes one of these units as well. `units` may not be known.
+pub fn shared(names: &[UnitName], units: &[Unit], elsewhere: &[Elsewhere]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (index, name) in names.iter().enumerate() {
+        let id = units.get(index).map_or(name.as_str(), |unit| &unit.id);
+        let other = elsewhere
+            .iter()
+            .find(|other| other.unit == id || other.unit == name.as_str());
+        findings.extend(other.map(|Elsewhere { instance, .. }| {
+            let stem = instance_name(instance);
+            Finding::error(format!(
+                "`{name}` is woken by `{instance}` as well, and each would stop it under the other's clients; let one instance have it: `wakeport init {stem} --remove`, or remove the service from its file"
+            ))
+        }));
+    }
+    findings
+}
+
 /// What makes the filters of `service` useless. `relay` is the service that relays, `woken` what
 /// it wakes.
 pub fn filters(service: &ServiceConfig, relay: Option<&Unit>, woken: &[Unit]) -> Vec<Finding> {
@@ -264,6 +288,11 @@ fn relay(installed: &Installed, manager: Manager) -> Vec<Finding> {
     for (file, reason) in &installed.unread {
         findings.push(Finding::note(format!(
             "`{file}` was not read ({reason}), so its variables were not verified; run this as root"
+        )));
+    }
+    if let Some((path, reason)) = &installed.closed {
+        findings.push(Finding::error(format!(
+            "`{path}` cannot be read by the user of `{id}`: {reason}"
         )));
     }
     if unit.active == "failed" {
@@ -406,8 +435,13 @@ pub fn permissions(subject: &Subject, permissions: &[Permission]) -> Vec<Finding
 }
 
 fn remedy(subject: &Subject, unit: &str) -> String {
+    let installed = subject.instance.as_ref();
+    let several = installed.filter(|_| subject.config.has_file());
     let name: Option<UnitName> = unit.parse().ok();
-    let name = name.as_ref().map_or(unit, stem);
+    let name = match several {
+        Some(installed) => instance_name(&installed.service.id),
+        None => name.as_ref().map_or(unit, stem),
+    };
     match subject.user.as_str() {
         "wakeport" => format!(
             "`wakeport init {name} … --write` writes the rule, or add the unit to the list in /etc/polkit-1/rules.d/50-wakeport.rules"

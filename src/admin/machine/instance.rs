@@ -8,6 +8,7 @@ use super::programs::Identity;
 use crate::admin::system::{Installed, SocketUnit, Unit};
 use crate::admin::unit_text::environment_file;
 use crate::config::Manager;
+use crate::config::address::Bound;
 use crate::systemd::dbus::Properties;
 
 /// Where systemd's services find programs, unless they say something else.
@@ -89,6 +90,7 @@ pub async fn instance(bus: &Bus, service: &str) -> Result<Found, String> {
             sockets,
             unknown,
             unread,
+            closed: None,
         },
         command,
         variables,
@@ -140,6 +142,12 @@ fn socket(name: &str, mut properties: Properties) -> SocketUnit {
 }
 
 impl Found {
+    /// Where it listens.
+    pub fn listeners(&self) -> Vec<Bound> {
+        let sockets = self.units.sockets.iter();
+        sockets.flat_map(|socket| socket.at.clone()).collect()
+    }
+
     /// Its user's IDs, where that is known.
     pub fn ids(&self) -> Option<(u32, u32)> {
         super::identity(&self.user)

@@ -67,15 +67,7 @@ impl Identity {
         self.sees(path)?;
         let real = fs::canonicalize(path).map_err(|error| why(path, &error))?;
         self.sees(&real)?;
-        for folder in real.ancestors().skip(1) {
-            let meta = fs::metadata(folder).map_err(|error| why(folder, &error))?;
-            if !self.may_execute(&meta) {
-                let folder = folder.display();
-                return Err(format!(
-                    "it has no access to the directory `{folder}`; `chmod o+x {folder}`, or move the program"
-                ));
-            }
-        }
+        self.can_enter(&real)?;
         let meta = fs::metadata(&real).map_err(|error| why(&real, &error))?;
         let shown = path.display();
         if !meta.is_file() {
@@ -98,6 +90,36 @@ impl Identity {
         }
     }
 
+    /// Whether the file at `path` could be read, as far as file modes tell; if not, why.
+    pub fn can_read(&self, path: &Path) -> Result<(), String> {
+        self.sees(path)?;
+        let real = fs::canonicalize(path).map_err(|error| why(path, &error))?;
+        self.can_enter(&real)?;
+        let meta = fs::metadata(&real).map_err(|error| why(&real, &error))?;
+        match self.uid == 0 || self.has(&meta, 2) {
+            true => Ok(()),
+            false => Err(format!(
+                "its mode is {:o}; `chmod 644 {}`",
+                meta.mode() & 0o7777,
+                path.display()
+            )),
+        }
+    }
+
+    /// Whether every directory above `real` may be searched.
+    fn can_enter(&self, real: &Path) -> Result<(), String> {
+        for folder in real.ancestors().skip(1) {
+            let meta = fs::metadata(folder).map_err(|error| why(folder, &error))?;
+            if !self.may_execute(&meta) {
+                let folder = folder.display();
+                return Err(format!(
+                    "it has no access to the directory `{folder}`; `chmod o+x {folder}`, or move the file"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the sandbox leaves a path visible.
     fn sees(&self, path: &Path) -> Result<(), String> {
         let below = |folders: &[&str]| folders.iter().any(|folder| path.starts_with(folder));
@@ -115,12 +137,17 @@ impl Identity {
         if self.uid == 0 {
             return meta.is_dir() || mode & 0o111 != 0;
         }
+        self.has(meta, 0)
+    }
+
+    /// Whether the mode grants this bit: 2 is reading, 0 executing.
+    fn has(&self, meta: &Metadata, bit: u32) -> bool {
         let shift = match () {
             () if meta.uid() == self.uid => 6,
             () if self.gids.contains(&meta.gid()) => 3,
             () => 0,
         };
-        mode >> shift & 1 == 1
+        meta.mode() >> (shift + bit) & 1 == 1
     }
 }
 

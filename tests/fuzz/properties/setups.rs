@@ -29,6 +29,7 @@ pub(super) fn property(bytes: &[u8]) {
     let places = Places {
         units: "/u".into(),
         rules: "/r".into(),
+        configs: "/c".into(),
         program: None,
     };
     let ids: Vec<_> = instance.units().iter().map(UnitName::to_string).collect();
