@@ -1,11 +1,12 @@
 //! `wakeport` makes an idle service cost nothing. systemd holds the service's listening sockets;
 //! the first connection makes it start `wakeport`, which starts the service, holds the client
-//! until the service answers, relays, and stops the service a cooldown after the last client
-//! left. Then it exits, and systemd goes on holding the sockets.
+//! until the service answers, relays, and stops the service a cooldown after the last connection
+//! has closed. Then it exits, and systemd goes on holding the sockets.
 //!
 //! The words (wake, sleep, cooldown, target, ...) are in `docs/glossary.md`.
 //! This page is the architecture: what there is, who knows whom, and what must stay true. Start
-//! with [`core::lifecycle`], which holds every decision, then [`service`], which carries them out.
+//! with [`core::service`], which decides, then [`service`], which carries that out, then
+//! [`server`], which is the process around it.
 //!
 //! # Promises, in this order
 //!
@@ -13,84 +14,118 @@
 //!    service could be had.
 //! 2. **The port never dies.** No failure of the service, the bus or a hook, and no burst of
 //!    clients, leaves the socket unit failed.
-//! 3. **Nobody notices.** Bytes, half-closes, resets and latency pass as if there were no proxy.
+//! 3. **The proxy goes unnoticed.** Bytes, half-closes, resets and latency pass as if there were
+//!    none.
 //!
 //! # Map
 //!
 //! ```text
 //! main.rs              calls cli
 //! -- decides: pure, opens nothing
-//! core.rs core/        the lifecycle: (event, clients, now) -> action; how often it may wake
+//! core.rs core/        everything that decides about a service
+//!   service.rs         inputs in, effects out: queues, queries, orders, time limits, exit vote
+//!   lifecycle.rs       its states: (event, clients, now) -> action
+//!   gate.rs            how connections come and go without asking
+//!   wake_limiter.rs    how often it may wake
 //! config.rs config/    what was given (settings: by flag, variable, file) -> what it means; every
 //!                      default with its reason
 //! -- connects
-//! server.rs server/    what the process has once: accept loops, relay threads, limits
-//! service.rs service/  the one loop of a service: events in, the core asked, effects carried out;
-//!                      permits, the probe, the log lines and the record of what happens
-//! session.rs session/  one client from accept to close; behind a balancer, who it is
+//! server.rs server/    what the process has once: signals, drain, reload, exit
+//!   running.rs         its services: built, reconfigured, let go
+//!   routes.rs          which listener leads to which target of which service
+//!   listeners.rs       the accept loops
+//!   workers.rs         the threads that accept and relay
+//!   slots.rs           how many connections at once, and which are still pending
+//!   limits.rs          the limit on open files
+//!   status_line.rs     STATUS= of all services
+//!   instance.rs        what the process is called, where its records are
+//!   unit_lock.rs       one instance stops a unit
+//! service.rs service/  carries out one core's effects: the one loop of a service
+//!   handle.rs          a connection's side of it: entrance, permit, verdict
+//!   gate.rs            the gate of a target
+//!   orders.rs          start, stop, give up: one at a time
+//!   probe.rs           does the target answer?
+//!   reporter.rs        tells the log, STATUS= and the record
+//! session.rs session/  one connection from accept to close; behind a balancer, whose it is
 //! -- acts: one outside thing per file
 //! net.rs net/          listen, stream, dial, reach, proxy_header, relay
 //! backend.rs backend/  starts and stops the service: systemd, hooks, exec
 //! program.rs program/  runs an administrator's program: environment, time limit, output
 //! systemd.rs systemd/  READY, STATUS, STOPPING, WATCHDOG; the log; MESSAGE_ID=s; which unit we are;
 //!                      the client of its D-Bus interface
-//! report.rs report/    the record of an instance, as a file and as metrics
+//! report.rs report/    what is told of a service: log lines, STATUS=, the record, its file, metrics
 //! -- helps: one owner each
 //! util.rs util/        backoff, text (control characters), file (whole or not at all), proc (/proc)
 //! -- commands
 //! admin.rs admin/      the files of an instance, what is wrong with one, what is on the machine
 //! cli.rs cli/          options (flags and variables), config_file (the file of several services),
-//!                      plan (which listener goes where), run (wires it all),
-//!                      observed (its record), status and exporter (show all records), init (sets
-//!                      an instance up), check (verifies one), instances (all of them), output (of
-//!                      commands), inside (for tests)
+//!                      run (takes the sockets, begins the server), observed (name, record, metrics),
+//!                      status and exporter (show all records), init (sets an instance up), check
+//!                      (verifies one), instances (all of them), output (of commands), inside (for
+//!                      tests)
 //! ```
 //!
 //! # The life of a connection
 //!
-//! [`server::accept`] takes it when there is room and hands it to the [`session::Sessions`], which tells the
-//! driver ([`service::Handle::arrive`]) before anything else happens, and spawns a session on the
-//! thread of [`server::workers`] that has the fewest. (Whoever comes from a network that is not let in is
-//! reset instead, and the driver only counts it. Behind a load balancer, and with `--wake-on-data`,
-//! it is only said that somebody knocks, [`service::Handle::knock`], which prevents the exit and
-//! wakes nobody; that it is a client is said when its PROXY header or its first byte has come.) The
-//! session holds a [`service::Permit`] from then on; dropping it *is* leaving. It waits for the
-//! driver's [`service::Verdict`]. The driver gives one when the service is awake *and* the
-//! client's own target answers: the connection that proved it goes to the first client, the
-//! others dial for themselves. Whoever is refused then goes back to waiting, and the driver looks
-//! whether the service still runs. [`net::relay`] moves the bytes.
+//! An accept loop of `server::listeners` takes it when there is room, on the relay thread that will
+//! serve it. Its [`session::Route`] leads to one target of one service. **While the gate of that
+//! target is open** it enters by one atomic operation ([`service::Entrance::enter`]) and the service
+//! is not asked. **Otherwise** it waits ([`service::Entrance::arrive`]): the service knows of it when
+//! the accept loop goes on, and answers with a [`service::Verdict`] as soon as the service is awake
+//! *and* the target answers; the connection that proved it goes to the first client, the others dial
+//! for themselves. Either way it holds a [`service::Permit`] then; dropping it *is* leaving.
+//! [`net::relay`] moves the bytes. A connection whose dial fails gives its permit back and waits
+//! again; the gate closes, and the service's state is queried.
+//!
+//! A connection that may turn out to be no client's, behind a load balancer and with
+//! `--wake-on-data`, is only counted as pending: that prevents the exit and wakes nothing. One that
+//! `--deny` denies is reset.
+//!
+//! # The gate
+//!
+//! One 64-bit word for each target: an open bit, connections inside, connections that ever entered.
+//! Only the service opens and closes it, and [`core::gate`] holds its rules. When the cooldown is
+//! over, the gates of all targets are closed one after the other, each only while no connection is
+//! inside; if one refuses, those already closed open again. Only after all have closed is the order to
+//! stop given. So a connection is inside before that, or finds a closed gate and waits: there is no
+//! moment between. The core follows the counts by reading them once a second while connections come
+//! and go, and by one message when the gates have been quiet.
 //!
 //! # Invariants
 //!
-//! - **The core decides and never acts.** [`core::lifecycle`] imports nothing of ours and names no
-//!   clock, no socket, no bus. Failure is an event. (`tests/it/tidy.rs` checks this.)
-//! - **One owner per fact.** All that is known of a service lives in its driver, without locks.
-//!   Others send messages or hold guards.
-//! - **The driver's inbox is the only order there is.** An accept loop that has ended has posted
-//!   every client that it accepted; so whoever asks [`service::Handle::may_exit`] afterwards gets
-//!   an answer that counts them all.
+//! - **The core decides and never acts.** [`core`] knows std only, no clock, no socket, no bus.
+//!   Failure is an input. (`tests/it/tidy.rs` checks this; `tests/model` takes this very code through
+//!   all its states.)
+//! - **One owner per fact.** All that is known of a service lives in its core, without locks. Others
+//!   send messages or hold permits.
+//! - **A service's inbox is the only order there is**, beside its gates. An accept loop that has ended
+//!   has entered or posted every connection that it accepted; so [`service::Handle::may_exit`], asked
+//!   afterwards, counts them all.
 //! - **One order at a time.** An order to start or stop begins when the one before is over,
 //!   whatever came of it.
-//! - **ChangeFeed is a hint.** A signal from the bus only makes the driver look again, and a look that
-//!   was begun before an order ended says nothing.
-//! - **Control never waits behind data.** The driver, the accept loops and all programs have the
-//!   main thread to themselves (a program ends with the thread that started it); sessions run on
-//!   [`server::workers`], each on one of them to its end.
+//! - **A signal from the bus is a hint.** It only causes a query, and a query that was begun before an
+//!   order ended says nothing.
+//! - **Services know nothing of each other.** They share listeners' room, relay threads and the
+//!   process; each has a core, queues, backend and record of its own.
+//! - **Control never waits behind data.** Services and programs have the main thread to themselves (a
+//!   program ends with the thread that started it); connections are accepted and relayed on
+//!   [`server::workers`], each on one of them to its end. The main thread accepts only until there is
+//!   one.
 //! - **What blocks has a thread of its own:** the log, the notifications to systemd, the record.
 //! - **What outlives the process has wall-clock times**, spans within a life are monotonic: a clock
 //!   that jumps gives no absurd figures.
-//! - **Edges do not import each other**, except that whatever asks a target goes through
-//!   [`net::dial`], whatever runs a program through [`program`], and whatever asks a service
-//!   manager through [`systemd::dbus`].
+//! - **Edges do not import each other**, except that what asks a target goes through [`net::dial`],
+//!   what runs a program through [`program`], and what asks a service manager through
+//!   [`systemd::dbus`].
 //!
 //! # Exit
 //!
-//! Only with inherited sockets, and only when the service was seen down since it fell asleep (or,
-//! where only systemd's start of us starts it, when a wake was in vain), nobody is here, and nobody
-//! was refused for a while (all who are take one life, not one each): stop accepting, ask the driver
-//! once more, accept a last time without waiting.
-//! Anything found cancels the exit. What arrives later stays in the backlog and makes systemd
-//! start us again.
+//! Only with inherited sockets, and only when every service votes for it: it was seen down since it
+//! fell asleep (or, where only systemd's start of us starts it, its wake has failed), no connection
+//! waits or is inside, and none was refused for a while (all that are share one process). Then:
+//! stop accepting, join the accept loops; none may be pending; ask every service once more; accept a
+//! last time without waiting. Anything found cancels the exit. What arrives later stays in the
+//! backlog and makes systemd start us again.
 
 pub mod core;
 pub mod config;

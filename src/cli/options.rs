@@ -214,7 +214,7 @@ struct ProcessOptions {
     /// it may be missing
     ///
     /// Each service has a table [service.NAME], with the options of this page as keys and with
-    /// listener = "NAME", the FileDescriptorName= of its socket; [defaults] is for all of them.
+    /// listener = "NAME", the FileDescriptorName= of its socket; a table "defaults" is for all of them.
     /// Flags weigh more than variables, and variables more than the file.
     #[arg(long, value_name = "[-]FILE", help_heading = Resettable::Reset)]
     config: Option<ConfigPath>,
