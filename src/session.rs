@@ -155,9 +155,13 @@ enum Reached {
 }
 
 impl<P: Send + 'static> Session<P> {
-    /// Serves the connection to its end. Most of the connections that are open just relay, so what is
-    /// needed only until then, and `waits` with it, is in a box of its own.
-    pub fn run<W: Send + 'static>(self, waits: W) -> impl Future<Output = ()> + Send {
+    /// Serves the connection to its end; `held` is dropped then. Most of the connections that are open
+    /// just relay, so what is needed only until then, and `waits` with it, is in a box of its own.
+    pub fn run<W: Send + 'static, H: Send + 'static>(
+        self,
+        waits: W,
+        held: H,
+    ) -> impl Future<Output = ()> + Send {
         let waiting = Box::pin(async move {
             let _waits = waits;
             self.wait().await
@@ -166,6 +170,7 @@ impl<P: Send + 'static> Session<P> {
             if let Some(mut served) = waiting.await {
                 served.relay().await;
             }
+            drop(held);
         }
     }
 

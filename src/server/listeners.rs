@@ -86,11 +86,7 @@ impl Sessions {
             waiting,
         } = slot;
         let (worker, runtime) = self.workers.slot(own);
-        let session = session.run(waiting);
-        let session = async move {
-            session.await;
-            drop((connection, worker));
-        };
+        let session = session.run(waiting, (connection, worker));
         self.tasks.spawn_on(session, &runtime);
     }
 }

@@ -33,8 +33,10 @@ fn a_file_named_after_the_instance_says_what_it_wakes() {
     rig.settings("front", &["WAKEPORT_COOLDOWN=1h"]);
     rig.systemctl("daemon-reload");
     assert_eq!(rig.curl(URL), "hello");
-    let status = rig.show("StatusText", INSTANCE);
-    assert!(status.contains("sleeps"), "{status}");
+    rig.wait_for("its cooldown is the variable's", || {
+        let status = rig.show("StatusText", INSTANCE);
+        status.contains("stopping in 1h") || status.contains("stopping in 59min")
+    });
     // Without the file it is an instance like any other, and wakes the unit of its name.
     rig.run(&format!("rm -r {FILE} {FILE}.d; systemctl stop {INSTANCE}"));
     rig.settings("front", &[&format!("WAKEPORT_TO={TARGET}")]);

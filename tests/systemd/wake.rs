@@ -181,6 +181,7 @@ fn with_wants_and_no_after_systemd_starts_both_at_once() {
         assert_eq!(rig.stops("nginx.service"), wakes);
     }
     // A stop of wakeport does not stop the service.
+    rig.instance("nginx", PORT, TARGET, &["WAKEPORT_COOLDOWN=1h"]);
     let client = Client::asks_for("/", PORT);
     assert_eq!(client.page(), "hello");
     rig.systemctl("stop wakeport@nginx.service");
