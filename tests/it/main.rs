@@ -29,6 +29,7 @@ mod random_traffic;
 mod readiness;
 mod relay;
 mod repository;
+mod several_services;
 mod soak;
 mod spans;
 mod splice;

@@ -35,6 +35,7 @@ impl Tree {
         for program in [
             "/usr/local/bin/wakeport",
             "/bin/sh",
+            "/usr/bin/kill",
             "/usr/bin/python3",
             "/usr/bin/java",
             "/usr/bin/docker",

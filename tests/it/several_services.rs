@@ -1,0 +1,193 @@
+//! Several services in one process: each is woken and stopped by itself, and a reload cuts none.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use rustix::process::Signal;
+use socket2::Socket;
+use tempfile::TempDir;
+
+use crate::support::{Place, Run, Stage, Wakeport, directory, until};
+
+/// A file, and the sockets of the listeners `a` and `b`.
+struct Front {
+    dir: TempDir,
+    places: [Place; 2],
+    sockets: [Socket; 2],
+}
+
+impl Front {
+    fn new() -> Self {
+        let places = [Place::tcp(), Place::tcp()];
+        let sockets = [places[0].listen(), places[1].listen()];
+        let dir = directory();
+        Self {
+            dir,
+            places,
+            sockets,
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("web.toml")
+    }
+
+    fn write(&self, services: &[String]) {
+        fs::write(self.path(), services.concat()).expect("a file of ours");
+    }
+
+    fn run(&self) -> Run {
+        Run::new()
+            .option("--config", self.path().display())
+            .inherit("a", &self.sockets[0])
+            .inherit("b", &self.sockets[1])
+    }
+}
+
+/// A service that the hooks of `stage` start and stop.
+fn service(name: &str, stage: &Stage, cooldown: &str) -> String {
+    format!(
+        "[service.{name}]\nlistener = '{name}'\nto = '{}'\ncooldown = '{cooldown}'\nstart-hook = '{hook}'\nstop-hook = '{hook}'\n",
+        stage.scene().place,
+        hook = stage.hook()
+    )
+}
+
+#[test]
+fn each_is_woken_and_stopped_by_itself_and_the_process_exits_when_all_sleep() {
+    let (front, a, b) = (Front::new(), Stage::new(), Stage::new());
+    front.write(&[service("a", &a, "10ms"), service("b", &b, "10ms")]);
+    let mut wakeport = front.run().start();
+    let client = front.places[0].connect();
+    client.echoes("to a");
+    assert_eq!((a.count("start"), b.count("start")), (1, 0));
+    wakeport.is("2 services: 1 awake, 1 asleep");
+    for round in 1..=5 {
+        front.places[1].connect().echoes("to b");
+        b.reaches("stop", round);
+    }
+    client.echoes("a has not noticed");
+    assert_eq!((a.count("start"), a.count("stop")), (1, 0));
+    drop(client);
+    a.reaches("stop", 1);
+    wakeport.ends();
+    // The next client begins again.
+    let mut wakeport = front.run().start();
+    front.places[1].connect().echoes("to b");
+    wakeport.ends();
+    assert_eq!((a.count("start"), b.count("start")), (1, 6));
+}
+
+#[test]
+fn one_that_fails_does_not_concern_the_clients_of_another() {
+    let (front, a) = (Front::new(), Stage::new());
+    let b = Stage::direct(|_| (), |_, call| i32::from(call.event == "start"));
+    front.write(&[service("a", &a, "10ms"), service("b", &b, "10ms")]);
+    let wakeport = front.run().start();
+    let client = front.places[0].connect();
+    for _ in 0..20 {
+        client.echoes("to a");
+        front.places[1].connect().is_reset();
+    }
+    client.echoes("to a");
+    wakeport.is("2 services: 1 failed, 1 awake");
+    assert_eq!((a.count("start"), a.count("stop")), (1, 0));
+}
+
+/// Clients that come and go while `change` is done, each served.
+fn under_load(place: &Place, change: impl FnOnce()) {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    place.connect().echoes("all the time");
+                }
+            });
+        }
+        change();
+        over.store(true, Ordering::Relaxed);
+    });
+}
+
+fn reload(wakeport: &Wakeport) {
+    let before = wakeport.log().matches("reloaded: ").count();
+    wakeport.signal(Signal::HUP);
+    until("it has reloaded", || {
+        wakeport.log().matches("reloaded: ").count() > before
+    });
+}
+
+#[test]
+fn a_reload_adds_changes_and_removes_a_service_under_load() {
+    let (front, a, b) = (Front::new(), Stage::new(), Stage::new());
+    front.write(&[service("a", &a, "1h")]);
+    let wakeport = front.run().start();
+    wakeport.logs("listener `b` belongs to no service");
+    front.places[1].connect().is_reset();
+    let stays = front.places[0].connect();
+    stays.echoes("before");
+    under_load(&front.places[0], || {
+        for cooldown in ["2h", "3h", "10ms"] {
+            front.write(&[service("a", &a, cooldown), service("b", &b, "10ms")]);
+            reload(&wakeport);
+        }
+        let leaves = front.places[1].connect();
+        leaves.echoes("added");
+        front.write(&[service("a", &a, "10ms")]);
+        reload(&wakeport);
+        front.places[1].connect().is_reset();
+        // Its connection goes on, and it is stopped when that has closed.
+        leaves.echoes("removed");
+        assert_eq!(b.count("stop"), 0);
+        drop(leaves);
+        b.reaches("stop", 1);
+        wakeport.logs("service `b` is idle and no longer in the file: removed");
+    });
+    stays.echoes("after");
+    assert_eq!((a.count("start"), a.count("stop")), (1, 0));
+    drop(stays);
+    // The changed cooldown holds.
+    a.reaches("stop", 1);
+}
+
+#[test]
+fn clients_that_wait_are_served_after_a_reload() {
+    let (front, a) = (Front::new(), Stage::new());
+    let (begin, begins) = std::sync::mpsc::channel::<()>();
+    let begins = std::sync::Mutex::new(Some(begins));
+    let slow = Stage::play(move |_, call| {
+        let begins = begins.lock().expect("no panic").take();
+        if let ("start", Some(begins)) = (call.event.as_str(), begins) {
+            let _ = begins.recv();
+        }
+    });
+    front.write(&[service("a", &a, "1h"), service("b", &slow, "1h")]);
+    let wakeport = front.run().start();
+    let waiting = front.places[1].connect();
+    waiting.send("hello");
+    slow.reaches("start", 1);
+    begin.send(()).expect("the hook runs");
+    front.write(&[service("a", &a, "2h"), service("b", &slow, "2h")]);
+    reload(&wakeport);
+    assert_eq!(waiting.take(5), b"hello");
+}
+
+#[test]
+fn a_wrong_file_changes_nothing_and_is_named_in_one_line() {
+    let (front, a) = (Front::new(), Stage::new());
+    front.write(&[service("a", &a, "1h")]);
+    let wakeport = front.run().start();
+    let client = front.places[0].connect();
+    client.echoes("before");
+    front.write(&[service("a", &a, "soon")]);
+    wakeport.signal(Signal::HUP);
+    wakeport.logs("cannot reload: ");
+    wakeport.logs("web.toml:4:12: `cooldown` cannot be `soon`");
+    wakeport.logs("nothing was changed");
+    client.echoes("after");
+    front.places[0].connect().echoes("and the next one");
+    assert_eq!((a.count("start"), a.count("stop")), (1, 0));
+}
