@@ -28,6 +28,7 @@ mod polkit;
 mod readmes;
 mod rig_selftest;
 mod security;
+mod several_services;
 mod sigkill;
 mod socket_proxyd_tests;
 mod sockets;
