@@ -186,6 +186,12 @@ impl Flow {
             ..Shared::default()
         });
         let pattern = Pattern::new(seed);
+        // A reader may stall for as long as a busy machine takes to bring all others to a standstill.
+        let patient = Some(LIMIT * 10);
+        source
+            .socket()
+            .set_write_timeout(patient)
+            .expect("an option");
         let sender = thread::spawn({
             let (source, shared, pattern) = (source.clone(), shared.clone(), pattern.clone());
             move || shared.send(&source, &pattern)
