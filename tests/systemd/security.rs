@@ -183,7 +183,9 @@ fn a_hook_inherits_nothing_of_wakeport_and_cannot_notify_systemd() {
     assert_eq!(fields, "", "an entry of a hook's making");
     // Four times nothing.
     assert!(rig.is("active", name), "{}", rig.state(name));
-    assert!(rig.show("StatusText", name).starts_with("cooling"));
+    rig.wait_for("its own status", || {
+        rig.show("StatusText", name).starts_with("cooling")
+    });
     let pid = rig.show("MainPID", name);
     assert_eq!(rig.run(&format!("cat /proc/{pid}/comm")).trim(), "wakeport");
     assert_eq!(rig.show("NRestarts", name), "0");
