@@ -64,6 +64,8 @@ pub struct Setup {
     pub listeners: Vec<Listener>,
     /// Where each of them leads.
     pub routes: Routes,
+    /// What another version has left in the file descriptor store, by name.
+    pub unknown: Vec<String>,
     /// What we are called.
     pub instance: Instance,
     /// Where metrics are served.
@@ -78,6 +80,7 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
         config,
         listeners,
         routes,
+        unknown,
         instance,
         metrics,
         reload,
@@ -87,6 +90,12 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
     let mut signals = Signals::new()?;
     let notifier = Notifier::start();
     notifier.ready();
+    for name in &unknown {
+        tracing::warn!(
+            "`{name}` in the file descriptor store is not known to this version: removed"
+        );
+    }
+    notifier.forget(unknown);
 
     let open_files = limits::raise_open_files()?;
     let slots = slots(&config.process, open_files.raised);

@@ -77,8 +77,15 @@ pub struct Inherited {
     pub listeners: Vec<Listener>,
     /// What is wrong with the others.
     pub errors: Vec<ListenError>,
+    /// The names of descriptors that another version has left in the file descriptor store.
+    pub unknown: Vec<String>,
     others: Vec<OwnedFd>,
 }
+
+/// How descriptors are named that we leave in the file descriptor store, in this version or another.
+const STORED: &str = "wakeport-";
+/// How systemd names those that were stored without a name.
+const UNNAMED: &str = "stored";
 
 /// Takes over the sockets that systemd has passed to us (sd_listen_fds(3)). To be called once,
 /// before any thread exists: it changes the environment.
@@ -98,12 +105,11 @@ pub fn inherit() -> Inherited {
             return inherited;
         }
     };
+    // Those that are not taken must not go to a program of the administrator's.
+    let _ = sd_notify::listen_fds();
     let mut fds = ListenFd::from_env();
     for (index, name) in names.into_iter().enumerate() {
-        match take(&mut fds, index) {
-            Some(socket) => inherited.add(name, socket),
-            None => inherited.errors.push(ListenError::NotAStream(name)),
-        }
+        inherited.add(name, take(&mut fds, index));
     }
     inherited
 }
@@ -141,16 +147,26 @@ fn take(fds: &mut ListenFd, index: usize) -> Option<OwnedFd> {
 }
 
 impl Inherited {
-    fn add(&mut self, name: String, socket: OwnedFd) {
-        match check(&name, &socket) {
-            Ok(address) => {
+    fn add(&mut self, name: String, socket: Option<OwnedFd>) {
+        let checked = match &socket {
+            Some(socket) => check(&name, socket),
+            None => Err(ListenError::NotAStream(name.clone())),
+        };
+        match (checked, socket) {
+            (Ok(address), Some(socket)) => {
                 let listener = Listener::new(name, address, socket, None);
                 self.listeners.push(listener);
             }
-            Err(error) => {
-                self.errors.push(error);
-                self.others.push(socket);
+            (Err(_), _) if name.starts_with(STORED) || name == UNNAMED => {
+                if !self.unknown.contains(&name) {
+                    self.unknown.push(name);
+                }
             }
+            (Err(error), socket) => {
+                self.errors.push(error);
+                self.others.extend(socket);
+            }
+            (Ok(_), None) => (),
         }
     }
 

@@ -30,6 +30,7 @@ enum Message {
     Status(String),
     Alive,
     Extend(Duration),
+    Forget(Vec<String>),
     Stopping(SyncSender<()>),
 }
 
@@ -77,6 +78,13 @@ impl Notifier {
         self.notify(Message::Extend(time));
     }
 
+    /// FDSTOREREMOVE: what is stored by these names is not wanted any more.
+    pub fn forget(&self, names: Vec<String>) {
+        if !names.is_empty() {
+            self.notify(Message::Forget(names));
+        }
+    }
+
     /// STOPPING: the process exits. Returns when that is sent.
     pub fn stopping(&self) {
         let (sent, done) = sync_channel(1);
@@ -121,6 +129,10 @@ fn send(message: Message) {
             let usec = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
             sd_notify::notify(&[NotifyState::ExtendTimeoutUsec(usec)])
         }
+        Message::Forget(names) => names.iter().try_for_each(|name| {
+            let removal = format!("FDSTOREREMOVE=1\nFDNAME={name}");
+            sd_notify::notify(&[NotifyState::Custom(&removal)])
+        }),
         Message::Stopping(_) => sd_notify::notify(&[NotifyState::Stopping]),
     };
     if let Message::Stopping(sent) = message {

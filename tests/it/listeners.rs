@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Read;
 use std::net::{TcpListener, UdpSocket};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -241,6 +242,39 @@ fn a_connection_in_place_of_a_listener_is_refused() {
         CONFIG,
         &["`Accept=yes`"],
     );
+}
+
+#[test]
+fn descriptors_that_another_version_has_stored_are_ignored_and_removed() {
+    let target = Place::tcp();
+    let _server = Server::echo(&target);
+    let (ours, stream) = UnixStream::pair().expect("two sockets");
+    let datagram = UnixDatagram::unbound().expect("a socket");
+    let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let dir = directory();
+    let file = fs::File::create(dir.path().join("file")).expect("a file");
+    let odd: [(&str, &dyn AsFd); 6] = [
+        ("wakeport-tomorrow", &stream),
+        ("wakeport-tomorrow", &datagram),
+        ("wakeport-", &udp),
+        ("wakeport-file", &file),
+        ("stored", &ours),
+        ("stored", &file),
+    ];
+    for (name, descriptor) in odd {
+        let front = Place::tcp();
+        let wakeport = Run::new()
+            .to(&target)
+            .inherit("web", &front.listen())
+            .inherit(name, &descriptor)
+            .start();
+        front.connect().echoes("hello");
+        // It would come again with each start.
+        until("it is removed", || {
+            wakeport.has_said("FDSTOREREMOVE=1") && wakeport.has_said(&format!("FDNAME={name}"))
+        });
+        wakeport.logs(&format!("WARN `{name}` in the file descriptor store"));
+    }
 }
 
 #[test]
