@@ -48,7 +48,7 @@
 //!   reporter.rs        tells the log, STATUS= and the record
 //! session.rs session/  one connection from accept to close; behind a balancer, whose it is
 //! -- acts: one outside thing per file
-//! net.rs net/          listen, stream, dial, reach, proxy_header, relay
+//! net.rs net/          listen, stream, dial, reach, direct, proxy_header, relay
 //! backend.rs backend/  starts and stops the service: systemd, hooks, exec
 //! program.rs program/  runs an administrator's program: environment, time limit, output
 //! systemd.rs systemd/  READY, STATUS, STOPPING, WATCHDOG; the log; MESSAGE_ID=s; which unit we are;

@@ -4,5 +4,6 @@ pub mod listen;
 pub mod stream;
 pub mod reach;
 pub mod dial;
+pub mod direct;
 pub mod proxy_header;
 pub mod relay;

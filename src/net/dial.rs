@@ -176,23 +176,26 @@ impl Drop for Connection {
     }
 }
 
-async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+pub(super) async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     // Numbers need no resolver, and so no thread.
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, port)]);
     }
-    limited(lookup(host.to_owned(), port)).await
+    let host = host.to_owned();
+    let lookup = move || Ok(Vec::from_iter((host.as_str(), port).to_socket_addrs()?));
+    limited(on_a_thread("resolve", lookup)).await
 }
 
-/// As tokio does it, which panics where no thread can be started.
-async fn lookup(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
+/// What may block, on a thread of its own. As tokio does it, which panics where no thread can be
+/// started.
+pub(super) async fn on_a_thread<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     let (reply, answer) = oneshot::channel();
-    thread::Builder::new()
-        .name("resolve".into())
-        .spawn(move || {
-            let found = (host.as_str(), port).to_socket_addrs();
-            let _ = reply.send(found.map(Vec::from_iter));
-        })?;
+    thread::Builder::new().name(name.into()).spawn(move || {
+        let _ = reply.send(work());
+    })?;
     answer.await.map_err(io::Error::other)?
 }
 

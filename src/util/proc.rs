@@ -1,7 +1,8 @@
-//! What the kernel tells in /proc: processes, control groups, listening sockets.
+//! What the kernel tells in /proc: processes, control groups, sockets.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// A process that runs (proc_pid_stat(5)).
@@ -64,6 +65,43 @@ pub fn setting(path: &str) -> Option<usize> {
     read(&format!("/proc/sys/{path}")).trim().parse().ok()
 }
 
+/// What a stream socket does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketState {
+    /// It waits for connections.
+    Listens,
+    /// It is an end of a connection, neither of which was closed.
+    Connected,
+    /// Anything else.
+    Other,
+}
+
+/// A TCP socket of our network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpSocket {
+    /// Its own address; one over IPv4 may be written as `::ffff:a.b.c.d`.
+    pub local: SocketAddr,
+    /// The address of the other end.
+    pub peer: SocketAddr,
+    /// What it does.
+    pub state: SocketState,
+    /// What tells it from others; 0 until it is accepted, and once it is closed.
+    pub inode: u64,
+    /// Its user.
+    pub uid: u32,
+}
+
+/// A Unix stream socket of our network namespace that has a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnixSocket {
+    /// Its name, which those have, too, that were accepted from it: `/path`, `@abstract`.
+    pub name: String,
+    /// What it does.
+    pub state: SocketState,
+    /// What tells it from others.
+    pub inode: u64,
+}
+
 /// A listening socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListeningSocket {
@@ -75,54 +113,124 @@ pub struct ListeningSocket {
     pub uid: Option<u32>,
 }
 
-/// All listening stream sockets.
+/// All listening stream sockets, as far as they can be read.
 pub fn listening() -> Vec<ListeningSocket> {
-    let rows = |name: &str, parse: fn(&str) -> Option<ListeningSocket>| {
-        let table = read(&format!("/proc/net/{name}"));
-        table.lines().filter_map(parse).collect::<Vec<_>>()
-    };
-    [rows("tcp", tcp), rows("tcp6", tcp), rows("unix", unix)].concat()
-}
-
-/// A row of /proc/net/tcp or tcp6 (proc_pid_net(5)), if it listens.
-fn tcp(row: &str) -> Option<ListeningSocket> {
-    let fields: Vec<_> = row.split_whitespace().collect();
-    let (ip, port) = fields.get(1)?.split_once(':')?;
-    let port = u16::from_str_radix(port, 16).ok()?;
-    let ip = words(ip)?;
-    let at = match <[u8; 4]>::try_from(&*ip) {
-        Ok(ip) => SocketAddr::from((Ipv4Addr::from(ip), port)),
-        Err(_) => SocketAddr::from((Ipv6Addr::from(<[u8; 16]>::try_from(ip).ok()?), port)),
-    };
-    let socket = ListeningSocket {
-        at: at.to_string(),
-        inode: fields.get(9)?.parse().ok()?,
-        uid: fields.get(7)?.parse().ok(),
-    };
-    // TCP_LISTEN in include/net/tcp_states.h.
-    (fields[3] == "0A").then_some(socket)
-}
-
-/// The bytes of an address; the kernel prints it as numbers of four bytes each.
-fn words(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::new();
-    for start in (0..text.len()).step_by(8) {
-        let word = u32::from_str_radix(text.get(start..start + 8)?, 16).ok()?;
-        bytes.extend(word.to_ne_bytes());
-    }
-    Some(bytes)
-}
-
-/// A row of /proc/net/unix, if it listens.
-fn unix(row: &str) -> Option<ListeningSocket> {
-    let fields: Vec<_> = row.split_whitespace().collect();
-    let socket = ListeningSocket {
-        at: fields.get(7)?.to_string(),
-        inode: fields.get(6)?.parse().ok()?,
+    let tcp = tcp_sockets(|socket| socket.state == SocketState::Listens);
+    let tcp = tcp.into_iter().flatten().map(|socket| ListeningSocket {
+        at: socket.local.to_string(),
+        inode: socket.inode,
+        uid: Some(socket.uid),
+    });
+    let unix = unix_sockets(|socket| socket.state == SocketState::Listens);
+    let unix = unix.into_iter().flatten().map(|socket| ListeningSocket {
+        at: socket.name,
+        inode: socket.inode,
         uid: None,
+    });
+    tcp.chain(unix).collect()
+}
+
+/// Those TCP sockets that are to be kept.
+pub fn tcp_sockets(keep: impl Fn(&TcpSocket) -> bool) -> io::Result<Vec<TcpSocket>> {
+    let mut sockets = table("tcp", tcp, &keep)?;
+    match table("tcp6", tcp, &keep) {
+        Ok(more) => sockets.extend(more),
+        // A kernel without IPv6.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (),
+        Err(error) => return Err(error),
+    }
+    Ok(sockets)
+}
+
+/// Those Unix stream sockets that are to be kept.
+pub fn unix_sockets(keep: impl Fn(&UnixSocket) -> bool) -> io::Result<Vec<UnixSocket>> {
+    table("unix", unix, keep)
+}
+
+/// The rows of a table below /proc/self/net (proc_pid_net(5)) that are to be kept.
+fn table<T>(
+    name: &str,
+    row: fn(&str) -> Option<T>,
+    keep: impl Fn(&T) -> bool,
+) -> io::Result<Vec<T>> {
+    // /proc/net is hidden by `ProcSubset=pid`.
+    let text = fs::read(format!("/proc/self/net/{name}"))?;
+    let rows = text.split(|&byte| byte == b'\n');
+    let rows = rows.filter_map(|text| row(&String::from_utf8_lossy(text)));
+    Ok(rows.filter(keep).collect())
+}
+
+/// A row of the tables tcp and tcp6.
+fn tcp(row: &str) -> Option<TcpSocket> {
+    let mut fields = row.split_ascii_whitespace().skip(1);
+    let (local, peer) = (address(fields.next()?)?, address(fields.next()?)?);
+    // include/net/tcp_states.h
+    let state = match fields.next()? {
+        "0A" => SocketState::Listens,
+        "01" => SocketState::Connected,
+        _ => SocketState::Other,
     };
-    // __SO_ACCEPTCON in include/linux/net.h.
-    (fields[3] == "00010000").then_some(socket)
+    Some(TcpSocket {
+        local,
+        peer,
+        state,
+        uid: fields.nth(3)?.parse().ok()?,
+        inode: fields.nth(1)?.parse().ok()?,
+    })
+}
+
+/// An address of these tables; the kernel prints its bytes as numbers of four bytes each.
+fn address(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let mut bytes = [0; 16];
+    let words = ip.len().div_ceil(8);
+    for (index, word) in bytes.chunks_exact_mut(4).take(words).enumerate() {
+        let text = ip.get(index * 8..index * 8 + 8)?;
+        word.copy_from_slice(&u32::from_str_radix(text, 16).ok()?.to_ne_bytes());
+    }
+    match words {
+        1 => Some((Ipv4Addr::from(*bytes.first_chunk()?), port).into()),
+        4 => Some((Ipv6Addr::from(bytes), port).into()),
+        _ => None,
+    }
+}
+
+/// A row of the table unix, if it is that of a stream socket with a name.
+fn unix(row: &str) -> Option<UnixSocket> {
+    let mut fields = row.trim_start().splitn(4, ' ').skip(3);
+    let [flags, kind, state, rest] = fields.next()?.splitn(4, ' ').collect::<Vec<_>>()[..] else {
+        return None;
+    };
+    // Only the inode is padded, and a name may hold anything.
+    let (inode, name) = rest.trim_start().split_once(' ')?;
+    let state = match (flags, state) {
+        // __SO_ACCEPTCON and SS_CONNECTED in include/linux/net.h
+        ("00010000", _) => SocketState::Listens,
+        (_, "03") => SocketState::Connected,
+        _ => SocketState::Other,
+    };
+    (kind == "0001").then(|| UnixSocket {
+        name: name.to_owned(),
+        state,
+        inode: inode.parse().unwrap_or_default(),
+    })
+}
+
+/// The sockets that we have ourselves, by inode.
+pub fn own_sockets() -> HashSet<u64> {
+    sockets_of("self").collect()
+}
+
+/// The sockets of a process that we may look into.
+fn sockets_of(pid: &str) -> impl Iterator<Item = u64> {
+    let files = fs::read_dir(format!("/proc/{pid}/fd"));
+    let files = files.into_iter().flatten().flatten();
+    files.filter_map(|file| {
+        let link = fs::read_link(file.path()).ok()?;
+        let inode = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
+        inode.parse().ok()
+    })
 }
 
 /// The processes that have the sockets, by inode, of those that we may look into. A socket that
@@ -130,16 +238,9 @@ fn unix(row: &str) -> Option<ListeningSocket> {
 pub fn socket_owners() -> HashMap<u64, u32> {
     let mut owners = HashMap::new();
     for pid in pids() {
-        let files = fs::read_dir(format!("/proc/{pid}/fd"));
-        let files = files.into_iter().flatten().flatten();
-        for link in files.filter_map(|file| fs::read_link(file.path()).ok()) {
-            let link = link.to_string_lossy();
-            let inode = link.strip_prefix("socket:[");
-            let inode = inode.and_then(|rest| rest.strip_suffix(']'));
-            if let Some(inode) = inode.and_then(|inode| inode.parse().ok()) {
-                let owner = owners.entry(inode).or_insert(pid);
-                *owner = pid.max(*owner);
-            }
+        for inode in sockets_of(&pid.to_string()) {
+            let owner = owners.entry(inode).or_insert(pid);
+            *owner = pid.max(*owner);
         }
     }
     owners
@@ -165,38 +266,77 @@ mod tests {
     }
 
     #[test]
-    fn listeners_are_read_as_the_kernel_prints_them() {
+    fn tcp_sockets_are_read_as_the_kernel_prints_them() {
         let row = "  0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000   101        0 4242 1 0000000000000000 100 0 0 10 0";
-        let v6 = "   0: 00000000000000000000000001000000:0050 00000000000000000000000000000000:0000 0A 0:0 00:0 0 0 0 7 1 0 100 0 0 10 0";
+        let v6 = "   0: 00000000000000000000000001000000:0050 0000000000000000FFFF00000100007F:C350 01 0:0 00:0 0 0 0 7 1 0 100 0 0 10 0";
         if cfg!(target_endian = "little") {
-            let socket = tcp(row).expect("it listens");
-            assert_eq!(socket.at, "127.0.0.1:8080");
-            assert_eq!((socket.inode, socket.uid), (4242, Some(101)));
-            let socket = tcp(v6).expect("it listens");
-            assert_eq!(socket.at, "[::1]:80");
+            let socket = tcp(row).expect("a socket");
+            assert_eq!(socket.local.to_string(), "127.0.0.1:8080");
+            assert_eq!((socket.inode, socket.uid), (4242, 101));
+            assert_eq!(socket.state, SocketState::Listens);
+            let socket = tcp(v6).expect("a socket");
+            assert_eq!(socket.local.to_string(), "[::1]:80");
+            assert_eq!(socket.peer.to_string(), "[::ffff:127.0.0.1]:50000");
+            assert_eq!(socket.state, SocketState::Connected);
         }
+        let closing = tcp(&row.replace(" 0A ", " 08 ")).expect("a socket");
+        assert_eq!(closing.state, SocketState::Other);
         for row in [
             "",
             "  sl  local_address rem_address   st",
-            &row.replace(" 0A ", " 01 "),
+            "0: 0100007F:1F90",
+            "0: 01:1 01:1 01 0 0 0 0 0 0",
         ] {
             assert_eq!(tcp(row), None, "{row}");
         }
-        for (row, at) in [
+    }
+
+    #[test]
+    fn unix_sockets_are_read_as_the_kernel_prints_them() {
+        use SocketState::{Connected, Listens, Other};
+        for (row, expected) in [
+            (
+                "0000000000000000: 00000002 00000000 00010000 0001 01 21 /run/x.sock",
+                Some(("/run/x.sock", Listens)),
+            ),
+            (
+                "00000000b1946ac9: 00000003 00000000 00000000 0001 03    22 /run/an x",
+                Some(("/run/an x", Connected)),
+            ),
+            (
+                "0: 00000002 00000000 00010000 0001 01 23 @x",
+                Some(("@x", Listens)),
+            ),
+            (
+                "0: 00000002 00000000 00000000 0001 02 24 @x",
+                Some(("@x", Other)),
+            ),
+            (
+                "0: 00000002 00000000 00010000 0005 01 25 /run/seqpacket",
+                None,
+            ),
+            ("0: 00000003 00000000 00000000 0001 03 26", None),
             (
                 "Num       RefCount Protocol Flags    Type St Inode Path",
                 None,
             ),
-            (
-                "0: 00000002 00000000 00010000 0001 01 21 /run/x.sock",
-                Some("/run/x.sock"),
-            ),
-            ("0: 00000003 00000000 00000000 0001 03 22 /run/x.sock", None),
-            ("0: 00000002 00000000 00010000 0001 01 23 @x", Some("@x")),
+            ("", None),
         ] {
-            let found = unix(row).map(|socket| socket.at);
-            assert_eq!(found.as_deref(), at, "{row}");
+            let found = unix(row);
+            let found = found.as_ref().map(|socket| (&*socket.name, socket.state));
+            assert_eq!(found, expected, "{row}");
         }
+    }
+
+    #[test]
+    fn our_own_sockets_are_known() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+        let here = listener.local_addr().expect("it is bound");
+        let listens = |socket: &TcpSocket| socket.local == here;
+        let found = tcp_sockets(listens).expect("it can be read");
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].state, SocketState::Listens);
+        assert!(own_sockets().contains(&found[0].inode));
     }
 
     #[test]
