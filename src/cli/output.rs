@@ -1,28 +1,27 @@
 //! Output of the commands, on a terminal or not.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use super::Fatal;
 use crate::admin::{Finding, Level};
+use crate::util::text::in_colours;
 
 /// Prints findings, one line each, on standard error: beside what was asked for.
 pub(super) fn findings(findings: &[Finding]) {
-    lines(findings, io::stderr().is_terminal())
+    lines(findings, in_colours(&io::stderr()))
         .iter()
         .for_each(|line| error(line));
 }
 
 /// The same on standard output: they are what was asked for.
 pub(super) fn report(findings: &[Finding]) {
-    lines(findings, io::stdout().is_terminal())
+    lines(findings, in_colours(&io::stdout()))
         .iter()
         .for_each(|text| line(text));
 }
 
-fn lines(findings: &[Finding], terminal: bool) -> Vec<String> {
-    // https://no-color.org
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+fn lines(findings: &[Finding], colours: bool) -> Vec<String> {
     let line = |finding: &Finding| {
         let (level, text) = (finding.level, &finding.text);
         let colour = match level {
@@ -30,7 +29,7 @@ fn lines(findings: &[Finding], terminal: bool) -> Vec<String> {
             Level::Warning => "\x1b[1;33m",
             Level::Note => "\x1b[1;34m",
         };
-        match terminal && !plain {
+        match colours {
             true => format!("{colour}{level}:\x1b[0m {text}"),
             false => format!("{level}: {text}"),
         }

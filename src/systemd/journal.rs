@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
-use std::io::{IsTerminal, Write as _};
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -18,7 +18,7 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::util::text::escape_controls;
+use crate::util::text::{escape_controls, in_colours};
 
 /// Where the log goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -228,7 +228,7 @@ fn print(line: &Line) {
         Level::INFO => "32",
         _ => "2",
     };
-    let (on, off) = match std::io::stderr().is_terminal() {
+    let (on, off) = match in_colours(&std::io::stderr()) {
         true => (format!("\x1b[{colour}m"), "\x1b[0m"),
         false => (String::new(), ""),
     };

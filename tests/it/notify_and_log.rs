@@ -1,10 +1,11 @@
 //! Notifications to the service manager, and the log: neither delays a client.
 
 use std::io::{BufRead, BufReader};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::support::{
@@ -70,6 +71,39 @@ fn a_failure_is_in_the_status_with_its_reason() {
         .is("failed: the start hook `false` failed (exit status: 1); refusing connections for ");
     wakeport
         .is("failed: the start hook `false` failed (exit status: 1); the next connection retries");
+}
+
+#[test]
+fn the_log_on_a_terminal_is_coloured_unless_no_color_is_set() {
+    let dir = directory();
+    let (binary, front) = (env!("CARGO_BIN_EXE_wakeport"), dir.path().join("front"));
+    let line = format!(
+        "echo $$; exec {binary} run --listen {} --to {} --start-hook true",
+        front.display(),
+        dir.path().join("back").display()
+    );
+    for (no_color, shown) in [("", "\x1b[32m INFO\x1b[0m waking"), ("1", " INFO waking")] {
+        // A terminal as stderr; the number of the process comes first.
+        let mut script = Command::new("script");
+        script.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+        let script = script.env("NO_COLOR", no_color).stdin(Stdio::null());
+        let mut script = script.stdout(Stdio::piped()).spawn().expect("util-linux");
+        let mut lines = BufReader::new(script.stdout.take().expect("a pipe")).lines();
+        let pid = lines.next().expect("a line").expect("a pipe");
+        let pid = pid.trim().parse().ok().and_then(Pid::from_raw);
+        let mut client = None;
+        until("it listens", || {
+            client = UnixStream::connect(&front).ok();
+            client.is_some()
+        });
+        let waking = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("waking")));
+        let waking = waking.expect("a line").expect("a pipe");
+        assert!(waking.contains(shown), "NO_COLOR={no_color}: {waking:?}");
+        drop(client);
+        kill_process(pid.expect("a process ID"), Signal::KILL).expect("it runs");
+        drop(lines);
+        let _ = script.wait();
+    }
 }
 
 #[test]
