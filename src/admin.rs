@@ -218,6 +218,12 @@ pub fn stem(name: &UnitName) -> &str {
     short.unwrap_or(name.as_str())
 }
 
+/// The name of the instance with this service.
+pub fn instance_name(service: &str) -> &str {
+    let name = service.strip_suffix(".service").unwrap_or(service);
+    name.strip_prefix("wakeport@").unwrap_or(name)
+}
+
 /// The command that reaches this manager.
 pub fn systemctl(manager: Manager) -> &'static str {
     match manager {

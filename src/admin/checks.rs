@@ -57,6 +57,7 @@ pub fn preflight(instance: &Instance, system: &System, plan: &Plan) -> Vec<Findi
     if instance.manager == Manager::System && !ids.is_empty() && !system.polkit {
         findings.push(unit::no_polkit());
     }
+    findings.extend(unit::closed_rules(system.rules_closed.as_ref()));
     findings.extend(port::linger(system.linger));
     findings.extend(unit::drop_ins(instance, system, plan));
     findings.sort_by_key(|finding| finding.level);
@@ -73,6 +74,7 @@ pub fn findings(subject: &Subject) -> Vec<Finding> {
     if let Some(installed) = &subject.instance {
         findings.extend(unit::installed(installed, subject.manager));
         findings.extend(unit::user(subject, installed));
+        findings.extend(unit::access(installed, unit::is_denied(subject)));
     }
     findings.extend(ports(subject));
     let listeners = listeners(subject);

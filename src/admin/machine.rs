@@ -11,8 +11,8 @@ pub mod inventory;
 
 use std::path::{Path, PathBuf};
 
-use crate::admin::system::{Present, System, Unit};
-use crate::admin::unit_files::Places;
+use crate::admin::system::{Present, SocketUnit, System, Unit};
+use crate::admin::unit_files::{DROP_IN, Mark, Places};
 use crate::admin::{self, Instance};
 use crate::config::{Manager, UnitName};
 
@@ -25,6 +25,9 @@ pub use sockets::listening;
 
 /// Where programs are that systemd finds by their names (systemd.service(5), "Command lines").
 const PATH: [&str; 2] = ["/usr/local/bin", "/usr/bin"];
+
+/// Where an administrator's rules for polkit are.
+const RULES: &str = "/etc/polkit-1/rules.d";
 
 /// All that `wakeport init` has to know of the machine, but for what its instances do
 /// ([`System::elsewhere`] is left empty), and the bus that told it.
@@ -56,6 +59,7 @@ pub async fn system(instance: &Instance, places: &Places) -> (System, Result<Bus
         present,
         user: has_user("wakeport"),
         polkit: has_polkit(bus.as_ref().ok()).await,
+        rules_closed: rules_closed(instance.manager),
         linger: bus.is_ok().then(|| linger(instance.manager)).flatten(),
     };
     (system, bus)
@@ -65,6 +69,44 @@ pub async fn system(instance: &Instance, places: &Places) -> (System, Result<Bus
 pub async fn remains(manager: Manager, places: &Places) -> (Vec<Present>, Result<(), String>) {
     let bus = Bus::connect(manager).await;
     (files::present(places, std::iter::empty()), bus.map(|_| ()))
+}
+
+/// The files that `wakeport init` has written for the instance with this service and these
+/// sockets, and the list of units for polkit.
+pub fn files_of(service: &str, sockets: &[SocketUnit], manager: Manager) -> Vec<Present> {
+    let Ok(places) = places(manager) else {
+        return Vec::new();
+    };
+    let stem = admin::instance_name(service);
+    let Ok(name) = stem.parse() else {
+        return Vec::new();
+    };
+    let mark = Mark::new(&name, manager);
+    let list = places.rules.join("50-wakeport.rules");
+    let rule = places.rules.join(format!("50-wakeport-{stem}.rules"));
+    let mut units: Vec<_> = sockets.iter().map(|socket| socket.name.as_str()).collect();
+    units.push(service);
+    let of_instance = |file: &Present| {
+        let path = &file.path;
+        let unit = match path.ends_with(DROP_IN) {
+            true => path.parent().and_then(Path::file_name),
+            false => path.file_name(),
+        };
+        let unit = unit.unwrap_or_default().to_string_lossy();
+        let unit = unit.strip_suffix(".d").unwrap_or(&unit);
+        let ours = file.text.as_ref().map_or(true, |text| mark.is_on(text));
+        manager == Manager::System && *path == list
+            || ours && (*path == rule || units.contains(&unit))
+    };
+    let mut present = files::present(&places, [list.clone()].into_iter());
+    present.retain(of_instance);
+    present
+}
+
+/// Why polkit cannot read the directory of its rules, if so. A user's own manager does not ask it.
+pub fn rules_closed(manager: Manager) -> Option<String> {
+    let polkit = Identity::polkit().filter(|_| manager == Manager::System)?;
+    polkit.can_list(Path::new(RULES)).err()
 }
 
 /// What the manager says about each of these units.
@@ -92,7 +134,7 @@ pub fn places(manager: Manager) -> Result<Places, String> {
     };
     Ok(Places {
         units,
-        rules: "/etc/polkit-1/rules.d".into(),
+        rules: RULES.into(),
         configs,
         program: program
             .filter(|path| !known(path))

@@ -102,6 +102,8 @@ pub struct Present {
     pub path: PathBuf,
     /// What it holds, or why that cannot be read.
     pub text: Result<String, String>,
+    /// What is wrong with its mode or its owner, if anything.
+    pub access: Option<String>,
 }
 
 /// What `wakeport init` is told.
@@ -124,6 +126,8 @@ pub struct System {
     pub user: bool,
     /// Whether polkit is there.
     pub polkit: bool,
+    /// Why polkit cannot read the directory of its rules, if so.
+    pub rules_closed: Option<String>,
     /// Whether the user's manager runs without a login; `None` where that does not matter.
     pub linger: Option<bool>,
 }
@@ -151,6 +155,8 @@ pub struct Subject {
     pub open_files: u64,
     /// Whether polkit is there.
     pub polkit: bool,
+    /// Why polkit cannot read the directory of its rules, if so.
+    pub rules_closed: Option<String>,
     /// Whether the user's manager runs without a login; `None` where that does not matter.
     pub linger: Option<bool>,
 }
@@ -208,6 +214,8 @@ pub struct Installed {
     pub unread: Vec<(String, String)>,
     /// The file of its services, if its user cannot read that, and why.
     pub closed: Option<(String, String)>,
+    /// The files that `wakeport init` has written for it, and the list of units for polkit.
+    pub files: Vec<Present>,
 }
 
 /// A socket unit.

@@ -65,6 +65,7 @@ fn system() -> System {
         present: Vec::new(),
         user: true,
         polkit: true,
+        rules_closed: None,
         linger: None,
     }
 }
@@ -298,6 +299,7 @@ fn only_what_is_not_done_yet_is_done() {
         system.present.push(Present {
             path: change.path,
             text,
+            access: None,
         });
     }
     system.sockets = vec![Unit {
@@ -441,6 +443,7 @@ fn subject() -> Subject {
         user_exists: true,
         open_files: 1_048_576,
         polkit: true,
+        rules_closed: None,
         linger: None,
     }
 }
@@ -799,6 +802,7 @@ fn the_variables_of_other_instances_are_read_from_their_files() {
     let file = |path: &str, text: &str| Present {
         path: path.into(),
         text: Ok(text.into()),
+        access: None,
     };
     let present = [
         file(

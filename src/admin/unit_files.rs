@@ -45,6 +45,8 @@ pub struct Change {
     pub new: Option<String>,
     /// `wakeport init` has not written it, or it cannot be read: not ours to change.
     pub foreign: bool,
+    /// What is wrong with its mode or its owner, if anything; writing it anew repairs that.
+    pub access: Option<String>,
 }
 
 /// What is to be done, in this order.
@@ -111,7 +113,7 @@ pub fn may_be_ours(path: &Path) -> bool {
 /// units set, in the order of their files.
 pub fn variables(present: &[Present], manager: Manager) -> BTreeMap<String, Vec<(String, String)>> {
     let mut instances = BTreeMap::new();
-    for Present { path, text } in present {
+    for Present { path, text, .. } in present {
         let folder = path.parent().and_then(Path::file_name).unwrap_or_default();
         let name = path.file_name().unwrap_or_default();
         let units = [folder, name].map(|name| name.to_string_lossy().into_owned());
@@ -287,6 +289,7 @@ fn changes(mark: &Mark, files: Vec<(PathBuf, String)>, present: &[Present]) -> V
     for (path, new) in files {
         let old = present.iter().find(|file| file.path == path);
         let foreign = old.is_some_and(|old| !matches!(&old.text, Ok(text) if mark.is_on(text)));
+        let access = old.and_then(|old| old.access.clone());
         let old = old.map(|old| old.text.clone().unwrap_or_default());
         let new = Some(new);
         changes.push(Change {
@@ -294,6 +297,7 @@ fn changes(mark: &Mark, files: Vec<(PathBuf, String)>, present: &[Present]) -> V
             old,
             new,
             foreign,
+            access,
         });
     }
     for file in present {
@@ -307,6 +311,7 @@ fn changes(mark: &Mark, files: Vec<(PathBuf, String)>, present: &[Present]) -> V
                 old,
                 new,
                 foreign,
+                access: None,
             });
         }
     }
@@ -403,7 +408,7 @@ fn enabling(instance: &Instance, changes: &[Change], system: &System) -> Vec<Ste
     }
     let is_unit = |change: &&Change| change.path.extension().is_none_or(|end| end != "rules");
     let mut units = changes.iter().filter(is_unit);
-    if units.any(Change::is_one) || system.sockets.iter().any(|socket| socket.needs_reload) {
+    if units.any(Change::is_due) || system.sockets.iter().any(|socket| socket.needs_reload) {
         steps.push(command(instance.manager, &["daemon-reload"]));
     }
     let sockets = instance.sockets();
@@ -454,16 +459,21 @@ fn new_user() -> Step {
 }
 
 impl Change {
-    /// Whether it changes anything.
+    /// Whether it changes the content.
     pub fn is_one(&self) -> bool {
         self.old != self.new
+    }
+
+    /// Whether there is anything to do: the content changes, or the mode or the owner.
+    pub fn is_due(&self) -> bool {
+        self.is_one() || self.access.is_some()
     }
 }
 
 impl Plan {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.before.is_empty() && self.after.is_empty() && !self.changes.iter().any(Change::is_one)
+        self.before.is_empty() && self.after.is_empty() && !self.changes.iter().any(Change::is_due)
     }
 
     /// What will be done: the commands, and the lines of the files that come and go.
@@ -472,7 +482,11 @@ impl Plan {
         for step in &self.before {
             let _ = writeln!(listing, "run     {}", in_words(step));
         }
-        for change in self.changes.iter().filter(|change| change.is_one()) {
+        for change in self.changes.iter().filter(|change| change.is_due()) {
+            if let (Some(defect), false) = (&change.access, change.is_one()) {
+                let _ = writeln!(listing, "repair  {}: {defect}", change.path.display());
+                continue;
+            }
             let verb = match (&change.old, &change.new) {
                 (None, _) => "create",
                 (Some(_), Some(_)) => "change",

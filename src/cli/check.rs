@@ -203,6 +203,7 @@ async fn instance_of(bus: &Bus, service: &str, manager: Manager) -> Vec<Finding>
     };
     found.units.unknown = Options::unknown(&found.variables);
     found.units.closed = instances::closed(&found);
+    found.units.files = machine::files_of(service, &found.units.sockets, manager);
     let bus = Bus::connect(manager).await;
     let subject = subject(config, Some(&found), Some(service), manager, &bus).await;
     checks::findings(&subject)
@@ -264,6 +265,7 @@ async fn subject(
         user_exists: identity.is_some() || found.is_some_and(|found| found.dynamic_user),
         open_files: found.map_or_else(machine::open_files, |found| found.open_files),
         polkit: machine::has_polkit(bus.as_ref().ok()).await,
+        rules_closed: found.and_then(|_| machine::rules_closed(manager)),
         listening: machine::listening(manager, bus.as_ref().ok()).await,
         linger: found.and_then(|_| machine::linger(manager)),
         instance: found.map(|found| found.units.clone()),

@@ -103,6 +103,7 @@ impl Init {
         if !write {
             print(&plan);
             output::error(&hint(&instance, &system, &places));
+            findings.extend(checks::unit::to_repair(&plan));
             output::findings(&findings);
             return Ok(ExitCode::SUCCESS);
         }
@@ -227,7 +228,7 @@ fn carry_out(plan: &Plan) -> Result<(), Fatal> {
     }
     output::line(&plan.listing());
     plan.before.iter().try_for_each(execute)?;
-    for change in plan.changes.iter().filter(|change| change.is_one()) {
+    for change in plan.changes.iter().filter(|change| change.is_due()) {
         apply(change).map_err(|error| {
             failed(format!(
                 "cannot write `{}`: {error}{}",
@@ -283,6 +284,9 @@ fn apply(change: &Change) -> io::Result<()> {
         return Ok(());
     };
     make_directory(folder)?;
+    if path.ends_with(DROP_IN) {
+        file::take_over_directory(folder, 0o755)?;
+    }
     file::replace(path, new.as_bytes(), 0o644)
 }
 

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
@@ -47,6 +47,15 @@ pub fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made.and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode))),
     }
+}
+
+/// Makes a directory that is there ours, with this mode.
+pub fn take_over_directory(path: &Path, mode: u32) -> io::Result<()> {
+    let own = rustix::process::geteuid();
+    if fs::metadata(path)?.uid() != own.as_raw() {
+        chown(path, Some(own.as_raw()), None)?;
+    }
+    fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
 /// Opens a regular file; anything else is an error, without following a link or waiting for the

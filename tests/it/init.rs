@@ -191,6 +191,40 @@ fn write_creates_what_was_printed_and_remove_deletes_it_all() {
 }
 
 #[test]
+fn a_file_with_another_mode_is_reported_and_repaired() {
+    let home = Home::new();
+    home.does(&with(&["--write"]));
+    let (file, folder) = (home.path(SERVICE), home.path("wakeport@notes.socket.d"));
+    let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+    let mode = |path: &Path| {
+        fs::metadata(path)
+            .expect("it is there")
+            .permissions()
+            .mode()
+            & 0o777
+    };
+    set(&file, 0o640).expect("a file of ours");
+    set(&folder, 0o775).expect("a directory of ours");
+    let said = home.does(&ADDRESSES);
+    for defect in [
+        format!(
+            "warning: `{}` has the mode 640 instead of 644; `--write` repairs it",
+            file.display()
+        ),
+        format!(
+            "warning: `{}` has the mode 775 instead of 755; `--write` repairs it",
+            folder.display()
+        ),
+    ] {
+        assert!(said.contains(&defect), "{said}");
+    }
+    let said = home.does(&with(&["--write"]));
+    assert_eq!(said.matches("repair  ").count(), 2, "{said}");
+    assert_eq!((mode(&file), mode(&folder)), (0o644, 0o755));
+    assert!(home.does(&with(&["--write"])).contains("nothing to do"));
+}
+
+#[test]
 fn a_listener_that_is_no_longer_given_is_removed() {
     let home = Home::new();
     home.does(&with(&["--listen", "admin=127.0.0.1:9090", "--write"]));

@@ -118,6 +118,46 @@ fn a_new_user_puts_nginx_behind_wakeport_with_one_line() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
+fn whatever_the_umask_polkit_can_read_what_init_writes_and_a_wrong_mode_is_repaired() {
+    let rig = Rig::boot();
+    python(&rig);
+    let line = format!("init web --listen {PORT} --to {TARGET} --cooldown 300ms --write --enable");
+    let rule = "/etc/polkit-1/rules.d/50-wakeport-web.rules";
+    rig.run(&format!("umask 077; wakeport {line}"));
+    assert_eq!(rig.curl(URL), "hello");
+    rig.wait_until_asleep("web");
+
+    // As a copy made by hand under such a umask, or a restored backup.
+    for (spoil, defect) in [
+        ("chmod 640", "has the mode 640 instead of 644"),
+        ("chown 4242", "belongs to the user with the ID 4242"),
+    ] {
+        rig.run(&format!("{spoil} {rule}; systemctl restart polkit"));
+        // A rule that another user owns is read all the same.
+        let denied = spoil.starts_with("chmod");
+        says(
+            &rig,
+            "check web",
+            i32::from(denied),
+            &[&format!("`{rule}` {defect}")],
+        );
+        says(&rig, &line, 0, &[&format!("repair  {rule}: ")]);
+        assert_eq!(rig.run(&format!("stat -c '%a %u' {rule}")), "644 0\n");
+        does(&rig, "check web");
+        assert_eq!(rig.curl(URL), "hello");
+        rig.wait_until_asleep("web");
+        assert!(does(&rig, &line).contains("nothing to do"));
+    }
+
+    // The directory is not ours.
+    rig.run("chown 0:0 /etc/polkit-1/rules.d; systemctl restart polkit");
+    let closed = "polkit cannot read its rules: the mode of `/etc/polkit-1/rules.d` is 700; `chmod 755 /etc/polkit-1/rules.d`";
+    says(&rig, "check web", 1, &[closed]);
+    says(&rig, &line, 1, &[closed, "nothing was written"]);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
 fn each_obstacle_on_a_real_machine_is_reported() {
     let rig = Rig::boot();
     python(&rig);

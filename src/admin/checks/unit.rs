@@ -4,9 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::socket::socket;
-use crate::admin::system::{Elsewhere, Installed, Permission, Program, Subject, System, Unit};
+use crate::admin::system::{
+    Elsewhere, Installed, Permission, Present, Program, Subject, System, Unit,
+};
 use crate::admin::unit_files::Plan;
-use crate::admin::{Finding, Instance, in_a_row, stem, systemctl};
+use crate::admin::{Finding, Instance, in_a_row, instance_name, stem, systemctl};
 use crate::config::{Manager, ReadyKind, ServiceConfig, ServiceKind, UnitName, span};
 
 /// Drop-ins are of no use without what they add to.
@@ -46,12 +48,6 @@ pub fn woken(name: &str, unit: &Unit, service: &ServiceConfig) -> Vec<Finding> {
     findings.extend(habits(name, unit, ctl));
     findings.extend(times(name, unit, service));
     findings
-}
-
-/// The name of the instance with this service.
-fn instance_name(service: &str) -> &str {
-    let name = service.strip_suffix(".service").unwrap_or(service);
-    name.strip_prefix("wakeport@").unwrap_or(name)
 }
 
 /// Why there is nothing to start, if so.
@@ -377,6 +373,37 @@ pub fn drop_ins(instance: &Instance, system: &System, plan: &Plan) -> Vec<Findin
     findings
 }
 
+/// Files of ours that the next `wakeport init --write` repairs.
+pub fn to_repair(plan: &Plan) -> Vec<Finding> {
+    let defects = plan.changes.iter().filter_map(|it| it.access.as_ref());
+    defects
+        .map(|defect| Finding::warning(format!("{defect}; `--write` repairs it")))
+        .collect()
+}
+
+/// Files that have another mode or owner than `wakeport init` gives them. Where polkit denies what
+/// is needed, that line names its rules.
+pub fn access(installed: &Installed, denied: bool) -> Vec<Finding> {
+    let files = installed.files.iter();
+    let wrong = files.filter(|file| !(denied && is_rule(file)));
+    let text = |file: &Present| Some(format!("{}; {}", file.access.as_ref()?, reset(file)));
+    wrong.filter_map(text).map(Finding::warning).collect()
+}
+
+fn is_rule(file: &Present) -> bool {
+    file.path.extension().is_some_and(|end| end == "rules")
+}
+
+/// What gives a file its mode and its owner back.
+fn reset(file: &Present) -> String {
+    let path = file.path.display();
+    match is_rule(file) {
+        // polkit reads a rule when it is written, not when its mode changes.
+        true => format!("`chown 0:0 {path} && chmod 644 {path} && systemctl restart polkit`"),
+        false => "the next `wakeport init` with `--write` repairs it".to_owned(),
+    }
+}
+
 // -- their user
 
 /// Whether the user that relays exists.
@@ -394,6 +421,12 @@ pub fn no_polkit() -> Finding {
     Finding::error(
         "polkit is not installed, and without it wakeport cannot start units; install it (Debian: polkitd), or see \"Without any privilege\" in docs/recipes.md",
     )
+}
+
+/// polkit knows only the rules that it can read.
+pub fn closed_rules(reason: Option<&String>) -> Option<Finding> {
+    let text = |reason| format!("polkit cannot read its rules: {reason}");
+    reason.map(text).map(Finding::error)
 }
 
 /// Whether the units may be started and stopped.
@@ -434,8 +467,23 @@ pub fn permissions(subject: &Subject, permissions: &[Permission]) -> Vec<Finding
     findings
 }
 
+/// Whether polkit denies anything that is needed.
+pub fn is_denied(subject: &Subject) -> bool {
+    let services = subject.services.iter();
+    let mut permissions = services.flat_map(|service| &service.permissions);
+    permissions.any(|permission| permission.allowed == Ok(false))
+}
+
 fn remedy(subject: &Subject, unit: &str) -> String {
     let installed = subject.instance.as_ref();
+    if let Some(reason) = &subject.rules_closed {
+        return format!("polkit cannot read its rules: {reason}");
+    }
+    let files = installed.iter().flat_map(|installed| &installed.files);
+    let mut rules = files.filter(|file| is_rule(file));
+    if let Some((rule, defect)) = rules.find_map(|file| Some((file, file.access.as_ref()?))) {
+        return format!("{defect}: {}", reset(rule));
+    }
     let several = installed.filter(|_| subject.config.has_file());
     let name: Option<UnitName> = unit.parse().ok();
     let name = match several {

@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::programs::Identity;
 use crate::admin::system::Present;
-use crate::admin::unit_files::{Places, may_be_ours};
+use crate::admin::unit_files::{DROP_IN, Places, may_be_ours};
 
 /// What is there of `planned`, and of all that an instance may consist of.
 pub(super) fn present(places: &Places, planned: impl Iterator<Item = PathBuf>) -> Vec<Present> {
@@ -50,5 +52,34 @@ fn read(path: PathBuf) -> Option<Present> {
         Err(_) if fs::symlink_metadata(&path).is_err() => return None,
         Err(error) => Err(error.to_string()),
     };
-    Some(Present { path, text })
+    let access = defect(&path);
+    Some(Present { path, text, access })
+}
+
+/// What is wrong with the mode or the owner of a file as `wakeport init` writes it, or of the
+/// directory of a drop-in.
+fn defect(path: &Path) -> Option<String> {
+    let folder = path.parent().filter(|_| path.ends_with(DROP_IN));
+    let mut all = [Some((path, 0o644)), folder.map(|folder| (folder, 0o755))].into_iter();
+    all.find_map(|it| it.and_then(|(path, wanted)| differs(path, wanted)))
+}
+
+fn differs(path: &Path, wanted: u32) -> Option<String> {
+    let meta = fs::metadata(path).ok()?;
+    let (shown, mode) = (path.display(), meta.mode() & 0o777);
+    let trusted = [0, super::own_ids().0];
+    if !trusted.contains(&meta.uid()) {
+        return Some(format!(
+            "`{shown}` belongs to the user with the ID {}",
+            meta.uid()
+        ));
+    }
+    // A rule may be for polkit alone.
+    let is_rule = path.extension().is_some_and(|end| end == "rules");
+    let readable = match Identity::polkit().filter(|_| is_rule) {
+        Some(polkit) => polkit.may_read(&meta),
+        None => mode & wanted & 0o555 == wanted & 0o555,
+    };
+    (!readable || mode & 0o022 != 0)
+        .then(|| format!("`{shown}` has the mode {mode:o} instead of {wanted:o}"))
 }

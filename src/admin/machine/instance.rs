@@ -91,6 +91,7 @@ pub async fn instance(bus: &Bus, service: &str) -> Result<Found, String> {
             unknown,
             unread,
             closed: None,
+            files: Vec::new(),
         },
         command,
         variables,
@@ -155,26 +156,12 @@ impl Found {
 
     /// Who runs its programs.
     pub fn identity(&self) -> Option<Identity> {
-        let (uid, gid) = self.ids()?;
-        let mut gids = vec![gid];
-        let groups = fs::read_to_string("/etc/group").unwrap_or_default();
-        for line in groups.lines() {
-            let fields: Vec<_> = line.split(':').collect();
-            let [name, _, id, members, ..] = fields[..] else {
-                continue;
-            };
-            let member = members.split(',').any(|member| member == self.user);
-            if member || self.groups.iter().any(|group| group == name) {
-                gids.extend(id.parse::<u32>());
-            }
-        }
         let path = self.variables.iter().rev().find(|(name, _)| name == "PATH");
         Some(Identity {
-            uid,
-            gids,
             path: path.map_or(PATH, |(_, value)| value).to_owned(),
             hides_home: self.hides_home,
             private_tmp: self.private_tmp,
+            ..Identity::of(&self.user, &self.groups)?
         })
     }
 }

@@ -38,6 +38,35 @@ impl Identity {
         }
     }
 
+    /// polkit's, where it has a user of its own.
+    pub fn polkit() -> Option<Self> {
+        Self::of("polkitd", &[])
+    }
+
+    /// That of the user `name`, with these groups as well, without a sandbox.
+    pub fn of(name: &str, more: &[String]) -> Option<Self> {
+        let (uid, gid) = super::identity(name)?;
+        let mut gids = vec![gid];
+        let groups = fs::read_to_string("/etc/group").unwrap_or_default();
+        for line in groups.lines() {
+            let fields: Vec<_> = line.split(':').collect();
+            let [group, _, id, members, ..] = fields[..] else {
+                continue;
+            };
+            let member = members.split(',').any(|member| member == name);
+            if member || more.iter().any(|more| more == group) {
+                gids.extend(id.parse::<u32>());
+            }
+        }
+        Some(Self {
+            uid,
+            gids,
+            path: String::new(),
+            hides_home: false,
+            private_tmp: false,
+        })
+    }
+
     /// Whether `command` could be run, as far as file modes tell; if not, why, and what to do.
     pub fn can_run(&self, command: &CommandLine) -> Result<(), String> {
         let program = Path::new(&command.program);
@@ -96,7 +125,7 @@ impl Identity {
         let real = fs::canonicalize(path).map_err(|error| why(path, &error))?;
         self.can_enter(&real)?;
         let meta = fs::metadata(&real).map_err(|error| why(&real, &error))?;
-        match self.uid == 0 || self.has(&meta, 2) {
+        match self.may_read(&meta) {
             true => Ok(()),
             false => Err(format!(
                 "its mode is {:o}; `chmod 644 {}`",
@@ -104,6 +133,26 @@ impl Identity {
                 path.display()
             )),
         }
+    }
+
+    /// Whether the files in `folder` can be found, as far as modes tell; if not, why.
+    pub fn can_list(&self, folder: &Path) -> Result<(), String> {
+        let Ok(meta) = fs::metadata(folder) else {
+            return Ok(());
+        };
+        match self.may_read(&meta) {
+            true => self.can_enter(&folder.join("file")),
+            false => Err(format!(
+                "the mode of `{0}` is {1:o}; `chmod 755 {0}`",
+                folder.display(),
+                meta.mode() & 0o7777
+            )),
+        }
+    }
+
+    /// Whether the mode lets it read.
+    pub fn may_read(&self, meta: &Metadata) -> bool {
+        self.uid == 0 || self.has(meta, 2)
     }
 
     /// Whether every directory above `real` may be searched.
