@@ -1,9 +1,9 @@
 //! Connecting to a target: resolve, connect, check that it is not ourselves, announce the client.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use rustix::net::{
     AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, send, socket_with,
 };
 use tokio::sync::{Semaphore, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::address::{Address, Peer, UnixAddress};
 use crate::config::{Liveness, ProxyVersion};
@@ -34,8 +35,13 @@ pub struct Dialer {
     in_flight: Arc<Semaphore>,
     liveness: Liveness,
     ours: Arc<HashSet<SocketAddr>>,
+    preferred: Preferred,
     header: Option<ProxyVersion>,
 }
+
+/// Addresses that answered in the place of others of the same name, and since when they go first.
+#[derive(Clone, Debug, Default)]
+struct Preferred(Arc<Mutex<HashMap<SocketAddr, Instant>>>);
 
 /// A connection to a target that has not been told its client. Dropped untold, it announces itself
 /// as local.
@@ -53,6 +59,13 @@ const IN_FLIGHT: usize = 64;
 /// kernel sends its second and third request after 1 s and 3 s.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long an address has to itself before the next one of its name is tried as well (RFC 8305,
+/// section 8).
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// How long an address goes first that answered in the place of another.
+const PREFERRED_FOR: Duration = Duration::from_secs(600);
+
 /// How long a target may take to answer a probe: long enough to cross an ocean.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -65,6 +78,7 @@ impl Dialer {
             liveness,
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
             ours: Arc::new(ours.into_iter().collect()),
+            preferred: Preferred::default(),
             header: None,
         }
     }
@@ -106,21 +120,47 @@ impl Dialer {
     }
 
     async fn connect_tcp(&self, host: &str, port: u16) -> io::Result<AsyncStream> {
-        let mut outcome = Err(io::Error::new(
-            io::ErrorKind::NotFound,
-            "name has no address",
-        ));
-        for address in resolve(host, port).await? {
-            if self.is_ours(address) {
-                outcome = Err(io::Error::other(format!("{address} is our own listener")));
-                continue;
+        let mut failure = io::Error::new(io::ErrorKind::NotFound, "name has no address");
+        let mut addresses = resolve(host, port).await?;
+        addresses.retain(|&address| {
+            let is_ours = self.is_ours(address);
+            if is_ours {
+                failure = io::Error::other(format!("{address} is our own listener"));
             }
-            outcome = connect_to(address).await;
-            if outcome.is_ok() {
-                break;
+            !is_ours
+        });
+        match addresses[..] {
+            [] => Err(failure),
+            [address] => connect_to(address).await,
+            _ => self.connect_to_any(addresses).await,
+        }
+    }
+
+    /// Tries one address after the other, the next one when those before have failed or a moment has
+    /// passed (RFC 8305, section 5).
+    async fn connect_to_any(&self, addresses: Vec<SocketAddr>) -> io::Result<AsyncStream> {
+        let addresses = self.preferred.order(addresses);
+        let mut left = addresses.iter().copied();
+        let mut attempts = JoinSet::new();
+        let mut outcome = Err(io::ErrorKind::TimedOut.into());
+        loop {
+            let next = left.next();
+            if let Some(address) = next {
+                attempts.spawn(async move { (address, connect_to(address).await) });
+            }
+            tokio::select! {
+                ended = attempts.join_next() => match ended {
+                    None => return outcome,
+                    Some(Ok((address, Ok(stream)))) => {
+                        self.preferred.answered(address, &addresses);
+                        return Ok(stream);
+                    }
+                    Some(Ok((_, failure))) => outcome = failure,
+                    Some(Err(error)) => outcome = Err(io::Error::other(error)),
+                },
+                () = sleep(STAGGER), if next.is_some() => (),
             }
         }
-        outcome
     }
 
     /// Whether connecting to `address` would reach one of our own listeners.
@@ -129,6 +169,38 @@ impl Dialer {
             .iter()
             .any(|&ours| reaches_over_tcp(address, ours))
     }
+}
+
+impl Preferred {
+    /// The addresses of a name in the order in which they are tried: those that answered go first,
+    /// then the families take turns (RFC 8305, section 4).
+    fn order(&self, addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        let since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let preferred = |address: &SocketAddr| since.get(address).is_some_and(is_recent);
+        let mut of_family = [0, 0];
+        let ranked = addresses.into_iter().map(|address| {
+            let rank = &mut of_family[usize::from(address.is_ipv4())];
+            *rank += 1;
+            (!preferred(&address), *rank, address)
+        });
+        let mut ranked: Vec<_> = ranked.collect();
+        ranked.sort_by_key(|&(is_late, rank, _)| (is_late, rank));
+        ranked.into_iter().map(|(_, _, address)| address).collect()
+    }
+
+    /// Takes note that `address` answered, of those that were tried in this order.
+    fn answered(&self, address: SocketAddr, tried: &[SocketAddr]) {
+        if tried.first() == Some(&address) {
+            return;
+        }
+        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        since.retain(|other, since| is_recent(since) && !tried.contains(other));
+        since.insert(address, Instant::now());
+    }
+}
+
+fn is_recent(since: &Instant) -> bool {
+    since.elapsed() < PREFERRED_FOR
 }
 
 impl Connection {
@@ -257,4 +329,32 @@ async fn limited<T>(attempt: impl Future<Output = io::Result<T>>) -> io::Result<
     timeout(CONNECT_TIMEOUT, attempt)
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn families_take_turns_and_an_address_that_answered_goes_first_for_a_while() {
+        let addresses = |texts: &[&str]| -> Vec<SocketAddr> {
+            let texts = texts.iter();
+            texts.map(|text| text.parse().expect("parses")).collect()
+        };
+        let resolved = addresses(&["[2001:db8::1]:1", "[2001:db8::2]:1", "192.0.2.1:1"]);
+        let in_turn = addresses(&["[2001:db8::1]:1", "192.0.2.1:1", "[2001:db8::2]:1"]);
+        let preferred = Preferred::default();
+        assert_eq!(preferred.order(resolved.clone()), in_turn);
+        // The first one to answer is no news: the order stays the resolver's.
+        preferred.answered(in_turn[0], &in_turn);
+        assert_eq!(preferred.order(resolved.clone()), in_turn);
+        preferred.answered(in_turn[2], &in_turn);
+        let order = preferred.order(resolved.clone());
+        assert_eq!(order[0], resolved[1]);
+        preferred.answered(resolved[2], &order);
+        let order = preferred.order(resolved.clone());
+        assert_eq!(order, [resolved[2], resolved[0], resolved[1]]);
+        tokio::time::advance(PREFERRED_FOR).await;
+        assert_eq!(preferred.order(resolved), in_turn);
+    }
 }

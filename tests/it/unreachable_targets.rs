@@ -166,10 +166,15 @@ impl NameServer {
 
     /// Makes the resolver use it.
     fn serves(&self, run: Run) -> Run {
-        let mount = "mount --bind \"$1\" /etc/resolv.conf && shift && exec \"$@\"";
-        let conf = self.dir.path().join("resolv.conf").display().to_string();
-        run.under(&["unshare", "--mount", "sh", "-c", mount, "sh", &conf])
+        under_etc(run, &self.dir, "resolv.conf")
     }
+}
+
+/// Runs it with the file `name` in `dir` in the place of that in /etc.
+fn under_etc(run: Run, dir: &TempDir, name: &str) -> Run {
+    let mount = format!("mount --bind \"$1\" /etc/{name} && shift && exec \"$@\"");
+    let file = dir.path().join(name).display().to_string();
+    run.under(&["unshare", "--mount", "sh", "-c", &mount, "sh", &file])
 }
 
 /// Answers questions for addresses (RFC 1035, section 4).
@@ -240,6 +245,38 @@ fn a_pending_lookup_does_not_delay_the_exit() {
     client.is_reset();
     wakeport.ends();
     assert!(began.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_silent_address_of_a_name_delays_no_client_and_the_one_that_answers_goes_first() {
+    let (network, dir, front) = (Network::new(), directory(), Place::tcp());
+    let _server = echo_there(&network);
+    let Place::Tcp(good) = Network::far() else {
+        panic!("it is TCP");
+    };
+    // What is for the others arrives at the other host, which is none of them.
+    let silent = ["192.0.2.3", "192.0.2.6", "192.0.2.7"];
+    let mut hosts = String::new();
+    for address in silent {
+        network.is_sent_there(address);
+        hosts += &format!("{address} service.test\n");
+    }
+    hosts += &format!("{} service.test\n", good.ip());
+    fs::write(dir.path().join("hosts"), hosts).expect("a file of ours");
+    let run = Run::new()
+        .to(format!("service.test:{}", good.port()))
+        .listen(&front)
+        // One silent address alone takes longer to be given up.
+        .option("--start-timeout", "4s");
+    let _wakeport = under_etc(run, &dir, "hosts").start();
+    front.connect().echoes("hello");
+    let tried = network.sent_elsewhere();
+    assert!(tried > 0, "none of the silent addresses was tried");
+    for _ in 0..20 {
+        front.connect().echoes("hello");
+    }
+    assert_eq!(network.sent_elsewhere(), tried);
 }
 
 /// Runs traffic on a lossy network. (No resets: a lost one is not sent again.)

@@ -78,11 +78,23 @@ impl Network {
 
     /// From here on no packet reaches the other host or leaves it, without an error.
     pub(crate) fn cut(&self) {
-        // As if it were behind a router: we know where to send what is for it.
-        self.ours.run(&format!(
-            "ip neighbour replace {THEIRS} lladdr {ADDRESS} nud permanent dev ours"
-        ));
+        self.is_sent_there(THEIRS);
         self.theirs.run(&format!("ip route add blackhole {OURS}"));
+    }
+
+    /// Packets for `address` go to the other host, as if that were a router to it.
+    pub(crate) fn is_sent_there(&self, address: &str) {
+        self.ours.run(&format!(
+            "ip neighbour replace {address} lladdr {ADDRESS} nud permanent dev ours"
+        ));
+    }
+
+    /// How many packets have reached the other host that were for none of its addresses.
+    pub(crate) fn sent_elsewhere(&self) -> u64 {
+        // proc_net_snmp: `Ip: Forwarding DefaultTTL InReceives InHdrErrors InAddrErrors ...`
+        let snmp = self.theirs.run("cat /proc/net/snmp");
+        let numbers = snmp.lines().nth(1).and_then(|line| line.split(' ').nth(5));
+        numbers.expect("Linux").parse().expect("a number")
     }
 
     /// The link is up again.
