@@ -3,6 +3,7 @@
 //!
 //! A program that leaves its process group, as daemons do, cannot be stopped by us.
 
+mod orphans;
 mod output;
 
 use std::env;
@@ -16,8 +17,7 @@ use std::time::Duration;
 use rustix::fs::{Access, access};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process_group, test_kill_process_group,
-    waitid, waitpgid,
+    Pid, Signal, WaitId, WaitIdOptions, kill_process_group, test_kill_process_group, waitid,
 };
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{CommandLine, span};
 use crate::util::backoff::Backoff;
 use crate::util::proc;
+use orphans::{Ours, Started};
 use output::Output;
 
 /// How programs are started.
@@ -34,6 +35,7 @@ use output::Output;
 pub struct Launcher {
     shim: Option<PathBuf>,
     open_files: u64,
+    ours: Ours,
 }
 
 /// Why a program did not run to its end. Each names the program, as in "start hook `/bin/x`".
@@ -59,6 +61,7 @@ pub struct Running {
     leader: Pid,
     group: Group,
     child: Child,
+    _started: Started,
     output: Output,
 }
 
@@ -101,6 +104,7 @@ impl Launcher {
         Self {
             shim: Some("/proc/self/exe".into()),
             open_files,
+            ours: Ours::default(),
         }
     }
 
@@ -110,7 +114,14 @@ impl Launcher {
         Self {
             shim: None,
             open_files: 0,
+            ours: Ours::default(),
         }
+    }
+
+    /// Where we are the init process of a container: waits for its orphans when they have ended. To
+    /// run on the main thread, as [`Launcher::start`].
+    pub async fn reap_orphans(self) {
+        self.ours.reap_others().await;
     }
 
     /// Starts `command`, the `what` (say, `start hook`), with our environment and `variables`.
@@ -195,6 +206,7 @@ impl Launcher {
             leader,
             group: Group(Some(leader)),
             child,
+            _started: self.ours.add(leader),
             output,
         })
     }
@@ -284,8 +296,6 @@ impl Group {
     async fn emptied(&mut self) {
         let mut backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(100));
         while let Some(leader) = self.0 {
-            // Orphans are ours to wait for where we are the init process of a container.
-            while let Ok(Some(_)) = waitpgid(leader, WaitOptions::NOHANG) {}
             if test_kill_process_group(leader) == Err(Errno::SRCH) || !any_runs(leader) {
                 self.release();
             } else {

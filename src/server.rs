@@ -104,9 +104,11 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
     let workers = Workers::new(config.process.limits.threads);
     let sessions = Sessions::new(slots, workers, pending.clone());
     let tasks = TaskTracker::new();
+    let launcher = Launcher::new(open_files.original);
+    let _orphans = AbortOnDropHandle::new(tasks.spawn(launcher.clone().reap_orphans()));
     let surroundings = Surroundings {
         ours: listeners.iter().filter_map(tcp_address).collect(),
-        launcher: Launcher::new(open_files.original),
+        launcher,
         instance,
         status_line: StatusLine::new(notifier.clone()),
         tasks: tasks.clone(),

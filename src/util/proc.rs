@@ -16,17 +16,30 @@ pub struct Process {
 
 /// The process with this ID. One that has ended and was not waited for does not run.
 pub fn process(pid: u32) -> Option<Process> {
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let stat = String::from_utf8_lossy(&stat);
-    // PID (NAME) STATE PARENT GROUP …; the name may hold anything.
-    let (_, fields) = stat.rsplit_once(") ")?;
+    let (fields, runs) = stat(pid)?;
     let mut fields = fields.split(' ');
-    let runs = !matches!(fields.next()?, "Z" | "X");
     let process = Process {
-        group: fields.nth(1)?.parse().ok()?,
+        group: fields.nth(2)?.parse().ok()?,
         started_ticks: fields.nth(16)?.parse().ok()?,
     };
     runs.then_some(process)
+}
+
+/// The children of process `parent` that have ended and were not waited for.
+pub fn zombies_of(parent: u32) -> impl Iterator<Item = u32> {
+    pids().filter(move |&pid| {
+        let is_child = |fields: &str| fields.split(' ').nth(1) == Some(&parent.to_string());
+        stat(pid).is_some_and(|(fields, runs)| !runs && is_child(&fields))
+    })
+}
+
+/// What is behind the name in a process's stat, `STATE PARENT GROUP …`, and whether it runs.
+fn stat(pid: u32) -> Option<(String, bool)> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
+    // PID (NAME) STATE …; the name may hold anything.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    Some((fields.to_owned(), !fields.starts_with(['Z', 'X'])))
 }
 
 /// The IDs of all processes.

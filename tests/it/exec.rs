@@ -1,4 +1,4 @@
-//! The service as a child process.
+//! The service as a child process, and the orphans of a container.
 
 use std::fs;
 use std::time::Duration;
@@ -253,4 +253,102 @@ fn a_client_that_waits_at_sigterm_is_served_first() {
         "it waits for nothing else"
     );
     assert!(!program.children().into_iter().any(runs));
+}
+
+/// What makes wakeport the init process of a container.
+const AS_INIT: [&str; 5] = ["unshare", "--pid", "--mount-proc", "--fork", "--kill-child"];
+
+/// The zombies whose parent is the init process below `unshare`.
+fn zombies(wakeport: &Wakeport) -> Vec<u32> {
+    let stats = fs::read_dir("/proc").expect("Linux").filter_map(|entry| {
+        let path = entry.ok()?.path();
+        let pid: u32 = path.file_name()?.to_str()?.parse().ok()?;
+        let stat = fs::read_to_string(path.join("stat")).ok()?;
+        let fields: Vec<_> = stat.rsplit_once(") ")?.1.split(' ').collect();
+        Some((pid, fields[0] == "Z", fields[1].parse().ok()?))
+    });
+    let stats: Vec<(u32, bool, u32)> = stats.collect();
+    let parent = |pid| stats.iter().find(|process| process.0 == pid);
+    let children = stats.iter().filter(|(_, is_zombie, init)| {
+        *is_zombie && parent(*init).is_some_and(|init| init.2 == wakeport.id())
+    });
+    children.map(|process| process.0).collect()
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn as_init_of_a_container_it_reaps_orphans_and_a_stop_hook_sees_its_daemon_end() {
+    let program = Program::new();
+    let dir = program.dir.path().display();
+    // A daemon with a few helpers that end before it; $! is its process ID in the container.
+    let start = format!(
+        "#!/bin/sh\nfor helper in 1 2 3; do setsid sleep 0.05 & done\n\
+         setsid {dir}/server {} </dev/null >/dev/null 2>&1 &\necho $! >{dir}/daemon\n",
+        program.place
+    );
+    let stop = format!(
+        "#!/bin/sh\nread -r pid <{dir}/daemon\nkill $pid\n\
+         while kill -0 $pid; do sleep 0.02; done 2>/dev/null\n"
+    );
+    let wakeport = Run::new()
+        .to(&program.place)
+        .listen(&program.front)
+        .option(
+            "--start-hook",
+            script(&program.dir.path().join("start"), &start),
+        )
+        .option(
+            "--stop-hook",
+            script(&program.dir.path().join("stop"), &stop),
+        )
+        .cooldown("0")
+        .under(&AS_INIT)
+        .start();
+    for count in 1..=3 {
+        program.front.connect().echoes("hello");
+        wakeport.is(&format!("asleep, {count} served"));
+    }
+    until("no zombie is left", || zombies(&wakeport).is_empty());
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn as_init_of_a_container_it_knows_how_its_own_programs_end_among_orphans() {
+    let program = Program::new();
+    // Orphans end all the time, before the server and after it.
+    let server = format!(
+        "#!/bin/sh\n(for orphan in $(seq 100); do (setsid sleep 0.0$((orphan % 10)) &); done)\n\
+         timeout 0.5 {}/server {}\nexit 7\n",
+        program.dir.path().display(),
+        program.place
+    );
+    let hook = "#!/bin/sh\n(setsid sleep 0.01 &)\nexit 0\n";
+    let server = script(&program.dir.path().join("child"), &server);
+    let wakeport = Run::new()
+        .to(&program.place)
+        .listen(&program.front)
+        .option("--exec", server)
+        .option(
+            "--ready-hook",
+            script(&program.dir.path().join("ready"), hook),
+        )
+        .under(&AS_INIT)
+        .start();
+    for count in 1..=3 {
+        program.front.connect().echoes("hello");
+        until("its end is known", || {
+            wakeport
+                .log()
+                .matches("exited unexpectedly (exit status: 7)")
+                .count()
+                == count
+        });
+        wakeport.is("asleep");
+    }
+    assert!(
+        !wakeport.log().contains("cannot wait"),
+        "{}",
+        wakeport.log()
+    );
+    until("no zombie is left", || zombies(&wakeport).is_empty());
 }
