@@ -139,16 +139,17 @@ impl Backend {
         }
     }
 
-    /// Stops what `scope` names. Returns when it is down, or with what prevents that.
-    pub async fn sleep(&self, scope: StopScope) -> Result<(), Failure> {
+    /// Stops what `scope` names. Returns when it is down, with what is wrong nevertheless, or with
+    /// what prevents that.
+    pub async fn sleep(&self, scope: StopScope) -> Result<Option<String>, Failure> {
         match self {
-            _ if scope == StopScope::Nothing => Ok(()),
-            Self::Relay => Ok(()),
+            _ if scope == StopScope::Nothing => Ok(None),
+            Self::Relay => Ok(None),
             Self::Systemd(units) => units.sleep(scope).await,
-            Self::Hooks(hooks) => hooks.sleep().await,
-            Self::Exec(child) => child.sleep().await,
+            Self::Hooks(hooks) => hooks.sleep().await.map(|()| None),
+            Self::Exec(child) => child.sleep().await.map(|()| None),
             #[cfg(test)]
-            Self::Scripted(service) => service.sleep().await,
+            Self::Scripted(service) => service.sleep().await.map(|()| None),
         }
     }
 

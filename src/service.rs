@@ -261,9 +261,9 @@ impl Service {
             }
             Message::Stopped(result) => {
                 let result = match result {
-                    Ok(freed) => {
+                    Ok(stopped) => {
                         if let State::Stopping(_) = self.core.state() {
-                            self.reporter.stopped(freed);
+                            self.reporter.stopped(stopped);
                         }
                         Ok(())
                     }

@@ -140,21 +140,39 @@ impl Units {
         Woken { started, result }
     }
 
-    /// Stops those in `scope`. Returns when they are down.
-    pub async fn sleep(&self, scope: StopScope) -> Result<(), Failure> {
+    /// Stops those in `scope`. Returns when they are down, with what is wrong nevertheless.
+    pub async fn sleep(&self, scope: StopScope) -> Result<Option<String>, Failure> {
         let names = match scope {
-            StopScope::Nothing => return Ok(()),
+            StopScope::Nothing => return Ok(None),
             StopScope::Units(names) => self.ours(names).await,
             StopScope::All => self.names.clone(),
         };
         let mut progress = self.begin();
         let limit = self.stop_timeout.max(SHORTEST_STOP);
         let stopped = timeout(limit, self.stop(&names, &mut progress)).await;
-        stopped.unwrap_or_else(|_| {
-            let Progress { state, .. } = progress;
-            let limit = span::show(limit);
-            Err(Failure(format!("{state} {limit} after the order to stop")))
-        })
+        match stopped {
+            Ok(stopped) => stopped?,
+            Err(_) => {
+                let Progress { state, .. } = progress;
+                let limit = span::show(limit);
+                return Err(Failure(format!("{state} {limit} after the order to stop")));
+            }
+        }
+        let failed = timeout(QUERY_TIMEOUT, self.stopped_as_failed(&progress)).await;
+        Ok(failed.ok().and_then(Result::ok).flatten())
+    }
+
+    /// Which of the units that were told to stop has ended as failed, and why.
+    async fn stopped_as_failed(&self, progress: &Progress) -> Result<Option<String>, BusError> {
+        let names: Vec<_> = progress.jobs.iter().map(|(name, _)| name.clone()).collect();
+        let units = self.monitor.statuses(&names).await?;
+        let mut units = names.iter().zip(&units);
+        let Some((name, unit)) = units.find(|(_, unit)| unit.active == "failed") else {
+            return Ok(None);
+        };
+        let run = self.last_run(unit).await?;
+        let of = self.monitor.manager();
+        Ok(Some(explain::stopped_as_failed(name.as_str(), &run, of)))
     }
 
     /// Those of `names` that a wake has started, be it by an order or along with this process.

@@ -204,6 +204,14 @@ impl Log {
         self.stop_failure = Some(why);
     }
 
+    /// What is wrong with the service although it works.
+    pub fn remark(&self, remark: Option<&str>) {
+        if let Some(remark) = remark {
+            let unit = self.service.as_str();
+            tracing::warn!(unit, "{remark}");
+        }
+    }
+
     /// Why the last start has failed.
     pub fn failure(&self) -> Option<&str> {
         self.why.as_deref()

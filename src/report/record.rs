@@ -70,6 +70,8 @@ pub struct Record {
     pub failures: BTreeMap<Kind, u64>,
     /// The last time that something failed.
     pub last_failure: Option<LastFailure>,
+    /// What is wrong although it works.
+    pub remark: Option<String>,
 }
 
 /// Whose service manager.
@@ -276,6 +278,7 @@ impl Default for Record {
             memory_freed: None,
             failures: BTreeMap::new(),
             last_failure: None,
+            remark: None,
         }
     }
 }

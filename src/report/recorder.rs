@@ -97,6 +97,19 @@ impl Recorder {
         self.changed = true;
     }
 
+    /// What is wrong with the service although it works; whether that is news.
+    pub fn remark(&mut self, remark: Option<String>) -> bool {
+        let is_news = self.record.remark != remark;
+        self.record.remark = remark;
+        self.changed |= is_news;
+        is_news
+    }
+
+    /// What is wrong with the service although it works.
+    pub fn remarked(&self) -> Option<&str> {
+        self.record.remark.as_deref()
+    }
+
     /// Something has failed.
     pub fn failed(&mut self, kind: Kind, why: &str) {
         let Moment { wall, .. } = state_file::moment();

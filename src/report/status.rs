@@ -98,6 +98,7 @@ impl Status {
         clients: ClientCounts,
         tally: Tally,
         failure: Option<&str>,
+        remark: Option<&str>,
         now: Instant,
     ) -> Option<&str> {
         let turned = self.state.map(State::name) != Some(state.name());
@@ -107,7 +108,10 @@ impl Status {
             self.say_at = Some(self.say_at.map_or(at, |earlier| earlier.max(at)));
             return None;
         }
-        let text = self.describe(state, clients, tally, failure, now);
+        let mut text = self.describe(state, clients, tally, failure, now);
+        if let (State::Asleep, Some(remark)) = (state, remark) {
+            text = format!("{text}; {remark}");
+        }
         let changed = text != self.text;
         if changed {
             self.text = text;

@@ -32,9 +32,8 @@ pub(super) enum Message {
     Gate,
     /// An order to start has ended.
     Started(Result<(), Failure>),
-    /// An order to stop has ended: with the memory that it freed, if that is known; after a failure
-    /// with what the service does now.
-    Stopped(Result<Option<u64>, (Failure, Phase)>),
+    /// An order to stop has ended; after a failure with what the service does now.
+    Stopped(Result<Stopped, (Failure, Phase)>),
     /// A target answers this probe; with the connection that proved it, if a client can have it.
     Answered(usize, u64, Option<Answer>),
     /// A target does not answer this probe yet, and why.
@@ -57,6 +56,15 @@ pub(super) enum Message {
         /// How long what is under way may take.
         limit: Duration,
     },
+}
+
+/// What is known of a service that was stopped.
+#[derive(Debug)]
+pub(super) struct Stopped {
+    /// The memory that it took until then.
+    pub(super) freed: Option<u64>,
+    /// What is wrong nevertheless.
+    pub(super) remark: Option<String>,
 }
 
 /// A connection in a queue.

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::handle::{Handle, Message};
+use super::handle::{Handle, Message, Stopped};
 use crate::backend::{Backend, StopScope, WakeOrder};
 use crate::core::lifecycle::Phase;
 
@@ -82,7 +82,7 @@ impl Orders {
                 return StopScope::All;
             }
             match backend.sleep(StopScope::All).await {
-                Ok(()) => StopScope::Nothing,
+                Ok(_) => StopScope::Nothing,
                 Err(why) => {
                     tracing::warn!("failed to stop the service: {why}");
                     StopScope::All
@@ -124,7 +124,7 @@ async fn stop(backend: &Backend, handle: &Handle, scope: StopScope) -> StopScope
         StopScope::Units(_) | StopScope::Nothing => None,
     };
     let result = match backend.sleep(scope).await {
-        Ok(()) => Ok(freed),
+        Ok(remark) => Ok(Stopped { freed, remark }),
         // If it cannot be read, it may well be running still.
         Err(why) => Err((why, backend.query().await.unwrap_or(Phase::Stopping))),
     };

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::gate::Totals;
+use super::handle::Stopped;
 use crate::config::WakeRate;
 use crate::config::address::Peer;
 use crate::core::lifecycle::{ClientCounts, Event, State};
@@ -124,9 +125,12 @@ impl Reporter {
         self.log.stop_fails(why);
     }
 
-    /// The service was stopped; what it took until then, if that is known.
-    pub(super) fn stopped(&mut self, freed: Option<u64>) {
+    /// The service was stopped. What is wrong is logged when it is news, in whichever life.
+    pub(super) fn stopped(&mut self, Stopped { freed, remark }: Stopped) {
         self.recorder.slept(freed);
+        if self.recorder.remark(remark) {
+            self.log.remark(self.recorder.remarked());
+        }
     }
 
     pub(super) fn queried(&mut self, failure: Option<&str>) {
@@ -187,9 +191,14 @@ impl Reporter {
     pub(super) fn publish(&mut self, state: State, clients: ClientCounts, now: Instant) {
         self.recorder.publish(state, clients, now);
         let failure = self.log.failure();
-        let text = self
-            .status
-            .publish(state, clients, self.tally, failure, now);
+        let text = self.status.publish(
+            state,
+            clients,
+            self.tally,
+            failure,
+            self.recorder.remarked(),
+            now,
+        );
         if let Some(text) = text {
             (self.say)(text, state);
         }

@@ -70,6 +70,29 @@ fn a_hanging_stop(settings: &[&str]) {
     echo.is_mended_and_sleeps();
 }
 
+/// What a JVM does on SIGTERM.
+const EXITS_WITH_143: &str = "ExecStart=
+ExecStart=sh -c 'trap \"exit 143\" TERM; python3 -IS /run/rig/echo.py 18100 0.05 & wait'";
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_unit_that_ends_as_failed_when_it_is_stopped_is_reported_once_with_the_remedy() {
+    const REMARK: &str =
+        "`echo.service` stopped, but ended as failed (status 143); set SuccessExitStatus=143";
+    let rig = Rig::boot();
+    let echo = Echo::asleep(&rig, "echo", EXITS_WITH_143, &[SOON]);
+    for _ in 0..3 {
+        echo.serves(&Exchange::short());
+        rig.wait_until("failed", "echo.service");
+        rig.wait_until("inactive", "wakeport@echo.service");
+    }
+    assert_eq!(rig.said("wakeport@echo.service", REMARK), 1);
+    assert!(rig.run("wakeport status echo").contains(REMARK));
+    echo.edit("SuccessExitStatus=143");
+    echo.is_mended_and_sleeps();
+    assert!(!rig.run("wakeport status echo").contains(REMARK));
+}
+
 // -- the start
 
 #[test]

@@ -211,6 +211,26 @@ pub(super) fn not_up(unit: &str, job: Option<&str>, run: &LastRun, of: Manager) 
     Failure(format!("`{unit}` failed to start: {why}"))
 }
 
+/// How `unit` has ended, which was told to stop and counts as failed.
+pub(super) fn stopped_as_failed(unit: &str, run: &LastRun, of: Manager) -> String {
+    let log = format!("see `{}`", journal(unit, of));
+    let (how, remedy) = match (run.result.as_str(), &run.exit) {
+        ("exit-code", Some(MainExit::Status(status @ 1..))) => (
+            format!("status {status}"),
+            format!("set SuccessExitStatus={status}"),
+        ),
+        ("signal" | "core-dump", Some(MainExit::Signal(signal))) => {
+            (format!("signal {signal}"), log)
+        }
+        ("timeout", _) => (
+            "timeout".to_owned(),
+            "it exceeds its TimeoutStopSec=".to_owned(),
+        ),
+        (result, _) => (format!("`{result}`"), log),
+    };
+    format!("`{unit}` stopped, but ended as failed ({how}); {remedy}")
+}
+
 /// Why `unit` is down, by its own account.
 pub(super) fn gone_down(unit: &str, run: &LastRun, of: Manager) -> String {
     format!("`{unit}` is down: {}", cause(unit, run, of))
@@ -243,11 +263,14 @@ fn cause(unit: &str, run: &LastRun, of: Manager) -> String {
              ExecCondition= not met; see `{ctl} status {unit}`"
         ),
         "exec-condition" => "ExecCondition= not met".to_owned(),
-        result => {
-            let user = if of == Manager::User { "--user " } else { "" };
-            format!("`{result}`{exit}; see `journalctl {user}-u {unit}`")
-        }
+        result => format!("`{result}`{exit}; see `{}`", journal(unit, of)),
     }
+}
+
+/// The command that shows the log of `unit`.
+fn journal(unit: &str, of: Manager) -> String {
+    let user = if of == Manager::User { "--user " } else { "" };
+    format!("journalctl {user}-u {unit}")
 }
 
 #[cfg(test)]
@@ -384,6 +407,42 @@ mod tests {
         }
         let Failure(line) = not_up("x.service", None, &exit(1, 1, "exit-code"), Manager::User);
         assert!(line.ends_with("`journalctl --user -u x.service`"), "{line}");
+    }
+
+    #[test]
+    fn a_unit_that_ended_as_failed_is_told_how_to_end_well() {
+        let run = |code: i32, status: i32, result| LastRun {
+            result: String::from(result),
+            exit: match code {
+                1 => Some(MainExit::Status(status)),
+                2 => Some(MainExit::Signal(status)),
+                _ => None,
+            },
+            ..LastRun::default()
+        };
+        for (run, words) in [
+            (
+                run(1, 143, "exit-code"),
+                "(status 143); set SuccessExitStatus=143",
+            ),
+            (
+                run(2, 9, "timeout"),
+                "(timeout); it exceeds its TimeoutStopSec=",
+            ),
+            (
+                run(2, 6, "signal"),
+                "(signal 6); see `journalctl -u x.service`",
+            ),
+            // It was ExecStop= that failed.
+            (
+                run(1, 0, "exit-code"),
+                "(`exit-code`); see `journalctl -u x.service`",
+            ),
+        ] {
+            let line = stopped_as_failed("x.service", &run, Manager::System);
+            let expected = format!("`x.service` stopped, but ended as failed {words}");
+            assert_eq!(line, expected);
+        }
     }
 
     #[test]

@@ -209,6 +209,9 @@ fn attention(view: &View) -> Vec<(Style, String)> {
         let text = format!("woken too often: no wake before {} (--wake-rate)", date(at));
         notes.push((WARNING, text));
     }
+    if let Some(remark) = &view.remark {
+        notes.push((WARNING, remark.clone()));
+    }
     if view.state == Some(State::Unattended) {
         let text = "wakeport was terminated: the service may be running, and is not stopped before the next client has come and left";
         notes.push((WARNING, text.into()));

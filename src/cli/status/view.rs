@@ -31,6 +31,7 @@ pub(super) struct View {
     pub(super) memory_freed_bytes: Option<u64>,
     pub(super) failures: BTreeMap<Kind, u64>,
     pub(super) last_failure: Option<LastFailure>,
+    pub(super) remark: Option<String>,
     pub(super) counting_since: Option<Timestamp>,
 }
 
@@ -96,6 +97,7 @@ impl View {
             memory_freed_bytes: record.memory_freed,
             failures: record.failures.clone(),
             last_failure: record.last_failure.clone(),
+            remark: record.remark.clone(),
             counting_since: Some(record.first_seen),
         }
     }
@@ -122,6 +124,7 @@ impl View {
             memory_freed_bytes: None,
             failures: BTreeMap::new(),
             last_failure: None,
+            remark: None,
             counting_since: None,
         }
     }
