@@ -233,6 +233,8 @@ pub struct SocketUnit {
     pub listener: String,
     /// `Accept=yes`.
     pub accept: bool,
+    /// `BindIPv6Only=ipv6-only`.
+    pub ipv6_only: bool,
     /// `FlushPending=yes`.
     pub flush: bool,
     /// `TriggerLimitIntervalSec=`, if there is one.

@@ -343,6 +343,44 @@ fn an_alias_is_allowed_by_its_own_name() {
 }
 
 #[test]
+fn both_families_of_a_port_can_be_written_out() {
+    let sockets = |listen: &[&str]| {
+        let mut instance = nginx();
+        let listen = listen.iter().map(|text| text.parse().unwrap());
+        instance.config.process.listen = listen.collect();
+        let changes = plan(&instance, &system()).changes;
+        let texts = changes.into_iter().filter_map(|change| change.new);
+        let texts = texts.filter(|text| text.contains("[Socket]"));
+        texts
+            .map(|text| {
+                let lines = text
+                    .lines()
+                    .filter(|line| !line.starts_with(['#', '[', 'F']));
+                lines.map(str::to_owned).collect::<Vec<_>>()
+            })
+            .collect::<Vec<_>>()
+    };
+    let only = "BindIPv6Only=ipv6-only";
+    let (four, six) = ("ListenStream=0.0.0.0:80", "ListenStream=[::]:80");
+    assert_eq!(sockets(&["0.0.0.0:80", "[::]:80"]), [[four, six, only]]);
+    assert_eq!(sockets(&["[::]:80", "0.0.0.0:80"]), [[six, four, only]]);
+    assert_eq!(
+        sockets(&["80", "192.0.2.1:80", "81"]),
+        [[
+            six,
+            "ListenStream=192.0.2.1:80",
+            "ListenStream=0.0.0.0:81",
+            "ListenStream=[::]:81",
+            only
+        ]]
+    );
+    let named = sockets(&["six=[::]:80", "four=0.0.0.0:80"]);
+    assert_eq!(named[0], [six, only]);
+    assert_eq!(named[1][0], four);
+    assert_eq!(sockets(&["80", "0.0.0.0:81"])[0][0], "ListenStream=80");
+}
+
+#[test]
 fn a_value_is_written_as_systemd_reads_it() {
     for (value, expected) in [
         ("a", "X=a"),
@@ -562,6 +600,18 @@ fn each_thing_that_is_wrong_with_an_instance_is_one_line() {
     wrong(
         |it| port(it).accept = true,
         "error: `wakeport@nginx.socket` has Accept=yes",
+    );
+    wrong(
+        |it| {
+            port(it).at.push("0.0.0.0:80".parse().unwrap());
+            port(it).unit.active = "failed".into();
+        },
+        "error: `wakeport@nginx.socket` listens on [::]:80, which takes the IPv4 addresses as well, and these are another \
+         listener's; `systemctl edit wakeport@nginx.socket`: BindIPv6Only=ipv6-only",
+    );
+    wrong(
+        |it| port(it).at.push("80".parse().unwrap()),
+        "error: `wakeport@nginx.socket` listens on [::]:80 twice",
     );
     wrong(
         |it| port(it).unit.load = "masked".into(),

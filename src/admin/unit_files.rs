@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use super::system::{Present, System};
@@ -155,10 +156,27 @@ pub fn files(instance: &Instance, places: &Places, ids: &[String]) -> Vec<(PathB
     };
     let mut files = Vec::new();
     let service = instance.service();
+    let listen = &instance.config.process.listen;
+    let leaves_ipv4 = |address: &Bound| address.leaves_ipv4(listen.iter().map(|it| &it.value));
     for (index, group) in instance.groups().iter().enumerate() {
         let mut sections = instance.begin(SYSTEM_SOCKET, USER_SOCKET);
+        // That is for all sockets of a unit; the other ones say both families then.
+        let ipv6_only = group.addresses.iter().any(|address| leaves_ipv4(address));
         for address in &group.addresses {
-            sections.add("Socket", "ListenStream", &unit_text::address(address));
+            let apart = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+            let apart = apart.map(|ip: IpAddr| (ip, address.port().unwrap_or_default()).into());
+            let apart = apart.map(|tcp: SocketAddr| tcp.to_string());
+            let texts = match address.is_dual_wildcard() && ipv6_only {
+                true if leaves_ipv4(address) => apart[1..].to_vec(),
+                true => apart.to_vec(),
+                false => vec![unit_text::address(address)],
+            };
+            for text in texts {
+                sections.add("Socket", "ListenStream", &text);
+            }
+        }
+        if ipv6_only {
+            sections.add("Socket", "BindIPv6Only", "ipv6-only");
         }
         if group.addresses.iter().any(|address| comes_late(address)) {
             sections.add("Socket", "FreeBind", "yes");

@@ -107,6 +107,18 @@ impl Bound {
             Self::Unix(_) => None,
         }
     }
+
+    /// Whether it is every address, IPv6 or not, of a port.
+    pub fn is_dual_wildcard(&self) -> bool {
+        matches!(self, Self::Tcp(tcp) if tcp.is_ipv6() && tcp.ip().is_unspecified())
+    }
+
+    /// Whether it is every address of a port of which `all` name IPv4 addresses as well: these are
+    /// theirs, and its own are those of IPv6 alone.
+    pub fn leaves_ipv4<'a>(&self, all: impl IntoIterator<Item = &'a Self>) -> bool {
+        let same = |other: &Self| matches!(other, Self::Tcp(tcp) if tcp.is_ipv4() && self.port() == Some(tcp.port()));
+        self.is_dual_wildcard() && all.into_iter().any(same)
+    }
 }
 
 impl FromStr for Address {
@@ -381,6 +393,21 @@ mod tests {
         }
         for text in ["https://h/", "http://h:0/", "http://h/a b", "h"] {
             assert!(text.parse::<HttpUrl>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_ipv6_wildcard_leaves_ipv4_to_an_address_of_the_same_port() {
+        for (wildcard, other, leaves) in [
+            ("[::]:80", "0.0.0.0:80", true),
+            ("80", "192.0.2.1:80", true),
+            ("[::]:80", "0.0.0.0:81", false),
+            ("[::1]:80", "0.0.0.0:80", false),
+            ("[::]:80", "[::1]:80", false),
+            ("0.0.0.0:80", "0.0.0.0:80", false),
+        ] {
+            let [wildcard, other]: [Bound; 2] = [wildcard, other].map(|it| it.parse().unwrap());
+            assert_eq!(wildcard.leaves_ipv4([&other]), leaves, "{wildcard} {other}");
         }
     }
 

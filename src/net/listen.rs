@@ -3,7 +3,7 @@
 use std::env;
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -236,7 +236,8 @@ fn address_of(socket: &OwnedFd) -> Result<Option<Bound>, Errno> {
 pub fn bind_all(wanted: &[Named<Bound>]) -> Result<Vec<Listener>, ListenError> {
     let bind = |Named { name, value }: &Named<Bound>| {
         let name = name.clone().unwrap_or_else(|| "listen".into());
-        bind_one(name, value).map_err(|source| ListenError::Bind {
+        let ipv6_only = value.leaves_ipv4(wanted.iter().map(|other| &other.value));
+        bind_one(name, value, ipv6_only).map_err(|source| ListenError::Bind {
             address: value.to_string(),
             source,
         })
@@ -247,21 +248,30 @@ pub fn bind_all(wanted: &[Named<Bound>]) -> Result<Vec<Listener>, ListenError> {
 /// As systemd's own default since version 256; the kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = i32::MAX;
 
-fn bind_one(name: String, wanted: &Bound) -> io::Result<Listener> {
+fn bind_one(name: String, wanted: &Bound, ipv6_only: bool) -> io::Result<Listener> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let open = |family| socket_with(family, SocketType::STREAM, flags, None);
     let mut file = None;
     let socket = match wanted {
         Bound::Tcp(address) => {
-            let socket = match address.is_ipv6() {
-                true => open(AddressFamily::INET6)?,
-                false => open(AddressFamily::INET)?,
+            let family = |address: &SocketAddr| match address.is_ipv6() {
+                true => AddressFamily::INET6,
+                false => AddressFamily::INET,
             };
+            let mut address = *address;
+            let socket = match open(family(&address)) {
+                // Every address of a machine without IPv6 is one of IPv4.
+                Err(Errno::AFNOSUPPORT) if wanted.is_dual_wildcard() && !ipv6_only => {
+                    address.set_ip(Ipv4Addr::UNSPECIFIED.into());
+                    open(family(&address))
+                }
+                socket => socket,
+            }?;
             sockopt::set_socket_reuseaddr(&socket, true)?;
             if address.is_ipv6() {
-                sockopt::set_ipv6_v6only(&socket, false)?;
+                sockopt::set_ipv6_v6only(&socket, ipv6_only)?;
             }
-            bind(&socket, address)?;
+            bind(&socket, &address)?;
             socket
         }
         Bound::Unix(UnixAddress::Path(path)) => {

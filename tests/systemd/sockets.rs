@@ -147,3 +147,93 @@ fn a_user_manager_runs_instances_for_its_own_services() {
         assert_eq!(rig.processes("wakeport"), 0);
     }
 }
+
+/// Serves `--listen` of these addresses by hand, with nothing but these address families.
+fn by_hand(rig: &Rig, families: &str, options: &str) {
+    rig.run(&format!(
+        "systemd-run --quiet --unit=hand --service-type=notify --property='RestrictAddressFamilies={families}' \
+         wakeport run --to {TARGET} --unit nginx {options}"
+    ));
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn both_families_of_a_port_written_out_are_served_in_either_order() {
+    let rig = Rig::boot();
+    nginx(&rig);
+    let both = |port: u16| {
+        for host in ["127.0.0.1", "[::1]"] {
+            assert_eq!(rig.curl(&format!("http://{host}:{port}/")), "hello");
+        }
+    };
+    for (one, other) in [("0.0.0.0", "[::]"), ("[::]", "0.0.0.0")] {
+        rig.run(&format!(
+            "wakeport init nginx --listen {one}:8080 --listen {other}:8080 --listen 8081 --to {TARGET} --cooldown 300ms --write --enable"
+        ));
+        both(8080);
+        both(8081);
+        rig.wait_until_asleep("nginx");
+        let said = rig.run("wakeport check nginx");
+        assert!(said.contains("ok: wakeport@nginx"), "{said}");
+        rig.run("wakeport init nginx --remove");
+        by_hand(
+            &rig,
+            "AF_UNIX AF_INET AF_INET6",
+            &format!("--listen {one}:8080 --listen {other}:8080"),
+        );
+        both(8080);
+        rig.systemctl("stop hand.service");
+    }
+    // As one writes it by hand.
+    rig.instance("nginx", "0.0.0.0:8080", TARGET, &[SOON]);
+    rig.drop_in(
+        "wakeport@nginx.socket",
+        "six",
+        "[Socket]\nListenStream=[::]:8080\n",
+    );
+    rig.attempt("systemctl restart wakeport@nginx.socket");
+    let said = rig.ask("wakeport check nginx");
+    let wrong = said.lines().filter(|line| line.starts_with("error: "));
+    let wrong: Vec<_> = wrong.collect();
+    assert!(
+        wrong.len() == 1
+            && wrong[0].contains("`systemctl edit wakeport@nginx.socket`: BindIPv6Only=ipv6-only"),
+        "{said}"
+    );
+    rig.drop_in(
+        "wakeport@nginx.socket",
+        "only",
+        "[Socket]\nBindIPv6Only=ipv6-only\n",
+    );
+    rig.systemctl("restart wakeport@nginx.socket");
+    both(8080);
+    assert!(
+        rig.run("wakeport check nginx")
+            .contains("ok: wakeport@nginx")
+    );
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn without_ipv6_a_port_alone_is_served_over_ipv4() {
+    let rig = Rig::boot();
+    nginx(&rig);
+    by_hand(&rig, "AF_UNIX AF_INET", "--listen 8080 --metrics 8081");
+    assert_eq!(rig.curl(URL), "hello");
+    assert!(
+        rig.curl("http://127.0.0.1:8081/metrics")
+            .contains("wakeport_state")
+    );
+    rig.systemctl("stop hand.service");
+    let run = "wakeport run --listen [::1]:8080 --to 127.0.0.1:1";
+    rig.attempt(&format!(
+        "systemd-run --quiet --unit=six --service-type=notify --property='RestrictAddressFamilies=AF_UNIX AF_INET' {run}"
+    ));
+    assert_eq!(
+        rig.said(
+            "six.service",
+            "cannot listen on `[::1]:8080`: Address family not supported"
+        ),
+        1
+    );
+}

@@ -4,8 +4,28 @@ use crate::admin::system::SocketUnit;
 use crate::admin::{Finding, systemctl};
 use crate::config::Manager;
 
-/// What is wrong with a socket unit.
-pub fn socket(socket: &SocketUnit, manager: Manager) -> Vec<Finding> {
+/// Addresses of an instance that cannot be had both, by the unit that should change.
+fn collisions(socket: &SocketUnit, all: &[SocketUnit], ctl: &str) -> Vec<Finding> {
+    let name = &socket.name;
+    let mut findings = Vec::new();
+    for (index, at) in socket.at.iter().enumerate() {
+        let others = all.iter().flat_map(|other| &other.at);
+        let others: Vec<_> = others.collect();
+        if !socket.ipv6_only && at.leaves_ipv4(others.iter().copied()) {
+            findings.push(Finding::error(format!(
+                "`{name}` listens on {at}, which takes the IPv4 addresses as well, and these are another listener's; `{ctl} edit {name}`: BindIPv6Only=ipv6-only"
+            )));
+        } else if socket.at[..index].contains(at) {
+            findings.push(Finding::error(format!(
+                "`{name}` listens on {at} twice; remove one ListenStream="
+            )));
+        }
+    }
+    findings
+}
+
+/// What is wrong with a socket unit, which is one of `all` of its instance.
+pub fn socket(socket: &SocketUnit, all: &[SocketUnit], manager: Manager) -> Vec<Finding> {
     let (name, unit, ctl) = (&socket.name, &socket.unit, systemctl(manager));
     let mut findings = Vec::from_iter(super::unit::reload(unit, manager));
     let mut error = |text: String| findings.push(Finding::error(text));
@@ -33,8 +53,11 @@ pub fn socket(socket: &SocketUnit, manager: Manager) -> Vec<Finding> {
             "`{name}` has Accept=yes, and wakeport accepts by itself; `{ctl} edit {name}`: Accept=no"
         ));
     }
+    let collisions = collisions(socket, all, ctl);
     match unit.active.as_str() {
         "active" => (),
+        // Starting it once more would fail as well.
+        _ if !collisions.is_empty() => (),
         "failed" => error(format!(
             "`{name}` has failed ({}), and its port is closed; `{ctl} reset-failed {name} && {ctl} start {name}`",
             unit.result
@@ -43,6 +66,7 @@ pub fn socket(socket: &SocketUnit, manager: Manager) -> Vec<Finding> {
             "`{name}` is not started, and its port is closed; `{ctl} start {name}`"
         )),
     }
+    findings.extend(collisions);
     let mut warning = |text: String| findings.push(Finding::warning(text));
     if unit.file_state == "disabled" {
         warning(format!(

@@ -266,7 +266,7 @@ pub fn template(instance: &Instance, system: &System) -> Option<Finding> {
 pub fn installed(installed: &Installed, manager: Manager) -> Vec<Finding> {
     let mut findings = relay(installed, manager);
     for unit in &installed.sockets {
-        findings.extend(socket(unit, manager));
+        findings.extend(socket(unit, &installed.sockets, manager));
     }
     findings
 }
