@@ -45,8 +45,15 @@ pub(super) async fn others(bus: &Bus, except: Option<&str>) -> Vec<Other> {
 
 /// What `wakeport run` would make of an instance's command line, variables and file.
 pub(super) fn config_of(found: &Found) -> Result<Config, String> {
-    let id = &found.units.service.id;
-    let words = &found.command;
+    config(&found.units.service.id, &found.command, &found.variables)
+}
+
+/// The same of the service `id`, which has these.
+pub(super) fn config(
+    id: &str,
+    words: &[String],
+    variables: &[(String, String)],
+) -> Result<Config, String> {
     let at = words
         .windows(2)
         .position(|pair| pair[0].ends_with("wakeport") && pair[1] == "run");
@@ -55,7 +62,7 @@ pub(super) fn config_of(found: &Found) -> Result<Config, String> {
             "`{id}` does not run `wakeport run`, so it was not verified further; see its ExecStart="
         ));
     };
-    let options = Options::read(&words[at + 2..], &found.variables);
+    let options = Options::read(&words[at + 2..], variables);
     let config = options.and_then(|options| {
         let suits = options.suit_an_instance();
         let config = suits.and_then(|()| options.load());

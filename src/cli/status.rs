@@ -14,7 +14,7 @@ use serde::Serialize;
 use terminal_size::{Height, Width};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Fatal, output};
+use super::{Fatal, instances, output};
 use crate::admin::machine::inventory::{Inventory, inventory};
 use crate::config::Manager;
 use crate::report::record::{Owner, Record};
@@ -242,9 +242,30 @@ fn snapshot(
             .iter()
             .flat_map(|inventory| &inventory.services)
         {
-            let is_known = |view: &View| view.manager == owner && view.unit.as_ref() == Some(unit);
-            if !instances.iter().any(is_known) {
+            let ours = |view: &&View| view.manager == owner && view.unit.as_ref() == Some(unit);
+            let known: Vec<String> = instances
+                .iter()
+                .filter(ours)
+                .map(|view| view.name.clone())
+                .collect();
+            let named = |name: &str| {
+                known
+                    .iter()
+                    .any(|known| known.ends_with(&format!("/{name}")))
+            };
+            // Of a file that is wrong, or that we may not read, the services are not known.
+            let config = instances::config(unit, &service.command, &service.variables);
+            let in_file = config.map_or_else(|_| Vec::new(), |config| config.services);
+            let in_file: Vec<_> = in_file
+                .iter()
+                .filter_map(|one| Some((one.name.as_deref()?, one.units())))
+                .collect();
+            if in_file.is_empty() && known.is_empty() {
                 instances.push(View::unknown(unit, owner, service));
+            }
+            for (name, units) in in_file.into_iter().filter(|(name, _)| !named(name)) {
+                let view = View::unknown(unit, owner, service);
+                instances.push(view.of_service(name, units));
             }
         }
     }

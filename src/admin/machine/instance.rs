@@ -54,21 +54,9 @@ pub async fn all(bus: &Bus) -> Result<Vec<String>, String> {
 pub async fn instance(bus: &Bus, service: &str) -> Result<Found, String> {
     let mut properties = bus.all_properties(service).await?;
     let command = properties.take("ExecStart").map_or(Vec::new(), arguments);
-    let pairs: Vec<String> = properties.take("Environment").unwrap_or_default();
-    let pair = |pair: String| {
-        pair.split_once('=')
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    };
-    let mut variables: Vec<_> = pairs.into_iter().filter_map(pair).collect();
-    let mut unread = Vec::new();
-    let files: Vec<(String, bool)> = properties.take("EnvironmentFiles").unwrap_or_default();
-    for (file, may_be_missing) in files {
-        match fs::read_to_string(&file) {
-            Ok(text) => variables.extend(environment_file(&text)),
-            Err(_) if may_be_missing && !std::path::Path::new(&file).exists() => (),
-            Err(error) => unread.push((file, error.to_string())),
-        }
-    }
+    let pairs = properties.take("Environment").unwrap_or_default();
+    let files = properties.take("EnvironmentFiles").unwrap_or_default();
+    let (variables, unread) = variables(pairs, files);
     let mut text = |name| properties.take::<String>(name).unwrap_or_default();
     let (mut user, home) = (text("User"), text("ProtectHome"));
     if user.is_empty() {
@@ -102,6 +90,28 @@ pub async fn instance(bus: &Bus, service: &str) -> Result<Found, String> {
         private_tmp,
         open_files,
     })
+}
+
+/// Names and values, or files and reasons.
+type Pairs = Vec<(String, String)>;
+
+/// The variables that a service has by `Environment=` and `EnvironmentFile=`, and which files could not
+/// be read, and why.
+pub(super) fn variables(pairs: Vec<String>, files: Vec<(String, bool)>) -> (Pairs, Pairs) {
+    let pair = |pair: String| {
+        pair.split_once('=')
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    };
+    let mut variables: Vec<_> = pairs.into_iter().filter_map(pair).collect();
+    let mut unread = Vec::new();
+    for (file, may_be_missing) in files {
+        match fs::read_to_string(&file) {
+            Ok(text) => variables.extend(environment_file(&text)),
+            Err(_) if may_be_missing && !std::path::Path::new(&file).exists() => (),
+            Err(error) => unread.push((file, error.to_string())),
+        }
+    }
+    (variables, unread)
 }
 
 /// `ExecStart`: path, arguments, whether failures do not count, and when it ran with what result.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::Bus;
+use super::instance::variables;
 use crate::config::Manager;
 
 /// `wakeport status --watch` asks every second.
@@ -32,6 +33,10 @@ pub struct Service {
     pub active: bool,
     /// The sockets that start it.
     pub sockets: Vec<Socket>,
+    /// Its command line.
+    pub command: Vec<String>,
+    /// Its variables, as far as they can be read.
+    pub variables: Vec<(String, String)>,
     /// Its `StateDirectory=`s, where the manager is the system's.
     pub state_directories: Vec<PathBuf>,
 }
@@ -116,13 +121,16 @@ async fn wakeport(bus: &Bus, name: &str) -> zbus::Result<Option<Service>> {
         return Ok(None);
     };
     let commands: Vec<Command> = bus.property(&unit.path, "Service", "ExecStart").await?;
-    let ours = commands.iter().any(|(path, arguments, ..)| {
+    let ours = commands.into_iter().find(|(path, arguments, ..)| {
         path.rsplit('/').next() == Some("wakeport")
             && arguments.get(1).is_some_and(|argument| argument == "run")
     });
-    if !ours {
+    let Some((_, command, ..)) = ours else {
         return Ok(None);
-    }
+    };
+    let pairs = bus.property(&unit.path, "Service", "Environment").await?;
+    let files = bus.property(&unit.path, "Service", "EnvironmentFiles");
+    let (variables, _) = variables(pairs, files.await?);
     let directories: Vec<String> = match bus.manager {
         Manager::System => {
             bus.property(&unit.path, "Service", "StateDirectory")
@@ -134,6 +142,8 @@ async fn wakeport(bus: &Bus, name: &str) -> zbus::Result<Option<Service>> {
     Ok(Some(Service {
         active: unit.active == "active" || unit.active == "deactivating",
         sockets: Vec::new(),
+        command,
+        variables,
         state_directories: directories.iter().map(|name| base.join(name)).collect(),
     }))
 }

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::admin::machine::inventory::{self, Inventory, Socket};
+use crate::config::UnitName;
 use crate::report::record::{Bytes, Clients, Kind, LastFailure, Moment, Owner, Record, State};
 
 /// One instance, as `--json` prints it. docs/observing.md says what the fields mean.
@@ -126,6 +127,15 @@ impl View {
             last_failure: None,
             remark: None,
             counting_since: None,
+        }
+    }
+
+    /// The same for one of several services, which wakes these units.
+    pub(super) fn of_service(self, name: &str, units: &[UnitName]) -> Self {
+        Self {
+            name: format!("{}/{name}", self.name),
+            units: units.iter().map(ToString::to_string).collect(),
+            ..self
         }
     }
 

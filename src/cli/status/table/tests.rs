@@ -35,7 +35,7 @@ fn inventory(sockets: &[(&str, &str)]) -> Inventory {
             enabled: "enabled".into(),
             listen: vec!["[::]:80".into()],
         }],
-        state_directories: Vec::new(),
+        ..Service::default()
     };
     let services = sockets.iter();
     Inventory {
