@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ const ANSWER: Duration = Duration::from_secs(120);
 pub(crate) struct Echo<'a> {
     pub(crate) rig: &'a Rig,
     pub(crate) name: String,
+    /// What the instance is called; it may have more services.
+    instance: String,
     /// Where clients connect.
     pub(crate) address: String,
 }
@@ -59,6 +62,66 @@ impl<'a> Echo<'a> {
         Self::behind(rig, name, port, &settings)
     }
 
+    /// Two services behind one instance, by a file. `service` is for the `[Service]` section of each, with `NAME` for
+    /// its name; `keys` are for both in the file.
+    pub(crate) fn two(rig: &'a Rig, instance: &str, service: &str, keys: &str) -> [Self; 2] {
+        let both = ["first", "second"].map(|name| {
+            let port = Self::port(rig, name);
+            let service = service.replace("NAME", name);
+            let command = Self::command(port);
+            rig.unit(
+                &format!("{name}.service"),
+                &format!("[Service]\nExecStart={command}\n{service}\n"),
+            );
+            Self {
+                rig,
+                name: name.to_owned(),
+                instance: instance.to_owned(),
+                address: format!("127.0.0.1:{port}"),
+            }
+        });
+        Self::configure(&both, [keys, keys]);
+        let listen = both
+            .each_ref()
+            .map(|echo| format!("--listen {}={}", echo.name, echo.address));
+        rig.run(&format!(
+            "wakeport init {instance} {} --write --enable",
+            listen.join(" ")
+        ));
+        // As for `Rig::allow`.
+        rig.systemctl("try-restart polkit.service");
+        both
+    }
+
+    /// Writes the file of two services.
+    pub(crate) fn configure(both: &[Self; 2], keys: [&str; 2]) {
+        let table = |(echo, keys): (&Self, &str)| {
+            let Self { name, address, .. } = echo;
+            let target = address.replace(":8", ":18");
+            format!("[service.{name}]\nlistener = '{name}'\nto = '{target}'\n{keys}\n")
+        };
+        let tables: Vec<_> = both.iter().zip(keys).map(table).collect();
+        let Self { rig, instance, .. } = &both[0];
+        rig.write(&format!("/etc/wakeport/{instance}.toml"), &tables.concat());
+    }
+
+    /// Waits until both services and their instance have gone, the ports staying open.
+    #[track_caller]
+    pub(crate) fn both_sleep(both: &[Self; 2]) {
+        let Self { rig, instance, .. } = &both[0];
+        for echo in both {
+            rig.wait_until("inactive", &echo.service());
+        }
+        rig.wait_until("inactive", &both[0].wakeport());
+        for socket in [
+            format!("wakeport@{instance}.socket"),
+            format!("wakeport@{instance}-{}.socket", both[1].name),
+        ] {
+            rig.wait_until("active", &socket);
+            assert_eq!(rig.show("Result", &socket), "success");
+        }
+    }
+
     /// The next port, and what is needed to listen there.
     fn port(rig: &Rig, name: &str) -> usize {
         let port = 8100 + rig.ask("ls /run/rig/echo").lines().count();
@@ -78,6 +141,7 @@ impl<'a> Echo<'a> {
         Self {
             rig,
             name: name.to_owned(),
+            instance: name.to_owned(),
             address,
         }
     }
@@ -87,7 +151,7 @@ impl<'a> Echo<'a> {
     }
 
     pub(crate) fn wakeport(&self) -> String {
-        format!("wakeport@{}.service", self.name)
+        format!("wakeport@{}.service", self.instance)
     }
 
     /// A client that is served: its message is echoed.
@@ -96,9 +160,58 @@ impl<'a> Echo<'a> {
         assert_eq!(exchange.run(&self.address), Ok(()), "{exchange:?}");
     }
 
-    /// The record of the instance; nothing before its first client.
+    /// Has clients while `happens`, one of them all the time, and each is served; `happens` can wait until more were.
+    pub(crate) fn under_clients(&self, happens: impl FnOnce(&dyn Fn())) {
+        let (over, long, short) = (
+            AtomicBool::new(false),
+            AtomicUsize::new(0),
+            AtomicUsize::new(0),
+        );
+        let exchange = Exchange {
+            pause: Duration::from_millis(5),
+            ..Exchange::short()
+        };
+        let until_over = |served: &AtomicUsize, one: &dyn Fn() -> Result<(), usize>| {
+            while !over.load(SeqCst) {
+                assert_eq!(one(), Ok(()), "a client of {}", self.name);
+                served.fetch_add(1, SeqCst);
+            }
+        };
+        thread::scope(|scope| {
+            // Also when a condition does not come true.
+            let _over = Over(&over);
+            scope.spawn(|| {
+                let stream = TcpStream::connect(&self.address).expect("the port is open");
+                let exchange = Exchange {
+                    ends_first: false,
+                    ..exchange.clone()
+                };
+                until_over(&long, &|| {
+                    exchange.talk(stream.try_clone().expect("there are files"))
+                });
+            });
+            scope.spawn(|| until_over(&short, &|| exchange.run(&self.address)));
+            let more = || {
+                let before = [&long, &short].map(|served| served.load(SeqCst));
+                self.rig.wait_for("clients of the other are served", || {
+                    let now = [&long, &short].map(|served| served.load(SeqCst));
+                    now.iter()
+                        .zip(before)
+                        .all(|(now, before)| *now >= before + 10)
+                });
+            };
+            more();
+            happens(&more);
+        });
+    }
+
+    /// The record of the service; nothing before its first client.
     pub(crate) fn record(&self) -> Option<Value> {
-        let path = format!("/var/lib/wakeport/instances/{}.json", self.name);
+        let name = match self.instance == self.name {
+            true => self.name.clone(),
+            false => format!("{}+{}", self.instance, self.name),
+        };
+        let path = format!("/var/lib/wakeport/instances/{name}.json");
         let text = std::fs::read_to_string(self.rig.path(&path)).ok()?;
         Some(serde_json::from_str(&text).expect("a record is whole at any time"))
     }
@@ -107,6 +220,15 @@ impl<'a> Echo<'a> {
     pub(crate) fn state(&self) -> String {
         let record = self.record().unwrap_or_default();
         record["state"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+/// Says that it is over when it goes, come what may.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
     }
 }
 

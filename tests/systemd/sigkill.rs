@@ -2,6 +2,8 @@
 //! byte, all other clients are served, the service sleeps at the end, and the counters add up.
 
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::TcpStream;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
@@ -182,6 +184,114 @@ fn after_sigkill_and_a_failed_start_it_serves_as_soon_as_the_unit_is_fixed() {
         assert!((at_least..=at_most).contains(&count), "{record:#}");
     }
     whole_time_is_accounted_for(&record);
+}
+
+/// What each of two services does when their wakeport is killed.
+const STATES: [&str; 6] = ["asleep", "waking", "awake", "cooling", "stopping", "failed"];
+/// What keeps them in such a state: their start and their stop wait for files to be removed, and another one lets the
+/// start fail.
+const HELD: &str = "\
+ExecStartPre=sh -c 'while test -e /run/rig/NAME.waking; do sleep 0.02; done; test ! -e /run/rig/NAME.failed'
+ExecStop=sh -c 'while test -e /run/rig/NAME.stopping; do sleep 0.02; done'";
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn after_sigkill_in_any_two_states_of_two_services_the_next_clients_of_both_are_served() {
+    killed_in_any_two_states(&|_, both| {
+        thread::scope(|scope| {
+            for echo in both {
+                scope.spawn(|| echo.serves(&Exchange::short()));
+            }
+            // The start and the stop go on only now.
+            release(both);
+        });
+    });
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn after_sigkill_in_any_two_states_of_two_services_both_sleep_although_no_client_comes() {
+    killed_in_any_two_states(&|states, both| {
+        let starts = || both.each_ref().map(|echo| echo.rig.starts(&echo.service()));
+        // A start that was under way goes on, and no other one begins.
+        let under_way = states.map(|state| usize::from(state == "waking"));
+        let [first, second] = starts();
+        release(both);
+        Echo::both_sleep(both);
+        let expected = [first + under_way[0], second + under_way[1]];
+        assert_eq!(starts(), expected, "{states:?}");
+    });
+}
+
+/// Kills the wakeport of two services in every pair of their states; what comes `then` ends with both asleep.
+fn killed_in_any_two_states(then: &dyn Fn([&str; 2], &[Echo; 2])) {
+    let rig = Rig::boot();
+    let both = Echo::two(&rig, "pair", HELD, "cooldown = '100ms'");
+    let pairs = STATES.map(|first| STATES.map(|second| [first, second]));
+    for states in pairs.into_iter().flatten() {
+        // A client that has not said anything keeps the process, and wakes nothing.
+        let keys = states.map(|state| match state {
+            "cooling" => "cooldown = '1h'",
+            _ => "cooldown = '100ms'\nwake-on-data = true",
+        });
+        Echo::configure(&both, keys);
+        let held = [0, 1].map(|index| hold(&both[index], states[index]));
+        for (echo, state) in both.iter().zip(states) {
+            rig.wait_for(&format!("{} is {state}", echo.name), || {
+                echo.state() == state
+            });
+            match state {
+                "waking" => rig.wait_until("activating", &echo.service()),
+                "stopping" => rig.wait_until("deactivating", &echo.service()),
+                _ => (),
+            }
+        }
+        Echo::configure(&both, ["cooldown = '100ms'"; 2]);
+        rig.run("rm -f /run/rig/*.failed");
+        assert!(rig.kill(&both[0].wakeport()), "{states:?}: it runs");
+        drop(held);
+        // One that has failed is down as well, but does not look the same.
+        rig.ask("systemctl reset-failed first.service second.service");
+        then(states, &both);
+        Echo::both_sleep(&both);
+        for echo in &both {
+            rig.wait_for("the record says so", || echo.state() == "asleep");
+        }
+    }
+}
+
+/// Has a service go into a state, and stay there. Returns the client that it takes.
+fn hold(echo: &Echo, state: &str) -> Option<TcpStream> {
+    echo.rig
+        .write(&format!("/run/rig/{}.{state}", echo.name), "");
+    let exchange = Exchange {
+        ends_first: state != "awake",
+        ..Exchange::short()
+    };
+    let stream = TcpStream::connect(&echo.address).expect("the port is open");
+    let client = stream.try_clone().expect("there are files");
+    match state {
+        "asleep" => Some(stream),
+        "waking" => {
+            (&stream).write_all(b"hello").expect("the port is open");
+            Some(stream)
+        }
+        "failed" => {
+            assert_eq!(exchange.talk(client), Err(0));
+            None
+        }
+        _ => {
+            assert_eq!(exchange.talk(client), Ok(()));
+            (state == "awake").then_some(stream)
+        }
+    }
+}
+
+/// Lets starts and stops go on.
+fn release(both: &[Echo; 2]) {
+    both[0]
+        .rig
+        .run("rm -f /run/rig/*.waking /run/rig/*.stopping");
 }
 
 /// The next process finds a service that is deactivating, by an order whose result it cannot see.
