@@ -4,34 +4,33 @@
 mod instance;
 pub mod limits;
 mod listeners;
+mod metrics;
 mod routes;
 mod running;
+mod signals;
 mod slots;
 mod status_line;
 mod unit_lock;
 pub mod workers;
 
 use std::io;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use crate::config::address::Bound;
-use crate::config::{Config, ProcessConfig, span};
+use crate::config::{Config, span};
 use crate::net::listen::Listener;
 use crate::program::Launcher;
-use crate::report::{metrics, scrape, state_file};
-use crate::service::{Handle, now};
+use crate::service::now;
 use crate::systemd::message_id as message;
-use crate::systemd::notify::{self, Notifier};
+use crate::systemd::notify::Notifier;
 
 pub use instance::Instance;
 pub use routes::Routes;
+pub use signals::Signals;
 
 use listeners::{Listeners, Sessions};
 use running::{Services, Surroundings};
@@ -42,13 +41,6 @@ use workers::Workers;
 /// systemd counts how often a socket starts its service: no life is shorter than this, whatever
 /// ends it.
 pub const SHORTEST_LIFE: Duration = Duration::from_millis(250);
-
-/// Descriptors that are not connections': the log, the bus, the listeners, a program's output.
-const SPARE_FILES: u64 = 64;
-
-/// While connections drain, systemd is told every so often that it takes so much longer.
-const EXTEND_EVERY: Duration = Duration::from_secs(5);
-const EXTEND_BY: Duration = Duration::from_secs(15);
 
 /// Between two attempts to exit.
 const EXIT_RETRY: Duration = Duration::from_millis(50);
@@ -90,15 +82,10 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
     let mut signals = Signals::new()?;
     let notifier = Notifier::start();
     notifier.ready();
-    for name in &unknown {
-        tracing::warn!(
-            "`{name}` in the file descriptor store is not known to this version: removed"
-        );
-    }
     notifier.forget(unknown);
 
     let open_files = limits::raise_open_files()?;
-    let slots = slots(&config.process, open_files.raised);
+    let slots = Slots::new(&config.process.limits, open_files.raised);
     let changed = Arc::new(Notify::new());
     let pending = PendingCount::new(changed.clone());
     let workers = Workers::new(config.process.limits.threads);
@@ -106,8 +93,9 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
     let tasks = TaskTracker::new();
     let launcher = Launcher::new(open_files.original);
     let _orphans = AbortOnDropHandle::new(tasks.spawn(launcher.clone().reap_orphans()));
+    let own = listeners.iter().filter_map(|own| own.address.tcp());
     let surroundings = Surroundings {
-        ours: listeners.iter().filter_map(tcp_address).collect(),
+        ours: own.collect(),
         launcher,
         instance,
         status_line: StatusLine::new(notifier.clone()),
@@ -118,35 +106,23 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
         drain_timeout: config.process.drain_timeout,
     };
     let mut services = Services::new(surroundings, config.services, &routes);
-    let handles = Arc::new(Mutex::new(services.handles()));
-    // Nothing waits for it when we end.
-    let _metrics = metrics.map(|listener| {
-        AbortOnDropHandle::new(tasks.spawn(serve_metrics(listener, handles.clone())))
-    });
-    let watchdog = notify::watchdog_interval();
-    let _watchdog = watchdog.map(|interval| {
-        AbortOnDropHandle::new(tasks.spawn(feed_watchdog(notifier.clone(), interval)))
-    });
-    let routed = services.routes(&listeners, &routes);
-    let listeners = listeners.into_iter().zip(routed);
-    let listeners = listeners.map(|(listener, route)| match route {
-        Some(route) => (
-            listener.with_keepalive(route.context.liveness()),
-            Some(route),
-        ),
-        None => (listener, None),
-    });
-    let mut listeners = Listeners::new(listeners, &sessions);
+    let (handles, scraped) = watch::channel(services.handles());
+    // Nothing waits for these when we end.
+    let metrics = metrics.map(|listener| tasks.spawn(metrics::serve(listener, scraped)));
+    let _metrics = metrics.map(AbortOnDropHandle::new);
+    let _watchdog = AbortOnDropHandle::new(tasks.spawn(notifier.clone().feed_watchdog()));
+    let routes = services.routes(&listeners, &routes);
+    let mut listeners = Listeners::new(listeners.into_iter().zip(routes), &sessions);
 
     listeners.open();
-    // After the listeners: who waits is known to the service before it does anything.
+    // After the listeners: a connection that waits is known to its service before that does anything.
     services.run();
     let signal = loop {
         tokio::select! {
             signal = signals.next() => match &reload {
                 Some(reload) if signal == "SIGHUP" => {
                     services.reload(reload(), &listeners).await;
-                    *handles.lock().unwrap_or_else(|lock| lock.into_inner()) = services.handles();
+                    handles.send_replace(services.handles());
                 }
                 _ => break signal,
             },
@@ -190,7 +166,7 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
     };
     tokio::select! {
         () = end => (),
-        () = keep_extending(&notifier) => (),
+        () = notifier.keep_extending() => (),
         signal = signals.next() => {
             tracing::warn!("second signal ({signal}): exiting immediately");
         }
@@ -199,118 +175,20 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
     Ok(())
 }
 
-/// Room for as many connections as the limit on open files allows: every one takes two.
-fn slots(process: &ProcessConfig, open_files: u64) -> Slots {
-    let enough = usize::try_from(open_files.saturating_sub(SPARE_FILES) / 2);
-    let enough = enough.unwrap_or(usize::MAX).max(1);
-    let wanted = process.limits.max_connections;
-    let connections = wanted.unwrap_or(enough).min(enough);
-    if let Some(wanted) = wanted.filter(|&wanted| wanted > connections) {
-        tracing::warn!(
-            "`--max-connections {wanted}` needs more open files than the limit of {open_files}; it \
-             is {connections} now: raise `LimitNOFILE=`"
-        );
-    }
-    Slots::new(connections, process.limits.max_waiting)
-}
-
-fn tcp_address(listener: &Listener) -> Option<SocketAddr> {
-    match listener.address {
-        Bound::Tcp(address) => Some(address),
-        Bound::Unix(_) => None,
-    }
-}
-
 /// Waits until the connections have closed, at most `limit`, then resets the others.
 async fn drain(sessions: &Sessions, signal: &str, limit: Duration) {
     let count = |n| match n {
         1 => "1 connection".to_owned(),
         n => format!("{n} connections"),
     };
-    let open = sessions.count();
-    if open == 0 {
-        tracing::info!(
-            message_id = message::DRAINING,
-            "{signal}: no open connections; exiting"
-        );
-        return;
-    }
-    tracing::info!(
-        message_id = message::DRAINING,
-        "{signal}: draining {} for at most {}",
-        count(open),
-        span::show(limit)
-    );
+    let what = match sessions.count() {
+        0 => "no open connections; exiting".to_owned(),
+        open => format!("draining {} for at most {}", count(open), span::show(limit)),
+    };
+    tracing::info!(message_id = message::DRAINING, "{signal}: {what}");
     if timeout(limit, sessions.ended()).await.is_err() {
         let left = count(sessions.count());
         tracing::warn!("drain timed out; resetting {left}");
         sessions.reset().await;
-    }
-}
-
-/// Has systemd wait as long as we do. Never returns.
-async fn keep_extending(notifier: &Notifier) {
-    loop {
-        notifier.extend(EXTEND_BY);
-        sleep(EXTEND_EVERY).await;
-    }
-}
-
-/// Tells the service manager that the event loop turns. Never returns.
-async fn feed_watchdog(notifier: Notifier, interval: Duration) {
-    loop {
-        notifier.alive();
-        sleep(interval).await;
-    }
-}
-
-/// Serves the metrics of this process alone, as long as it lives.
-async fn serve_metrics(listener: Listener, services: Arc<Mutex<Vec<Handle>>>) {
-    let source: scrape::Source = Arc::new(move || {
-        let services = services
-            .lock()
-            .unwrap_or_else(|lock| lock.into_inner())
-            .clone();
-        Box::pin(async move {
-            let mut instances = Vec::new();
-            for service in services {
-                let record = service.record().await;
-                instances.extend(record.map(|record| metrics::Instance {
-                    record,
-                    alive: true,
-                }));
-            }
-            metrics::page(&instances, 0, state_file::moment())
-        })
-    });
-    if let Err(error) = scrape::serve(vec![listener], Duration::MAX, source).await {
-        tracing::warn!("cannot serve the metrics: {error}");
-    }
-}
-
-/// The signals that end us, or have us reload.
-pub struct Signals {
-    term: Signal,
-    int: Signal,
-    hup: Signal,
-}
-
-impl Signals {
-    /// From now on they are caught.
-    pub fn new() -> io::Result<Self> {
-        Ok(Self {
-            term: signal(SignalKind::terminate())?,
-            int: signal(SignalKind::interrupt())?,
-            hup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// Waits for the next one.
-    pub async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.term.recv() => "SIGTERM",
-            _ = self.int.recv() => "SIGINT",
-            _ = self.hup.recv() => "SIGHUP",
-        }
     }
 }

@@ -17,19 +17,20 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep;
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tokio_util::task::TaskTracker;
 
 use crate::backend::{Backend, WakeOrder};
 use crate::config::Timing;
 use crate::core::gate::Occupancy;
-use crate::core::lifecycle::{Phase, State, Times};
-use crate::core::service::{self as core, Effect, Input, Rejection, Rules, Ticket, Timer};
+use crate::core::lifecycle::{State, Times};
+use crate::core::service::{self as core, Effect, Input, Rules, Ticket, Timer};
 use crate::core::wake_limiter::WakeLimiter;
 use crate::net::dial::Target;
 use gate::{Gate, Totals};
 use handle::{Message, Waiter};
 use orders::Orders;
-use probe::{Answer, Prober};
+use probe::{Answer, Probed, Prober};
+use reporter::Rejected;
 
 pub use gate::Traffic;
 pub use handle::{Entrance, Handle, Permit, Queued, Verdict};
@@ -39,9 +40,7 @@ pub use reporter::{About, Reporter, Say};
 #[derive(Debug)]
 pub struct Service {
     core: core::Service,
-    backend: Backend,
-    prober: Prober,
-    start_timeout: Duration,
+    settings: Settings,
     tasks: TaskTracker,
     inbox: mpsc::UnboundedReceiver<Message>,
     handle: Handle,
@@ -70,25 +69,6 @@ pub struct Settings {
     pub about: About,
 }
 
-/// A target, and the task that asks whether it answers.
-#[derive(Debug)]
-struct Probed {
-    target: Arc<Target>,
-    entrance: Entrance,
-    probe: Option<AbortOnDropHandle<()>>,
-    /// The number of the latest probe; what an earlier one says is ignored.
-    number: u64,
-    failure: Option<String>,
-}
-
-/// Connections rejected in one turn, each kind reported once.
-#[derive(Debug, Default)]
-struct Rejected {
-    failed: usize,
-    wake_rate: usize,
-    silent: BTreeMap<usize, usize>,
-}
-
 impl Service {
     /// A service with these settings. When it becomes idle, `changed` is notified.
     pub fn new(
@@ -99,82 +79,64 @@ impl Service {
     ) -> Self {
         let (post, inbox) = mpsc::unbounded_channel();
         let handle = Handle::new(post);
-        let Settings {
-            backend,
-            targets,
-            prober,
-            timing,
-            ..
-        } = settings;
-        let cooldown = timing.cooldown;
-        let targets = targets.into_iter().enumerate().map(|(index, target)| {
-            let entrance = handle.entrance(index, cooldown);
-            Probed::new(target, entrance)
-        });
-        let targets: Vec<_> = targets.collect();
-        Self {
-            core: core(&backend, &timing, targets.len(), &reporter),
-            orders: Orders::new(backend.clone(), handle.clone(), tasks.clone()),
-            backend,
-            prober,
-            start_timeout: timing.start_timeout,
+        let mut service = Self {
+            core: core(&settings, settings.targets.len(), &reporter),
+            orders: Orders::new(settings.backend.clone(), handle.clone(), tasks.clone()),
+            settings,
             tasks,
             inbox,
             handle,
-            targets,
+            targets: Vec::new(),
             waiters: BTreeMap::new(),
             reporter,
             idle: watch::Sender::new(false),
             changed,
+        };
+        service.add_targets();
+        service
+    }
+
+    /// Adds the targets of the settings that are not known yet.
+    fn add_targets(&mut self) {
+        for target in &self.settings.targets {
+            if !self.targets.iter().any(|known| known.target == *target) {
+                let cooldown = self.settings.timing.cooldown;
+                let entrance = self.handle.entrance(self.targets.len(), cooldown);
+                self.targets.push(Probed::new(target.clone(), entrance));
+            }
         }
     }
 
     /// Goes on with other settings. Those that wait, wait anew; those inside stay; the service is
     /// found as it is.
-    async fn reconfigure(&mut self, settings: Settings, limit: Duration) -> Vec<Entrance> {
-        let Settings {
-            backend,
-            targets,
-            prober,
-            timing,
-            about,
-        } = settings;
-        let next = Orders::new(backend.clone(), self.handle.clone(), self.tasks.clone());
+    async fn reconfigure(&mut self, settings: Settings, limit: Duration) {
+        let (handle, tasks) = (self.handle.clone(), self.tasks.clone());
+        let mut next = Orders::new(settings.backend.clone(), handle, tasks);
+        next.watch();
         let orders = std::mem::replace(&mut self.orders, next);
         orders.close(false, limit).await;
-        self.reporter.reconfigured(about);
+        self.reporter.reconfigured(settings.about.clone());
+        self.settings = settings;
         // Those that are gone from the settings may have connections inside.
-        let known = |target: &Arc<Target>, ours: &[Probed]| {
-            ours.iter().position(|ours| *ours.target == **target)
-        };
-        let mut ways = Vec::new();
-        for target in targets {
-            let index = known(&target, &self.targets).unwrap_or_else(|| {
-                let entrance = self.handle.entrance(self.targets.len(), timing.cooldown);
-                self.targets.push(Probed::new(target, entrance));
-                self.targets.len() - 1
-            });
-            ways.push(self.targets[index].entrance.clone());
-        }
+        self.add_targets();
         for target in &mut self.targets {
-            target.probe = None;
+            target.cancel();
             target.entrance.gate().close();
-            target.entrance.gate().follow(timing.cooldown);
+            target.entrance.gate().follow(self.settings.timing.cooldown);
         }
-        self.core = core(&backend, &timing, self.targets.len(), &self.reporter);
-        (self.backend, self.prober) = (backend, prober);
-        self.start_timeout = timing.start_timeout;
+        self.core = core(&self.settings, self.targets.len(), &self.reporter);
         let tickets: Vec<Ticket> = self.waiters.keys().copied().collect();
         for ticket in tickets {
             self.handle_input(Input::Arrived(ticket));
         }
-        ways
     }
 
-    /// The ways to its targets, in their order.
+    /// The ways to the targets of the settings, in their order.
     pub fn entrances(&self) -> Vec<Entrance> {
-        let ways = self.targets.iter();
-        ways.map(|target| target.entrance.clone()).collect()
+        let known =
+            |target: &Arc<Target>| self.targets.iter().find(|known| known.target == *target);
+        let targets = self.settings.targets.iter().filter_map(known);
+        targets.map(|target| target.entrance.clone()).collect()
     }
 
     /// How connections reach this service.
@@ -189,11 +151,7 @@ impl Service {
 
     /// Runs until told to close.
     pub async fn run(mut self) {
-        let (backend, handle) = (self.backend.clone(), self.handle.clone());
-        let watch = self.tasks.spawn(async move {
-            backend.watch(move || handle.post(Message::Changed)).await;
-        });
-        let _watch = AbortOnDropHandle::new(watch);
+        self.orders.watch();
         // One alarm for all timers: arming it anew costs a wake-up of this very thread.
         let mut alarm = pin!(sleep(Duration::ZERO));
         let mut next = self.inbox.try_recv().ok();
@@ -206,8 +164,8 @@ impl Service {
                     return;
                 }
                 if let Message::Reconfigure(settings, limit, reply) = message {
-                    let ways = self.reconfigure(*settings, limit).await;
-                    let _ = reply.send(ways);
+                    self.reconfigure(*settings, limit).await;
+                    let _ = reply.send(self.entrances());
                 } else {
                     self.receive(message);
                 }
@@ -274,13 +232,12 @@ impl Service {
                 };
                 self.handle_input(Input::Stopped(result));
             }
-            Message::Answered(index, number, answer) => self.answered(index, number, answer),
-            Message::Missed(index, number, why) => {
-                let target = &mut self.targets[index];
-                if target.number == number {
-                    target.failure = Some(why);
+            Message::Answered(index, number, answer) => {
+                if self.targets[index].answered(number) {
+                    self.handle_with(Input::Answered(index), answer);
                 }
             }
+            Message::Missed(index, number, why) => self.targets[index].missed(number, why),
             Message::Changed => self.handle_input(Input::Changed),
             Message::Queried(result, why) => {
                 if self.core.query_is_fresh() {
@@ -303,24 +260,11 @@ impl Service {
         }
     }
 
-    fn answered(&mut self, index: usize, number: u64, answer: Option<Answer>) {
-        let target = &mut self.targets[index];
-        if target.number != number || target.probe.take().is_none() {
-            return;
-        }
-        target.failure = None;
-        // The first connection gets it. Later it would be stale.
-        self.handle_with(Input::Answered(index), answer);
-    }
-
     /// Reports the timers that have run out.
     fn tick(&mut self) {
         let now = now();
-        let due: Vec<Timer> = self
-            .core
-            .timers()
-            .filter_map(|(timer, at)| (at <= now).then_some(timer))
-            .collect();
+        let timers = self.core.timers().filter(|(_, at)| *at <= now);
+        let due: Vec<Timer> = timers.map(|(timer, _)| timer).collect();
         for timer in due {
             let woken_for = &self.targets[self.core.woken_for()];
             if let (Timer::Lifecycle, State::Waking { .. }, Some(why)) =
@@ -353,15 +297,13 @@ impl Service {
         self.handle_with(input, None);
     }
 
-    /// Tells the core of `input`, and does what it says; `answer` is for the first connection that is
-    /// let through.
+    /// Tells the core of `input`, and does what it says. `answer` is for the first connection that is
+    /// let through; later it would be stale.
     fn handle_with(&mut self, input: Input, mut answer: Option<Answer>) {
-        let (mut effects, mut rejected) = (Vec::new(), Rejected::default());
+        let mut rejected = Rejected::default();
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
-            let occupancy = self.occupancy();
-            self.core.handle(input, occupancy, now(), &mut effects);
-            for effect in effects.drain(..) {
+            for effect in self.core.handle(input, self.occupancy(), now()) {
                 match effect {
                     Effect::Report(fact) => {
                         let first = fact.first.and_then(|first| self.waiters.get(&first));
@@ -395,7 +337,7 @@ impl Service {
                                 target: self.targets[ticket.target].target.clone(),
                                 listener: waiter.listener.clone(),
                                 client: waiter.peer,
-                                limit: self.start_timeout,
+                                limit: self.settings.timing.start_timeout,
                                 given_up: self.orders.next_start(),
                             };
                             self.orders.start(order);
@@ -403,9 +345,11 @@ impl Service {
                     }
                     Effect::Stop => self.orders.stop(),
                     Effect::GiveUp { undo } => self.orders.give_up(undo),
-                    Effect::Query { explain } => self.query(explain),
-                    Effect::Probe(index) => self.probe(index),
-                    Effect::CancelProbe(index) => self.targets[index].probe = None,
+                    Effect::Query { explain } => self.orders.query(explain),
+                    Effect::Probe(index) => {
+                        self.targets[index].probe(&self.settings.prober, &self.tasks);
+                    }
+                    Effect::CancelProbe(index) => self.targets[index].cancel(),
                     Effect::Open(index) => self.gate(index).open(),
                     Effect::Close(index) => self.gate(index).close(),
                     Effect::CloseEmpty(index) => {
@@ -419,60 +363,12 @@ impl Service {
                 }
             }
         }
-        self.report(rejected);
+        let until = self.core.no_wake_until(now());
+        let silence = |index: usize| self.targets[index].silence();
+        self.reporter.rejections(rejected, until, now(), silence);
     }
 
-    fn report(&mut self, rejected: Rejected) {
-        let now = now();
-        if rejected.failed > 0 {
-            self.reporter.rejected(rejected.failed);
-        }
-        if rejected.wake_rate > 0 {
-            let until = self.core.no_wake_until(now);
-            self.reporter.no_wake_until(until, now);
-            self.reporter.rate_limited(rejected.wake_rate, now);
-        }
-        for (index, connections) in rejected.silent {
-            let Probed {
-                target, failure, ..
-            } = &self.targets[index];
-            let why = failure.as_deref().unwrap_or("it was not reached in time");
-            let failure = format!("target `{}` does not answer: {why}", target.address);
-            self.reporter.silent(connections, &failure);
-        }
-    }
-
-    fn query(&self, explain: bool) {
-        let (backend, handle) = (self.backend.clone(), self.handle.clone());
-        self.tasks.spawn(async move {
-            let seen = backend.query().await;
-            let why = match seen {
-                Ok(Phase::Down) if explain => backend.failure_reason().await,
-                _ => None,
-            };
-            handle.post(Message::Queried(seen, why));
-        });
-    }
-
-    fn probe(&mut self, index: usize) {
-        let probed = &mut self.targets[index];
-        probed.number += 1;
-        let (prober, target) = (self.prober.clone(), probed.target.clone());
-        let (handle, number) = (self.handle.clone(), probed.number);
-        probed.probe = Some(AbortOnDropHandle::new(self.tasks.spawn(async move {
-            let mut last = String::new();
-            let missed = |why: String| {
-                if why != last {
-                    last.clone_from(&why);
-                    handle.post(Message::Missed(index, number, why));
-                }
-            };
-            let answer = prober.answer(&target, missed).await;
-            handle.post(Message::Answered(index, number, answer));
-        })));
-    }
-
-    /// After every turn: what others may see.
+    /// What others may see.
     fn publish(&mut self) {
         let (occupancy, now) = (self.occupancy(), now());
         let is_idle = self.core.is_idle(occupancy);
@@ -488,46 +384,21 @@ impl Service {
     }
 }
 
-/// A core of which nothing is known yet but how often it was woken.
-fn core(backend: &Backend, timing: &Timing, targets: usize, reporter: &Reporter) -> core::Service {
+/// A core that knows only how often its service was woken.
+fn core(settings: &Settings, targets: usize, reporter: &Reporter) -> core::Service {
     let rules = Rules {
         times: Times {
-            cooldown: timing.cooldown,
-            start_timeout: timing.start_timeout,
+            cooldown: settings.timing.cooldown,
+            start_timeout: settings.timing.start_timeout,
         },
-        can_tell: backend.can_tell(),
-        can_start: backend.can_start(),
+        can_tell: settings.backend.can_tell(),
+        can_start: settings.backend.can_start(),
     };
-    let limiter = match reporter.wakes() {
-        Some((rate, ages)) => {
-            let spent = ages.into_iter().filter_map(|age| now().checked_sub(age));
-            WakeLimiter::new(rate.wakes, rate.per, spent)
-        }
-        None => WakeLimiter::default(),
-    };
-    core::Service::new(rules, targets, limiter, now())
-}
-
-impl Probed {
-    fn new(target: Arc<Target>, entrance: Entrance) -> Self {
-        Self {
-            target,
-            entrance,
-            probe: None,
-            number: 0,
-            failure: None,
-        }
-    }
-}
-
-impl Rejected {
-    fn count(&mut self, ticket: Ticket, why: Rejection) {
-        match why {
-            Rejection::Failed => self.failed += 1,
-            Rejection::WakeRate => self.wake_rate += 1,
-            Rejection::Silent => *self.silent.entry(ticket.target).or_default() += 1,
-        }
-    }
+    let limiter = reporter.wakes().map(|(rate, ages)| {
+        let spent = ages.into_iter().filter_map(|age| now().checked_sub(age));
+        WakeLimiter::new(rate.wakes, rate.per, spent)
+    });
+    core::Service::new(rules, targets, limiter.unwrap_or_default(), now())
 }
 
 /// Tokio's clock, so that tests can pause it.

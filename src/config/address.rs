@@ -100,12 +100,17 @@ impl Address {
 }
 
 impl Bound {
-    /// The TCP port.
-    pub fn port(&self) -> Option<u16> {
+    /// The TCP address.
+    pub fn tcp(&self) -> Option<SocketAddr> {
         match self {
-            Self::Tcp(address) => Some(address.port()),
+            Self::Tcp(address) => Some(*address),
             Self::Unix(_) => None,
         }
+    }
+
+    /// The TCP port.
+    pub fn port(&self) -> Option<u16> {
+        Some(self.tcp()?.port())
     }
 
     /// Whether it is every address, IPv6 or not, of a port.

@@ -1,8 +1,7 @@
 //! When the service sleeps and when it wakes.
 //!
-//! This module decides and never acts: no socket, no D-Bus, no clock. The driver reports an
-//! [`Event`], who is there ([`ClientCounts`]) and the time; it carries out the [`Action`] that comes
-//! back, and reports again at [`Lifecycle::deadline`] if nothing else happens first.
+//! The caller reports an [`Event`], the [`ClientCounts`] and the time; it carries out the [`Action`]
+//! that comes back, and reports again at [`Lifecycle::deadline`] if nothing else happens first.
 //!
 //! Every state, every event, and what comes of it (`·` is nothing):
 //!
@@ -40,18 +39,18 @@ pub enum State {
         /// The order to start is done; what is left is that the service answers.
         started: bool,
         /// When the start has failed.
-        give_up_at: Option<Instant>,
+        fail_at: Option<Instant>,
     },
-    /// Up, and somebody is here.
+    /// Up, with clients.
     Awake,
-    /// Up, and nobody is here.
+    /// Up, without clients.
     Cooling {
-        /// When it is put to sleep.
+        /// When it is stopped.
         sleep_at: Option<Instant>,
     },
     /// On its way down. Clients wait.
     Stopping(Stop),
-    /// Could not be started. Clients are turned away for a while.
+    /// Could not be started. Clients are rejected for a while.
     Failed {
         /// From when on a client may try again.
         retry_at: Instant,
@@ -74,9 +73,17 @@ impl State {
             Failed { .. } => "failed",
         }
     }
+
+    /// The same, with nothing left of the failed start.
+    fn undone(mut self) -> Self {
+        if let Failed { undoing, .. } = &mut self {
+            *undoing = false;
+        }
+        self
+    }
 }
 
-/// Who stops the service.
+/// What stops the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stop {
     /// We do; the order to stop is under way.
@@ -86,16 +93,16 @@ pub enum Stop {
         /// When.
         at: Instant,
     },
-    /// Somebody else does.
+    /// Something else does.
     Theirs,
 }
 
 /// What just happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// A client waits to be let through; the crowd counts it already.
+    /// A client waits to be let through; the counts include it.
     Arrived,
-    /// A client is gone; the crowd does not count it any more.
+    /// A client is gone; the counts do not include it.
     Left,
     /// The order to start was carried out.
     Started,
@@ -107,7 +114,7 @@ pub enum Event {
     Slept,
     /// The order to stop failed, and this is what the service does now.
     SleepFailed(Phase),
-    /// Somebody looked, and this is what the service does now.
+    /// A query has ended, and this is what the service does now.
     Seen(Phase),
     /// The deadline has passed.
     Due,
@@ -120,19 +127,19 @@ pub enum Action {
     Wake,
     /// Let the waiting clients through.
     Admit,
-    /// Turn the waiting clients away.
-    TurnAway,
-    /// Turn the waiting clients away and give up the start. With `undo`, stop what it started;
-    /// report `Slept` or `SleepFailed`.
+    /// Reject the waiting clients.
+    Reject,
+    /// Reject the waiting clients and give up the start. With `undo`, stop what it started; report
+    /// `Slept` or `SleepFailed`.
     GiveUp {
-        /// Whether to stop what the start has started: not while somebody uses the service.
+        /// Whether to stop what the start has started: not while a client is connected.
         undo: bool,
     },
     /// Stop the service; report `Slept` or `SleepFailed`.
     Sleep,
 }
 
-/// Who is here.
+/// The clients of the service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClientCounts {
     /// Clients that wait to be let through.
@@ -142,7 +149,7 @@ pub struct ClientCounts {
 }
 
 impl ClientCounts {
-    /// Whether nobody is here at all.
+    /// Whether there is no client.
     pub fn is_empty(self) -> bool {
         self == Self::default()
     }
@@ -160,36 +167,34 @@ pub struct Times {
 /// A failure is forgotten when no other has followed for so long.
 pub const FORGET_AFTER: Duration = Duration::from_secs(60);
 
+/// What comes of an event: the next state, and what must happen.
+type Next = (State, Option<Action>);
+
 /// The state of one service, how often it has failed in a row, and how often it may be woken.
 #[derive(Clone, Debug)]
 pub struct Lifecycle {
     times: Times,
-    budget: WakeLimiter,
+    limiter: WakeLimiter,
     state: State,
     failed_wakes: u32,
     failed_sleeps: u32,
 }
 
 impl Lifecycle {
-    /// A service of which nothing is known yet: whoever creates it looks first.
+    /// A service of which nothing is known yet: query it first.
     pub fn new(times: Times) -> Self {
         Self {
             times,
-            budget: WakeLimiter::default(),
+            limiter: WakeLimiter::default(),
             state: Asleep,
             failed_wakes: 0,
             failed_sleeps: 0,
         }
     }
 
-    /// Wakes it only as often as `budget` allows.
-    pub fn limited(self, budget: WakeLimiter) -> Self {
-        Self { budget, ..self }
-    }
-
-    /// Whether wakes are limited at all.
-    pub fn is_limited(&self) -> bool {
-        self.budget.is_limited()
+    /// Wakes it only as often as `limiter` allows.
+    pub fn limited(self, limiter: WakeLimiter) -> Self {
+        Self { limiter, ..self }
     }
 
     /// What tells two of them apart at `now`: all but how far away the instants are.
@@ -214,32 +219,29 @@ impl Lifecycle {
 
     /// From when on the service may be woken again, if it was woken too often lately.
     pub fn no_wake_until(&self, now: Instant) -> Option<Instant> {
-        self.budget.empty_until(now)
+        self.limiter.empty_until(now)
     }
 
-    /// Whether somebody waits to hear what the service does right now; the driver must look then.
-    pub fn wants_query(&self, crowd: ClientCounts) -> bool {
+    /// Whether a client waits to hear what the service does right now; it must be queried then.
+    pub fn wants_query(&self, clients: ClientCounts) -> bool {
         let rests = matches!(self.state, Asleep | Failed { undoing: false, .. });
-        rests && crowd.waiting > 0
+        rests && clients.waiting > 0
     }
 
-    /// When the driver must report [`Event::Due`] if nothing happens first.
+    /// When [`Event::Due`] must be reported if nothing happens first.
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
-            Waking { give_up_at, .. } => give_up_at,
+            Waking { fail_at, .. } => fail_at,
             Cooling { sleep_at } => sleep_at,
             Stopping(Stop::Again { at }) => Some(at),
-            Failed {
-                forget_at,
-                undoing: false,
-                ..
-            } => Some(forget_at),
-            Asleep | Awake | Stopping(Stop::Ours | Stop::Theirs) | Failed { .. } => None,
+            Failed { undoing: true, .. } => None,
+            Failed { forget_at, .. } => Some(forget_at),
+            Asleep | Awake | Stopping(Stop::Ours | Stop::Theirs) => None,
         }
     }
 
     /// Takes note of `event` and says what must happen because of it.
-    pub fn handle(&mut self, event: Event, crowd: ClientCounts, now: Instant) -> Option<Action> {
+    pub fn handle(&mut self, event: Event, clients: ClientCounts, now: Instant) -> Option<Action> {
         match event {
             Event::Ready => self.failed_wakes = 0,
             Event::Slept => self.failed_sleeps = 0,
@@ -247,9 +249,9 @@ impl Lifecycle {
             Event::Arrived | Event::Left | Event::Started | Event::WakeFailed => (),
             Event::Seen(_) | Event::Due => (),
         }
-        let (state, action) = self.next(event, crowd, now);
+        let (state, action) = self.next(event, clients, now);
         if action == Some(Action::Wake) {
-            self.budget.spend(now);
+            self.limiter.spend(now);
         }
         match (self.state, state) {
             (Waking { .. }, Failed { .. }) => self.failed_wakes += 1,
@@ -260,76 +262,65 @@ impl Lifecycle {
         action
     }
 
-    fn next(&self, event: Event, crowd: ClientCounts, now: Instant) -> (State, Option<Action>) {
+    fn next(&self, event: Event, clients: ClientCounts, now: Instant) -> Next {
         use Event::{Arrived, Due, Left, Ready, Seen, SleepFailed, Slept, Started, WakeFailed};
 
         let due = event == Due && self.deadline().is_some_and(|at| at <= now);
+        let sleep = (Stopping(Stop::Ours), Some(Action::Sleep));
         match (self.state, event) {
-            (Asleep, Arrived) => self.wake_or_look(now),
-            (Asleep | Failed { undoing: false, .. }, Seen(Phase::Up)) => {
-                let admit = (crowd.waiting > 0).then_some(Action::Admit);
-                (self.up(crowd, now), admit)
+            (Failed { retry_at, .. }, Arrived) if now < retry_at => {
+                (self.state, Some(Action::Reject))
             }
-            (Asleep | Failed { undoing: false, .. }, Seen(Phase::Down)) if crowd.waiting > 0 => {
+            // It was down when it was queried last. If it may not be woken, it may still be up by
+            // now, started by something else: the client waits for a query.
+            (Asleep | Failed { undoing: false, .. }, Arrived)
+                if self.no_wake_until(now).is_none() =>
+            {
                 self.wake(self.state, now)
             }
+            (Asleep | Failed { undoing: false, .. }, Seen(Phase::Up)) => {
+                let admit = (clients.waiting > 0).then_some(Action::Admit);
+                (self.up(clients, now), admit)
+            }
+            (Asleep | Failed { undoing: false, .. }, Seen(Phase::Down)) => {
+                self.down(self.state, clients, now)
+            }
+            (Failed { undoing: false, .. }, Due) if due => (Asleep, None),
+            (Failed { undoing: true, .. }, Slept) => self.down(self.state.undone(), clients, now),
 
-            (Waking { give_up_at, .. }, Started) => (
-                Waking {
-                    started: true,
-                    give_up_at,
-                },
-                None,
-            ),
-            (Waking { started: true, .. }, Ready) => (self.up(crowd, now), Some(Action::Admit)),
-            (Waking { .. }, WakeFailed) => self.fail(crowd, now),
-            (Waking { started: true, .. }, Seen(Phase::Down)) => self.fail(crowd, now),
-            (Waking { .. }, Due) if due => self.fail(crowd, now),
+            (Waking { fail_at, .. }, Started) => {
+                let started = true;
+                (Waking { started, fail_at }, None)
+            }
+            (Waking { started: true, .. }, Ready) => (self.up(clients, now), Some(Action::Admit)),
+            (Waking { .. }, WakeFailed) => self.fail(clients, now),
+            (Waking { started: true, .. }, Seen(Phase::Down)) => self.fail(clients, now),
+            (Waking { .. }, Due) if due => self.fail(clients, now),
 
             (Awake | Cooling { .. }, Arrived) => (Awake, Some(Action::Admit)),
-            (Awake, Left) if crowd.is_empty() => (self.up(crowd, now), None),
-            (Awake | Cooling { .. }, Seen(Phase::Down)) => self.down(crowd, now),
+            (Awake, Left) if clients.is_empty() => (self.up(clients, now), None),
+            (Awake | Cooling { .. }, Seen(Phase::Down)) => self.down(Asleep, clients, now),
             (Awake | Cooling { .. }, Seen(Phase::Stopping)) => (Stopping(Stop::Theirs), None),
-            (Cooling { .. }, Due) if due => (Stopping(Stop::Ours), Some(Action::Sleep)),
+            (Cooling { .. }, Due) if due => sleep,
 
-            (Stopping(Stop::Ours), Slept) => self.down(crowd, now),
+            (Stopping(Stop::Ours), Slept) | (Stopping(Stop::Theirs), Seen(Phase::Down)) => {
+                self.down(Asleep, clients, now)
+            }
             (Stopping(Stop::Ours) | Failed { undoing: true, .. }, SleepFailed(phase)) => {
-                self.still_there(phase, crowd, now)
-            }
-            // Nobody stops it right now: find out at once whether it can be had.
-            (Stopping(Stop::Again { .. }), Arrived) => (Stopping(Stop::Ours), Some(Action::Sleep)),
-            (Stopping(Stop::Again { .. }), Due) if due => {
-                (Stopping(Stop::Ours), Some(Action::Sleep))
-            }
-            (Stopping(Stop::Again { at }), Seen(Phase::Up)) if crowd.is_empty() => {
-                (Cooling { sleep_at: Some(at) }, None)
-            }
-            (Stopping(Stop::Again { .. }), Seen(Phase::Up)) => (Awake, Some(Action::Admit)),
-            (Stopping(Stop::Theirs), Seen(Phase::Down)) => self.down(crowd, now),
-            (Stopping(Stop::Theirs), Seen(Phase::Up)) => (self.up(crowd, now), Some(Action::Admit)),
-
-            (Failed { retry_at, .. }, Arrived) if now < retry_at => {
-                (self.state, Some(Action::TurnAway))
-            }
-            (Failed { undoing: false, .. }, Arrived) => self.wake_or_look(now),
-            (Failed { undoing: false, .. }, Due) if due => (Asleep, None),
-            (
-                Failed {
-                    undoing: true,
-                    retry_at,
-                    forget_at,
-                },
-                Slept,
-            ) => {
-                let undone = Failed {
-                    undoing: false,
-                    retry_at,
-                    forget_at,
-                };
-                match crowd.waiting {
-                    0 => (undone, None),
-                    _ => self.wake(undone, now),
+                let at = now + backoff(self.failed_sleeps.saturating_sub(1));
+                match phase {
+                    Phase::Up => still_up(at, clients),
+                    // Even if it looks down: a stop hook that failed may have left a machine running.
+                    Phase::Down => self.down(Stopping(Stop::Again { at }), clients, now),
+                    Phase::Starting | Phase::Stopping => (Stopping(Stop::Again { at }), None),
                 }
+            }
+            // It is not being stopped right now: find out at once whether it can be had.
+            (Stopping(Stop::Again { .. }), Arrived) => sleep,
+            (Stopping(Stop::Again { .. }), Due) if due => sleep,
+            (Stopping(Stop::Again { at }), Seen(Phase::Up)) => still_up(at, clients),
+            (Stopping(Stop::Theirs), Seen(Phase::Up)) => {
+                (self.up(clients, now), Some(Action::Admit))
             }
 
             // Late news about a state already left changes nothing.
@@ -337,82 +328,50 @@ impl Lifecycle {
         }
     }
 
-    /// Wakes it for those who wait, or turns them away if it was woken too often; the state is
+    /// Wakes it for those who wait, or rejects them if it was woken too often; the state is
     /// `otherwise` then.
-    fn wake(&self, otherwise: State, now: Instant) -> (State, Option<Action>) {
+    fn wake(&self, otherwise: State, now: Instant) -> Next {
         if self.no_wake_until(now).is_some() {
-            return (otherwise, Some(Action::TurnAway));
+            return (otherwise, Some(Action::Reject));
         }
-        let give_up_at = now.checked_add(self.times.start_timeout);
-        (
-            Waking {
-                started: false,
-                give_up_at,
-            },
-            Some(Action::Wake),
-        )
+        let fail_at = now.checked_add(self.times.start_timeout);
+        let started = false;
+        (Waking { started, fail_at }, Some(Action::Wake))
     }
 
-    /// The same for a client of a service that was down when somebody looked last. If it may not be
-    /// woken it may still be up by now, by somebody else's doing: the client waits for a look.
-    fn wake_or_look(&self, now: Instant) -> (State, Option<Action>) {
-        match self.no_wake_until(now) {
-            Some(_) => (self.state, None),
-            None => self.wake(self.state, now),
-        }
-    }
-
-    fn fail(&self, crowd: ClientCounts, now: Instant) -> (State, Option<Action>) {
-        let retry_at = now + backoff(self.failed_wakes);
-        let undo = crowd.connected == 0;
+    fn fail(&self, clients: ClientCounts, now: Instant) -> Next {
+        let undo = clients.connected == 0;
         let failed = Failed {
-            retry_at,
+            retry_at: now + backoff(self.failed_wakes),
             forget_at: now + FORGET_AFTER,
             undoing: undo,
         };
         (failed, Some(Action::GiveUp { undo }))
     }
 
-    fn up(&self, crowd: ClientCounts, now: Instant) -> State {
-        if crowd.is_empty() {
-            Cooling {
-                sleep_at: now.checked_add(self.times.cooldown),
-            }
-        } else {
-            Awake
+    fn up(&self, clients: ClientCounts, now: Instant) -> State {
+        let sleep_at = now.checked_add(self.times.cooldown);
+        match clients.is_empty() {
+            true => Cooling { sleep_at },
+            false => Awake,
         }
     }
 
-    fn down(&self, crowd: ClientCounts, now: Instant) -> (State, Option<Action>) {
-        if crowd.waiting > 0 {
-            self.wake(Asleep, now)
-        } else {
-            (Asleep, None)
+    /// It is down: wakes it if a client waits; otherwise the state is `rest`.
+    fn down(&self, rest: State, clients: ClientCounts, now: Instant) -> Next {
+        match clients.waiting {
+            0 => (rest, None),
+            _ => self.wake(rest, now),
         }
     }
+}
 
-    /// An order to stop failed. A running service is never forgotten.
-    fn still_there(
-        &self,
-        phase: Phase,
-        crowd: ClientCounts,
-        now: Instant,
-    ) -> (State, Option<Action>) {
-        let again = now + backoff(self.failed_sleeps.saturating_sub(1));
-        match phase {
-            Phase::Up if crowd.is_empty() => (
-                Cooling {
-                    sleep_at: Some(again),
-                },
-                None,
-            ),
-            Phase::Up => (Awake, Some(Action::Admit)),
-            Phase::Down if crowd.waiting > 0 => self.wake(Stopping(Stop::Again { at: again }), now),
-            // Even if it looks down: a stop hook that failed may have left a machine running.
-            Phase::Starting | Phase::Stopping | Phase::Down => {
-                (Stopping(Stop::Again { at: again }), None)
-            }
-        }
+/// An order to stop failed, and is repeated `at`. A running service is never forgotten.
+fn still_up(at: Instant, clients: ClientCounts) -> Next {
+    let sleep_at = Some(at);
+    match clients.is_empty() {
+        true => (Cooling { sleep_at }, None),
+        false => (Awake, Some(Action::Admit)),
     }
 }
 

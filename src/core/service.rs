@@ -210,6 +210,8 @@ pub struct Service {
     sample_at: Option<Instant>,
     watching: bool,
     now: Instant,
+    /// What must happen because of the input that is being handled.
+    effects: Vec<Effect>,
 }
 
 impl Service {
@@ -234,6 +236,7 @@ impl Service {
             sample_at: None,
             watching: false,
             now,
+            effects: Vec::new(),
         }
     }
 
@@ -274,44 +277,36 @@ impl Service {
 
     /// Whether the process may exit as far as this service is concerned.
     pub fn is_idle(&self, gates: Occupancy) -> bool {
-        let nothing_to_do = match self.state() {
+        let rests = match self.state() {
             State::Asleep => self.seen_down,
             // systemd tries again for the next connection, if it starts the service along with us.
             State::Failed { undoing, .. } => !undoing && !self.rules.can_start,
-            State::Waking { .. } | State::Awake | State::Cooling { .. } | State::Stopping(_) => {
-                false
-            }
+            State::Waking { .. } | State::Awake => false,
+            State::Cooling { .. } | State::Stopping(_) => false,
         };
-        let no_connection =
-            self.clients().waiting == 0 && gates.inside == 0 && self.rejected.is_empty();
-        nothing_to_do && no_connection && self.linger_until.is_none()
+        let connections = self.clients().waiting + gates.inside + self.rejected.len();
+        rests && connections == 0 && self.linger_until.is_none()
     }
 
     /// All timers that run, each with the time at which [`Input::Due`] must be reported.
     pub fn timers(&self) -> impl Iterator<Item = (Timer, Instant)> {
-        let timer = |timer: Timer, at: Option<Instant>| at.map(|at| (timer, at));
-        let limits = self.targets.iter().flat_map(|target| &target.queue);
-        let limits =
-            limits.filter_map(|(&ticket, waiting)| Some((Timer::Limit(ticket), waiting.limit?)));
-        [
-            timer(Timer::Lifecycle, self.lifecycle_deadline()),
-            timer(Timer::Query, self.query_at),
-            timer(Timer::Linger, self.linger_until),
-            timer(Timer::Sample, self.sample_at),
-        ]
-        .into_iter()
-        .flatten()
-        .chain(limits)
+        let due = self.lifecycle.deadline();
+        let due = due.filter(|_| self.closing.is_none());
+        let timers = [
+            (Timer::Lifecycle, due),
+            (Timer::Query, self.query_at),
+            (Timer::Linger, self.linger_until),
+            (Timer::Sample, self.sample_at),
+        ];
+        let waiting = self.targets.iter().flat_map(|target| &target.queue);
+        let limits = waiting.map(|(&ticket, waiting)| (Timer::Limit(ticket), waiting.limit));
+        let timers = timers.into_iter().chain(limits);
+        timers.filter_map(|(timer, at)| Some((timer, at?)))
     }
 
     /// When the first timer runs out.
     pub fn deadline(&self) -> Option<Instant> {
         self.timers().map(|(_, at)| at).min()
-    }
-
-    fn lifecycle_deadline(&self) -> Option<Instant> {
-        let closing = self.closing.is_some();
-        self.lifecycle.deadline().filter(|_| !closing)
     }
 
     /// Sets how often the service may be woken.
@@ -326,13 +321,8 @@ impl Service {
             for (ticket, waiting) in &target.queue {
                 (ticket, waiting.limit.is_some(), waiting.again).hash(hasher);
             }
-            (
-                target.queue.len(),
-                target.reachable,
-                target.probing,
-                target.open,
-            )
-                .hash(hasher);
+            target.queue.len().hash(hasher);
+            (target.reachable, target.probing, target.open).hash(hasher);
         }
         self.rejected.hash(hasher);
         (self.woken_for, self.starting, self.given_up).hash(hasher);
@@ -344,34 +334,28 @@ impl Service {
 
     // -- what happens
 
-    /// Takes note of `input`; what must happen because of it is added to `effects`.
-    pub fn handle(
-        &mut self,
-        input: Input,
-        gates: Occupancy,
-        now: Instant,
-        effects: &mut Vec<Effect>,
-    ) {
+    /// Takes note of `input`; what must happen because of it.
+    pub fn handle(&mut self, input: Input, gates: Occupancy, now: Instant) -> Vec<Effect> {
         (self.now, self.gates) = (now, gates);
         match input {
             Input::Arrived(ticket) => {
                 self.enqueue(ticket, false);
-                self.tell(Event::Arrived, now, effects);
+                self.tell(Event::Arrived, now);
                 // What a query under way says is as good.
                 if self.lifecycle.wants_query(self.clients()) && self.query.is_none() {
-                    self.query(effects);
+                    self.query();
                 }
             }
             Input::Refused(ticket) => {
                 self.enqueue(ticket, true);
-                self.unreachable(ticket.target, effects);
-                self.query(effects);
-                self.tell(Event::Arrived, now, effects);
+                self.unreachable(ticket.target);
+                self.query();
+                self.tell(Event::Arrived, now);
             }
             Input::Left(ticket) => {
                 self.targets[ticket.target].queue.remove(&ticket);
                 self.rejected.remove(&ticket);
-                self.tell(Event::Left, now, effects);
+                self.tell(Event::Left, now);
             }
             Input::Denied => self.linger(),
             // One that was given up has been answered for already, but has ended only now.
@@ -384,60 +368,56 @@ impl Service {
                 self.new_epoch();
                 match result {
                     Ok(()) => {
-                        self.tell(Event::Started, now, effects);
+                        self.tell(Event::Started, now);
                         // It may be gone again by the time its start job has ended.
-                        self.query(effects);
+                        self.query();
                     }
-                    Err(()) => self.tell(Event::WakeFailed, now, effects),
+                    Err(()) => self.tell(Event::WakeFailed, now),
                 }
             }
             Input::Stopped(result) => {
                 self.new_epoch();
                 let event = result.map_or_else(Event::SleepFailed, |()| Event::Slept);
-                self.tell(event, now, effects);
+                self.tell(event, now);
             }
             Input::Answered(target) => {
                 let target = &mut self.targets[target];
                 (target.probing, target.reachable) = (false, true);
-                self.tell(Event::Ready, now, effects);
-                self.serve(effects);
+                self.tell(Event::Ready, now);
+                self.serve();
             }
-            Input::Changed => self.query(effects),
-            Input::Queried(result) => self.queried(result, effects),
-            Input::Gate => self.observe(effects),
-            Input::Closed(target, closed) => self.closed(target, closed, effects),
-            Input::Due(timer) => self.due(timer, effects),
-            Input::Settle => self.settle(effects),
+            Input::Changed => self.query(),
+            Input::Queried(result) => self.queried(result),
+            Input::Gate => self.observe(),
+            Input::Closed(target, closed) => self.closed(target, closed),
+            Input::Due(timer) => self.due(timer),
+            Input::Settle => self.settle(),
         }
+        std::mem::take(&mut self.effects)
     }
 
-    fn due(&mut self, timer: Timer, effects: &mut Vec<Effect>) {
+    fn due(&mut self, timer: Timer) {
         match timer {
             Timer::Lifecycle => {
-                self.observe(effects);
-                match self.state() {
+                self.observe();
+                if !matches!(self.state(), State::Cooling { .. }) {
+                    self.tell(Event::Due, self.now);
+                } else if self.closing.is_none()
+                    && self.lifecycle.deadline().is_some_and(|at| at <= self.now)
+                {
                     // The order to stop follows when no connection can come in any more.
-                    State::Cooling { sleep_at } => {
-                        if self.closing.is_none() && sleep_at.is_some_and(|at| at <= self.now) {
-                            self.close_from(0, effects);
-                        }
-                    }
-                    State::Asleep
-                    | State::Waking { .. }
-                    | State::Awake
-                    | State::Stopping(_)
-                    | State::Failed { .. } => self.tell(Event::Due, self.now, effects),
+                    self.close_from(0);
                 }
             }
-            Timer::Query => self.query(effects),
+            Timer::Query => self.query(),
             Timer::Linger => self.linger_until = None,
             Timer::Sample => {
                 self.sample_at = None;
                 // Nothing has changed for a while: the next change is told.
                 self.watching = self.gates == self.sampled;
-                self.observe(effects);
+                self.observe();
                 if self.watching {
-                    effects.push(Effect::Watch);
+                    self.effects.push(Effect::Watch);
                 }
             }
             Timer::Limit(ticket) => {
@@ -446,59 +426,59 @@ impl Service {
                 if limit.is_some_and(|at| at <= self.now) {
                     queue.remove(&ticket);
                     self.rejected.insert(ticket);
-                    effects.push(Effect::Reject(ticket, Rejection::Silent));
-                    self.tell(Event::Left, self.now, effects);
+                    self.effects.push(Effect::Reject(ticket, Rejection::Silent));
+                    self.tell(Event::Left, self.now);
                 }
             }
         }
     }
 
     /// Reports an event to the lifecycle and does what it says.
-    fn tell(&mut self, event: Event, at: Instant, effects: &mut Vec<Effect>) {
+    fn tell(&mut self, event: Event, at: Instant) {
         let from = self.state();
         let action = self.lifecycle.handle(event, self.clients(), at);
         let to = self.state();
         if from != to {
-            self.enter(from, to, event, effects);
+            self.enter(from, to, event);
         }
         match action {
-            Some(Action::Wake) => self.start(effects),
+            Some(Action::Wake) => self.start(),
             Some(Action::Sleep) => {
                 self.new_epoch();
-                effects.push(Effect::Stop);
+                self.effects.push(Effect::Stop);
             }
-            Some(Action::Admit) => self.serve(effects),
-            Some(Action::TurnAway) => {
-                let failed = matches!(to, State::Failed { retry_at, .. } if self.now < retry_at);
-                if failed || !self.lifecycle.is_limited() {
-                    self.reject_all(Rejection::Failed, effects);
+            Some(Action::Admit) => self.serve(),
+            Some(Action::Reject) => {
+                if matches!(to, State::Failed { retry_at, .. } if self.now < retry_at) {
+                    self.reject_all(Rejection::Failed);
                 } else {
-                    self.reject_all(Rejection::WakeRate, effects);
+                    self.reject_all(Rejection::WakeRate);
                     self.linger();
                 }
             }
             Some(Action::GiveUp { undo }) => {
-                self.reject_all(Rejection::Failed, effects);
+                self.reject_all(Rejection::Failed);
                 self.given_up += u8::from(std::mem::take(&mut self.starting));
                 self.new_epoch();
-                effects.push(Effect::GiveUp { undo });
+                self.effects.push(Effect::GiveUp { undo });
             }
             None => (),
         }
     }
 
-    fn enter(&mut self, from: State, to: State, cause: Event, effects: &mut Vec<Effect>) {
+    fn enter(&mut self, from: State, to: State, cause: Event) {
         let first = self.first();
-        effects.push(Effect::Report(Fact {
+        let fact = Fact {
             from,
             to,
             cause,
             first,
-        }));
+        };
+        self.effects.push(Effect::Report(fact));
         if !matches!(to, State::Awake | State::Cooling { .. }) {
-            (0..self.targets.len()).for_each(|target| self.unreachable(target, effects));
+            (0..self.targets.len()).for_each(|target| self.unreachable(target));
         }
-        if to == State::Awake || !matches!(to, State::Cooling { .. }) {
+        if !matches!(to, State::Cooling { .. }) {
             self.closing = None;
         }
         // What was seen before it fell asleep may be over.
@@ -517,14 +497,16 @@ impl Service {
 
     /// The connection that has waited longest.
     fn first(&self) -> Option<Ticket> {
-        let firsts = self.targets.iter();
-        let mut firsts = firsts.filter_map(|target| target.queue.keys().next());
-        firsts.next().copied()
+        let firsts = self
+            .targets
+            .iter()
+            .flat_map(|target| target.queue.keys().next());
+        firsts.copied().min_by_key(|ticket| ticket.number)
     }
 
     /// Lets connections through where their target answers, asks it where one waits, and opens its
     /// gate.
-    fn serve(&mut self, effects: &mut Vec<Effect>) {
+    fn serve(&mut self) {
         let (up, awake, probing) = match self.state() {
             State::Awake => (true, true, true),
             State::Cooling { .. } => (true, false, false),
@@ -539,7 +521,7 @@ impl Service {
                 for (ticket, waiting) in std::mem::take(&mut target.queue) {
                     self.gates.inside += 1;
                     let first = !waiting.again;
-                    effects.push(Effect::Admit { ticket, first });
+                    self.effects.push(Effect::Admit { ticket, first });
                 }
             }
             if limited {
@@ -551,35 +533,35 @@ impl Service {
             let probe = probing && wanted && !target.reachable;
             if probe != target.probing {
                 target.probing = probe;
-                effects.push(match probe {
+                self.effects.push(match probe {
                     true => Effect::Probe(index),
                     false => Effect::CancelProbe(index),
                 });
             }
             if up && target.reachable && !target.open && self.closing.is_none() {
                 target.open = true;
-                effects.push(Effect::Open(index));
+                self.effects.push(Effect::Open(index));
             }
         }
     }
 
     /// Takes it that a target does not answer, until it does again.
-    fn unreachable(&mut self, index: usize, effects: &mut Vec<Effect>) {
+    fn unreachable(&mut self, index: usize) {
         let target = &mut self.targets[index];
         target.reachable = false;
         if std::mem::take(&mut target.probing) {
-            effects.push(Effect::CancelProbe(index));
+            self.effects.push(Effect::CancelProbe(index));
         }
         if std::mem::take(&mut target.open) {
-            effects.push(Effect::Close(index));
+            self.effects.push(Effect::Close(index));
         }
     }
 
-    fn reject_all(&mut self, why: Rejection, effects: &mut Vec<Effect>) {
+    fn reject_all(&mut self, why: Rejection) {
         for target in &mut self.targets {
             for ticket in std::mem::take(&mut target.queue).into_keys() {
                 self.rejected.insert(ticket);
-                effects.push(Effect::Reject(ticket, why));
+                self.effects.push(Effect::Reject(ticket, why));
             }
         }
     }
@@ -591,18 +573,16 @@ impl Service {
     // -- the gates
 
     /// Follows the connections that came and went without a message.
-    fn observe(&mut self, effects: &mut Vec<Effect>) {
+    fn observe(&mut self) {
         let before = std::mem::replace(&mut self.sampled, self.gates);
         let changed = before != self.gates;
         let entered = before.entered != self.gates.entered || self.gates.inside > 0;
-        if let State::Cooling { .. } = self.state()
-            && entered
-        {
-            self.tell(Event::Arrived, self.now, effects);
+        if entered && matches!(self.state(), State::Cooling { .. }) {
+            self.tell(Event::Arrived, self.now);
         }
         if self.state() == State::Awake && self.clients().is_empty() {
             let left_at = self.gates.left_at.filter(|_| changed);
-            self.tell(Event::Left, left_at.unwrap_or(self.now), effects);
+            self.tell(Event::Left, left_at.unwrap_or(self.now));
         }
         if changed {
             self.watching = false;
@@ -618,38 +598,34 @@ impl Service {
 
     /// Closes the gates from `index` on, each only if no connection is inside; then the service is
     /// stopped.
-    fn close_from(&mut self, index: usize, effects: &mut Vec<Effect>) {
+    fn close_from(&mut self, index: usize) {
         let open = (index..self.targets.len()).find(|&index| self.targets[index].open);
         self.closing = open;
         match open {
-            Some(index) => effects.push(Effect::CloseEmpty(index)),
-            None if self.clients().is_empty() => self.tell(Event::Due, self.now, effects),
+            Some(index) => self.effects.push(Effect::CloseEmpty(index)),
+            None if self.clients().is_empty() => self.tell(Event::Due, self.now),
             None => (),
         }
     }
 
-    fn closed(&mut self, index: usize, closed: bool, effects: &mut Vec<Effect>) {
+    fn closed(&mut self, index: usize, closed: bool) {
         self.targets[index].open &= !closed;
-        if self.closing.take() != Some(index) {
-            // A connection came meanwhile, or the service is down: the gate opens again if it may.
-        } else if closed {
-            self.close_from(index + 1, effects);
+        // Unless a connection came meanwhile, or the service is down.
+        if self.closing.take() == Some(index) && closed {
+            self.close_from(index + 1);
         }
-        // One that refuses has a connection inside, or had one: what was closed opens again.
-        self.observe(effects);
-        self.serve(effects);
+        // A gate that refused has a connection inside, or had one: those that were closed open again.
+        self.observe();
+        self.serve();
     }
 
     // -- queries
 
     /// Has the state of the service read. One query at a time.
-    fn query(&mut self, effects: &mut Vec<Effect>) {
+    fn query(&mut self) {
         self.query_at = None;
-        let (waking, started) = match self.state() {
-            State::Waking { started, .. } => (true, started),
-            State::Asleep | State::Awake | State::Cooling { .. } => (false, false),
-            State::Stopping(_) | State::Failed { .. } => (false, false),
-        };
+        let waking = matches!(self.state(), State::Waking { .. });
+        let explain = matches!(self.state(), State::Waking { started: true, .. });
         // Where only an answer tells that the service is up, the probe asks already.
         if waking && !self.rules.can_tell {
             return;
@@ -660,10 +636,10 @@ impl Service {
             return;
         }
         self.query = Some(Query { fresh: true });
-        effects.push(Effect::Query { explain: started });
+        self.effects.push(Effect::Query { explain });
     }
 
-    fn queried(&mut self, result: Result<Phase, ()>, effects: &mut Vec<Effect>) {
+    fn queried(&mut self, result: Result<Phase, ()>) {
         let again = std::mem::take(&mut self.query_again);
         let fresh = self.query.take().is_some_and(|query| query.fresh);
         if fresh {
@@ -671,7 +647,7 @@ impl Service {
             match result {
                 Ok(phase) => {
                     self.seen_down = phase == Phase::Down;
-                    self.tell(Event::Seen(phase), self.now, effects);
+                    self.tell(Event::Seen(phase), self.now);
                     // Something else starts or stops it: what comes of it is asked for, with pauses.
                     let wanted = self.lifecycle.wants_query(self.clients());
                     if wanted || self.state() == State::Asleep && !self.seen_down {
@@ -682,7 +658,7 @@ impl Service {
             }
         }
         if again || !fresh {
-            self.query(effects);
+            self.query();
         }
     }
 
@@ -693,33 +669,31 @@ impl Service {
         }
     }
 
-    fn start(&mut self, effects: &mut Vec<Effect>) {
+    fn start(&mut self) {
         let Some(first) = self.first() else { return };
         self.woken_for = first.target;
         // The start time-out is what counts now.
-        for target in &mut self.targets {
-            let queue = target.queue.values_mut();
-            queue.for_each(|waiting| waiting.limit = None);
+        let queues = self.targets.iter_mut().map(|target| &mut target.queue);
+        for waiting in queues.flat_map(BTreeMap::values_mut) {
+            waiting.limit = None;
         }
         self.starting = true;
         self.new_epoch();
-        effects.push(Effect::Start(first));
+        self.effects.push(Effect::Start(first));
     }
 
     /// What follows from the state as it is now.
-    fn settle(&mut self, effects: &mut Vec<Effect>) {
-        self.observe(effects);
-        self.serve(effects);
+    fn settle(&mut self) {
+        self.observe();
+        self.serve();
         let state = self.state();
         if self.query.is_some() {
             // Its answer comes soon.
         } else if state == State::Asleep && !self.seen_down && self.query_at.is_none() {
-            self.query(effects);
+            self.query();
         } else if self.rules.can_tell {
-            let quick = matches!(
-                state,
-                State::Waking { started: true, .. } | State::Stopping(Stop::Theirs)
-            );
+            let waking = matches!(state, State::Waking { started: true, .. });
+            let quick = waking || state == State::Stopping(Stop::Theirs);
             let at = self.now + if quick { QUICK_POLL } else { SLOW_POLL };
             self.query_at = Some(self.query_at.map_or(at, |earlier| earlier.min(at)));
         }

@@ -20,17 +20,12 @@ impl WakeLimiter {
     pub fn new(wakes: usize, span: Duration, spent: impl IntoIterator<Item = Instant>) -> Self {
         let mut spent: Vec<_> = spent.into_iter().collect();
         spent.sort();
-        let mut budget = Self {
+        let mut limiter = Self {
             limit: Some((wakes.max(1), span.min(LONGEST))),
             spent: VecDeque::new(),
         };
-        spent.into_iter().for_each(|at| budget.spend(at));
-        budget
-    }
-
-    /// Whether there is a limit.
-    pub fn is_limited(&self) -> bool {
-        self.limit.is_some()
+        spent.into_iter().for_each(|at| limiter.spend(at));
+        limiter
     }
 
     /// From when on there is a wake left, if there is none now.

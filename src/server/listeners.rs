@@ -220,7 +220,10 @@ impl Listeners {
         listeners: impl IntoIterator<Item = (Listener, Option<Arc<Route>>)>,
         sessions: &Sessions,
     ) -> Self {
-        let acceptor = |(listener, route)| {
+        let acceptor = |(mut listener, route): (Listener, Option<Arc<Route>>)| {
+            if let Some(route) = &route {
+                listener = listener.with_keepalive(route.context.liveness());
+            }
             Arc::new(Acceptor {
                 listener,
                 route: RwLock::new(route),

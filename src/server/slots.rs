@@ -6,6 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use crate::config::Limits;
+
+/// Descriptors that are not connections': the log, the bus, the listeners, a program's output.
+const SPARE_FILES: u64 = 64;
+
 /// Room for connections.
 #[derive(Clone, Debug)]
 pub(super) struct Slots {
@@ -23,12 +28,22 @@ pub(super) struct ConnectionSlot {
 }
 
 impl Slots {
-    /// Room for so many connections, of which so many may wait.
-    pub(super) fn new(connections: usize, waiting: usize) -> Self {
+    /// Room for as many connections as `limits` and `open_files` allow: every one takes two files.
+    pub(super) fn new(limits: &Limits, open_files: u64) -> Self {
+        let enough = usize::try_from(open_files.saturating_sub(SPARE_FILES) / 2);
+        let enough = enough.unwrap_or(usize::MAX).max(1);
+        let wanted = limits.max_connections;
+        let connections = wanted.unwrap_or(enough).min(enough);
+        if let Some(wanted) = wanted.filter(|&wanted| wanted > connections) {
+            tracing::warn!(
+                "`--max-connections {wanted}` needs more open files than the limit of \
+                 {open_files}; it is {connections} now: raise `LimitNOFILE=`"
+            );
+        }
         let semaphore = |n: usize| Arc::new(Semaphore::new(n.clamp(1, Semaphore::MAX_PERMITS)));
         Self {
             connections: semaphore(connections),
-            waiting: semaphore(waiting),
+            waiting: semaphore(limits.max_waiting),
         }
     }
 

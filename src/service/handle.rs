@@ -206,6 +206,14 @@ impl Entrance {
         });
     }
 
+    pub(super) fn service(&self) -> &Handle {
+        &self.0.service
+    }
+
+    pub(super) fn index(&self) -> usize {
+        self.0.index
+    }
+
     pub(super) fn gate(&self) -> &Gate {
         &self.0.gate
     }

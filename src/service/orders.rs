@@ -1,4 +1,5 @@
-//! Orders to the backend: one at a time, each a task that reports to the inbox.
+//! What is asked of the backend: orders, one at a time, and queries. Each is a task that reports to
+//! the inbox.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -6,7 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::handle::{Handle, Message, Stopped};
 use crate::backend::{Backend, StopScope, WakeOrder};
@@ -23,6 +24,7 @@ pub(super) struct Orders {
     tasks: TaskTracker,
     last: Option<JoinHandle<StopScope>>,
     given_up: CancellationToken,
+    watch: Option<AbortOnDropHandle<()>>,
 }
 
 impl Orders {
@@ -33,7 +35,28 @@ impl Orders {
             tasks,
             last: None,
             given_up: CancellationToken::new(),
+            watch: None,
         }
+    }
+
+    /// Has changes of the service reported from now on.
+    pub(super) fn watch(&mut self) {
+        let (backend, handle) = (self.backend.clone(), self.handle.clone());
+        let watch = async move { backend.watch(move || handle.post(Message::Changed)).await };
+        self.watch = Some(AbortOnDropHandle::new(self.tasks.spawn(watch)));
+    }
+
+    /// Finds out what the service does; with `explain` also why, if it is down.
+    pub(super) fn query(&self, explain: bool) {
+        let (backend, handle) = (self.backend.clone(), self.handle.clone());
+        self.tasks.spawn(async move {
+            let seen = backend.query().await;
+            let why = match seen {
+                Ok(Phase::Down) if explain => backend.failure_reason().await,
+                _ => None,
+            };
+            handle.post(Message::Queried(seen, why));
+        });
     }
 
     /// A token for the next start, which is cancelled when that is given up.

@@ -1,12 +1,15 @@
 //! Probes a target until it answers.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use super::handle::{Entrance, Message};
 use crate::config::address::{Address, HttpUrl};
 use crate::config::{CommandLine, Readiness, ReadyKind, ServiceConfig};
 use crate::net::dial::{Connection, Dialer, Target};
@@ -40,6 +43,76 @@ impl From<Connection> for Answer {
             connection,
             said: Vec::new(),
         }
+    }
+}
+
+/// A target, and the task that probes it.
+#[derive(Debug)]
+pub(super) struct Probed {
+    pub(super) target: Arc<Target>,
+    pub(super) entrance: Entrance,
+    probe: Option<AbortOnDropHandle<()>>,
+    /// The number of the latest probe; what an earlier one says is ignored.
+    number: u64,
+    /// Why it could not be reached last.
+    pub(super) failure: Option<String>,
+}
+
+impl Probed {
+    pub(super) fn new(target: Arc<Target>, entrance: Entrance) -> Self {
+        Self {
+            target,
+            entrance,
+            probe: None,
+            number: 0,
+            failure: None,
+        }
+    }
+
+    /// Begins a probe, which ends with [`Message::Answered`].
+    pub(super) fn probe(&mut self, prober: &Prober, tasks: &TaskTracker) {
+        self.number += 1;
+        let (prober, target) = (prober.clone(), self.target.clone());
+        let (entrance, number) = (self.entrance.clone(), self.number);
+        self.probe = Some(AbortOnDropHandle::new(tasks.spawn(async move {
+            let (handle, index) = (entrance.service(), entrance.index());
+            let mut last = String::new();
+            let missed = |why: String| {
+                if why != last {
+                    last.clone_from(&why);
+                    handle.post(Message::Missed(index, number, why));
+                }
+            };
+            let answer = prober.answer(&target, missed).await;
+            handle.post(Message::Answered(index, number, answer));
+        })));
+    }
+
+    pub(super) fn cancel(&mut self) {
+        self.probe = None;
+    }
+
+    /// A probe has ended; whether its answer is waited for.
+    pub(super) fn answered(&mut self, number: u64) -> bool {
+        let current = self.number == number && self.probe.take().is_some();
+        if current {
+            self.failure = None;
+        }
+        current
+    }
+
+    /// The target does not answer a probe yet.
+    pub(super) fn missed(&mut self, number: u64, why: String) {
+        if self.number == number {
+            self.failure = Some(why);
+        }
+    }
+
+    /// Why its connections are rejected while the service is up.
+    pub(super) fn silence(&self) -> String {
+        let why = self.failure.as_deref();
+        let why = why.unwrap_or("it was not reached in time");
+        format!("target `{}` does not answer: {why}", self.target.address)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What happens to a service, told to the log, to STATUS= and to the record.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::gate::Totals;
@@ -7,7 +8,7 @@ use super::handle::Stopped;
 use crate::config::WakeRate;
 use crate::config::address::Peer;
 use crate::core::lifecycle::{ClientCounts, Event, State};
-use crate::core::service::Fact;
+use crate::core::service::{Fact, Rejection, Ticket};
 use crate::report::log::{Ended, Log};
 use crate::report::record::{Kind, Owner, Record};
 use crate::report::recorder::Recorder;
@@ -36,6 +37,24 @@ pub struct Reporter {
     wake_rate: Option<WakeRate>,
     totals: Totals,
     tally: Tally,
+}
+
+/// Connections rejected because of one input; each kind is reported once.
+#[derive(Debug, Default)]
+pub(super) struct Rejected {
+    failed: usize,
+    wake_rate: usize,
+    silent: BTreeMap<usize, usize>,
+}
+
+impl Rejected {
+    pub(super) fn count(&mut self, ticket: Ticket, why: Rejection) {
+        match why {
+            Rejection::Failed => self.failed += 1,
+            Rejection::WakeRate => self.wake_rate += 1,
+            Rejection::Silent => *self.silent.entry(ticket.target).or_default() += 1,
+        }
+    }
 }
 
 impl std::fmt::Debug for Reporter {
@@ -154,23 +173,38 @@ impl Reporter {
         self.log.denied(listener, peer);
     }
 
-    pub(super) fn rejected(&mut self, connections: usize) {
-        self.recorder.refused_failed(connections);
-        self.log.rejected(connections);
-    }
-
-    pub(super) fn rate_limited(&mut self, connections: usize, now: Instant) {
-        self.recorder.refused_rate(connections);
-        if let Some(rate) = self.wake_rate {
-            let until = self.status.no_wake(now);
-            self.log.rate_limited(connections, rate, until);
+    /// Connections were rejected: because of the wake rate `until` then, or because the target with
+    /// an index is silent, for a reason that `silence` knows.
+    pub(super) fn rejections(
+        &mut self,
+        rejected: Rejected,
+        until: Option<Instant>,
+        now: Instant,
+        silence: impl Fn(usize) -> String,
+    ) {
+        let Rejected {
+            failed,
+            wake_rate,
+            silent,
+        } = rejected;
+        if failed > 0 {
+            self.recorder.refused_failed(failed);
+            self.log.rejected(failed);
         }
-    }
-
-    pub(super) fn silent(&mut self, connections: usize, failure: &str) {
-        self.recorder.refused_silent(connections);
-        self.recorder.failed(Kind::Silent, failure);
-        self.log.silent(connections, failure);
+        if wake_rate > 0 {
+            self.no_wake_until(until, now);
+            self.recorder.refused_rate(wake_rate);
+            if let Some(rate) = self.wake_rate {
+                let until = self.status.no_wake(now);
+                self.log.rate_limited(wake_rate, rate, until);
+            }
+        }
+        for (index, connections) in silent {
+            let failure = silence(index);
+            self.recorder.refused_silent(connections);
+            self.recorder.failed(Kind::Silent, &failure);
+            self.log.silent(connections, &failure);
+        }
     }
 
     /// Until when there is no wake, because there were too many.

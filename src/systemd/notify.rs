@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use tokio::time::sleep;
 
 use crate::util::text::one_line;
 
@@ -36,6 +37,10 @@ enum Message {
 
 /// Messages that wait to be sent; only when the manager hangs are there more, which are dropped.
 const QUEUE: usize = 64;
+
+/// EXTEND_TIMEOUT_USEC: how often the manager is told that stopping takes so much longer.
+const EXTEND_EVERY: Duration = Duration::from_secs(5);
+const EXTEND_BY: Duration = Duration::from_secs(15);
 
 /// How long the exit waits for STOPPING to be sent.
 const STOPPING_TIMEOUT: Duration = Duration::from_secs(1);
@@ -68,18 +73,30 @@ impl Notifier {
         self.notify(Message::Status(text));
     }
 
-    /// WATCHDOG: the loop runs.
-    pub fn alive(&self) {
-        self.notify(Message::Alive);
+    /// Tells the manager that the event loop runs, twice within its limit, if it has one.
+    pub async fn feed_watchdog(self) {
+        let limit = sd_notify::watchdog_enabled();
+        while let Some(limit) = limit.filter(|limit| !limit.is_zero()) {
+            self.notify(Message::Alive);
+            sleep(limit / 2).await;
+        }
     }
 
-    /// EXTEND_TIMEOUT_USEC: stopping takes that much longer.
-    pub fn extend(&self, time: Duration) {
-        self.notify(Message::Extend(time));
+    /// Has the manager wait for us until this is dropped.
+    pub async fn keep_extending(&self) {
+        loop {
+            self.notify(Message::Extend(EXTEND_BY));
+            sleep(EXTEND_EVERY).await;
+        }
     }
 
-    /// FDSTOREREMOVE: what is stored by these names is not wanted any more.
+    /// FDSTOREREMOVE: what is stored by these names is not known to this version.
     pub fn forget(&self, names: Vec<String>) {
+        for name in &names {
+            tracing::warn!(
+                "`{name}` in the file descriptor store is not known to this version: removed"
+            );
+        }
         if !names.is_empty() {
             self.notify(Message::Forget(names));
         }
@@ -138,11 +155,4 @@ fn send(message: Message) {
     if let Message::Stopping(sent) = message {
         let _ = sent.send(());
     }
-}
-
-/// How often the watchdog is fed: twice within its limit.
-pub fn watchdog_interval() -> Option<Duration> {
-    sd_notify::watchdog_enabled()
-        .filter(|limit| !limit.is_zero())
-        .map(|limit| limit / 2)
 }

@@ -44,10 +44,7 @@ impl World {
         let process = self.process();
         let before = process.state();
         process.settled = false;
-        let mut effects = Vec::new();
-        process
-            .core
-            .handle(input, occupancy, process.now, &mut effects);
+        let mut effects = process.core.handle(input, occupancy, process.now);
         self.distort(input, before, &mut effects);
         let mut answer = false;
         if let Input::Answered(target) = input {

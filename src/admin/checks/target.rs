@@ -14,17 +14,13 @@ pub fn routes(all: &[(&str, &Bound)], service: &ServiceConfig) -> Vec<Finding> {
     let mut findings = Vec::new();
     let own = all.iter().filter(|(name, _)| service.owns(name));
     for (name, at) in own {
-        let port = match at {
-            Bound::Tcp(tcp) => Some(tcp.port()),
-            Bound::Unix(_) => None,
-        };
         let Some(route) = service.route(name) else {
             findings.push(Finding::error(format!(
                 "listener `{name}` has no target; add `--to {name}=ADDR`"
             )));
             continue;
         };
-        let Some(target) = route.clone().with_port(port) else {
+        let Some(target) = route.clone().with_port(at.port()) else {
             findings.push(Finding::error(format!(
                 "target `{route}` needs a port: listener `{name}` is a Unix socket and has none"
             )));

@@ -1,4 +1,4 @@
-//! The lifecycle as sentences, and as a grid.
+//! The lifecycle as scripts, and as a grid.
 
 use super::*;
 
@@ -7,24 +7,24 @@ const TIMES: Times = Times {
     start_timeout: Duration::from_secs(90),
 };
 
-/// Plays a script with a service that may be woken as often as anybody likes.
+/// Plays a script with a service whose wakes are not limited.
 fn check(script: &str) {
     play(Lifecycle::new(TIMES), script);
 }
 
 /// Plays a script with one that may be woken twice an hour.
 fn check_limited(script: &str) {
-    let budget = WakeLimiter::new(2, HOUR, []);
-    play(Lifecycle::new(TIMES).limited(budget), script);
+    let limiter = WakeLimiter::new(2, HOUR, []);
+    play(Lifecycle::new(TIMES).limited(limiter), script);
 }
 
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// Plays a script. A line is `[+TIME] EVENT  STATE  [ACTION]`: what happens, how much later, and
-/// what must come of it. Clients are counted as the driver would.
+/// what must come of it. Clients are counted as the caller would.
 fn play(mut life: Lifecycle, script: &str) {
     let mut now = some_day();
-    let mut crowd = ClientCounts::default();
+    let mut clients = ClientCounts::default();
     for line in script
         .lines()
         .map(str::trim)
@@ -36,19 +36,19 @@ fn play(mut life: Lifecycle, script: &str) {
             words.remove(0);
         }
         match words[0] {
-            "arrived" => crowd.waiting += 1,
-            "left" => crowd.connected -= 1,
-            "hung-up" => crowd.waiting -= 1,
+            "arrived" => clients.waiting += 1,
+            "left" => clients.connected -= 1,
+            "hung-up" => clients.waiting -= 1,
             "refused" => {
-                crowd.connected -= 1;
-                crowd.waiting += 1;
+                clients.connected -= 1;
+                clients.waiting += 1;
             }
             _ => (),
         }
-        let action = life.handle(event(words[0]), crowd, now);
+        let action = life.handle(event(words[0]), clients, now);
         match action {
-            Some(Action::Admit) => crowd.connected += std::mem::take(&mut crowd.waiting),
-            Some(Action::TurnAway | Action::GiveUp { .. }) => crowd.waiting = 0,
+            Some(Action::Admit) => clients.connected += std::mem::take(&mut clients.waiting),
+            Some(Action::Reject | Action::GiveUp { .. }) => clients.waiting = 0,
             Some(Action::Wake | Action::Sleep) | None => (),
         }
         let got = format!("{} {}", name(life.state()), action.map_or("", called));
@@ -111,7 +111,7 @@ fn called(action: Action) -> &'static str {
     match action {
         Action::Wake => "wake",
         Action::Admit => "admit",
-        Action::TurnAway => "turn-away",
+        Action::Reject => "reject",
         Action::GiveUp { undo: true } => "give-up+undo",
         Action::GiveUp { undo: false } => "give-up",
         Action::Sleep => "sleep",
@@ -137,7 +137,7 @@ fn a_whole_day() {
 }
 
 #[test]
-fn a_client_who_arrives_during_the_cooldown_stops_the_clock() {
+fn a_client_that_arrives_during_the_cooldown_stops_the_clock() {
     check(
         "
         seen:up      cooling
@@ -152,7 +152,7 @@ fn a_client_who_arrives_during_the_cooldown_stops_the_clock() {
 }
 
 #[test]
-fn a_client_who_arrives_during_the_stop_wakes_the_service_again() {
+fn a_client_that_arrives_during_the_stop_wakes_the_service_again() {
     check(
         "
         seen:up      cooling
@@ -174,7 +174,7 @@ fn a_service_that_runs_already_is_adopted() {
 }
 
 #[test]
-fn a_service_that_answers_when_everybody_has_left_cools() {
+fn a_service_that_answers_without_clients_cools() {
     check(
         "
         arrived      waking           wake
@@ -186,17 +186,17 @@ fn a_service_that_answers_when_everybody_has_left_cools() {
 }
 
 #[test]
-fn a_failed_wake_turns_clients_away_until_the_back_off_is_over() {
+fn a_failed_wake_rejects_clients_until_the_back_off_is_over() {
     check(
         "
         arrived      waking           wake
         wake-failed  failed(undoing)  give-up+undo
         slept        failed
-        arrived      failed           turn-away
+        arrived      failed           reject
         +1s arrived  waking           wake
         wake-failed  failed(undoing)  give-up+undo
         slept        failed
-        +1s arrived  failed           turn-away
+        +1s arrived  failed           reject
         +1s arrived  waking           wake
         started      waking(started)
         ready        awake            admit
@@ -228,12 +228,12 @@ fn a_failure_is_forgotten_after_a_minute() {
 }
 
 #[test]
-fn a_client_who_may_try_again_waits_for_what_is_still_being_undone() {
+fn a_client_that_may_try_again_waits_for_what_is_still_being_undone() {
     check(
         "
         arrived      waking           wake
         wake-failed  failed(undoing)  give-up+undo
-        arrived      failed(undoing)  turn-away
+        arrived      failed(undoing)  reject
         +2s arrived  failed(undoing)
         slept        waking           wake
     ",
@@ -279,7 +279,7 @@ fn a_service_that_restarts_itself_is_waited_for() {
 }
 
 #[test]
-fn no_failure_stops_a_service_that_somebody_uses() {
+fn no_failure_stops_a_service_with_a_client() {
     check(
         "
         seen:up      cooling
@@ -292,7 +292,7 @@ fn no_failure_stops_a_service_that_somebody_uses() {
 }
 
 #[test]
-fn a_service_that_dies_under_its_clients_is_woken_by_the_next() {
+fn a_service_that_goes_down_under_its_clients_is_woken_by_the_next() {
     check(
         "
         seen:up      cooling
@@ -305,7 +305,7 @@ fn a_service_that_dies_under_its_clients_is_woken_by_the_next() {
 }
 
 #[test]
-fn a_client_whom_the_target_refuses_waits_until_somebody_has_looked() {
+fn a_client_that_the_target_refuses_waits_for_a_query() {
     check(
         "
         seen:up      cooling
@@ -325,7 +325,7 @@ fn a_client_whom_the_target_refuses_waits_until_somebody_has_looked() {
 }
 
 #[test]
-fn clients_wait_while_somebody_else_stops_or_restarts_the_service() {
+fn clients_wait_while_something_else_stops_or_restarts_the_service() {
     check(
         "
         seen:up        cooling
@@ -342,7 +342,7 @@ fn clients_wait_while_somebody_else_stops_or_restarts_the_service() {
 }
 
 #[test]
-fn a_service_stopped_by_somebody_else_is_asleep_when_nobody_waits() {
+fn a_service_stopped_by_something_else_is_asleep_if_no_client_waits() {
     check(
         "
         seen:up        cooling
@@ -353,7 +353,7 @@ fn a_service_stopped_by_somebody_else_is_asleep_when_nobody_waits() {
 }
 
 #[test]
-fn a_service_that_will_not_stop_is_never_forgotten() {
+fn a_failed_stop_is_repeated_until_the_service_is_down() {
     check(
         "
         seen:up                cooling
@@ -373,7 +373,7 @@ fn a_service_that_will_not_stop_is_never_forgotten() {
 }
 
 #[test]
-fn a_client_is_served_by_a_service_that_would_not_stop() {
+fn a_client_is_served_by_a_service_that_failed_to_stop() {
     check(
         "
         seen:up                cooling
@@ -394,7 +394,7 @@ fn a_client_is_served_by_a_service_that_would_not_stop() {
 }
 
 #[test]
-fn who_would_wake_it_too_often_is_turned_away_once_it_is_known_to_be_down() {
+fn a_wake_too_many_is_rejected_once_the_service_is_known_to_be_down() {
     check_limited(
         "
         arrived        waking           wake
@@ -418,7 +418,7 @@ fn who_would_wake_it_too_often_is_turned_away_once_it_is_known_to_be_down() {
         arrived        asleep
         seen:stopping  asleep
         arrived        asleep
-        seen:down      asleep           turn-away
+        seen:down      asleep           reject
         +54min arrived asleep
         +1min seen:down waking          wake
     ",
@@ -436,7 +436,7 @@ fn a_service_that_runs_anyway_is_used_however_often_it_was_woken() {
         +1s arrived  waking           wake
         wake-failed  failed(undoing)  give-up+undo
         slept        failed
-        +1s arrived  failed           turn-away
+        +1s arrived  failed           reject
         +1s arrived  failed
         seen:up        awake            admit
         left           cooling
@@ -449,7 +449,7 @@ fn a_service_that_runs_anyway_is_used_however_often_it_was_woken() {
 }
 
 #[test]
-fn who_waited_through_a_stop_is_turned_away_when_it_may_not_be_woken() {
+fn a_client_that_waited_for_a_stop_is_rejected_if_the_service_may_not_be_woken() {
     for (stop, end, state) in [
         ("+5min due stopping sleep", "slept", "asleep"),
         ("seen:stopping stopping(theirs)", "seen:down", "asleep"),
@@ -470,7 +470,7 @@ fn who_waited_through_a_stop_is_turned_away_when_it_may_not_be_woken() {
             left         cooling
             {stop}
             arrived      {}
-            {end}        {state}          turn-away
+            {end}        {state}          reject
         ",
             stop.split(' ')
                 .rfind(|word| word.starts_with("stopping"))
@@ -485,28 +485,28 @@ fn who_waited_through_a_stop_is_turned_away_when_it_may_not_be_woken() {
         +1s arrived  waking           wake
         wake-failed  failed(undoing)  give-up+undo
         +3s arrived  failed(undoing)
-        slept        failed           turn-away
+        slept        failed           reject
     ",
     );
 }
 
 #[test]
-fn the_budget_counts_the_wakes_of_any_such_time() {
+fn the_limiter_counts_the_wakes_of_any_such_time() {
     let begin = some_day();
     let at = |minutes: u64| begin + Duration::from_secs(60 * minutes);
-    let mut budget = WakeLimiter::new(3, HOUR, [at(20), at(0), at(10)]);
-    assert_eq!(budget.empty_until(at(59)), Some(at(60)));
-    assert_eq!(budget.empty_until(at(60)), None);
-    budget.spend(at(65));
-    assert_eq!(budget.empty_until(at(65)), Some(at(70)));
-    assert_eq!(budget.empty_until(at(70)), None);
+    let mut limiter = WakeLimiter::new(3, HOUR, [at(20), at(0), at(10)]);
+    assert_eq!(limiter.empty_until(at(59)), Some(at(60)));
+    assert_eq!(limiter.empty_until(at(60)), None);
+    limiter.spend(at(65));
+    assert_eq!(limiter.empty_until(at(65)), Some(at(70)));
+    assert_eq!(limiter.empty_until(at(70)), None);
     // Only the latest ones count.
-    let budget = WakeLimiter::new(2, HOUR, (0..10).map(at));
-    assert_eq!(budget.empty_until(at(10)), Some(at(68)));
+    let limiter = WakeLimiter::new(2, HOUR, (0..10).map(at));
+    assert_eq!(limiter.empty_until(at(10)), Some(at(68)));
     // Nothing is too long, and nothing too little.
-    let budget = WakeLimiter::new(0, Duration::MAX, [at(0)]);
+    let limiter = WakeLimiter::new(0, Duration::MAX, [at(0)]);
     assert!(
-        budget
+        limiter
             .empty_until(at(10))
             .is_some_and(|until| until > at(1_000_000))
     );
@@ -540,7 +540,7 @@ fn no_time_is_too_long() {
 /// `UPDATE_GRID=1 cargo test lifecycle`, and read the difference.
 #[test]
 fn the_grid_on_the_page_is_true() {
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/lifecycle/grid.txt");
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/core/lifecycle/grid.txt");
     if std::env::var_os("UPDATE_GRID").is_some() {
         std::fs::write(file, grid()).unwrap();
     }
@@ -558,11 +558,11 @@ fn grid() -> String {
         Asleep,
         Waking {
             started: false,
-            give_up_at: Some(now),
+            fail_at: Some(now),
         },
         Waking {
             started: true,
-            give_up_at: Some(now),
+            fail_at: Some(now),
         },
         Awake,
         Cooling {
@@ -596,9 +596,9 @@ fn grid() -> String {
         &[
             "state",
             "event",
-            "nobody is here",
-            "somebody waits",
-            "somebody is connected",
+            "no client",
+            "one waits",
+            "one is connected",
         ]
         .map(str::to_owned),
     );
@@ -620,14 +620,15 @@ fn grid() -> String {
 }
 
 fn line(cells: &[String; 5]) -> String {
-    let [state, event, nobody, waits, connected] = cells;
-    let line = format!("{state:22} {event:22} {nobody:30} {waits:30} {connected}");
+    let [state, event, none, waits, connected] = cells;
+    let line = format!("{state:22} {event:22} {none:30} {waits:30} {connected}");
     line.trim_end().to_owned() + "\n"
 }
 
-/// For each state and event what comes of it: for nobody, who waits, who is connected.
-fn rows(states: &[State], budget: &WakeLimiter, now: Instant) -> Vec<[String; 5]> {
-    let crowds =
+/// For each state and event what comes of it: without a client, with one that waits, and with one
+/// that is connected.
+fn rows(states: &[State], limiter: &WakeLimiter, now: Instant) -> Vec<[String; 5]> {
+    let counts =
         [(0, 0), (1, 0), (0, 1)].map(|(waiting, connected)| ClientCounts { waiting, connected });
     let mut rows = Vec::new();
     for &state in states {
@@ -635,15 +636,15 @@ fn rows(states: &[State], budget: &WakeLimiter, now: Instant) -> Vec<[String; 5]
         let retry = if retry { ", retry" } else { "" };
         let title = format!("{}{retry}", name(state));
         for (word, event) in EVENTS.into_iter().filter(|(word, _)| *word != "early") {
-            let cells = crowds.map(|crowd| {
+            let cells = counts.map(|clients| {
                 let mut life = Lifecycle {
                     state,
-                    ..Lifecycle::new(TIMES).limited(budget.clone())
+                    ..Lifecycle::new(TIMES).limited(limiter.clone())
                 };
                 // A client that has arrived is there; one that is not can only be an old one.
-                let action = match (event, crowd.waiting) {
+                let action = match (event, clients.waiting) {
                     (Event::Arrived, 0) => return "".to_owned(),
-                    _ => life.handle(event, crowd, now),
+                    _ => life.handle(event, clients, now),
                 };
                 let same = life.state() == state;
                 match (same, action) {
@@ -653,8 +654,8 @@ fn rows(states: &[State], budget: &WakeLimiter, now: Instant) -> Vec<[String; 5]
                     (false, Some(action)) => format!("{}: {}", name(life.state()), called(action)),
                 }
             });
-            let [nobody, waits, connected] = cells;
-            rows.push([title.clone(), word.to_owned(), nobody, waits, connected]);
+            let [none, waits, connected] = cells;
+            rows.push([title.clone(), word.to_owned(), none, waits, connected]);
         }
     }
     rows

@@ -91,8 +91,7 @@ impl Bench {
 
     /// What the core says to this, but for reports; the gates are opened and closed as it says.
     fn tell(&mut self, input: Input) -> Vec<Effect> {
-        let (gates, mut effects) = (self.occupancy(), Vec::new());
-        self.core.handle(input, gates, self.now, &mut effects);
+        let mut effects = self.core.handle(input, self.occupancy(), self.now);
         for &effect in &effects {
             if let Effect::Admit { ticket, first } = effect {
                 self.set(ticket.target, |gate| gate.admit(first));
@@ -171,6 +170,17 @@ fn clients_that_come_meanwhile_share_the_start_and_are_let_through_in_their_orde
     let served = [1, 2, 3].map(|number| admitted(client(number)));
     assert_eq!(bench.tell(Input::Answered(0))[..3], served);
     assert_eq!(bench.core.clients().waiting, 0);
+}
+
+#[test]
+fn the_service_is_started_for_the_client_that_has_waited_longest() {
+    let mut bench = Bench::cooling(2);
+    bench.due(Timer::Lifecycle);
+    (0..2).for_each(|target| _ = bench.close_empty(target));
+    bench.tell(Input::Arrived(ticket(1, 7)));
+    bench.tell(Input::Arrived(ticket(0, 8)));
+    let start = [Effect::Start(ticket(1, 7))];
+    assert_eq!(bench.tell(Input::Stopped(Ok(()))), start);
 }
 
 #[test]

@@ -37,7 +37,7 @@ pub(super) fn property(bytes: &[u8]) {
         woken: vec![now; usize::from(wakes > 0)],
         limit: (wakes, span),
         now,
-        crowd: ClientCounts::default(),
+        clients: ClientCounts::default(),
         order: None,
     };
     for pair in rest.chunks_exact(2) {
@@ -65,7 +65,7 @@ struct Play {
     /// So many wakes in such a time; 0 is any number.
     limit: (usize, Duration),
     now: Instant,
-    crowd: ClientCounts,
+    clients: ClientCounts,
     order: Option<Order>,
 }
 
@@ -76,21 +76,21 @@ impl Play {
         let started = matches!(self.life.state(), State::Waking { started: true, .. });
         let event = match (what % 10, self.order) {
             (0, _) => {
-                self.crowd.waiting += 1;
+                self.clients.waiting += 1;
                 Event::Arrived
             }
-            (1, _) if self.crowd.connected > 0 => {
-                self.crowd.connected -= 1;
+            (1, _) if self.clients.connected > 0 => {
+                self.clients.connected -= 1;
                 Event::Left
             }
-            (2, _) if self.crowd.waiting > 0 => {
-                self.crowd.waiting -= 1;
+            (2, _) if self.clients.waiting > 0 => {
+                self.clients.waiting -= 1;
                 Event::Left
             }
             // Let through, and refused by the target.
-            (3, _) if self.crowd.connected > 0 => {
-                self.crowd.connected -= 1;
-                self.crowd.waiting += 1;
+            (3, _) if self.clients.connected > 0 => {
+                self.clients.connected -= 1;
+                self.clients.waiting += 1;
                 Event::Arrived
             }
             (4, Some(Order::Wake)) if !started => {
@@ -135,14 +135,14 @@ impl Play {
     /// Something that may be late, early, or not true.
     fn anything(&mut self, what: u8, value: u8) {
         let phase = PHASES[usize::from(value & 3)];
-        self.crowd = ClientCounts {
+        self.clients = ClientCounts {
             waiting: usize::from(value >> 4 & 3),
             connected: usize::from(value >> 6),
         };
         self.now += Duration::from_millis(250) * u32::from(what >> 4);
         let event = match what & 15 {
             0 | 1 => {
-                self.crowd.waiting += 1;
+                self.clients.waiting += 1;
                 Event::Arrived
             }
             2 => Event::Left,
@@ -163,11 +163,11 @@ impl Play {
 
     fn tell(&mut self, event: Event, honest: bool) {
         let (before, deadline) = (self.life.state(), self.life.deadline());
-        let action = self.life.handle(event, self.crowd, self.now);
+        let action = self.life.handle(event, self.clients, self.now);
         let after = self.life.state();
         let what = format!(
             "{before:?}, {event:?} with {:?}: {after:?}, {action:?}",
-            self.crowd
+            self.clients
         );
         let due = deadline.is_some_and(|at| at <= self.now);
         if event == Event::Due {
@@ -186,7 +186,7 @@ impl Play {
                     before,
                     State::Waking { .. } | State::Awake | State::Cooling { .. }
                 ) || event == Event::Seen(Phase::Down);
-                assert!(told && self.crowd.waiting > 0, "{what}");
+                assert!(told && self.clients.waiting > 0, "{what}");
                 assert!(
                     matches!(after, State::Waking { started: false, .. }),
                     "{what}"
@@ -208,7 +208,7 @@ impl Play {
                 );
                 assert_eq!(after, State::Stopping(Stop::Ours), "{what}");
                 // No client is disconnected: with one, only a stop that failed is ordered again.
-                let idle = self.crowd.is_empty() || !matches!(before, State::Cooling { .. });
+                let idle = self.clients.is_empty() || !matches!(before, State::Cooling { .. });
                 assert!(idle || !honest, "{what}");
                 self.takes_turns(honest, Order::Sleep, &what);
             }
@@ -217,14 +217,14 @@ impl Play {
                     matches!(after, State::Awake | State::Cooling { .. }),
                     "{what}"
                 );
-                self.crowd.connected += std::mem::take(&mut self.crowd.waiting);
+                self.clients.connected += std::mem::take(&mut self.clients.waiting);
             }
-            Some(Action::TurnAway) => {
+            Some(Action::Reject) => {
                 let too_often = self.life.no_wake_until(self.now).is_some();
                 let too_early = matches!(after, State::Failed { retry_at, .. }
                     if self.now < retry_at && event == Event::Arrived);
                 assert!(too_often || too_early, "{what}");
-                self.crowd.waiting = 0;
+                self.clients.waiting = 0;
             }
             Some(Action::GiveUp { undo }) => {
                 let State::Failed {
@@ -236,11 +236,15 @@ impl Play {
                     panic!("{what}")
                 };
                 assert!(matches!(before, State::Waking { .. }), "{what}");
-                assert_eq!((undo, undoing), (self.crowd.connected == 0, undo), "{what}");
+                assert_eq!(
+                    (undo, undoing),
+                    (self.clients.connected == 0, undo),
+                    "{what}"
+                );
                 let wait = retry_at.duration_since(self.now);
                 assert!(!wait.is_zero() && wait <= BACK_OFF, "{what}");
                 assert_eq!(forget_at.duration_since(self.now), FORGET_AFTER, "{what}");
-                self.crowd.waiting = 0;
+                self.clients.waiting = 0;
                 self.order = undo.then_some(Order::Sleep);
             }
             None => (),
@@ -263,7 +267,7 @@ impl Play {
     /// A client waits for an order, the deadline, or an event from outside.
     fn nobody_is_forgotten(&self) {
         let state = self.life.state();
-        if self.crowd.waiting > 0 {
+        if self.clients.waiting > 0 {
             let waits = match state {
                 State::Waking { .. } => self.order == Some(Order::Wake),
                 State::Stopping(Stop::Ours) | State::Failed { undoing: true, .. } => {
@@ -273,21 +277,21 @@ impl Play {
                 State::Stopping(Stop::Theirs) => true,
                 // For a look, since it may not be woken right now.
                 State::Asleep | State::Failed { undoing: false, .. } => {
-                    self.limit.0 > 0 && self.life.wants_query(self.crowd)
+                    self.limit.0 > 0 && self.life.wants_query(self.clients)
                 }
                 State::Awake | State::Cooling { .. } => false,
             };
             assert!(
                 waits,
                 "{state:?} with {:?} and {:?}",
-                self.crowd, self.order
+                self.clients, self.order
             );
         }
-        if self.crowd.is_empty() {
+        if self.clients.is_empty() {
             assert_ne!(state, State::Awake, "no client");
         }
         if let State::Cooling { .. } = state {
-            assert!(self.crowd.is_empty(), "a client");
+            assert!(self.clients.is_empty(), "a client");
         }
     }
 }

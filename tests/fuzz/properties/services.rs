@@ -175,8 +175,7 @@ impl Play {
         let mut next = Some(input);
         while let Some(input) = next.take() {
             let gates = Occupancy::of(self.gates, self.left_at);
-            let mut effects = Vec::new();
-            self.core.handle(input, gates, self.now, &mut effects);
+            let effects = self.core.handle(input, gates, self.now);
             if let Input::Closed(..) = input {
                 self.closing = None;
             }
