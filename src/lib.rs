@@ -3,10 +3,9 @@
 //! until the service answers, relays, and stops the service a cooldown after the last connection
 //! has closed. Then it exits, and systemd goes on holding the sockets.
 //!
-//! The words (wake, sleep, cooldown, target, ...) are in `docs/glossary.md`.
-//! This page is the architecture: what there is, who knows whom, and what must stay true. Start
-//! with [`core::service`], which decides, then [`service`], which carries that out, then
-//! [`server`], which is the process around it.
+//! The words (wake, sleep, cooldown, target, ...) are in `docs/glossary.md`. This page is the
+//! architecture. Start with [`core::service`], which decides, then [`service`], which carries that
+//! out, then [`server`], which is the process around it.
 //!
 //! # Promises, in this order
 //!
@@ -35,15 +34,15 @@
 //!   routes.rs          which listener leads to which target of which service
 //!   listeners.rs       the accept loops
 //!   workers.rs         the threads that accept and relay
-//!   slots.rs           how many connections at once, and which are still pending
-//!   limits.rs          the limit on open files
-//!   status_line.rs     STATUS= of all services
+//!   slots.rs limits.rs how many connections at once, and which are still pending; open files
+//!   signals.rs         SIGTERM, SIGINT, SIGHUP
+//!   status_line.rs     STATUS= of all services; their metrics: metrics.rs
 //!   instance.rs        what the process is called, where its records are
 //!   unit_lock.rs       one instance stops a unit
 //! service.rs service/  carries out one core's effects: the one loop of a service
 //!   handle.rs          a connection's side of it: entrance, permit, verdict
 //!   gate.rs            the gate of a target
-//!   orders.rs          start, stop, give up: one at a time
+//!   orders.rs          start, stop, give up: one at a time; queries
 //!   probe.rs           does the target answer?
 //!   reporter.rs        tells the log, STATUS= and the record
 //! session.rs session/  one connection from accept to close; behind a balancer, whose it is
@@ -67,15 +66,14 @@
 //!
 //! # The life of a connection
 //!
-//! An accept loop of `server::listeners` takes it when there is room, on the relay thread that will
-//! serve it. Its [`session::Route`] leads to one target of one service. **While the gate of that
-//! target is open** it enters by one atomic operation ([`service::Entrance::enter`]) and the service
-//! is not asked. **Otherwise** it waits ([`service::Entrance::arrive`]): the service knows of it when
-//! the accept loop goes on, and answers with a [`service::Verdict`] as soon as the service is awake
-//! *and* the target answers; the connection that proved it goes to the first client, the others dial
-//! for themselves. Either way it holds a [`service::Permit`] then; dropping it *is* leaving.
-//! [`net::relay`] moves the bytes. A connection whose dial fails gives its permit back and waits
-//! again; the gate closes, and the service's state is queried.
+//! An accept loop takes it when there is room, on the relay thread that will serve it. Its
+//! [`session::Route`] leads to one target of one service. **While the gate of that target is open** it
+//! enters by one atomic operation ([`service::Entrance::enter`]). **Otherwise** it waits
+//! ([`service::Entrance::arrive`]): the service knows of it when the accept loop goes on, and answers
+//! with a [`service::Verdict`] as soon as it is awake *and* the target answers; the connection that
+//! proved it goes to the first client, the others dial for themselves. Either way it holds a
+//! [`service::Permit`] then; dropping it *is* leaving. A connection whose dial fails gives its permit
+//! back and waits again; the gate closes, and the service's state is queried.
 //!
 //! A connection that may turn out to be no client's, behind a load balancer and with
 //! `--wake-on-data`, is only counted as pending: that prevents the exit and wakes nothing. One that
@@ -84,12 +82,12 @@
 //! # The gate
 //!
 //! One 64-bit word for each target: an open bit, connections inside, connections that ever entered.
-//! Only the service opens and closes it, and [`core::gate`] holds its rules. When the cooldown is
-//! over, the gates of all targets are closed one after the other, each only while no connection is
-//! inside; if one refuses, those already closed open again. Only after all have closed is the order to
-//! stop given. So a connection is inside before that, or finds a closed gate and waits: there is no
-//! moment between. The core follows the counts by reading them once a second while connections come
-//! and go, and by one message when the gates have been quiet.
+//! Only the service opens and closes it, by the rules in [`core::gate`]. When the cooldown is over,
+//! the gates of all targets are closed one after the other, each only while no connection is inside;
+//! if one refuses, those already closed open again. Only after all have closed is the order to stop
+//! given: a connection is inside before that, or finds a closed gate and waits. The core follows the
+//! counts by reading them once a second while connections come and go, and by one message when the
+//! gates have been quiet.
 //!
 //! # Invariants
 //!

@@ -68,21 +68,13 @@ pub struct Setup {
 
 /// Serves until no service needs us, or a signal ends us.
 pub async fn serve(setup: Setup) -> io::Result<()> {
-    let Setup {
-        config,
-        listeners,
-        routes,
-        unknown,
-        instance,
-        metrics,
-        reload,
-    } = setup;
+    let (config, listeners) = (setup.config, setup.listeners);
     let began = now();
     // Before READY=1: from then on signals may come.
     let mut signals = Signals::new()?;
     let notifier = Notifier::start();
     notifier.ready();
-    notifier.forget(unknown);
+    notifier.forget(setup.unknown);
 
     let open_files = limits::raise_open_files()?;
     let slots = Slots::new(&config.process.limits, open_files.raised);
@@ -97,7 +89,7 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
     let surroundings = Surroundings {
         ours: own.collect(),
         launcher,
-        instance,
+        instance: setup.instance,
         status_line: StatusLine::new(notifier.clone()),
         tasks: tasks.clone(),
         abort: sessions.abort(),
@@ -105,13 +97,15 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
         stays: config.process.stay,
         drain_timeout: config.process.drain_timeout,
     };
-    let mut services = Services::new(surroundings, config.services, &routes);
+    let mut services = Services::new(surroundings, config.services, &setup.routes);
     let (handles, scraped) = watch::channel(services.handles());
     // Nothing waits for these when we end.
-    let metrics = metrics.map(|listener| tasks.spawn(metrics::serve(listener, scraped)));
+    let metrics = setup
+        .metrics
+        .map(|listener| tasks.spawn(metrics::serve(listener, scraped)));
     let _metrics = metrics.map(AbortOnDropHandle::new);
     let _watchdog = AbortOnDropHandle::new(tasks.spawn(notifier.clone().feed_watchdog()));
-    let routes = services.routes(&listeners, &routes);
+    let routes = services.routes(&listeners, &setup.routes);
     let mut listeners = Listeners::new(listeners.into_iter().zip(routes), &sessions);
 
     listeners.open();
@@ -119,7 +113,7 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
     services.run();
     let signal = loop {
         tokio::select! {
-            signal = signals.next() => match &reload {
+            signal = signals.next() => match &setup.reload {
                 Some(reload) if signal == "SIGHUP" => {
                     services.reload(reload(), &listeners).await;
                     handles.send_replace(services.handles());

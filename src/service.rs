@@ -160,15 +160,9 @@ impl Service {
                 if let Message::Close { stop, limit } = message {
                     self.reporter.carried(self.totals());
                     let down = self.orders.close(stop, limit).await;
-                    self.reporter.close(down);
-                    return;
+                    return self.reporter.close(down);
                 }
-                if let Message::Reconfigure(settings, limit, reply) = message {
-                    self.reconfigure(*settings, limit).await;
-                    let _ = reply.send(self.entrances());
-                } else {
-                    self.receive(message);
-                }
+                self.receive(message).await;
                 next = self.inbox.try_recv().ok();
             }
             self.tick();
@@ -188,7 +182,7 @@ impl Service {
     }
 
     /// Tells the core what a message says.
-    fn receive(&mut self, message: Message) {
+    async fn receive(&mut self, message: Message) {
         match message {
             Message::Arrived(waiter) => {
                 let input = Input::Arrived(waiter.ticket);
@@ -256,7 +250,12 @@ impl Service {
                 self.reporter.carried(self.totals());
                 let _ = reply.send(self.reporter.record());
             }
-            Message::Reconfigure(..) | Message::Close { .. } => (),
+            Message::Reconfigure(settings, limit, reply) => {
+                self.reconfigure(*settings, limit).await;
+                let _ = reply.send(self.entrances());
+            }
+            // That ends the loop.
+            Message::Close { .. } => (),
         }
     }
 

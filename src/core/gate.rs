@@ -1,9 +1,5 @@
-//! How connections enter and leave a target without a message: the rules of one 64-bit word.
-//!
-//! While the gate is open, a connection enters and leaves by one atomic operation each. Only the
-//! service opens and closes it. It gives the order to stop only after it has closed the gate while
-//! no connection was inside ([`Word::close_empty`]), so a connection is inside before that, or finds
-//! the gate closed and asks the service.
+//! The gate of a target, by which connections enter and leave without a message: the rules of one
+//! 64-bit word.
 
 use std::time::Instant;
 

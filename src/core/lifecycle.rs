@@ -9,7 +9,6 @@
 #![doc = include_str!("lifecycle/grid.txt")]
 //! ```
 
-use std::hash::{Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use super::wake_limiter::WakeLimiter;
@@ -195,21 +194,6 @@ impl Lifecycle {
     /// Wakes it only as often as `limiter` allows.
     pub fn limited(self, limiter: WakeLimiter) -> Self {
         Self { limiter, ..self }
-    }
-
-    /// What tells two of them apart at `now`: all but how far away the instants are.
-    pub fn fingerprint(&self, now: Instant, hasher: &mut impl Hasher) {
-        std::mem::discriminant(&self.state).hash(hasher);
-        self.no_wake_until(now).is_some().hash(hasher);
-        match self.state {
-            Asleep | Awake => (),
-            Waking { started, .. } => started.hash(hasher),
-            Cooling { sleep_at } => sleep_at.is_some().hash(hasher),
-            Stopping(stop) => std::mem::discriminant(&stop).hash(hasher),
-            Failed {
-                retry_at, undoing, ..
-            } => (now >= retry_at, undoing).hash(hasher),
-        }
     }
 
     /// What the service is doing.

@@ -5,8 +5,11 @@
 //! the [`Effect`]s in their order, and reports back. [`Input::Settle`] follows whenever no other
 //! input is left, and [`Input::Due`] when a timer of [`Service::timers`] has run out.
 
+mod model;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use super::gate::Occupancy;
@@ -265,11 +268,6 @@ impl Service {
         self.query.is_some_and(|query| query.fresh)
     }
 
-    /// Whether another query follows the one under way.
-    pub fn will_query_again(&self) -> bool {
-        self.query_again
-    }
-
     /// The target that the service was woken for.
     pub fn woken_for(&self) -> usize {
         self.woken_for
@@ -307,29 +305,6 @@ impl Service {
     /// When the first timer runs out.
     pub fn deadline(&self) -> Option<Instant> {
         self.timers().map(|(_, at)| at).min()
-    }
-
-    /// Sets how often the service may be woken.
-    pub fn limit_wakes(&mut self, limiter: WakeLimiter) {
-        self.lifecycle = self.lifecycle.clone().limited(limiter);
-    }
-
-    /// What tells two services apart at `now`: all but how far away the instants are.
-    pub fn fingerprint(&self, now: Instant, gates: Occupancy, hasher: &mut impl Hasher) {
-        self.lifecycle.fingerprint(now, hasher);
-        for target in &self.targets {
-            for (ticket, waiting) in &target.queue {
-                (ticket, waiting.limit.is_some(), waiting.again).hash(hasher);
-            }
-            target.queue.len().hash(hasher);
-            (target.reachable, target.probing, target.open).hash(hasher);
-        }
-        self.rejected.hash(hasher);
-        (self.woken_for, self.starting, self.given_up).hash(hasher);
-        (self.query, self.query_again, self.query_at.is_some()).hash(hasher);
-        (self.seen_down, self.linger_until.is_some(), self.closing).hash(hasher);
-        (self.sample_at.is_some(), self.watching).hash(hasher);
-        (gates == self.sampled, gates.entered == self.sampled.entered).hash(hasher);
     }
 
     // -- what happens
@@ -497,10 +472,8 @@ impl Service {
 
     /// The connection that has waited longest.
     fn first(&self) -> Option<Ticket> {
-        let firsts = self
-            .targets
-            .iter()
-            .flat_map(|target| target.queue.keys().next());
+        let queues = self.targets.iter().map(|target| &target.queue);
+        let firsts = queues.filter_map(|queue| queue.keys().next());
         firsts.copied().min_by_key(|ticket| ticket.number)
     }
 
@@ -699,6 +672,3 @@ impl Service {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

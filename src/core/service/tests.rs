@@ -1,5 +1,7 @@
 //! Each rule by itself; `tests/model` takes all of them through every order of events.
 
+use std::hash::Hasher;
+
 use super::*;
 use crate::core::gate::Word;
 
