@@ -34,6 +34,10 @@ pub struct Instance {
 /// unit.
 const LONGEST_UNIT: usize = 253;
 
+/// The directory that systemd makes for `PrivateTmp=` is called after the boot and the unit, with 56
+/// bytes more than the unit has.
+const LONGEST_WITH_TMP: usize = 199;
+
 /// What there is to say about a set-up: one line, with the remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
@@ -165,10 +169,15 @@ impl Instance {
                 "`{word}` ends with a backslash, which continues the line in a unit file; use another name"
             ));
         }
-        let units = [self.service()].into_iter().chain(self.sockets());
-        let long = units.into_iter().find(|unit| unit.len() > LONGEST_UNIT)?;
+        let longest = match self.manager {
+            Manager::System => LONGEST_WITH_TMP,
+            Manager::User => LONGEST_UNIT,
+        };
+        let units = [(self.service(), longest)].into_iter();
+        let mut units = units.chain(self.sockets().into_iter().map(|unit| (unit, LONGEST_UNIT)));
+        let (long, _) = units.find(|(unit, longest)| unit.len() > *longest)?;
         Some(format!(
-            "`{long}` is too long for a unit's name; use a shorter name for the instance or the listener"
+            "`{long}` is too long for a unit's name; use a shorter name for the instance or the listener, and `--unit` for the unit"
         ))
     }
 

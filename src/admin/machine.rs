@@ -113,9 +113,41 @@ pub fn rules_closed(manager: Manager) -> Option<String> {
 pub async fn units(bus: &Bus, names: &[UnitName]) -> Result<Vec<Unit>, String> {
     let mut units = Vec::new();
     for name in names {
-        units.push(bus.unit(name.as_str()).await?);
+        let mut unit = bus.unit(name.as_str()).await?;
+        unit.conflicts = active(bus, &unit.conflicts).await;
+        if unit.id.ends_with(".target") {
+            unit.left_running = left_running(bus, &unit).await;
+        }
+        units.push(unit);
     }
     Ok(units)
+}
+
+/// Which of these units run.
+async fn active(bus: &Bus, names: &[String]) -> Vec<String> {
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    if names.is_empty() {
+        return Vec::new();
+    }
+    let units = bus.named(&names).await.unwrap_or_default().into_iter();
+    let active = units.filter(|unit| ["active", "activating"].contains(&unit.active.as_str()));
+    active.map(|unit| unit.id).collect()
+}
+
+/// The services that a target pulls in and that go on when it is stopped.
+async fn left_running(bus: &Bus, target: &Unit) -> Vec<String> {
+    let mut left = Vec::new();
+    for name in &target.pulls_in {
+        let stops = [&target.parts, &target.required_by];
+        if !name.ends_with(".service") || stops.iter().any(|units| units.contains(name)) {
+            continue;
+        }
+        let unit = bus.unit(name).await.unwrap_or_default();
+        if unit.load == "loaded" && !unit.stop_when_unneeded {
+            left.push(name.clone());
+        }
+    }
+    left
 }
 
 /// Where the files of this manager's instances go.

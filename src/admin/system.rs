@@ -19,10 +19,18 @@ pub struct Unit {
     pub load_error: String,
     /// `ActiveState`.
     pub active: String,
+    /// `SubState`.
+    pub sub: String,
     /// `UnitFileState`: `enabled`, `disabled`, `static`, …
     pub file_state: String,
     /// `Result` of its last run.
     pub result: String,
+    /// How its main process ended: `CLD_…` of waitid(2), with a status or a signal.
+    pub exit: (i32, i32),
+    /// How often it was restarted by itself.
+    pub restarts: u32,
+    /// `FreezerState`.
+    pub freezer: String,
     /// Files have changed since it was loaded.
     pub needs_reload: bool,
     /// `Type=`.
@@ -43,6 +51,18 @@ pub struct Unit {
     pub remain_after_exit: bool,
     /// `StopWhenUnneeded=`.
     pub stop_when_unneeded: bool,
+    /// `KillMode=`.
+    pub kill_mode: String,
+    /// `SendSIGKILL=no`.
+    pub never_killed: bool,
+    /// `RuntimeMaxSec=`; [`Duration::MAX`] is for ever.
+    pub runtime_max: Duration,
+    /// `SuccessAction=`: what becomes of the machine when it stops.
+    pub success_action: String,
+    /// `FailureAction=`: the same when it fails.
+    pub failure_action: String,
+    /// `PrivateTmp=`.
+    pub private_tmp: bool,
     /// `RefuseManualStart=`.
     pub refuse_manual_start: bool,
     /// `RefuseManualStop=`.
@@ -57,6 +77,14 @@ pub struct Unit {
     pub pulls_in: Vec<String>,
     /// What it cannot run without: stopping one of these stops it.
     pub bound_to: Vec<String>,
+    /// What cannot run without it: stopping it stops these.
+    pub required_by: Vec<String>,
+    /// What is `PartOf=` it.
+    pub parts: Vec<String>,
+    /// `Conflicts=`, of either side; those that are active for a unit that is woken.
+    pub conflicts: Vec<String>,
+    /// The services that a target pulls in and that go on when it is stopped.
+    pub left_running: Vec<String>,
 }
 
 /// A socket that listens somewhere on this machine.

@@ -175,6 +175,71 @@ fn each_defect_of_the_unit_is_named_with_its_remedy() {
         },
         "error: `nginx.service` cannot be loaded (bad-setting: no ExecStart=); `systemd-analyze verify",
     );
+    let failed = |result: &str, exit| {
+        let (result, active) = (text(result), text("failed"));
+        move |unit: &mut Unit| {
+            (unit.result, unit.active, unit.exit) = (result, active, exit);
+            unit.private_network = true;
+        }
+    };
+    defect(
+        failed("exit-code", (1, 143)),
+        "warning: `nginx.service` has failed the last time (exit-code, status 143); if it ends like this whenever it is \
+         stopped, `systemctl edit nginx.service`: SuccessExitStatus=143",
+    );
+    defect(
+        failed("exit-code", (1, 203)),
+        "(exit-code, status 203/EXEC); `journalctl -u nginx.service` shows why",
+    );
+    defect(
+        failed("signal", (2, 11)),
+        "(signal, signal 11); `journalctl",
+    );
+    defect(failed("timeout", (2, 9)), "it exceeded TimeoutStartSec=");
+    defect(
+        |unit| unit.freezer = text("frozen"),
+        "warning: `nginx.service` is frozen, so it answers no client; `systemctl thaw nginx.service`",
+    );
+    defect(
+        |unit| unit.needs_reload = true,
+        "warning: the files of `nginx.service` have changed on disk; `systemctl daemon-reload`",
+    );
+    defect(
+        |unit| unit.kill_mode = text("none"),
+        "warning: `nginx.service` has KillMode=none",
+    );
+    defect(
+        |unit| unit.never_killed = true,
+        "warning: `nginx.service` has SendSIGKILL=no",
+    );
+    defect(
+        |unit| unit.runtime_max = span::parse("1h").unwrap(),
+        "systemd ends it as failed after 1h, under its clients",
+    );
+    defect(
+        |unit| unit.success_action = text("poweroff"),
+        "error: `nginx.service` has SuccessAction=poweroff",
+    );
+    defect(
+        |unit| unit.failure_action = text("reboot"),
+        "warning: `nginx.service` has FailureAction=reboot",
+    );
+    defect(
+        |unit| unit.required_by = vec![text("backup.service"), text("wakeport@nginx.service")],
+        "warning: a stop of `nginx.service` stops `backup.service` as well",
+    );
+    defect(
+        |unit| unit.conflicts = vec![text("apache2.service")],
+        "warning: each start of `nginx.service` stops `apache2.service`",
+    );
+    defect(
+        |unit| unit.left_running = vec![text("php.service")],
+        "warning: a stop of `nginx.service` leaves `php.service` running; add PartOf=nginx.service",
+    );
+    defect(
+        |unit| unit.remain_after_exit = true,
+        "warning: `nginx.service` has RemainAfterExit=yes",
+    );
     defect(
         |unit| unit.active = text("inactive"),
         "note: `nginx.service` is not running, so its address was not verified; it must be `127.0.0.1:8080`",
@@ -636,6 +701,42 @@ fn each_thing_that_is_wrong_with_an_instance_is_one_line() {
     wrong(
         |it| service(it).active = "failed".into(),
         "`journalctl -u wakeport@nginx.service`",
+    );
+    wrong(
+        |it| {
+            let unit = service(it);
+            (unit.active, unit.sub) = ("activating".into(), "auto-restart".into());
+            (unit.result, unit.exit, unit.restarts) = ("exit-code".into(), (1, 238), 7);
+        },
+        "error: `wakeport@nginx.service` cannot start, and its clients wait; it was restarted 7 times (exit-code, status \
+         238/STATE_DIRECTORY): its StateDirectory= cannot be made",
+    );
+    wrong(
+        |it| {
+            let unit = service(it);
+            (unit.active, unit.restarts) = ("activating".into(), 7);
+            (unit.result, unit.exit) = ("watchdog".into(), (2, 6));
+        },
+        "error: `wakeport@nginx.service` fails again and again, and its clients wait; it was restarted 7 times (watchdog, \
+         signal 6); `journalctl -u wakeport@nginx.service` shows why",
+    );
+    wrong(
+        |it| {
+            service(it).active = "failed".into();
+            service(it).exit = (1, 217);
+        },
+        "error: `wakeport@nginx.service` cannot start (, status 217/USER): its User= does not exist",
+    );
+    wrong(
+        |it| service(it).restarts = 1,
+        "note: `wakeport@nginx.service` has failed and was restarted once since its first client",
+    );
+    wrong(
+        |it| {
+            service(it).id = format!("wakeport@{}.service", "n".repeat(183));
+            service(it).private_tmp = true;
+        },
+        "with PrivateTmp=yes a unit's name has at most 199 bytes",
     );
     wrong(
         |it| service(it).needs_reload = true,

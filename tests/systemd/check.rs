@@ -1,7 +1,7 @@
 //! `wakeport check` on a booted machine: silent for a correct set-up, one line for each error.
 
-use crate::rig::Rig;
-use crate::services::{NEVER, PORT, SOON, TARGET, URL, python};
+use crate::rig::{Client, Rig};
+use crate::services::{NEVER, PORT, PYTHON, SOON, TARGET, URL, python};
 
 /// Exits with a code, and prints exactly one line that is no note, with all of these words.
 #[track_caller]
@@ -240,6 +240,250 @@ fn each_error_in_the_service_is_reported() {
     finds(&rig, "web", 1, &["unit `web.service` does not exist"]);
     rig.run("mv /run/rig/web.service /etc/systemd/system/; systemctl daemon-reload");
     finds(&rig, "web", 0, &["ok"]);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn what_breaks_the_stop_of_the_service_is_reported() {
+    let rig = good();
+    let with_service =
+        |drop_in: &str, code: i32, parts: &[&str]| with(&rig, "web.service", drop_in, code, parts);
+    for setting in ["KillMode=process", "KillMode=none", "SendSIGKILL=no"] {
+        with_service(
+            &format!("[Service]\n{setting}\n"),
+            0,
+            &["warning: ", setting, "may have its port still"],
+        );
+    }
+    with_service(
+        "[Service]\nRuntimeMaxSec=1h\n",
+        0,
+        &[
+            "warning: ",
+            "ends it as failed after 1h",
+            "RuntimeMaxSec=infinity",
+        ],
+    );
+    with_service(
+        "[Service]\nRemainAfterExit=yes\n",
+        0,
+        &[
+            "warning: ",
+            "counts as running when its processes have ended",
+        ],
+    );
+    with_service(
+        "[Unit]\nSuccessAction=reboot\n",
+        1,
+        &["SuccessAction=reboot, which each stop triggers"],
+    );
+    with_service(
+        "[Unit]\nFailureAction=reboot\n",
+        0,
+        &["warning: ", "FailureAction=none"],
+    );
+
+    // Others that depend on it, or that it keeps away.
+    rig.unit(
+        "backup.service",
+        "[Unit]\nRequires=web.service\n[Service]\nExecStart=true\n",
+    );
+    rig.unit("backup.timer", "[Timer]\nOnCalendar=yearly\n");
+    rig.systemctl("start backup.timer");
+    finds(
+        &rig,
+        "web",
+        0,
+        &[
+            "warning: ",
+            "a stop of `web.service` stops `backup.service` as well",
+            "use Wants=",
+        ],
+    );
+    rig.systemctl("stop backup.timer");
+    rig.run("rm /etc/systemd/system/backup.*; systemctl daemon-reload");
+    rig.unit(
+        "rival.service",
+        "[Unit]\nConflicts=web.service\n[Service]\nExecStart=sleep infinity\n",
+    );
+    finds(&rig, "web", 0, &["ok"]);
+    rig.systemctl("start rival.service");
+    finds(
+        &rig,
+        "web",
+        0,
+        &[
+            "warning: ",
+            "each start of `web.service` stops `rival.service`",
+        ],
+    );
+    rig.systemctl("stop rival.service");
+    rig.unit("media.target", "[Unit]\nWants=web.service\n");
+    rig.allow("media.target");
+    rig.settings("web", &["WAKEPORT_UNIT=media.target"]);
+    finds(
+        &rig,
+        "web",
+        0,
+        &[
+            "warning: ",
+            "a stop of `media.target` leaves `web.service` running; add PartOf=media.target",
+        ],
+    );
+    with_service("[Unit]\nPartOf=media.target\n", 0, &["ok"]);
+    with_service("[Unit]\nStopWhenUnneeded=yes\n", 0, &["ok"]);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn the_state_that_the_service_is_in_is_reported() {
+    let rig = good();
+    rig.settings("web", &[NEVER]);
+    assert_eq!(rig.curl(URL), "hello");
+    rig.write(
+        "/etc/systemd/system/web.service",
+        &format!("{PYTHON}Environment=A=B\n"),
+    );
+    finds(
+        &rig,
+        "web",
+        0,
+        &[
+            "warning: ",
+            "the files of `web.service` have changed",
+            "daemon-reload",
+        ],
+    );
+    rig.systemctl("daemon-reload");
+    finds(&rig, "web", 0, &["ok"]);
+    rig.systemctl("freeze web.service");
+    finds(
+        &rig,
+        "web",
+        0,
+        &["warning: ", "`systemctl thaw web.service`"],
+    );
+    rig.systemctl("thaw web.service");
+    rig.systemctl("stop web.service");
+
+    rig.unit(
+        "web.service",
+        "[Service]\nType=exec\nExecStart=sh -c 'trap \"exit 143\" TERM; sleep infinity & wait'\n",
+    );
+    rig.systemctl("start web.service");
+    rig.attempt("systemctl stop web.service");
+    finds(
+        &rig,
+        "web",
+        0,
+        &[
+            "warning: ",
+            "`web.service` has failed the last time (exit-code, status 143); if it ends like this whenever it is stopped",
+            "SuccessExitStatus=143",
+        ],
+    );
+    rig.unit("web.service", "[Service]\nExecStart=sh -c 'exit 3'\n");
+    rig.attempt("systemctl start web.service");
+    rig.wait_until("failed", "web.service");
+    finds(
+        &rig,
+        "web",
+        0,
+        &["(exit-code, status 3); `journalctl -u web.service` shows why"],
+    );
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn an_instance_that_cannot_start_or_restarts_over_and_over_is_an_error() {
+    let rig = good();
+    let mut client = None;
+    let mut broken = |spoil: &str, mend: &str, parts: &[&str]| {
+        rig.run(spoil);
+        client = Some(Client::asks(PORT));
+        rig.wait_for("it has restarted twice", || {
+            rig.show("NRestarts", SERVICE)
+                .parse::<u32>()
+                .is_ok_and(|times| times > 1)
+        });
+        let output = rig.attempt("/run/rig/wakeport check web 2>&1");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors: Vec<_> = said
+            .lines()
+            .filter(|line| line.starts_with("error: "))
+            .collect();
+        assert!(errors.len() == 1, "{said}");
+        for part in parts {
+            assert!(errors[0].contains(part), "no `{part}`:\n{said}");
+        }
+        rig.run(mend);
+        let client = client.take().expect("it waits");
+        assert_eq!(client.page(), "hello");
+        rig.wait_until_asleep("web");
+        finds(&rig, "web", 0, &["ok"]);
+    };
+    // As `cp` leaves it under a strict umask.
+    let program = "/usr/local/bin/wakeport";
+    broken(
+        &format!("chmod 750 {program}"),
+        &format!("chmod 755 {program}"),
+        &[
+            "error: wakeport@web: `wakeport@web.service` cannot start, and its clients wait; it was restarted ",
+            "(exit-code, status 203/EXEC): its program is missing, or its user may not execute it",
+            "`journalctl -u wakeport@web.service`",
+        ],
+    );
+    broken(
+        "rm -rf /var/lib/wakeport; touch /var/lib/wakeport",
+        "rm /var/lib/wakeport",
+        &["status 238/STATE_DIRECTORY): its StateDirectory= cannot be made"],
+    );
+    broken(
+        "mkdir -p /etc/systemd/system/wakeport@web.service.d; \
+         echo '[Service]\nReadWritePaths=/nowhere' >/etc/systemd/system/wakeport@web.service.d/zz.conf; systemctl daemon-reload",
+        "rm /etc/systemd/system/wakeport@web.service.d/zz.conf; systemctl daemon-reload",
+        &["status 226/NAMESPACE): its sandbox cannot be set up"],
+    );
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_name_that_systemd_can_start_nothing_by_is_refused() {
+    let rig = Rig::boot();
+    rig.unit("web.service", PYTHON);
+    rig.write("/run/rig/www/index.html", "hello");
+    let init = |length: usize| {
+        let name = "n".repeat(length);
+        let line = format!(
+            "wakeport init {name} --unit web --listen {PORT} --to {TARGET} --cooldown 300ms --write --enable 2>&1"
+        );
+        (rig.attempt(&line), name)
+    };
+    let (longest, name) = init(182);
+    assert!(longest.status.success(), "{longest:?}");
+    assert_eq!(rig.curl(URL), "hello");
+    rig.wait_until("inactive", &format!("wakeport@{name}.service"));
+    rig.run(&format!("wakeport init {name} --remove"));
+    let (refused, _) = init(183);
+    let said = String::from_utf8_lossy(&refused.stdout);
+    assert!(
+        refused.status.code() == Some(64) && said.contains("is too long for a unit's name"),
+        "{refused:?}"
+    );
+    // By hand.
+    let name = "n".repeat(183);
+    rig.allow("web.service");
+    rig.instance(&name, PORT, TARGET, &["WAKEPORT_UNIT=web.service"]);
+    let said = rig.ask(&format!("wakeport check {name}"));
+    let errors: Vec<_> = said
+        .lines()
+        .filter(|line| line.starts_with("error: "))
+        .collect();
+    assert!(
+        errors.len() == 1
+            && errors[0].contains("with PrivateTmp=yes a unit's name has at most 199 bytes"),
+        "{said}"
+    );
 }
 
 #[test]

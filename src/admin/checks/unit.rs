@@ -8,7 +8,7 @@ use crate::admin::system::{
     Elsewhere, Installed, Permission, Present, Program, Subject, System, Unit,
 };
 use crate::admin::unit_files::Plan;
-use crate::admin::{Finding, Instance, in_a_row, instance_name, stem, systemctl};
+use crate::admin::{Finding, Instance, LONGEST_WITH_TMP, in_a_row, instance_name, stem, systemctl};
 use crate::config::{Manager, ReadyKind, ServiceConfig, ServiceKind, UnitName, span};
 
 /// Drop-ins are of no use without what they add to.
@@ -46,8 +46,182 @@ pub fn woken(name: &str, unit: &Unit, service: &ServiceConfig) -> Vec<Finding> {
         ));
     }
     findings.extend(habits(name, unit, ctl));
+    findings.extend(stops(name, unit, service, ctl));
+    findings.extend(state(name, unit, service.manager()));
     findings.extend(times(name, unit, service));
     findings
+}
+
+/// What else a stop does, or does not do.
+fn stops(name: &str, unit: &Unit, service: &ServiceConfig, ctl: &str) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let harmless = |action: &str| ["", "none"].contains(&action);
+    if !harmless(&unit.success_action) {
+        findings.push(Finding::error(format!(
+            "`{name}` has SuccessAction={}, which each stop triggers; `{ctl} edit {name}`: SuccessAction=none",
+            unit.success_action
+        )));
+    }
+    let mut warning = |text: String| findings.push(Finding::warning(text));
+    if !harmless(&unit.failure_action) {
+        warning(format!(
+            "`{name}` has FailureAction={}, which a stop that ends as failed triggers; `{ctl} edit {name}`: FailureAction=none",
+            unit.failure_action
+        ));
+    }
+    if ["none", "process"].contains(&unit.kill_mode.as_str()) {
+        warning(format!(
+            "`{name}` has KillMode={}, so processes of it go on when it is stopped, and may have its port still; `{ctl} edit {name}`: KillMode=mixed",
+            unit.kill_mode
+        ));
+    }
+    if unit.never_killed {
+        warning(format!(
+            "`{name}` has SendSIGKILL=no, so a process that ignores the stop goes on, and may have its port still; `{ctl} edit {name}`: SendSIGKILL=yes"
+        ));
+    }
+    let limit = unit.runtime_max;
+    if !limit.is_zero() && limit != Duration::MAX {
+        warning(format!(
+            "`{name}` has RuntimeMaxSec=, so systemd ends it as failed after {}, under its clients; `{ctl} edit {name}`: RuntimeMaxSec=infinity",
+            span::show(limit)
+        ));
+    }
+    let together = |other: &&String| {
+        let names = service.units().iter().map(UnitName::as_str);
+        !other.starts_with("wakeport@") && !names.into_iter().any(|name| name == other.as_str())
+    };
+    let others: Vec<_> = unit.required_by.iter().filter(together).cloned().collect();
+    if !others.is_empty() {
+        warning(format!(
+            "a stop of `{name}` stops {} as well (Requires=, BindsTo= or the like); use Wants= there if it can do without",
+            in_a_row(&others)
+        ));
+    }
+    if !unit.conflicts.is_empty() {
+        let others = in_a_row(&unit.conflicts);
+        warning(format!(
+            "each start of `{name}` stops {others}, and the other way round, under its clients (Conflicts=); remove that line, or stop {others} for good"
+        ));
+    }
+    if !unit.left_running.is_empty() {
+        warning(format!(
+            "a stop of `{name}` leaves {} running; add PartOf={name} to each, or give them to `--unit` instead",
+            in_a_row(&unit.left_running)
+        ));
+    }
+    if unit.remain_after_exit && unit.kind != "oneshot" {
+        warning(format!(
+            "`{name}` has RemainAfterExit=yes, so it counts as running when its processes have ended; `{ctl} edit {name}`: RemainAfterExit=no"
+        ));
+    }
+    findings
+}
+
+/// The state that a unit is in.
+fn state(name: &str, unit: &Unit, manager: Manager) -> Vec<Finding> {
+    let mut findings = Vec::from_iter(reload(unit, manager));
+    let ctl = systemctl(manager);
+    let mut warning = |text: String| findings.push(Finding::warning(text));
+    if unit.active == "failed" {
+        let how = ending(unit);
+        let remedy = match (unit.result.as_str(), unit.exit) {
+            // As shells and JVMs tell of a signal.
+            ("exit-code", (EXITED, status @ 128..=159)) => format!(
+                "if it ends like this whenever it is stopped, `{ctl} edit {name}`: SuccessExitStatus={status}"
+            ),
+            ("timeout", _) => {
+                "it exceeded TimeoutStartSec=, TimeoutStopSec= or RuntimeMaxSec=".to_owned()
+            }
+            _ => format!("`{}` shows why", journal(name, manager)),
+        };
+        warning(format!(
+            "`{name}` has failed the last time ({how}); {remedy}"
+        ));
+    }
+    if unit.freezer == "frozen" {
+        warning(format!(
+            "`{name}` is frozen, so it answers no client; `{ctl} thaw {name}`"
+        ));
+    }
+    findings
+}
+
+/// `CLD_EXITED`, `CLD_KILLED` and `CLD_DUMPED` of waitid(2).
+const EXITED: i32 = 1;
+const KILLED: i32 = 2;
+const DUMPED: i32 = 3;
+
+/// How a unit has ended: its `Result`, and how its main process did.
+fn ending(unit: &Unit) -> String {
+    let result = &unit.result;
+    match unit.exit {
+        (EXITED, 0) => result.clone(),
+        (EXITED, status) => match setup_failure(status) {
+            Some((name, _)) => format!("{result}, status {status}/{name}"),
+            None => format!("{result}, status {status}"),
+        },
+        (KILLED | DUMPED, signal) => format!("{result}, signal {signal}"),
+        _ => result.clone(),
+    }
+}
+
+/// What systemd could not do before it ran the program (systemd.exec(5), "Process Exit Codes"), and
+/// where to look.
+fn setup_failure(status: i32) -> Option<(&'static str, &'static str)> {
+    Some(match status {
+        200 => ("CHDIR", "its WorkingDirectory= cannot be entered"),
+        203 => (
+            "EXEC",
+            "its program is missing, or its user may not execute it: mode 755, in directories of mode 755",
+        ),
+        205 => ("LIMITS", "one of its Limit…= is above what is allowed here"),
+        209 => ("STDOUT", "its StandardOutput= cannot be opened"),
+        214 => (
+            "SETSCHEDULER",
+            "its CPUSchedulingPolicy= is not allowed here",
+        ),
+        216 => ("GROUP", "its Group= or SupplementaryGroups= does not exist"),
+        217 => ("USER", "its User= does not exist"),
+        218 => ("CAPABILITIES", "its capabilities cannot be set here"),
+        219 => ("CGROUP", "its control group cannot be set up"),
+        225 => ("NETWORK", "its network namespace cannot be set up here"),
+        226 => (
+            "NAMESPACE",
+            "its sandbox cannot be set up: a path of it is missing, or namespaces are not allowed here",
+        ),
+        228 => ("SECCOMP", "its SystemCallFilter= cannot be set up here"),
+        233 => (
+            "RUNTIME_DIRECTORY",
+            "its RuntimeDirectory= cannot be made below /run",
+        ),
+        238 => (
+            "STATE_DIRECTORY",
+            "its StateDirectory= cannot be made: a file is in its place, or /var/lib is full or read-only",
+        ),
+        239 => (
+            "CACHE_DIRECTORY",
+            "its CacheDirectory= cannot be made below /var/cache",
+        ),
+        240 => (
+            "LOGS_DIRECTORY",
+            "its LogsDirectory= cannot be made below /var/log",
+        ),
+        241 => (
+            "CONFIGURATION_DIRECTORY",
+            "its ConfigurationDirectory= cannot be made below /etc",
+        ),
+        243 => ("CREDENTIALS", "its credentials cannot be read"),
+        _ => return None,
+    })
+}
+
+/// The command that shows the log of a unit.
+fn journal(unit: &str, manager: Manager) -> String {
+    match manager {
+        Manager::System => format!("journalctl -u {unit}"),
+        Manager::User => format!("journalctl --user -u {unit}"),
+    }
 }
 
 /// Why there is nothing to start, if so.
@@ -291,12 +465,8 @@ fn relay(installed: &Installed, manager: Manager) -> Vec<Finding> {
             "`{path}` cannot be read by the user of `{id}`: {reason}"
         )));
     }
-    if unit.active == "failed" {
-        findings.push(Finding::warning(format!(
-            "`{id}` has failed the last time ({}); `journalctl -u {id}` shows why, and the next client starts it again",
-            unit.result
-        )));
-    }
+    findings.extend(failures(unit, manager));
+    findings.extend(too_long(unit));
     if !unit.start_limit_interval.is_zero() && unit.start_limit_burst > 0 {
         findings.push(Finding::warning(format!(
             "`{id}` may be started only {} times in {}, and then its port closes; `{ctl} edit {id}`: StartLimitIntervalSec=0",
@@ -305,6 +475,52 @@ fn relay(installed: &Installed, manager: Manager) -> Vec<Finding> {
         )));
     }
     findings
+}
+
+/// Whether the service that relays fails.
+fn failures(unit: &Unit, manager: Manager) -> Option<Finding> {
+    let (id, how) = (&unit.id, ending(unit));
+    let cause = match unit.exit {
+        (EXITED, status) => setup_failure(status).map(|(_, cause)| cause),
+        _ => None,
+    };
+    let journal = journal(id, manager);
+    let times = match unit.restarts {
+        1 => "once".to_owned(),
+        times => format!("{times} times"),
+    };
+    // Between two attempts it is one that starts.
+    let restarts =
+        unit.sub.starts_with("auto-restart") || unit.restarts > 1 && unit.active == "activating";
+    Some(match (unit.active.as_str(), cause) {
+        (_, Some(cause)) if restarts => Finding::error(format!(
+            "`{id}` cannot start, and its clients wait; it was restarted {times} ({how}): {cause}; `{journal}`"
+        )),
+        (_, None) if restarts => Finding::error(format!(
+            "`{id}` fails again and again, and its clients wait; it was restarted {times} ({how}); `{journal}` shows why"
+        )),
+        ("failed", Some(cause)) => {
+            Finding::error(format!("`{id}` cannot start ({how}): {cause}; `{journal}`"))
+        }
+        ("failed", None) => Finding::warning(format!(
+            "`{id}` has failed the last time ({how}); `{journal}` shows why, and the next client starts it again"
+        )),
+        (_, _) if unit.restarts > 0 => Finding::note(format!(
+            "`{id}` has failed and was restarted {times} since its first client; `{journal}` shows why"
+        )),
+        _ => return None,
+    })
+}
+
+/// Whether the name of the service that relays leaves room for the directory of `PrivateTmp=`.
+fn too_long(unit: &Unit) -> Option<Finding> {
+    let limit = LONGEST_WITH_TMP;
+    (unit.private_tmp && unit.id.len() > limit).then(|| {
+        Finding::error(format!(
+            "`{}` cannot start: with PrivateTmp=yes a unit's name has at most {limit} bytes; use a shorter name for the instance, with WAKEPORT_UNIT= for the unit",
+            unit.id
+        ))
+    })
 }
 
 /// What makes an instance one that cannot be verified any further.

@@ -98,6 +98,11 @@ impl Properties {
             id: text("Id"),
             load: text("LoadState"),
             active: text("ActiveState"),
+            sub: text("SubState"),
+            freezer: text("FreezerState"),
+            kill_mode: text("KillMode"),
+            success_action: text("SuccessAction"),
+            failure_action: text("FailureAction"),
             file_state: text("UnitFileState"),
             result: text("Result"),
             kind: text("Type"),
@@ -115,6 +120,12 @@ impl Properties {
         unit.refuse_manual_start = is("RefuseManualStart");
         unit.refuse_manual_stop = is("RefuseManualStop");
         unit.private_network = is("PrivateNetwork");
+        unit.private_tmp = is("PrivateTmp");
+        unit.never_killed = self.get("SendSIGKILL") == Some(false);
+        let number = |name| self.get(name).unwrap_or_default();
+        unit.exit = (number("ExecMainCode"), number("ExecMainStatus"));
+        unit.restarts = self.get("NRestarts").unwrap_or_default();
+        unit.runtime_max = self.span("RuntimeMaxUSec");
         unit.start_limit_burst = self.get("StartLimitBurst").unwrap_or_default();
         unit.start_limit_interval = self.span("StartLimitIntervalUSec");
         unit.start_timeout = self.span("TimeoutStartUSec");
@@ -125,6 +136,10 @@ impl Properties {
         let required = [names("Requires"), names("BindsTo")].concat();
         unit.pulls_in = [names("Wants"), required.clone()].concat();
         unit.bound_to = [required, names("Requisite"), names("PartOf")].concat();
+        let by = ["RequiredBy", "RequisiteOf", "BoundBy", "PropagatesStopTo"];
+        unit.required_by = by.map(&mut names).concat();
+        unit.parts = names("ConsistsOf");
+        unit.conflicts = [names("Conflicts"), names("ConflictedBy")].concat();
         unit
     }
 }

@@ -67,7 +67,7 @@ pub async fn instance(bus: &Bus, service: &str) -> Result<Found, String> {
     }
     let dynamic_user = properties.take("DynamicUser").unwrap_or_default();
     let groups = properties.take("SupplementaryGroups").unwrap_or_default();
-    let private_tmp = properties.take("PrivateTmp").unwrap_or_default();
+    let private_tmp = properties.get("PrivateTmp").unwrap_or_default();
     let open_files = properties.take("LimitNOFILE").unwrap_or(u64::MAX);
     let unit = properties.unit();
     let sockets = sockets(bus, service, &unit).await?;
