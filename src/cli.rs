@@ -7,7 +7,7 @@ mod exporter;
 mod init;
 mod instances;
 #[cfg(any(test, fuzzing))]
-pub mod inside;
+pub mod test_api;
 mod observed;
 mod options;
 mod run;

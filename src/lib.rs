@@ -60,7 +60,7 @@
 //! cli.rs cli/          options (flags and variables), config_file (the file of several services),
 //!                      run (takes the sockets, begins the server), observed (name, record, metrics),
 //!                      status and exporter (show all records), init (sets an instance up), check
-//!                      (verifies one), instances (all of them), output (of commands), inside (for
+//!                      (verifies one), instances (all of them), output (of commands), test_api
 //!                      tests)
 //! ```
 //!

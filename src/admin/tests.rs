@@ -573,7 +573,7 @@ fn a_good_instance_has_no_findings() {
 /// What `wakeport run` makes of these arguments.
 fn typed(arguments: &[&str]) -> Config {
     let arguments: Vec<_> = arguments.iter().map(|&word| word.to_owned()).collect();
-    crate::cli::inside::run(&arguments, &[]).unwrap()
+    crate::cli::test_api::run(&arguments, &[]).unwrap()
 }
 
 /// The same, with these options on top of those of `nginx()`.
@@ -798,7 +798,7 @@ const FILE: &str = "[service.nginx]\nlistener = \"web\"\nto = \"127.0.0.1:8080\"
                     [service.docs]\nlistener = \"docs\"\nto = \"127.0.0.1:8081\"\n";
 
 fn from_file(text: &str) -> Config {
-    crate::cli::inside::file(text.as_bytes(), &[]).unwrap()
+    crate::cli::test_api::file(text.as_bytes(), &[]).unwrap()
 }
 
 /// An installed instance with a file, and sockets with these names.

@@ -87,7 +87,7 @@ impl Mark {
             Manager::User => " --user",
         };
         Self(format!(
-            "{WRITTEN_BY}{name}{user}`, and taken away by `wakeport init {name}{user} --remove`."
+            "{WRITTEN_BY}{name}{user}`; remove with `wakeport init {name}{user} --remove`."
         ))
     }
 

@@ -25,12 +25,12 @@ pub struct Script {
     /// How long a start that is given up takes to end.
     pub giving_up_takes: Duration,
     /// How long a query takes to report.
-    pub look_takes: Duration,
+    pub query_takes: Duration,
     pub start_fails: bool,
     pub stop_fails: bool,
     pub starts: usize,
     pub stops: usize,
-    pub looks: usize,
+    pub queries: usize,
     under_way: usize,
 }
 
@@ -41,12 +41,12 @@ impl Service {
             start_takes: Duration::from_secs(1),
             stop_takes: Duration::from_secs(1),
             giving_up_takes: Duration::ZERO,
-            look_takes: Duration::ZERO,
+            query_takes: Duration::ZERO,
             start_fails: false,
             stop_fails: false,
             starts: 0,
             stops: 0,
-            looks: 0,
+            queries: 0,
             under_way: 0,
         };
         Self {
@@ -73,8 +73,8 @@ impl Service {
     pub async fn query(&self) -> Phase {
         let (seen, takes) = {
             let mut script = self.script.lock().unwrap();
-            script.looks += 1;
-            (script.phase, script.look_takes)
+            script.queries += 1;
+            (script.phase, script.query_takes)
         };
         pass(takes).await;
         seen

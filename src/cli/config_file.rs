@@ -44,7 +44,7 @@ impl FromStr for ConfigPath {
     }
 }
 
-/// More than anybody writes; a device would have no end.
+/// Longer than any such file; a device would have no end.
 const LARGEST: u64 = 1 << 20;
 
 impl ConfigPath {

@@ -173,13 +173,13 @@ mod tests {
     }
 
     #[test]
-    fn without_a_list_everybody_is_let_in() {
+    fn without_a_list_every_client_is_allowed() {
         assert!(list("", "").is_empty());
         check(&list("", ""), &["192.0.2.1", "::1"], &[]);
     }
 
     #[test]
-    fn who_is_in_no_network_is_refused_if_any_is_allowed() {
+    fn a_client_outside_all_allowed_networks_is_denied() {
         let allowed = list("192.0.2.0/24 2001:db8::/32", "");
         check(
             &allowed,
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_mistypes_is_told_what_to_write() {
+    fn an_invalid_network_names_the_remedy() {
         for text in [
             "",
             "example.org",

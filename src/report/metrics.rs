@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use crate::report::record::{Kind, Moment, Record, State};
+use crate::report::record::{Kind, Moment, Record, RecordedState};
 use crate::util::text::one_line;
 
 /// The `Content-Type:` of a page.
@@ -77,7 +77,7 @@ impl Page<'_> {
             "gauge",
             "1 for the state that the service is in, 0 for the others.",
             |Instance { record, alive }, row| {
-                for state in State::ALL {
+                for state in RecordedState::ALL {
                     let is = record.state(*alive) == state;
                     row.with("state", state.name()).is(f64::from(u8::from(is)));
                 }
@@ -300,7 +300,7 @@ mod tests {
             ..Record::default()
         };
         record.begin(Process::default(), began);
-        record.transition(State::Awake, began);
+        record.transition(RecordedState::Awake, began);
         record.wakes.add(Duration::from_millis(200));
         record.wakes.add(Duration::from_secs(1000));
         Instance {

@@ -45,7 +45,7 @@ pub struct Record {
     /// The process that serves it, while there is one.
     pub process: Option<Process>,
     /// The service's state.
-    pub state: State,
+    pub state: RecordedState,
     /// Since when.
     pub since: Timestamp,
     /// Until when, where that is known: when a cooldown or a back-off is over.
@@ -60,10 +60,10 @@ pub struct Record {
     pub bytes: Bytes,
     /// The wakes, and how long they took.
     pub wakes: Wakes,
-    /// How often it was put to sleep.
+    /// How often it was stopped.
     pub sleeps: u64,
     /// Seconds in each state, the present one not counted.
-    pub seconds: BTreeMap<State, f64>,
+    pub seconds: BTreeMap<RecordedState, f64>,
     /// The memory of the units just before they were last stopped, in bytes.
     pub memory_freed: Option<u64>,
     /// What has failed, and how often.
@@ -105,7 +105,7 @@ pub struct Process {
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum RecordedState {
     /// Down.
     #[default]
     Asleep,
@@ -119,12 +119,12 @@ pub enum State {
     Stopping,
     /// It could not be woken; clients are rejected.
     Failed,
-    /// wakeport was stopped while the service was up: it may run, and is not put to sleep until the
-    /// next client comes.
+    /// wakeport was stopped while the service was up: it may run, and is not stopped until the next
+    /// client comes.
     Unattended,
 }
 
-impl State {
+impl RecordedState {
     /// All of them.
     pub const ALL: [Self; 7] = [
         Self::Asleep,
@@ -265,7 +265,7 @@ impl Default for Record {
             units: Vec::new(),
             units_manager: Owner::System,
             process: None,
-            state: State::Asleep,
+            state: RecordedState::Asleep,
             since: Timestamp::UNIX_EPOCH,
             until: None,
             first_seen: Timestamp::UNIX_EPOCH,
@@ -348,19 +348,19 @@ impl Record {
         if !self.rests() {
             // The process before was killed; what happened since is unknown.
             self.spend(before, gap(self.since, self.written));
-            self.spend(State::Unattended, gap(self.written, now.wall));
+            self.spend(RecordedState::Unattended, gap(self.written, now.wall));
             self.since = now.wall;
-        } else if before != State::Asleep {
+        } else if before != RecordedState::Asleep {
             self.spend(before, gap(self.since, now.wall));
             self.since = now.wall;
         }
-        (self.version, self.state, self.until) = (VERSION, State::Asleep, None);
+        (self.version, self.state, self.until) = (VERSION, RecordedState::Asleep, None);
         (self.clients.active, self.clients.waiting) = (0, 0);
         self.process = Some(process);
     }
 
     /// The state changes.
-    pub fn transition(&mut self, state: State, now: Moment) {
+    pub fn transition(&mut self, state: RecordedState, now: Moment) {
         let lasted = self.lasted(now);
         self.spend(self.state, lasted);
         (self.state, self.since, self.until) = (state, now.wall, None);
@@ -387,15 +387,15 @@ impl Record {
 
     /// The process exits.
     pub fn end(&mut self, now: Moment) {
-        if !matches!(self.state, State::Asleep | State::Failed) {
-            self.transition(State::Unattended, now);
+        if !matches!(self.state, RecordedState::Asleep | RecordedState::Failed) {
+            self.transition(RecordedState::Unattended, now);
         }
         self.until = None;
         self.process = None;
         (self.clients.active, self.clients.waiting) = (0, 0);
     }
 
-    fn spend(&mut self, state: State, seconds: f64) {
+    fn spend(&mut self, state: RecordedState, seconds: f64) {
         *self.seconds.entry(state).or_default() += seconds;
     }
 }
@@ -404,11 +404,11 @@ impl Record {
 
 impl Record {
     /// The state, as far as the record knows; `alive` is whether its process runs.
-    pub fn state(&self, alive: bool) -> State {
+    pub fn state(&self, alive: bool) -> RecordedState {
         if alive || self.rests() {
             self.state
         } else {
-            State::Unattended
+            RecordedState::Unattended
         }
     }
 
@@ -436,8 +436,8 @@ impl Record {
     }
 
     /// Seconds in each state, the present one included.
-    pub fn seconds(&self, alive: bool, now: Moment) -> BTreeMap<State, f64> {
-        let mut seconds: BTreeMap<_, _> = State::ALL.map(|state| (state, 0.0)).into();
+    pub fn seconds(&self, alive: bool, now: Moment) -> BTreeMap<RecordedState, f64> {
+        let mut seconds: BTreeMap<_, _> = RecordedState::ALL.map(|state| (state, 0.0)).into();
         for (state, spent) in &self.seconds {
             seconds.insert(*state, *spent);
         }
@@ -452,16 +452,22 @@ impl Record {
     /// The share of the time asleep, from 0 to 1.
     pub fn share_asleep(&self, alive: bool, now: Moment) -> Option<f64> {
         let seconds = self.seconds(alive, now);
-        let (asleep, all) = (seconds[&State::Asleep], seconds.values().sum::<f64>());
+        let (asleep, all) = (
+            seconds[&RecordedState::Asleep],
+            seconds.values().sum::<f64>(),
+        );
         (all > 0.0).then(|| asleep / all)
     }
 
     /// Whether the state goes on without a process.
     fn rests(&self) -> bool {
         match self.state {
-            State::Asleep | State::Unattended => true,
-            State::Failed => self.process.is_none(),
-            State::Waking | State::Awake | State::Cooling | State::Stopping => false,
+            RecordedState::Asleep | RecordedState::Unattended => true,
+            RecordedState::Failed => self.process.is_none(),
+            RecordedState::Waking
+            | RecordedState::Awake
+            | RecordedState::Cooling
+            | RecordedState::Stopping => false,
         }
     }
 

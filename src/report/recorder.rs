@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::record::{Kind, Moment, Owner, Record, State};
+use super::record::{Kind, Moment, Owner, Record, RecordedState};
 use super::state_file::{self, StateWriter};
 use super::status::{PACE, Tally};
 use crate::core::lifecycle::{self, ClientCounts};
@@ -166,7 +166,7 @@ impl Recorder {
 
     /// Has the record kept if something has changed: another state at once, numbers at most as
     /// often as STATUS= follows them.
-    pub fn publish(&mut self, state: lifecycle::State, crowd: ClientCounts, now: Instant) {
+    pub fn publish(&mut self, state: lifecycle::State, counts: ClientCounts, now: Instant) {
         let deadline = deadline(state);
         if deadline != self.deadline {
             let left = deadline.map(|at| at.saturating_duration_since(now));
@@ -175,7 +175,7 @@ impl Recorder {
             self.changed = true;
         }
         let clients = &mut self.record.clients;
-        let here = (crowd.connected as u64, crowd.waiting as u64);
+        let here = (counts.connected as u64, counts.waiting as u64);
         self.changed |= here != (clients.active, clients.waiting);
         (clients.active, clients.waiting) = here;
 
@@ -200,21 +200,21 @@ impl Recorder {
         }
         // Asleep with a process that is gone is asleep as well: nothing needs to be written for that,
         // and no client to wait for it who comes just now.
-        if self.changed || self.record.state != State::Asleep {
+        if self.changed || self.record.state != RecordedState::Asleep {
             self.record.end(state_file::moment());
             self.writer.keep(self.record());
         }
     }
 }
 
-fn named(state: lifecycle::State) -> State {
+fn named(state: lifecycle::State) -> RecordedState {
     match state {
-        lifecycle::State::Asleep => State::Asleep,
-        lifecycle::State::Waking { .. } => State::Waking,
-        lifecycle::State::Awake => State::Awake,
-        lifecycle::State::Cooling { .. } => State::Cooling,
-        lifecycle::State::Stopping(_) => State::Stopping,
-        lifecycle::State::Failed { .. } => State::Failed,
+        lifecycle::State::Asleep => RecordedState::Asleep,
+        lifecycle::State::Waking { .. } => RecordedState::Waking,
+        lifecycle::State::Awake => RecordedState::Awake,
+        lifecycle::State::Cooling { .. } => RecordedState::Cooling,
+        lifecycle::State::Stopping(_) => RecordedState::Stopping,
+        lifecycle::State::Failed { .. } => RecordedState::Failed,
     }
 }
 

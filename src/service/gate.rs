@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     /// Connections come and go on two threads while a third closes the gate and opens it again: none
-    /// is ever inside a gate that has closed on nobody.
+    /// is ever inside a gate that has closed empty.
     #[test]
     fn a_gate_that_has_closed_empty_stays_empty() {
         let gate = Arc::new(Gate::new(Duration::MAX));

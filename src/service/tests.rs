@@ -36,7 +36,7 @@ struct World {
     directory: TempDir,
 }
 
-const SOMEBODY: Peer = Peer::Tcp(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 7)));
+const PEER: Peer = Peer::Tcp(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 7)));
 
 const ANSWERING: usize = 0;
 const SILENT: usize = 1;
@@ -118,7 +118,7 @@ impl World {
     fn arrive(&self, target: usize) -> Client {
         match self.entrances[target].enter() {
             Some(permit) => Client::Inside(permit),
-            None => Client::Waiting(self.entrances[target].arrive(&"listener".into(), SOMEBODY)),
+            None => Client::Waiting(self.entrances[target].arrive(&"listener".into(), PEER)),
         }
     }
 
@@ -172,7 +172,7 @@ impl Client {
     fn refused(&mut self) {
         if let Self::Inside(permit) = std::mem::replace(self, Self::Gone) {
             let why = "connection refused".into();
-            *self = Self::Waiting(permit.refused(&"listener".into(), SOMEBODY, why));
+            *self = Self::Waiting(permit.refused(&"listener".into(), PEER, why));
         }
     }
 }
@@ -190,7 +190,7 @@ async fn the_first_client_wakes_the_service_and_gets_the_connection_that_proved_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_herd_starts_the_service_once() {
+async fn many_clients_at_once_start_the_service_once() {
     let world = World::new(Phase::Down);
     let mut herd: Vec<_> = (0..1000).map(|_| world.arrive(ANSWERING)).collect();
     for permit in &mut herd {
@@ -233,7 +233,7 @@ async fn clients_at_every_phase_of_a_stop_are_served() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_cannot_start_turns_clients_away_and_is_tried_again_later() {
+async fn a_failed_start_rejects_clients_and_is_retried_later() {
     let mut world = World::new(Phase::Down);
     world.service.set(|script| script.start_fails = true);
     let mut waiting = [world.arrive(ANSWERING), world.arrive(ANSWERING)];
@@ -269,19 +269,19 @@ async fn a_client_that_left_while_it_waited_is_not_counted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_seen_before_a_failure_is_forgotten_does_not_allow_the_exit() {
+async fn a_query_before_a_failure_is_forgotten_does_not_allow_the_exit() {
     let world = World::new(Phase::Down);
     world.service.set(|script| script.start_fails = true);
     let mut permit = world.arrive(ANSWERING);
     assert!(matches!(permit.verdict().await, Outcome::Rejected));
     drop(permit);
-    // By news it is seen down; then somebody starts it, of which no news comes.
+    // It is seen down after a signal; then it is started from outside, without a signal.
     world.service.set(|script| script.phase = Phase::Down);
     sleep(SECOND * 50).await;
     world
         .service
         .quietly(|script| script.phase = Phase::Starting);
-    // The failure is forgotten just before anybody looks again.
+    // The failure is forgotten just before the next query.
     for _ in 0..200 {
         sleep(SECOND / 10).await;
         assert!(!world.handle.may_exit().await, "the service is on its way");
@@ -289,7 +289,7 @@ async fn what_was_seen_before_a_failure_is_forgotten_does_not_allow_the_exit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_look_begun_before_a_start_that_was_given_up_has_ended_does_not_allow_the_exit() {
+async fn a_query_begun_before_a_given_up_start_has_ended_does_not_allow_the_exit() {
     let world = World::new(Phase::Down);
     let (permit, _) = world.served().await;
     world.service.set(|script| {
@@ -298,19 +298,19 @@ async fn a_look_begun_before_a_start_that_was_given_up_has_ended_does_not_allow_
         script.giving_up_takes = SECOND * 10;
     });
     sleep(SECOND).await;
-    // Somebody is connected, so the start is given up and nothing is stopped.
+    // A client is connected, so the start is given up and nothing is stopped.
     let mut waiting = world.arrive(ANSWERING);
     assert!(matches!(waiting.verdict().await, Outcome::Rejected));
     sleep(SECOND).await;
     world.service.set(|script| {
         script.phase = Phase::Down;
-        script.look_takes = SECOND * 65;
+        script.query_takes = SECOND * 65;
     });
     sleep(SECOND * 10).await;
     // The start was heard after all, of which no news comes.
     world.service.quietly(|script| {
         script.phase = Phase::Starting;
-        script.look_takes = Duration::ZERO;
+        script.query_takes = Duration::ZERO;
     });
     drop((permit, waiting));
     for _ in 0..80 {
@@ -320,7 +320,7 @@ async fn a_look_begun_before_a_start_that_was_given_up_has_ended_does_not_allow_
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_arrived_before_the_question_prevents_the_exit() {
+async fn a_client_that_arrived_before_the_exit_vote_prevents_the_exit() {
     let mut world = World::new(Phase::Down);
     world.asleep().await;
     assert!(world.handle.may_exit().await);
@@ -330,7 +330,7 @@ async fn whoever_arrived_before_the_question_prevents_the_exit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_is_turned_away_prevents_the_exit_until_it_is_gone() {
+async fn a_rejected_client_prevents_the_exit_until_it_is_closed() {
     let mut world = World::new(Phase::Down);
     let mut hopeless = world.arrive(SILENT);
     drop(world.served().await);
@@ -352,22 +352,25 @@ async fn a_service_that_runs_already_is_adopted_and_sleeps_a_cooldown_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_found_on_its_way_is_not_looked_at_without_a_pause() {
+async fn a_service_found_starting_is_queried_with_pauses() {
     for phase in [Phase::Stopping, Phase::Starting] {
         let mut world = World::new(phase);
-        // The clock stands still as long as somebody has something to do.
+        // The clock stands still as long as a task has something to do.
         for _ in 0..10_000 {
             tokio::task::yield_now().await;
         }
-        let looks = world.service.script().looks;
-        assert!(looks < 10, "{looks} looks at a service that is {phase:?}");
+        let queries = world.service.script().queries;
+        assert!(
+            queries < 10,
+            "{queries} queries at a service that is {phase:?}"
+        );
         world.service.set(|script| script.phase = Phase::Down);
         world.asleep().await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_start_does_not_stop_what_somebody_else_started() {
+async fn a_failed_start_does_not_stop_what_was_running_before() {
     let mut world = World::new(Phase::Up);
     let mut permit = world.arrive(SILENT);
     assert!(matches!(permit.verdict().await, Outcome::Rejected));
@@ -377,7 +380,7 @@ async fn a_failed_start_does_not_stop_what_somebody_else_started() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_target_is_its_own_clients_trouble_only() {
+async fn a_silent_target_affects_its_own_clients_only() {
     let world = World::new(Phase::Down);
     let mut hopeless = world.arrive(SILENT);
     let (served, _) = world.served().await;
@@ -390,7 +393,7 @@ async fn a_silent_target_is_its_own_clients_trouble_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_died_is_woken_by_the_client_whom_it_refuses() {
+async fn a_service_that_went_down_is_woken_by_the_client_that_it_refuses() {
     let mut world = World::new(Phase::Down);
     let (mut permit, _) = world.served().await;
     world.answering = None;
@@ -422,7 +425,7 @@ async fn everything_that_happens_is_in_the_record() {
     let mut waiting = world.arrive(SILENT);
     sleep(SECOND).await;
     let record = world.handle.record().await.unwrap();
-    assert_eq!(record.state, record::State::Awake);
+    assert_eq!(record.state, record::RecordedState::Awake);
     assert_eq!((record.clients.active, record.clients.waiting), (1, 1));
     assert_eq!(record.wakes.total, 1);
 
@@ -437,7 +440,7 @@ async fn everything_that_happens_is_in_the_record() {
     drop(world.arrive(ANSWERING));
 
     let record = world.handle.record().await.unwrap();
-    assert_eq!(record.state, record::State::Failed);
+    assert_eq!(record.state, record::RecordedState::Failed);
     assert_eq!((record.wakes.total, record.sleeps), (1, 1));
     let Clients {
         served,
@@ -458,7 +461,7 @@ async fn everything_that_happens_is_in_the_record() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn clients_wait_while_somebody_else_restarts_the_service() {
+async fn clients_wait_while_the_service_is_restarted_from_outside() {
     let world = World::new(Phase::Up);
     let (permit, _) = world.served().await;
     world.service.set(|script| script.phase = Phase::Stopping);
@@ -476,38 +479,38 @@ async fn clients_wait_while_somebody_else_restarts_the_service() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_look_is_enough_to_find_that_the_service_has_to_be_started() {
+async fn one_query_is_enough_to_start_the_service() {
     let world = World::new(Phase::Up);
     let (permit, _) = world.served().await;
     world.service.set(|script| script.phase = Phase::Stopping);
     sleep(SECOND / 2).await;
     let waiting = world.arrive(ANSWERING);
-    let looks = world.service.script().looks;
+    let queries = world.service.script().queries;
     world.service.set(|script| script.phase = Phase::Down);
     sleep(SECOND / 2).await;
-    assert_eq!(world.counts().0, 1, "somebody waits");
-    assert_eq!(world.service.script().looks, looks + 1);
+    assert_eq!(world.counts().0, 1, "one waits");
+    assert_eq!(world.service.script().queries, queries + 1);
     drop((permit, waiting));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_somebody_else_starts_is_not_looked_at_all_the_time() {
+async fn a_service_started_from_outside_is_queried_with_pauses() {
     let mut world = World::new(Phase::Starting);
     for _ in 0..1000 {
         tokio::task::yield_now().await;
     }
     // Not by the clock: it stands still as long as there is something to do.
-    assert!(world.service.script().looks < 5, "{:?}", world.service);
+    assert!(world.service.script().queries < 5, "{:?}", world.service);
     sleep(SECOND * 10).await;
-    assert!(world.service.script().looks >= 10, "{:?}", world.service);
-    // Nobody tells that it is up.
+    assert!(world.service.script().queries >= 10, "{:?}", world.service);
+    // No signal tells that it is up.
     world.service.quietly(|script| script.phase = Phase::Up);
     world.asleep().await;
     assert_eq!(world.counts(), (0, 1), "it was adopted");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_would_be_one_wake_too_many_is_turned_away_after_a_look() {
+async fn a_client_above_the_wake_rate_is_rejected_after_a_query() {
     let mut world = World::limited(Phase::Down, 1);
     let (permit, _) = world.served().await;
     let mut second = world.arrive(ANSWERING);
@@ -524,7 +527,7 @@ async fn a_client_that_would_be_one_wake_too_many_is_turned_away_after_a_look() 
     assert_eq!(record.clients.refused_rate, 1);
     assert!(record.wakes.not_before.is_some());
 
-    // Somebody else starts it, and at first nobody is told.
+    // It is started from outside, at first without a signal.
     world
         .service
         .quietly(|script| script.phase = Phase::Starting);
@@ -536,7 +539,7 @@ async fn a_client_that_would_be_one_wake_too_many_is_turned_away_after_a_look() 
     drop(waiting);
     sleep(COOLDOWN + SECOND * 3).await;
 
-    // And if nothing ever comes of it, nobody waits for ever.
+    // And if nothing ever comes of it, no client waits for ever.
     world
         .service
         .quietly(|script| script.phase = Phase::Starting);
@@ -554,12 +557,12 @@ async fn a_client_that_would_be_one_wake_too_many_is_turned_away_after_a_look() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_is_barred_is_counted_and_has_us_stay_for_a_while() {
+async fn a_denied_client_is_counted_and_delays_the_exit() {
     let mut world = World::new(Phase::Down);
     world.asleep().await;
     let began = now();
     for _ in 0..20 {
-        world.entrances[ANSWERING].denied(&"listener".into(), SOMEBODY);
+        world.entrances[ANSWERING].denied(&"listener".into(), PEER);
         sleep(SECOND).await;
         assert!(!world.handle.may_exit().await);
     }
@@ -572,7 +575,7 @@ async fn whoever_is_barred_is_counted_and_has_us_stay_for_a_while() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_will_not_stop_is_told_again() {
+async fn a_failed_stop_is_retried() {
     let mut world = World::new(Phase::Up);
     world.service.set(|script| script.stop_fails = true);
     sleep(COOLDOWN + SECOND * 20).await;
@@ -599,7 +602,7 @@ async fn a_start_that_takes_too_long_is_given_up_and_undone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_waits_for_the_service_to_sleep_if_it_shall() {
+async fn closing_waits_for_the_stop_that_it_orders() {
     let world = World::new(Phase::Up);
     drop(world.served().await);
     world.handle.close(true, COOLDOWN);

@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 
 use super::numbers::{bytes, left, share, span, took};
 use super::view::View;
-use crate::report::record::{LastFailure, Moment, Owner, State};
+use crate::report::record::{LastFailure, Moment, Owner, RecordedState};
 use crate::util::text::one_line;
 
 /// Wide enough for most names; a longer one is cut where there is no more room.
@@ -157,7 +157,7 @@ pub(super) fn details(view: &View, now: Moment) -> String {
 fn notes(view: &View, now: Moment) -> Vec<(Style, String)> {
     let mut notes = attention(view);
     if let Some(failure) = &view.last_failure {
-        let failed = view.state == Some(State::Failed);
+        let failed = view.state == Some(RecordedState::Failed);
         let recent = ago(failure.at, now).is_some_and(|seconds| seconds < RECENT);
         if failed || recent || view.wakes.total == 0 {
             let style = if failed { ERROR } else { WARNING };
@@ -204,7 +204,10 @@ fn attention(view: &View) -> Vec<(Style, String)> {
         notes.push((DIM, text.into()));
     }
     if let Some(at) = view.wakes.not_before
-        && matches!(view.state, Some(State::Asleep | State::Failed))
+        && matches!(
+            view.state,
+            Some(RecordedState::Asleep | RecordedState::Failed)
+        )
     {
         let text = format!("woken too often: no wake before {} (--wake-rate)", date(at));
         notes.push((WARNING, text));
@@ -212,7 +215,7 @@ fn attention(view: &View) -> Vec<(Style, String)> {
     if let Some(remark) = &view.remark {
         notes.push((WARNING, remark.clone()));
     }
-    if view.state == Some(State::Unattended) {
+    if view.state == Some(RecordedState::Unattended) {
         let text = "wakeport was terminated: the service may be running, and is not stopped before the next client has come and left";
         notes.push((WARNING, text.into()));
     }
@@ -246,7 +249,7 @@ fn name(view: &View) -> String {
 
 /// The state, and for how much longer.
 fn state(view: &View) -> String {
-    let name = view.state.map_or("-", State::name);
+    let name = view.state.map_or("-", RecordedState::name);
     match view.left_seconds.filter(|seconds| *seconds > 0.0) {
         Some(seconds) => format!("{name} {}", left(seconds)),
         None => name.into(),
@@ -262,15 +265,15 @@ fn clients(view: &View) -> String {
     }
 }
 
-fn style(state: Option<State>) -> Style {
+fn style(state: Option<RecordedState>) -> Style {
     match state {
         None => DIM,
-        Some(State::Asleep) => colour(AnsiColor::Blue),
-        Some(State::Waking | State::Stopping) => WARNING,
-        Some(State::Awake) => colour(AnsiColor::Green),
-        Some(State::Cooling) => colour(AnsiColor::Cyan),
-        Some(State::Failed) => ERROR.bold(),
-        Some(State::Unattended) => colour(AnsiColor::Magenta),
+        Some(RecordedState::Asleep) => colour(AnsiColor::Blue),
+        Some(RecordedState::Waking | RecordedState::Stopping) => WARNING,
+        Some(RecordedState::Awake) => colour(AnsiColor::Green),
+        Some(RecordedState::Cooling) => colour(AnsiColor::Cyan),
+        Some(RecordedState::Failed) => ERROR.bold(),
+        Some(RecordedState::Unattended) => colour(AnsiColor::Magenta),
     }
 }
 

@@ -7,7 +7,9 @@ use serde::Serialize;
 
 use crate::admin::machine::inventory::{self, Inventory, Socket};
 use crate::config::UnitName;
-use crate::report::record::{Bytes, Clients, Kind, LastFailure, Moment, Owner, Record, State};
+use crate::report::record::{
+    Bytes, Clients, Kind, LastFailure, Moment, Owner, Record, RecordedState,
+};
 
 /// One instance, as `--json` prints it. docs/observing.md says what the fields mean.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -20,7 +22,7 @@ pub(super) struct View {
     pub(super) service: Option<String>,
     pub(super) units: Vec<String>,
     /// Not known where wakeport runs and keeps no record.
-    pub(super) state: Option<State>,
+    pub(super) state: Option<RecordedState>,
     pub(super) since: Option<Timestamp>,
     pub(super) for_seconds: Option<f64>,
     pub(super) left_seconds: Option<f64>,
@@ -55,10 +57,10 @@ impl View {
         now: Moment,
     ) -> Self {
         let mut state = record.state(alive);
-        if state == State::Unattended
+        if state == RecordedState::Unattended
             && inventory.is_some_and(|inventory| all_down(record, inventory))
         {
-            state = State::Asleep;
+            state = RecordedState::Asleep;
         }
         let sockets = inventory
             .zip(record.unit.as_ref())
@@ -113,7 +115,7 @@ impl View {
             sockets: Some(service.sockets.clone()),
             service: None,
             units: Vec::new(),
-            state: (!service.active).then_some(State::Asleep),
+            state: (!service.active).then_some(RecordedState::Asleep),
             since: None,
             for_seconds: None,
             left_seconds: None,

@@ -44,9 +44,9 @@ fn the_latest_starts_are_known_to_later_processes() {
 #[test]
 fn a_written_record_is_read() {
     let mut record = begun(0.0);
-    record.transition(State::Waking, at(1.0));
+    record.transition(RecordedState::Waking, at(1.0));
     record.wakes.add(Duration::from_millis(212));
-    record.transition(State::Awake, at(1.25));
+    record.transition(RecordedState::Awake, at(1.25));
     record.fails(Kind::Stop, "it\n\"would\" not", at(2.0).wall);
     record.lasts(Some(Duration::from_secs(9)), at(2.0));
     record.memory_freed = Some(1 << 40);
@@ -57,7 +57,9 @@ fn a_written_record_is_read() {
 fn times_are_read_to_their_last_digit() {
     let mut record = begun(0.0);
     for n in 1..1000 {
-        record.seconds.insert(State::Awake, f64::from(n).sqrt());
+        record
+            .seconds
+            .insert(RecordedState::Awake, f64::from(n).sqrt());
         assert_eq!(Record::from_text(&record.to_text()).as_ref(), Ok(&record));
     }
 }
@@ -117,50 +119,50 @@ fn a_histogram_that_does_not_add_up_begins_anew() {
 #[test]
 fn time_is_counted_by_state_over_several_processes() {
     let mut record = begun(0.0);
-    record.transition(State::Waking, at(100.0));
-    record.transition(State::Awake, at(101.0));
-    record.transition(State::Asleep, at(111.0));
+    record.transition(RecordedState::Waking, at(100.0));
+    record.transition(RecordedState::Awake, at(101.0));
+    record.transition(RecordedState::Asleep, at(111.0));
     record.end(at(112.0));
-    assert_eq!(record.state(false), State::Asleep);
+    assert_eq!(record.state(false), RecordedState::Asleep);
     assert_eq!(record.stretch(false, at(911.0)), 800.0);
 
     let mut record = written(record, 112.0);
     record.begin(Process::default(), at(911.0));
     assert_eq!(record.since, at(111.0).wall, "the same sleep goes on");
-    record.transition(State::Waking, at(911.0));
+    record.transition(RecordedState::Waking, at(911.0));
     let seconds = record.seconds(true, at(1000.0));
-    assert_eq!(seconds[&State::Asleep], 900.0);
-    assert_eq!(seconds[&State::Waking], 90.0);
-    assert_eq!(seconds[&State::Awake], 10.0);
+    assert_eq!(seconds[&RecordedState::Asleep], 900.0);
+    assert_eq!(seconds[&RecordedState::Waking], 90.0);
+    assert_eq!(seconds[&RecordedState::Awake], 10.0);
     assert_eq!(record.share_asleep(true, at(1000.0)), Some(0.9));
 }
 
 #[test]
 fn a_killed_process_leaves_the_service_unattended() {
     let mut record = begun(0.0);
-    record.transition(State::Awake, at(10.0));
+    record.transition(RecordedState::Awake, at(10.0));
     record.clients.active = 3;
     let mut record = written(record, 20.0);
-    assert_eq!(record.state(true), State::Awake);
-    assert_eq!(record.state(false), State::Unattended);
+    assert_eq!(record.state(true), RecordedState::Awake);
+    assert_eq!(record.state(false), RecordedState::Unattended);
     assert_eq!(record.since(false), at(20.0).wall);
     let told = record.seconds(false, at(50.0));
     record.begin(Process::default(), at(50.0));
     let counted = record.seconds(true, at(50.0));
     assert_eq!(told, counted, "who reads counts as who goes on");
-    assert_eq!(counted[&State::Awake], 10.0);
-    assert_eq!(counted[&State::Unattended], 30.0);
+    assert_eq!(counted[&RecordedState::Awake], 10.0);
+    assert_eq!(counted[&RecordedState::Unattended], 30.0);
     assert_eq!(record.clients.active, 0);
 }
 
 #[test]
 fn a_stopped_process_leaves_the_service_unattended() {
     let mut record = begun(0.0);
-    record.transition(State::Cooling, at(10.0));
+    record.transition(RecordedState::Cooling, at(10.0));
     record.lasts(Some(Duration::from_secs(300)), at(10.0));
     assert_eq!(record.left(true, at(20.0)), Some(290.0));
     record.end(at(20.0));
-    assert_eq!(record.state(false), State::Unattended);
+    assert_eq!(record.state(false), RecordedState::Unattended);
     assert_eq!(record.left(false, at(20.0)), None);
     assert_eq!(record.stretch(false, at(25.0)), 5.0);
 }
@@ -172,12 +174,12 @@ fn a_clock_that_jumps_gives_no_absurd_figures() {
         ..moment
     };
     let mut record = begun(0.0);
-    record.transition(State::Awake, at(10.0));
+    record.transition(RecordedState::Awake, at(10.0));
     // Within a life the monotonic clock counts, however the other one jumps.
     assert_eq!(record.stretch(true, back(at(15.0), -1e6)), 5.0);
     assert_eq!(record.stretch(true, back(at(15.0), 1e6)), 5.0);
-    record.transition(State::Asleep, back(at(20.0), 1e6));
-    assert_eq!(record.seconds[&State::Awake], 10.0);
+    record.transition(RecordedState::Asleep, back(at(20.0), 1e6));
+    assert_eq!(record.seconds[&RecordedState::Awake], 10.0);
     record.end(back(at(21.0), 1e6));
     // Between lives a clock that was set back counts for nothing.
     assert_eq!(record.stretch(false, at(30.0)), 0.0);

@@ -1,9 +1,9 @@
 //! Files of services: rejected in one line with the place of the error, or parsed.
 
-use wakeport::cli::inside;
+use wakeport::cli::test_api;
 
 pub(super) fn property(bytes: &[u8]) {
-    let config = match inside::file(bytes, &[]) {
+    let config = match test_api::file(bytes, &[]) {
         Ok(config) => config,
         Err(reason) => {
             assert!(super::is_one_line(&reason), "{reason}");
@@ -27,7 +27,7 @@ pub(super) fn property(bytes: &[u8]) {
     assert_eq!(listeners.len(), all);
     // Flags and variables change every service.
     let variables = [("WAKEPORT_STOP_TIMEOUT".to_owned(), "7s".to_owned())];
-    let config = inside::file(bytes, &variables).expect("a variable is no mistake");
+    let config = test_api::file(bytes, &variables).expect("a variable is no mistake");
     for service in &config.services {
         assert_eq!(service.timing.stop_timeout.as_secs(), 7);
     }

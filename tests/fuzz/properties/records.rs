@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use wakeport::cli::inside;
+use wakeport::cli::test_api;
 use wakeport::report::metrics::{Instance, page};
-use wakeport::report::record::{Kind, Moment, Process, Record, State};
+use wakeport::report::record::{Kind, Moment, Process, Record, RecordedState};
 
 pub(super) fn property(bytes: &[u8]) {
     // As state_dir reads a file.
@@ -41,10 +41,10 @@ fn lived_on(mut record: Record) -> Record {
         monotonic: NOW.monotonic + seconds as f64,
     };
     record.begin(Process::default(), at(0));
-    record.transition(State::Waking, at(1));
+    record.transition(RecordedState::Waking, at(1));
     record.lasts(Some(Duration::MAX), at(2));
     record.wakes.add(Duration::from_secs(1));
-    record.transition(State::Awake, at(3));
+    record.transition(RecordedState::Awake, at(3));
     for kind in Kind::ALL {
         record.fails(kind, "x\n\u{1b}[31m", at(4).wall);
     }
@@ -66,7 +66,7 @@ fn is_shown(record: &Record) {
         let mut other = record.clone();
         other.name.push('2');
         is_a_page(&page(&[instance(record), instance(&other)], 1, NOW));
-        let [line, details, json] = inside::status(record, alive, NOW);
+        let [line, details, json] = test_api::status(record, alive, NOW);
         for shown in [line, details] {
             let safe = |c: char| !c.is_control() || c == '\n' || c == '\u{1b}';
             assert!(shown.chars().all(safe), "{shown:?}");

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use wakeport::admin::Instance;
 use wakeport::admin::unit_files::{Places, files, may_be_ours};
-use wakeport::cli::inside;
+use wakeport::cli::test_api;
 use wakeport::config::address::Bound;
 use wakeport::config::{Manager, Named, UnitName};
 
@@ -19,7 +19,7 @@ pub(super) fn property(bytes: &[u8]) {
         return;
     };
     let arguments: Vec<_> = text.split('\0').collect();
-    let instance = match inside::init(&arguments) {
+    let instance = match test_api::init(&arguments) {
         Ok(instance) => instance,
         Err(reason) => {
             assert!(!reason.contains('\n'), "{reason}");
@@ -37,7 +37,7 @@ pub(super) fn property(bytes: &[u8]) {
     let mut paths = BTreeSet::new();
     for (path, text) in &files {
         assert!(instance.mark().is_on(text), "{text}");
-        assert!(may_be_ours(path), "{path:?} would not be taken away");
+        assert!(may_be_ours(path), "{path:?} would not be removed");
         assert!(paths.insert(path), "{path:?} is written twice");
         let inside = path.strip_prefix("/u").or_else(|_| path.strip_prefix("/r"));
         let depth = if instance.standalone || path.starts_with("/r") {
@@ -95,7 +95,7 @@ fn runs_as_typed(instance: &Instance, text: &str) {
         let set = variables.iter().rev().find(|(set, _)| set == name);
         assert_eq!(set.map(|(_, value)| value), Some(value), "{text}");
     }
-    let run = inside::run(&[], &variables);
+    let run = test_api::run(&[], &variables);
     let run = run.unwrap_or_else(|reason| panic!("{reason}\n{text}"));
     // Settings of the socket units are not repeated.
     let mut typed = instance.config.clone();

@@ -67,7 +67,7 @@ fn a_service_that_was_woken_too_often_says_until_when() {
         );
     }
     // Not what it is like as long as it runs.
-    record.transition(State::Awake, at(1));
+    record.transition(RecordedState::Awake, at(1));
     let view = View::of(&record, true, None, at(2));
     assert!(!plain(&details(&view, at(2))).contains("woken too often"));
 }
@@ -83,23 +83,23 @@ fn the_table_has_80_columns_and_says_what_needs_attention() {
     let mut views = Vec::new();
 
     let mut asleep = record("web");
-    asleep.transition(State::Waking, at(100));
+    asleep.transition(RecordedState::Waking, at(100));
     asleep.wakes.add(Duration::from_millis(212));
-    asleep.transition(State::Awake, at(101));
-    asleep.transition(State::Asleep, at(400));
+    asleep.transition(RecordedState::Awake, at(101));
+    asleep.transition(RecordedState::Asleep, at(400));
     asleep.memory_freed = Some(50_646_220);
     asleep.end(at(400));
     views.push(View::of(&asleep, false, Some(&inventory), now));
 
     let mut cooling = record("postgresql@15-main-and-more");
-    cooling.transition(State::Cooling, at(6990));
+    cooling.transition(RecordedState::Cooling, at(6990));
     cooling.lasts(Some(Duration::from_secs(252)), at(6990));
     cooling.clients.active = 1234;
     cooling.clients.waiting = 5;
     views.push(View::of(&cooling, true, Some(&inventory), now));
 
     let mut failed = record("game");
-    failed.transition(State::Failed, at(6999));
+    failed.transition(RecordedState::Failed, at(6999));
     failed.lasts(Some(Duration::from_secs(30)), at(6999));
     failed.fails(Kind::Died, "it went down\x1b[2J", at(6999).wall);
     views.push(View::of(&failed, true, Some(&inventory), now));
@@ -128,7 +128,7 @@ door (user)       -                  -       -     -      -      -      -      -
     for line in shown.lines().filter(|line| !line.starts_with(' ')) {
         assert!(line.chars().count() <= 80, "{line}");
     }
-    // Where there is room, or nobody counts columns, names are whole.
+    // Where there is room, or no terminal, names are whole.
     for width in [None, Some(120)] {
         assert!(table(&views, width, now).contains("postgresql@15-main-and-more "));
     }
