@@ -22,7 +22,7 @@ pub use wake_rate::WakeRate;
 pub struct Config {
     /// What a process has once.
     pub process: ProcessConfig,
-    /// What is relayed to, woken and put to sleep; never empty.
+    /// What is relayed to, woken and stopped; never empty.
     pub services: Vec<ServiceConfig>,
 }
 
@@ -113,6 +113,35 @@ impl ServiceConfig {
                 .map(|route| &route.value)
         };
         of(Some(listener)).or_else(|| of(None))
+    }
+
+    /// Where the clients of the listener with this name and address go, or why that is not known.
+    pub fn target(&self, listener: &str, at: &Bound) -> Result<Address, String> {
+        let route = self.route(listener);
+        let route = route.ok_or_else(|| {
+            format!("listener `{listener}` has no target; add `--to {listener}=ADDR`")
+        })?;
+        route.clone().with_port(at.port()).ok_or_else(|| {
+            format!(
+                "target `{route}` needs a port: listener `{listener}` is a Unix socket and has none"
+            )
+        })
+    }
+
+    /// What is to be said of targets whose listener is not among `listeners`.
+    pub fn unused_routes(&self, listeners: &[&str]) -> Vec<String> {
+        let unused = |route: &Named<Address>| {
+            let Named { name, value } = route;
+            let name = name.as_ref()?;
+            let there = listeners.contains(&name.as_str());
+            (!there).then(|| {
+                format!(
+                    "no listener is called `{name}`, so `--to {name}={value}` is not used; see \
+                     FileDescriptorName= in the .socket units"
+                )
+            })
+        };
+        self.routes.iter().filter_map(unused).collect()
     }
 
     /// The options that may keep a client from waking the service, as far as they are given.

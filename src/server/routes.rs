@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::config::{Config, Named, ServiceConfig};
+use crate::config::Config;
 use crate::net::dial::Target;
 use crate::net::listen::Listener;
 use crate::net::reach::reaches;
@@ -23,8 +23,8 @@ impl Routes {
             targets: vec![Vec::new(); config.services.len()],
             listeners: Vec::new(),
         };
-        let names = listeners.iter().map(|listener| listener.name.as_str());
-        for (listener, owner) in listeners.iter().zip(config.owners(names)?) {
+        let names: Vec<&str> = listeners.iter().map(|own| own.name.as_str()).collect();
+        for (listener, owner) in listeners.iter().zip(config.owners(names.iter().copied())?) {
             let Some(index) = owner else {
                 let name = &listener.name;
                 tracing::warn!(
@@ -34,7 +34,8 @@ impl Routes {
                 routes.listeners.push(None);
                 continue;
             };
-            let target = target_of(listener, &config.services[index])?;
+            let address = config.services[index].target(&listener.name, &listener.address)?;
+            let target = Target { address };
             let own = listeners
                 .iter()
                 .find(|own| reaches(&target.address, &target.address.ips(), &own.address));
@@ -52,36 +53,10 @@ impl Routes {
             });
             routes.listeners.push(Some((index, target)));
         }
-        warn_of_unused(config, listeners);
+        let services = config.services.iter();
+        for unused in services.flat_map(|service| service.unused_routes(&names)) {
+            tracing::warn!("{unused}");
+        }
         Ok(routes)
     }
-}
-
-fn warn_of_unused(config: &Config, listeners: &[&Listener]) {
-    let is_there = |name: &String| listeners.iter().any(|listener| listener.name == *name);
-    for service in &config.services {
-        for Named { name, value } in &service.routes {
-            if let Some(name) = name.as_ref().filter(|name| !is_there(name)) {
-                tracing::warn!(
-                    "no listener is called `{name}`, so `--to {name}={value}` is not used; see \
-                     FileDescriptorName= in the .socket units"
-                );
-            }
-        }
-    }
-}
-
-/// Where the connections of `listener` go.
-fn target_of(listener: &Listener, config: &ServiceConfig) -> Result<Target, String> {
-    let name = &listener.name;
-    let route = config
-        .route(name)
-        .ok_or_else(|| format!("listener `{name}` has no target; add `--to {name}=ADDR`"))?;
-    let address = route.clone().with_port(listener.address.port());
-    let address = address.ok_or_else(|| {
-        format!(
-            "target `{route}` needs a port: listener `{name}` is a Unix socket and has none to lend"
-        )
-    })?;
-    Ok(Target { address })
 }

@@ -14,17 +14,12 @@ pub fn routes(all: &[(&str, &Bound)], service: &ServiceConfig) -> Vec<Finding> {
     let mut findings = Vec::new();
     let own = all.iter().filter(|(name, _)| service.owns(name));
     for (name, at) in own {
-        let Some(route) = service.route(name) else {
-            findings.push(Finding::error(format!(
-                "listener `{name}` has no target; add `--to {name}=ADDR`"
-            )));
-            continue;
-        };
-        let Some(target) = route.clone().with_port(at.port()) else {
-            findings.push(Finding::error(format!(
-                "target `{route}` needs a port: listener `{name}` is a Unix socket and has none"
-            )));
-            continue;
+        let target = match service.target(name, at) {
+            Ok(target) => target,
+            Err(why) => {
+                findings.push(Finding::error(why));
+                continue;
+            }
         };
         let back = all
             .iter()
@@ -35,14 +30,9 @@ pub fn routes(all: &[(&str, &Bound)], service: &ServiceConfig) -> Vec<Finding> {
             )));
         }
     }
-    for Named { name, value } in &service.routes {
-        let Some(name) = name else { continue };
-        if !all.iter().any(|(listener, _)| listener == name) {
-            findings.push(Finding::warning(format!(
-                "no listener is called `{name}`, so `--to {name}={value}` is not used; see FileDescriptorName= in the .socket units"
-            )));
-        }
-    }
+    let names: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
+    let unused = service.unused_routes(&names);
+    findings.extend(unused.into_iter().map(Finding::warning));
     findings
 }
 
