@@ -105,12 +105,8 @@ impl Dialer {
     pub async fn connect(&self, target: &Target) -> io::Result<AsyncStream> {
         let _permit = self.in_flight.acquire().await.map_err(io::Error::other)?;
         match &target.address {
-            Address::Unix(address) => limited(connect_unix(address)).await,
-            Address::Tcp { host, port } => {
-                let stream = self.connect_tcp(host, port.unwrap_or_default()).await?;
-                tune(&stream, &self.liveness);
-                Ok(stream)
-            }
+            Address::Unix(address) => Box::pin(limited(connect_unix(address))).await,
+            Address::Tcp { host, port } => self.connect_tcp(host, port.unwrap_or_default()).await,
         }
     }
 
@@ -131,8 +127,8 @@ impl Dialer {
         });
         match addresses[..] {
             [] => Err(failure),
-            [address] => connect_to(address).await,
-            _ => self.connect_to_any(addresses).await,
+            [address] => connect_to(address, &self.liveness).await,
+            _ => Box::pin(self.connect_to_any(addresses)).await,
         }
     }
 
@@ -146,7 +142,8 @@ impl Dialer {
         loop {
             let next = left.next();
             if let Some(address) = next {
-                attempts.spawn(async move { (address, connect_to(address).await) });
+                let liveness = self.liveness;
+                attempts.spawn(async move { (address, connect_to(address, &liveness).await) });
             }
             tokio::select! {
                 ended = attempts.join_next() => match ended {
@@ -255,7 +252,7 @@ pub(super) async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>
     }
     let host = host.to_owned();
     let lookup = move || Ok(Vec::from_iter((host.as_str(), port).to_socket_addrs()?));
-    limited(on_a_thread("resolve", lookup)).await
+    Box::pin(limited(on_a_thread("resolve", lookup))).await
 }
 
 /// What may block, on a thread of its own. As tokio does it, which panics where no thread can be
@@ -271,7 +268,7 @@ pub(super) async fn on_a_thread<T: Send + 'static>(
     answer.await.map_err(io::Error::other)?
 }
 
-async fn connect_to(address: SocketAddr) -> io::Result<AsyncStream> {
+async fn connect_to(address: SocketAddr, liveness: &Liveness) -> io::Result<AsyncStream> {
     let family = if address.is_ipv4() {
         AddressFamily::INET
     } else {
@@ -291,7 +288,8 @@ async fn connect_to(address: SocketAddr) -> io::Result<AsyncStream> {
     };
     let stream = RawStream::Tcp(socket.into()).watch()?;
     if under_way {
-        limited(stream.connected()).await?;
+        // In a box, since it is seldom needed: so with all that follow.
+        Box::pin(limited(stream.connected())).await?;
     }
     // A connect(2) to a free local port that the kernel happens to pick as the source port, too,
     // connects the socket to itself.
@@ -305,6 +303,7 @@ async fn connect_to(address: SocketAddr) -> io::Result<AsyncStream> {
             "connected to itself",
         ));
     }
+    tune(&stream, liveness);
     Ok(stream)
 }
 

@@ -50,6 +50,9 @@ impl From<&io::Error> for Cause {
 /// How long bytes that were passed on may take to leave before a reset overtakes them.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 
+/// What leaves at once: ten segments (RFC 6928) of a network whose packets are small.
+const FIRST_FLIGHT: u64 = 8 * 1024;
+
 /// How a relay ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -63,33 +66,48 @@ pub enum Ended {
     Vanished,
 }
 
-/// Relays until both directions have ended, or no byte has moved for `idle`. `said` is what the
-/// target has sent already. Counts the bytes as they move, so that the counts hold when this is
-/// dropped.
+/// Relays until both directions have ended, no byte has moved for `idle`, or `abort` is ready, which
+/// counts as a reset. `said` is what the target has sent already. Counts the bytes as they move, so
+/// that the counts hold when this is dropped.
 pub fn relay<'a>(
     client: &'a AsyncStream,
     target: &'a AsyncStream,
     said: Vec<u8>,
     idle: Duration,
+    abort: impl Future<Output = ()> + Unpin + Send + 'a,
     (up, down): (&'a mut u64, &'a mut u64),
 ) -> impl Future<Output = Ended> + Send + 'a {
     let mut relay = Relay {
         up: Direction::new(client, target, Vec::new(), up),
         down: Direction::new(target, client, said, down),
         idle: IdleTimer::new(idle),
+        abort,
     };
     async move {
-        let (survivor, has_unsent, cause) = match poll_fn(|cx| relay.poll(cx)).await {
+        let (survivor, last, cause) = match poll_fn(|cx| relay.poll(cx)).await {
             Outcome::Closed => return Ended::Closed,
             Outcome::Idle => return Ended::Idle,
-            Outcome::ClientBroken(cause) => (target, relay.up.has_unsent(), cause),
-            Outcome::TargetBroken(cause) => (client, relay.down.has_unsent(), cause),
+            Outcome::Aborted => return Ended::Reset,
+            Outcome::ClientBroken(cause) => (target, &relay.up, cause),
+            Outcome::TargetBroken(cause) => (client, &relay.down, cause),
         };
         // A reset drops what is not sent yet, and a direct connection would have sent it.
-        if has_unsent {
-            Box::pin(survivor.wait_peer_eof(FLUSH_LIMIT)).await;
-        } else {
-            Box::pin(survivor.flush(FLUSH_LIMIT)).await;
+        if last.total() >= FIRST_FLIGHT {
+            let has_unsent = last.has_unsent();
+            let sent = async move {
+                match has_unsent {
+                    true => survivor.wait_peer_eof(FLUSH_LIMIT).await,
+                    false => survivor.flush(FLUSH_LIMIT).await,
+                }
+            };
+            let abort = relay.abort;
+            Box::pin(async move {
+                tokio::select! {
+                    () = sent => (),
+                    () = abort => (),
+                }
+            })
+            .await;
         }
         match cause {
             Cause::Reset => Ended::Reset,
@@ -100,22 +118,27 @@ pub fn relay<'a>(
 
 /// A connection while its bytes move. Polled by hand: futures within futures would take ten times
 /// the memory, and most connections are idle most of the time.
-struct Relay<'a> {
+struct Relay<'a, A> {
     up: Direction<'a>,
     down: Direction<'a>,
-    idle: Option<IdleTimer>,
+    idle: Option<Box<IdleTimer>>,
+    abort: A,
 }
 
 enum Outcome {
     Closed,
     Idle,
+    Aborted,
     ClientBroken(Cause),
     TargetBroken(Cause),
 }
 
-impl Relay<'_> {
+impl<A: Future<Output = ()> + Unpin> Relay<'_, A> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         let before = self.moved();
+        if Pin::new(&mut self.abort).poll(cx).is_ready() {
+            return Poll::Ready(Outcome::Aborted);
+        }
         let (up, down) = (&mut self.up, &mut self.down);
         up.poll(cx, down);
         down.poll(cx, up);
@@ -164,12 +187,13 @@ struct IdleTimer {
 }
 
 impl IdleTimer {
-    fn new(limit: Duration) -> Option<Self> {
-        (limit < Duration::MAX).then(|| Self {
+    fn new(limit: Duration) -> Option<Box<Self>> {
+        let timer = || Self {
             limit,
             last: Instant::now(),
             alarm: Box::pin(sleep(limit)),
-        })
+        };
+        (limit < Duration::MAX).then(|| Box::new(timer()))
     }
 
     /// Ready when no byte has moved for too long.

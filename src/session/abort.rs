@@ -1,11 +1,11 @@
 //! Ends all sessions at once.
 
-use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 /// A signal to all sessions, once and for good. A token of tokio-util does the same, but takes a lock
 /// whenever a byte moves.
@@ -23,21 +23,35 @@ impl Abort {
     }
 
     /// Waits until it is triggered; to be polled by one task.
-    pub async fn triggered(&self) {
-        let mut notify = pin!(self.notify.notified());
-        let mut listening = false;
-        poll_fn(|cx| {
-            if !listening {
-                // From now on a trigger is heard; one that came before is seen.
-                listening = notify.as_mut().poll(cx).is_pending();
-            }
-            if self.triggered.load(Ordering::SeqCst) {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
-            }
-        })
-        .await;
+    pub fn triggered(&self) -> Triggered<'_> {
+        Triggered {
+            abort: self,
+            notified: Box::pin(self.notify.notified()),
+            listening: false,
+        }
+    }
+}
+
+/// Ready when it is triggered.
+#[derive(Debug)]
+pub struct Triggered<'a> {
+    abort: &'a Abort,
+    notified: Pin<Box<Notified<'a>>>,
+    listening: bool,
+}
+
+impl Future for Triggered<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.listening {
+            // From now on a trigger is heard; one that came before is seen.
+            self.listening = self.notified.as_mut().poll(cx).is_pending();
+        }
+        match self.abort.triggered.load(Ordering::SeqCst) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
     }
 }
 

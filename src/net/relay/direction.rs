@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use tokio::io::Interest;
 
 use super::pipe::Pipe;
-use super::{Cause, End, is_would_block};
+use super::{Cause, End, FIRST_FLIGHT, is_would_block};
 use crate::net::stream::AsyncStream;
 
 /// How much one read may return. More gains nothing; less costs system calls.
@@ -46,7 +46,7 @@ pub(super) struct Direction<'a> {
     sink: &'a AsyncStream,
     mode: Mode,
     /// Held only while bytes move.
-    pipe: Option<Pipe>,
+    pipe: Option<Box<Pipe>>,
     /// What was read and could not be written yet.
     rest: Vec<u8>,
     /// How many bytes were passed on.
@@ -298,10 +298,9 @@ impl<'a> Direction<'a> {
         if let Some(End::SinkBroken(cause)) = other.end {
             return Step::Over(End::SourceBroken(cause));
         }
-        // Asked before the half-close, since the kernel does not say afterwards. Less than LARGE
-        // leaves in one flight.
+        // Asked before the half-close, since the kernel does not say afterwards.
         self.has_unsent =
-            other.end.is_none() && *self.total >= LARGE as u64 && self.sink.has_unsent();
+            other.end.is_none() && *self.total >= FIRST_FLIGHT && self.sink.has_unsent();
         Step::Over(match self.sink.finish_writing() {
             Ok(()) => End::Finished,
             Err(error) => End::SinkBroken(Cause::from(&error)),

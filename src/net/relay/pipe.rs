@@ -52,8 +52,10 @@ fn budget() -> usize {
 
 impl Pipe {
     /// An empty pipe, if the budget allows.
-    pub(super) fn take() -> Option<Self> {
-        POOL.with_borrow_mut(Vec::pop).or_else(Self::open)
+    pub(super) fn take() -> Option<Box<Self>> {
+        POOL.with_borrow_mut(Vec::pop)
+            .or_else(Self::open)
+            .map(Box::new)
     }
 
     fn open() -> Option<Self> {
