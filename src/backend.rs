@@ -72,6 +72,15 @@ pub struct Woken {
     pub result: Result<(), Failure>,
 }
 
+/// What is known of a service that an order has stopped.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Slept {
+    /// What is wrong nevertheless.
+    pub remark: Option<String>,
+    /// A process of it may run on and answer.
+    pub may_answer: bool,
+}
+
 /// Why a service could not be started, stopped or queried: one line for people.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -139,18 +148,18 @@ impl Backend {
         }
     }
 
-    /// Stops what `scope` names. Returns when it is down, with what is wrong nevertheless, or with
-    /// what prevents that.
-    pub async fn sleep(&self, scope: StopScope) -> Result<Option<String>, Failure> {
+    /// Stops what `scope` names. Returns when it is down, or with what prevents that.
+    pub async fn sleep(&self, scope: StopScope) -> Result<Slept, Failure> {
         match self {
-            _ if scope == StopScope::Nothing => Ok(None),
-            Self::Relay => Ok(None),
-            Self::Systemd(units) => units.sleep(scope).await,
-            Self::Hooks(hooks) => hooks.sleep().await.map(|()| None),
-            Self::Exec(child) => child.sleep().await.map(|()| None),
+            _ if scope == StopScope::Nothing => Ok(()),
+            Self::Relay => Ok(()),
+            Self::Systemd(units) => return units.sleep(scope).await,
+            Self::Hooks(hooks) => hooks.sleep().await,
+            Self::Exec(child) => child.sleep().await,
             #[cfg(test)]
-            Self::Scripted(service) => service.sleep().await.map(|()| None),
+            Self::Scripted(service) => service.sleep().await,
         }
+        .map(|()| Slept::default())
     }
 
     /// How much memory the service takes, in bytes, where that is accounted.

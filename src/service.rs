@@ -27,7 +27,7 @@ use crate::core::service::{self as core, Effect, Input, Rules, Ticket, Timer};
 use crate::core::wake_limiter::WakeLimiter;
 use crate::net::dial::Target;
 use gate::{Gate, Totals};
-use handle::{Message, Waiter};
+use handle::{Message, Stopped, Waiter};
 use orders::Orders;
 use probe::{Answer, Probed, Prober};
 use reporter::Rejected;
@@ -81,7 +81,7 @@ impl Service {
         let handle = Handle::new(post);
         let mut service = Self {
             core: core(&settings, settings.targets.len(), &reporter),
-            orders: Orders::new(settings.backend.clone(), handle.clone(), tasks.clone()),
+            orders: Orders::new(&settings, handle.clone(), tasks.clone()),
             settings,
             tasks,
             inbox,
@@ -110,8 +110,7 @@ impl Service {
     /// Goes on with other settings. Those that wait, wait anew; those inside stay; the service is
     /// found as it is.
     async fn reconfigure(&mut self, settings: Settings, limit: Duration) {
-        let (handle, tasks) = (self.handle.clone(), self.tasks.clone());
-        let mut next = Orders::new(settings.backend.clone(), handle, tasks);
+        let mut next = Orders::new(&settings, self.handle.clone(), self.tasks.clone());
         next.watch();
         let orders = std::mem::replace(&mut self.orders, next);
         orders.close(false, limit).await;
@@ -213,10 +212,11 @@ impl Service {
             }
             Message::Stopped(result) => {
                 let result = match result {
-                    Ok(stopped) => {
+                    Ok(Stopped { freed, remark }) => {
                         if let State::Stopping(_) = self.core.state() {
-                            self.reporter.stopped(stopped);
+                            self.reporter.stopped(freed);
                         }
+                        self.reporter.remark(remark);
                         Ok(())
                     }
                     Err((why, phase)) => {
@@ -226,6 +226,7 @@ impl Service {
                 };
                 self.handle_input(Input::Stopped(result));
             }
+            Message::Remark(remark) => self.reporter.remark(Some(remark)),
             Message::Answered(index, number, answer) => {
                 if self.targets[index].answered(number) {
                     self.handle_with(Input::Answered(index), answer);

@@ -17,7 +17,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::time::timeout;
 use zbus::OwnedObjectPath;
 
-use crate::backend::{Failure, StopScope, WakeOrder, Woken};
+use crate::backend::{Failure, Slept, StopScope, WakeOrder, Woken};
 use crate::config::{Manager, UnitName, span};
 use crate::core::lifecycle::Phase;
 use crate::systemd::dbus::{self, UnitStatus};
@@ -140,10 +140,10 @@ impl Units {
         Woken { started, result }
     }
 
-    /// Stops those in `scope`. Returns when they are down, with what is wrong nevertheless.
-    pub async fn sleep(&self, scope: StopScope) -> Result<Option<String>, Failure> {
+    /// Stops those in `scope`. Returns when they are down.
+    pub async fn sleep(&self, scope: StopScope) -> Result<Slept, Failure> {
         let names = match scope {
-            StopScope::Nothing => return Ok(None),
+            StopScope::Nothing => return Ok(Slept::default()),
             StopScope::Units(names) => self.ours(names).await,
             StopScope::All => self.names.clone(),
         };
@@ -158,21 +158,27 @@ impl Units {
                 return Err(Failure(format!("{state} {limit} after the order to stop")));
             }
         }
-        let failed = timeout(QUERY_TIMEOUT, self.stopped_as_failed(&progress)).await;
-        Ok(failed.ok().and_then(Result::ok).flatten())
+        let slept = timeout(QUERY_TIMEOUT, self.slept(&progress)).await;
+        Ok(slept.ok().and_then(Result::ok).unwrap_or_default())
     }
 
-    /// Which of the units that were told to stop has ended as failed, and why.
-    async fn stopped_as_failed(&self, progress: &Progress) -> Result<Option<String>, BusError> {
+    /// What the units say that were told to stop: whether one has ended as failed, and why. systemd
+    /// ends neither all processes of each unit nor the services of each target; but where a socket of
+    /// its own listens for a unit, it answers and starts that unit.
+    async fn slept(&self, progress: &Progress) -> Result<Slept, BusError> {
         let names: Vec<_> = progress.jobs.iter().map(|(name, _)| name.clone()).collect();
         let units = self.monitor.statuses(&names).await?;
-        let mut units = names.iter().zip(&units);
-        let Some((name, unit)) = units.find(|(_, unit)| unit.active == "failed") else {
-            return Ok(None);
+        let mut failed = names.iter().zip(&units);
+        let remark = match failed.find(|(_, unit)| unit.active == "failed") {
+            Some((name, unit)) => {
+                let run = self.last_run(unit).await?;
+                let of = self.monitor.manager();
+                Some(explain::stopped_as_failed(name.as_str(), &run, of))
+            }
+            None => None,
         };
-        let run = self.last_run(unit).await?;
-        let of = self.monitor.manager();
-        Ok(Some(explain::stopped_as_failed(name.as_str(), &run, of)))
+        let may_answer = !names.is_empty() && !self.monitor.has_socket(&units).await?;
+        Ok(Slept { remark, may_answer })
     }
 
     /// Those of `names` that a wake has started, be it by an order or along with this process.

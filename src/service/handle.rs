@@ -34,6 +34,8 @@ pub(super) enum Message {
     Started(Result<(), Failure>),
     /// An order to stop has ended; after a failure with what the service does now.
     Stopped(Result<Stopped, (Failure, Phase)>),
+    /// What is wrong with the service right now.
+    Remark(String),
     /// A target answers this probe; with the connection that proved it, if a client can have it.
     Answered(usize, u64, Option<Answer>),
     /// A target does not answer this probe yet, and why.

@@ -2,24 +2,45 @@
 //! the inbox.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use super::Settings;
 use super::handle::{Handle, Message, Stopped};
+use super::probe::Prober;
 use crate::backend::{Backend, StopScope, WakeOrder};
+use crate::config::span;
 use crate::core::lifecycle::Phase;
+use crate::net::dial::Target;
+use crate::util::backoff::Backoff;
 
 /// The order before, which is to be waited for; it says what it has started.
 type Previous = Pin<Box<dyn Future<Output = StopScope> + Send>>;
+
+/// The pauses between two looks at a service that is stopped and still answers.
+const STILL: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+
+/// What may be left of a service that is stopped, and answer.
+#[derive(Clone, Debug)]
+struct Remains {
+    /// What asks,
+    prober: Prober,
+    /// and whom.
+    targets: Vec<Arc<Target>>,
+    /// How long it may take from the order to stop on.
+    limit: Duration,
+}
 
 /// The order under way or last carried out; the next one waits for it.
 #[derive(Debug)]
 pub(super) struct Orders {
     backend: Backend,
+    remains: Remains,
     handle: Handle,
     tasks: TaskTracker,
     last: Option<JoinHandle<StopScope>>,
@@ -28,9 +49,14 @@ pub(super) struct Orders {
 }
 
 impl Orders {
-    pub(super) fn new(backend: Backend, handle: Handle, tasks: TaskTracker) -> Self {
+    pub(super) fn new(settings: &Settings, handle: Handle, tasks: TaskTracker) -> Self {
         Self {
-            backend,
+            backend: settings.backend.clone(),
+            remains: Remains {
+                prober: settings.prober.clone(),
+                targets: settings.targets.clone(),
+                limit: settings.timing.stop_timeout,
+            },
             handle,
             tasks,
             last: None,
@@ -77,19 +103,21 @@ impl Orders {
 
     /// Has the service stopped.
     pub(super) fn stop(&mut self) {
+        let remains = self.remains.clone();
         self.begin(|previous, backend, handle| async move {
             previous.await;
-            stop(&backend, &handle, StopScope::All).await
+            stop(&backend, &remains, &handle, StopScope::All).await
         });
     }
 
     /// Ends the start that is under way, and with `undo` has stopped what it started.
     pub(super) fn give_up(&mut self, undo: bool) {
         self.given_up.cancel();
+        let remains = self.remains.clone();
         self.begin(move |previous, backend, handle| async move {
             let started = previous.await;
             match undo {
-                true => stop(&backend, &handle, started).await,
+                true => stop(&backend, &remains, &handle, started).await,
                 false => started,
             }
         });
@@ -140,14 +168,64 @@ impl Orders {
     }
 }
 
-/// Stops what `scope` names, and reports.
-async fn stop(backend: &Backend, handle: &Handle, scope: StopScope) -> StopScope {
+impl Remains {
+    /// Waits until no target answers, or until the limit after `began`: then says which one does.
+    async fn gone(&self, began: Instant, handle: &Handle) -> Option<String> {
+        let mut backoff = STILL;
+        let limit = span::show(self.limit);
+        let mut told = false;
+        loop {
+            let address = &self.answering().await?.address;
+            let left = self.limit.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                return Some(format!(
+                    "`{address}` still answered {limit} after the order to stop: its process runs \
+                     on; KillMode=control-group ends it, for a target PartOf= in its services"
+                ));
+            }
+            if !std::mem::replace(&mut told, true) {
+                handle.post(Message::Remark(format!(
+                    "`{address}` still answers after the stop; clients wait until it does not, at \
+                     most {limit}"
+                )));
+            }
+            sleep(backoff.pause().min(left)).await;
+        }
+    }
+
+    /// A target that answers.
+    async fn answering(&self) -> Option<&Target> {
+        for target in &self.targets {
+            if self.prober.still_answers(target).await {
+                return Some(target);
+            }
+        }
+        None
+    }
+}
+
+/// Stops what `scope` names, and reports. What may still serve clients then is given time to end: it
+/// would take them along.
+async fn stop(
+    backend: &Backend,
+    remains: &Remains,
+    handle: &Handle,
+    scope: StopScope,
+) -> StopScope {
+    let began = Instant::now();
     let freed = match scope {
         StopScope::All => backend.memory().await,
         StopScope::Units(_) | StopScope::Nothing => None,
     };
     let result = match backend.sleep(scope).await {
-        Ok(remark) => Ok(Stopped { freed, remark }),
+        Ok(slept) => {
+            let left = match slept.may_answer {
+                true => remains.gone(began, handle).await,
+                false => None,
+            };
+            let remark = left.or(slept.remark);
+            Ok(Stopped { freed, remark })
+        }
         // If it cannot be read, it may well be running still.
         Err(why) => Err((why, backend.query().await.unwrap_or(Phase::Stopping))),
     };

@@ -133,6 +133,9 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 /// How long a target may take to answer, once connected.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long one may take that is stopped.
+const STILL: Duration = Duration::from_secs(1);
+
 /// A status line with its headers is shorter than that, or is not worth waiting for.
 const LONGEST_HEAD: usize = 16 * 1024;
 
@@ -186,10 +189,19 @@ impl Prober {
         }
     }
 
+    /// Whether a target answers still, of a service that is stopped. No hook is run for that.
+    pub async fn still_answers(&self, target: &Target) -> bool {
+        matches!(timeout(STILL, self.contact(target)).await, Ok(Ok(_)))
+    }
+
     async fn ask(&self, target: &Target) -> io::Result<Option<Answer>> {
         if let Some(hook) = &self.readiness.hook {
             self.agrees(hook, target).await?;
         }
+        self.contact(target).await
+    }
+
+    async fn contact(&self, target: &Target) -> io::Result<Option<Answer>> {
         match &self.readiness.kind {
             ReadyKind::Connect => Ok(Some(self.dialer.dial(target).await?.into())),
             ReadyKind::Banner => {

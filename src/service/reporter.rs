@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::gate::Totals;
-use super::handle::Stopped;
 use crate::config::WakeRate;
 use crate::config::address::Peer;
 use crate::core::lifecycle::{ClientCounts, Event, State};
@@ -144,9 +143,13 @@ impl Reporter {
         self.log.stop_fails(why);
     }
 
-    /// The service was stopped. What is wrong is logged when it is news, in whichever life.
-    pub(super) fn stopped(&mut self, Stopped { freed, remark }: Stopped) {
+    /// The service was stopped; what it took until then, if that is known.
+    pub(super) fn stopped(&mut self, freed: Option<u64>) {
         self.recorder.slept(freed);
+    }
+
+    /// What is wrong with the service although it works. Logged when it is news, in whichever life.
+    pub(super) fn remark(&mut self, remark: Option<String>) {
         if self.recorder.remark(remark) {
             self.log.remark(self.recorder.remarked());
         }

@@ -93,6 +93,91 @@ fn a_unit_that_ends_as_failed_when_it_is_stopped_is_reported_once_with_the_remed
     assert!(!rig.run("wakeport status echo").contains(REMARK));
 }
 
+/// systemd ends the shell, and not the server. The shell forgets it.
+const LEAVES_ITS_SERVER: &str = "ExecStart=
+ExecStart=sh -c 'python3 -IS /run/rig/echo.py 18100 0.05 & wait'";
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_client_waits_until_a_server_that_outlives_its_unit_has_ended() {
+    let rig = Rig::boot();
+    let service = format!("{LEAVES_ITS_SERVER}\nKillMode=process");
+    let echo = Echo::asleep(&rig, "echo", &service, &[SOON]);
+    for mode in ["process", "none"] {
+        echo.edit(&format!("KillMode={mode}"));
+        let starts = rig.starts("echo.service");
+        echo.serves(&Exchange::short());
+        rig.wait_until("inactive", "echo.service");
+        rig.wait_for("it is said", || {
+            rig.said("wakeport@echo.service", "still answers") > starts
+        });
+        thread::scope(|scope| {
+            scope.spawn(|| echo.serves(&Exchange::short()));
+            rig.wait_for("the client waits", || {
+                echo.record()
+                    .is_some_and(|record| record["clients"]["waiting"] == 1)
+            });
+            assert_eq!(echo.state(), "stopping");
+            // It has saved what it had to save.
+            rig.run("kill $(cat /sys/fs/cgroup/system.slice/echo.service/cgroup.procs)");
+        });
+        assert_eq!(rig.starts("echo.service"), starts + 2);
+        rig.wait_until("inactive", "echo.service");
+        rig.ask("kill $(cat /sys/fs/cgroup/system.slice/echo.service/cgroup.procs)");
+        rig.wait_until_asleep("echo");
+    }
+    assert!(!rig.run("wakeport status echo").contains("answers"));
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_target_that_leaves_its_services_running_is_reported_and_clients_wait_for_the_stop_timeout() {
+    let rig = Rig::boot();
+    let settings = [SOON, "WAKEPORT_UNIT=app.target", "WAKEPORT_STOP_TIMEOUT=2s"];
+    rig.unit("app.target", "[Unit]\nWants=echo.service\n");
+    rig.allow("app.target");
+    let echo = Echo::asleep(&rig, "echo", "", &settings);
+    for _ in 0..2 {
+        echo.serves(&Exchange::short());
+        rig.wait_until("inactive", "app.target");
+        rig.wait_for("it is told to stop", || echo.state() == "stopping");
+        // It waits, and is served: what answers has nothing to do with the unit that was stopped.
+        echo.serves(&Exchange::short());
+        rig.wait_until("inactive", "wakeport@echo.service");
+    }
+    assert!(rig.run("wakeport status echo").contains("PartOf="));
+    assert_eq!(rig.starts("echo.service"), 1);
+    rig.drop_in("echo.service", "part", "[Unit]\nPartOf=app.target\n");
+    echo.is_mended_and_sleeps();
+    assert!(!rig.run("wakeport status echo").contains("PartOf="));
+}
+
+/// A connection to it would start the service.
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_service_behind_a_socket_of_its_own_is_not_woken_by_its_stop() {
+    let rig = Rig::boot();
+    let socket = "[Socket]\nListenStream=127.0.0.1:18100\nAccept=no\n";
+    let serves = "ExecStart=\nExecStart=/usr/lib/systemd/systemd-socket-proxyd 127.0.0.1:18101";
+    let echo = Echo::asleep(&rig, "echo", serves, &[SOON]);
+    rig.unit(
+        "server.service",
+        "[Service]\nExecStart=python3 -IS /run/rig/echo.py 18101 0\n",
+    );
+    rig.systemctl("start server.service");
+    rig.unit("echo.socket", socket);
+    rig.systemctl("start echo.socket");
+    // systemd's proxy does not pass half-closes on.
+    let exchange = Exchange {
+        ends_first: false,
+        ..Exchange::short()
+    };
+    echo.serves(&exchange);
+    rig.wait_until_asleep("echo");
+    assert_eq!(rig.starts("echo.service"), 1);
+    assert_eq!(rig.said("wakeport@echo.service", "still answers"), 0);
+}
+
 // -- the start
 
 #[test]

@@ -161,6 +161,25 @@ impl Monitor {
         Ok(statuses)
     }
 
+    /// Whether a socket unit that is active starts one of `units`.
+    pub(super) async fn has_socket(&self, units: &[UnitStatus]) -> Result<bool, BusError> {
+        let link = self.link().await?;
+        let mut sockets = Vec::new();
+        for unit in units {
+            let triggers = link.bus.property(&unit.path, "Unit", "TriggeredBy").await;
+            let triggers: Vec<String> = self.reply(&link, triggers, Verb::Query, &unit.id)?;
+            sockets.extend(
+                triggers
+                    .into_iter()
+                    .filter(|name| name.ends_with(".socket")),
+            );
+        }
+        let names: Vec<_> = sockets.iter().map(String::as_str).collect();
+        let sockets = link.bus.systemd.list_units_by_names(&names).await;
+        let sockets = self.reply(&link, sockets, Verb::Query, &names.join("`, `"))?;
+        Ok(sockets.iter().any(|socket| socket.active == "active"))
+    }
+
     /// Queues a job that starts `unit`, in the place of one that does the opposite.
     pub(super) async fn start(&self, unit: &UnitName) -> Result<OwnedObjectPath, BusError> {
         let link = self.link().await?;
