@@ -115,6 +115,8 @@ pub enum Event {
     SleepFailed(Phase),
     /// A query has ended, and this is what the service does now.
     Seen(Phase),
+    /// It is up and has no client, but none of its targets answers for too long.
+    Silent,
     /// The deadline has passed.
     Due,
 }
@@ -231,7 +233,7 @@ impl Lifecycle {
             Event::Slept => self.failed_sleeps = 0,
             Event::SleepFailed(_) => self.failed_sleeps += 1,
             Event::Arrived | Event::Left | Event::Started | Event::WakeFailed => (),
-            Event::Seen(_) | Event::Due => (),
+            Event::Seen(_) | Event::Silent | Event::Due => (),
         }
         let (state, action) = self.next(event, clients, now);
         if action == Some(Action::Wake) {
@@ -247,7 +249,9 @@ impl Lifecycle {
     }
 
     fn next(&self, event: Event, clients: ClientCounts, now: Instant) -> Next {
-        use Event::{Arrived, Due, Left, Ready, Seen, SleepFailed, Slept, Started, WakeFailed};
+        use Event::{
+            Arrived, Due, Left, Ready, Seen, Silent, SleepFailed, Slept, Started, WakeFailed,
+        };
 
         let due = event == Due && self.deadline().is_some_and(|at| at <= now);
         let sleep = (Stopping(Stop::Ours), Some(Action::Sleep));
@@ -286,6 +290,8 @@ impl Lifecycle {
             (Awake | Cooling { .. }, Seen(Phase::Down)) => self.down(Asleep, clients, now),
             (Awake | Cooling { .. }, Seen(Phase::Stopping)) => (Stopping(Stop::Theirs), None),
             (Cooling { .. }, Due) if due => sleep,
+            // A new start may help, for the client that waits or the next one.
+            (Awake, Silent) if clients.connected == 0 => sleep,
 
             (Stopping(Stop::Ours), Slept) | (Stopping(Stop::Theirs), Seen(Phase::Down)) => {
                 self.down(Asleep, clients, now)

@@ -402,6 +402,9 @@ impl Service {
                     queue.remove(&ticket);
                     self.rejected.insert(ticket);
                     self.effects.push(Effect::Reject(ticket, Rejection::Silent));
+                    if self.is_silent() {
+                        self.tell(Event::Silent, self.now);
+                    }
                     self.tell(Event::Left, self.now);
                 }
             }
@@ -477,8 +480,14 @@ impl Service {
         firsts.copied().min_by_key(|ticket| ticket.number)
     }
 
+    /// Whether no connection is inside, and none could be: no target answers, though all are asked.
+    fn is_silent(&self) -> bool {
+        let silent = self.targets.iter().all(|target| target.probing);
+        silent && self.gates.inside == 0 && self.rules.can_start
+    }
+
     /// Lets connections through where their target answers, asks it where one waits, and opens its
-    /// gate.
+    /// gate. Where one waits in vain and none is inside, all targets are asked: whether any answers.
     fn serve(&mut self) {
         let (up, awake, probing) = match self.state() {
             State::Awake => (true, true, true),
@@ -486,6 +495,9 @@ impl Service {
             State::Waking { started, .. } => (false, false, started),
             State::Asleep | State::Stopping(_) | State::Failed { .. } => (false, false, false),
         };
+        let waits = self.targets.iter().any(|target| !target.queue.is_empty());
+        let reachable = self.targets.iter().any(|target| target.reachable);
+        let all = waits && !reachable && self.gates.inside == 0;
         // That ends as well, should the service never be seen.
         let limited = awake || self.lifecycle.wants_query(self.clients());
         let limit = self.now.checked_add(self.rules.times.start_timeout);
@@ -502,7 +514,8 @@ impl Service {
                     waiting.limit = waiting.limit.or(limit);
                 }
             }
-            let wanted = !target.queue.is_empty() || !awake && index == self.woken_for;
+            let wanted =
+                !target.queue.is_empty() || if awake { all } else { index == self.woken_for };
             let probe = probing && wanted && !target.reachable;
             if probe != target.probing {
                 target.probing = probe;

@@ -142,6 +142,12 @@ impl Log {
                 unit,
                 "{service} is running"
             ),
+            (_, State::Stopping(_)) if cause == Event::Silent => tracing::warn!(
+                message_id = message::STOPPING,
+                state = "stopping",
+                unit,
+                "{service} runs, but does not answer; stopping it for a new start"
+            ),
             (_, State::Stopping(stop)) => {
                 let served = tally.served - self.round.0;
                 let what = match stop {

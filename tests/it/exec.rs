@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::support::{Place, Run, Server, Wakeport, directory, now, runs, script, until};
@@ -21,6 +21,7 @@ host, port = sys.argv[1].rsplit(":", 1)
 if "deaf" in sys.argv:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 listener = socket.create_server((host, int(port)))
+signal.signal(signal.SIGUSR1, lambda *_: listener.close())
 with open(os.path.dirname(sys.argv[0]) + "/pids", "a") as pids:
     print(os.getpid(), file=pids)
 print("listening")
@@ -29,7 +30,10 @@ def serve(client):
         client.sendall(data)
     client.close()
 while True:
-    client, _ = listener.accept()
+    try:
+        client, _ = listener.accept()
+    except OSError:
+        signal.pause()
     threading.Thread(target=serve, args=(client,), daemon=True).start()
 "#;
 
@@ -171,8 +175,8 @@ fn a_child_that_crashes_under_clients_is_started_again_for_the_next_one() {
     let client = program.front.connect();
     client.echoes("hello");
     let first = program.children()[0];
-    let pid = rustix::process::Pid::from_raw(first.cast_signed()).expect("a process ID");
-    rustix::process::kill_process(pid, Signal::KILL).expect("it runs");
+    let pid = Pid::from_raw(first.cast_signed()).expect("a process ID");
+    kill_process(pid, Signal::KILL).expect("it runs");
     let _ = client.rest();
     wakeport.logs("exited unexpectedly (signal: 9 (SIGKILL))");
     let second = program.wake();
@@ -253,6 +257,20 @@ fn a_client_that_waits_at_sigterm_is_served_first() {
         "it waits for nothing else"
     );
     assert!(!program.children().into_iter().any(runs));
+}
+
+#[test]
+fn a_child_that_runs_but_has_stopped_listening_is_started_anew_for_the_next_client() {
+    let program = Program::new();
+    let wakeport = program.run("").option("--start-timeout", "1s").start();
+    let child = program.wake();
+    let pid = Pid::from_raw(child.cast_signed()).expect("a process ID");
+    kill_process(pid, Signal::USR1).expect("it runs");
+    until("it does not listen", || !program.place.answers());
+    program.front.connect().is_reset();
+    wakeport.logs("runs, but does not answer; stopping it for a new start");
+    assert_ne!(program.wake(), child);
+    assert!(!runs(child));
 }
 
 /// What makes wakeport the init process of a container.

@@ -486,7 +486,17 @@ impl World {
             expected || !matches!(timer, Timer::Limit(_)),
             "a client was rejected by a target that answers",
         );
-        self.feed(Input::Due(timer));
+        let targets = self.rules.0.targets();
+        let process = self.process();
+        let silent = matches!(timer, Timer::Limit(_))
+            && process.state() == State::Awake
+            && process.inside() == 0
+            && process.probing[..targets].iter().all(|&asked| asked);
+        let mut occupancy = process.occupancy();
+        occupancy.inside += usize::from(silent && self.has(Defect::KeepsTheSilent));
+        self.feed_with(Input::Due(timer), occupancy);
+        let stops = matches!(self.process().state(), State::Stopping(_));
+        self.expect(!silent || stops, "a service that answers no client goes on");
     }
 
     fn unit_on(&mut self) {

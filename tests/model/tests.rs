@@ -351,6 +351,18 @@ fn finds_services_that_are_never_stopped() {
 }
 
 #[test]
+fn finds_services_that_answer_no_client_and_go_on() {
+    // The administrator starts a service that hangs; wakeport is started anew, and finds it up.
+    let trouble = Trouble {
+        admin: 1,
+        kills: 1,
+        ..A_FAILURE
+    };
+    let what = "answers no client goes on";
+    finds_in(sound(ONE), Defect::KeepsTheSilent, trouble, what);
+}
+
+#[test]
 fn finds_exits_with_a_client_accepted() {
     let what = "exited with a client accepted";
     finds(Defect::ForgetsToAdmit, NO_TROUBLE, what);

@@ -352,6 +352,8 @@ pub(crate) enum Defect {
     RejectsDuringAStop,
     /// It does not stop the service when no client is here.
     NeverCools,
+    /// It does not stop a service that answers no client.
+    KeepsTheSilent,
     /// A query counts that was begun before an order.
     BelievesOldQueries,
     /// It trusts that there will be news.

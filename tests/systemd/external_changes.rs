@@ -178,6 +178,33 @@ fn a_service_behind_a_socket_of_its_own_is_not_woken_by_its_stop() {
     assert_eq!(rig.said("wakeport@echo.service", "still answers"), 0);
 }
 
+/// Active for systemd, whatever becomes of the server: so it is with containers behind a oneshot unit.
+const OUTLIVES_ITS_SERVER: &str = "Type=oneshot
+RemainAfterExit=yes
+ExecStart=
+ExecStart=sh -c 'python3 -IS /run/rig/echo.py 18100 0.05 &'";
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_unit_that_is_active_and_silent_is_started_anew_for_the_next_client() {
+    let rig = Rig::boot();
+    let settings = ["WAKEPORT_COOLDOWN=1h", "WAKEPORT_START_TIMEOUT=2s"];
+    let echo = Echo::asleep(&rig, "echo", OUTLIVES_ITS_SERVER, &settings);
+    for round in 1..=2 {
+        echo.serves(&Exchange::short());
+        assert_eq!(rig.starts("echo.service"), round);
+        rig.run("kill $(cat /sys/fs/cgroup/system.slice/echo.service/cgroup.procs)");
+        rig.wait_for("the server is gone", || rig.processes("python3") == 0);
+        assert!(rig.is("active", "echo.service"));
+        assert!(echo.refuses());
+        let line = "echo.service runs, but does not answer; stopping it for a new start";
+        rig.wait_for("it is said", || {
+            rig.said("wakeport@echo.service", line) == round
+        });
+    }
+    echo.serves(&Exchange::short());
+}
+
 // -- the start
 
 #[test]

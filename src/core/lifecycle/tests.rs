@@ -65,7 +65,7 @@ fn some_day() -> Instant {
     crate::service::now()
 }
 
-const EVENTS: [(&str, Event); 16] = [
+const EVENTS: [(&str, Event); 17] = [
     ("arrived", Event::Arrived),
     ("left", Event::Left),
     ("started", Event::Started),
@@ -80,6 +80,7 @@ const EVENTS: [(&str, Event); 16] = [
     ("seen:starting", Event::Seen(Phase::Starting)),
     ("seen:stopping", Event::Seen(Phase::Stopping)),
     ("seen:down", Event::Seen(Phase::Down)),
+    ("silent", Event::Silent),
     ("due", Event::Due),
     ("early", Event::Due),
 ];
@@ -320,6 +321,30 @@ fn a_client_that_the_target_refuses_waits_for_a_query() {
         arrived      awake            admit
         seen:down    asleep
         refused      waking           wake
+    ",
+    );
+}
+
+#[test]
+fn silence_stops_neither_a_service_with_a_client_nor_a_start() {
+    check(
+        "
+        seen:up      cooling
+        arrived      awake            admit
+        refused      awake            admit
+        silent       awake
+        left         cooling
+        silent       cooling
+    ",
+    );
+    check(
+        "
+        arrived      waking           wake
+        silent       waking
+        started      waking(started)
+        seen:up      waking(started)
+        hung-up      waking(started)
+        ready        cooling          admit
     ",
     );
 }

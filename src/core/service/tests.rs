@@ -213,6 +213,48 @@ fn a_client_is_rejected_when_only_its_target_stays_silent() {
 }
 
 #[test]
+fn a_service_with_no_connection_and_only_silent_targets_is_stopped() {
+    let mut bench = Bench::awake(2);
+    bench.leave(0);
+    bench.tell(Input::Refused(ticket(0, 0)));
+    // One is connected to the other target.
+    let limit = Timer::Limit(ticket(0, 0));
+    assert!(!bench.due(limit).contains(&Effect::Stop));
+    bench.tell(Input::Settle);
+    assert_eq!(bench.core.state(), State::Awake);
+
+    bench.leave(1);
+    let effects = bench.tell(Input::Refused(ticket(1, 1)));
+    // Both are asked.
+    assert_eq!(
+        effects,
+        [Effect::Close(1), Effect::Probe(0), Effect::Probe(1)]
+    );
+    let effects = bench.due(Timer::Limit(ticket(1, 1)));
+    let rejected = Effect::Reject(ticket(1, 1), Rejection::Silent);
+    assert_eq!(
+        (effects[0], effects.last()),
+        (rejected, Some(&Effect::Stop))
+    );
+    bench.tell(Input::Arrived(ticket(0, 2)));
+    let start = [Effect::Start(ticket(0, 2))];
+    assert_eq!(bench.tell(Input::Stopped(Ok(()))), start);
+}
+
+#[test]
+fn a_target_that_answers_keeps_a_service_up_whose_other_is_silent() {
+    let mut bench = Bench::awake(2);
+    (0..2).for_each(|target| _ = bench.leave(target));
+    bench.tell(Input::Refused(ticket(0, 0)));
+    assert_eq!(bench.core.state(), State::Awake);
+    assert!(
+        !bench
+            .due(Timer::Limit(ticket(0, 0)))
+            .contains(&Effect::Stop)
+    );
+}
+
+#[test]
 fn a_start_that_takes_too_long_is_given_up_and_undone() {
     let mut bench = Bench::asleep(1);
     bench.tell(Input::Arrived(client(1)));
