@@ -121,7 +121,10 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
                 _ => break signal,
             },
             () = changed.notified() => {
-                services.reap().await;
+                if services.reap().await && let Some(reload) = &setup.reload {
+                    services.reload(reload(), &listeners).await;
+                    handles.send_replace(services.handles());
+                }
                 if config.process.stay || !services.are_idle() || !pending.is_empty() {
                     continue;
                 }

@@ -108,12 +108,13 @@ impl Service {
     }
 
     /// Goes on with other settings. Those that wait, wait anew; those inside stay; the service is
-    /// found as it is.
-    async fn reconfigure(&mut self, settings: Settings, limit: Duration) {
+    /// found as it is, or, with `stop`, stopped unless it is down.
+    async fn reconfigure(&mut self, settings: Settings, stop: bool, limit: Duration) {
         let mut next = Orders::new(&settings, self.handle.clone(), self.tasks.clone());
         next.watch();
         let orders = std::mem::replace(&mut self.orders, next);
-        orders.close(false, limit).await;
+        let stop = stop && !self.core.is_down(self.occupancy());
+        orders.close(stop, limit).await;
         self.reporter.reconfigured(settings.about.clone());
         self.settings = settings;
         // Those that are gone from the settings may have connections inside.
@@ -247,12 +248,20 @@ impl Service {
             Message::MayExit(reply) => {
                 let _ = reply.send(self.core.is_idle(self.occupancy()));
             }
+            Message::IsDown(reply) => {
+                let _ = reply.send(self.core.is_down(self.occupancy()));
+            }
             Message::Record(reply) => {
                 self.reporter.carried(self.totals());
                 let _ = reply.send(self.reporter.record());
             }
-            Message::Reconfigure(settings, limit, reply) => {
-                self.reconfigure(*settings, limit).await;
+            Message::Reconfigure {
+                settings,
+                stop,
+                limit,
+                reply,
+            } => {
+                self.reconfigure(*settings, stop, limit).await;
                 let _ = reply.send(self.entrances());
             }
             // That ends the loop.

@@ -273,6 +273,18 @@ impl Service {
         self.woken_for
     }
 
+    /// Whether nothing runs, as far as is known, and no connection is inside.
+    pub fn is_down(&self, gates: Occupancy) -> bool {
+        let nothing_runs = match self.state() {
+            State::Asleep => self.seen_down,
+            State::Failed { undoing, .. } => !undoing,
+            State::Waking { .. } | State::Awake | State::Cooling { .. } | State::Stopping(_) => {
+                false
+            }
+        };
+        nothing_runs && gates.inside == 0
+    }
+
     /// Whether the process may exit as far as this service is concerned.
     pub fn is_idle(&self, gates: Occupancy) -> bool {
         let rests = match self.state() {

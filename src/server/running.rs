@@ -45,6 +45,9 @@ pub(super) struct Surroundings {
     pub(super) drain_timeout: Duration,
 }
 
+/// A new configuration, where it has listeners lead, and which of its services go on as before.
+type Plan = (Config, Routes, Vec<Option<String>>);
+
 /// All of them.
 #[derive(Debug)]
 pub(super) struct Services {
@@ -69,6 +72,8 @@ struct Running {
     lock: Option<UnitLock>,
     /// It is not in the file any more: it ends when it is idle.
     leaving: bool,
+    /// The file says that it starts something else: that applies when it is idle.
+    outdated: bool,
     /// Until it runs.
     service: Option<Box<Service>>,
 }
@@ -156,14 +161,15 @@ impl Services {
         }
     }
 
-    /// Ends those that have left the file and are idle.
-    pub(super) async fn reap(&mut self) {
+    /// Ends those that have left the file and are idle. Whether one is idle that waited for that to
+    /// start something else.
+    pub(super) async fn reap(&mut self) -> bool {
         let is_over = |running: &Running| running.leaving && running.is_idle();
         while let Some(index) = self.services.iter().position(is_over) {
             let running = self.services.remove(index);
             if !running.handle.may_exit().await {
                 self.services.push(running);
-                return;
+                break;
             }
             tracing::info!(
                 "{} is idle and no longer in the file: removed",
@@ -173,6 +179,8 @@ impl Services {
             let _: Option<Result<(), JoinError>> = self.tasks.join_next().await;
             self.surroundings.status_line.remove(running.place);
         }
+        let due = |running: &Running| running.outdated && !running.leaving && running.is_idle();
+        self.services.iter().any(due)
     }
 
     /// Ends all: with `signal`, as a signal has them end.
@@ -191,11 +199,16 @@ impl Services {
 
     /// Goes on with what was read from the file, or as before if that is wrong.
     pub(super) async fn reload(&mut self, read: Result<Config, String>, listeners: &Listeners) {
-        let planned = read.and_then(|config| self.plan(config, listeners));
-        let (config, routes) = match planned {
+        let planned = match read {
+            Ok(config) => self.plan(config, listeners).await,
+            Err(why) => Err(why),
+        };
+        let (config, routes, outdated) = match planned {
             Ok(planned) => planned,
             Err(why) => {
                 tracing::error!("cannot reload: {why}; nothing was changed");
+                // Not to be tried again and again.
+                self.services.iter_mut().for_each(|it| it.outdated = false);
                 return;
             }
         };
@@ -206,6 +219,11 @@ impl Services {
                 Some(index) => {
                     let mut running = before.remove(index);
                     running.leaving = false;
+                    running.outdated = outdated.contains(&running.config.name);
+                    if running.outdated {
+                        let name = running.name();
+                        tracing::warn!("{name} is in use: its new settings apply when it sleeps");
+                    }
                     running
                         .reconfigure(&self.surroundings, config, targets)
                         .await;
@@ -239,16 +257,23 @@ impl Services {
         tracing::info!("reloaded: {count} services");
     }
 
-    /// What a new configuration comes to, unless it is wrong.
-    fn plan(&self, config: Config, listeners: &Listeners) -> Result<(Config, Routes), String> {
-        let all: Vec<&Listener> = listeners.all().collect();
-        let routes = Routes::new(&config, &all)?;
-        for service in &config.services {
+    /// What a new configuration comes to, unless it is wrong. Services that are in use and would start
+    /// something else go on as before until they are idle.
+    async fn plan(&self, mut config: Config, listeners: &Listeners) -> Result<Plan, String> {
+        let mut outdated = Vec::new();
+        for service in &mut config.services {
             for running in &self.services {
+                if running.config.name == service.name {
+                    if running.must_end_before(service) && !running.handle.is_down().await {
+                        outdated.push(service.name.clone());
+                        *service = running.config.clone();
+                    }
+                    continue;
+                }
                 let shared = units(&service.kind)
                     .iter()
                     .find(|unit| units(&running.config.kind).contains(unit));
-                if let Some(unit) = shared.filter(|_| running.config.name != service.name) {
+                if let Some(unit) = shared {
                     return Err(format!(
                         "service `{}` wakes `{unit}`, which {} wakes; restart wakeport to give it \
                          to another service",
@@ -258,7 +283,9 @@ impl Services {
                 }
             }
         }
-        Ok((config, routes))
+        let all: Vec<&Listener> = listeners.all().collect();
+        let routes = Routes::new(&config, &all)?;
+        Ok((config, routes, outdated))
     }
 }
 
@@ -292,12 +319,36 @@ impl Running {
             place,
             lock,
             leaving: false,
+            outdated: false,
             service: Some(Box::new(service)),
         }
     }
 
     fn is_idle(&self) -> bool {
         *self.idle.borrow()
+    }
+
+    /// Whether what it starts by now would be left running for ever with `next`, or, as a child
+    /// process, be out of reach.
+    fn must_end_before(&self, next: &ServiceConfig) -> bool {
+        if self.config == *next {
+            return false;
+        }
+        match (&self.config.kind, &next.kind) {
+            (
+                ServiceKind::Units { units, manager },
+                ServiceKind::Units {
+                    units: next,
+                    manager: theirs,
+                },
+            ) => manager != theirs || units.iter().any(|unit| !next.contains(unit)),
+            (ServiceKind::Relay, _) | (ServiceKind::Hooks { .. }, ServiceKind::Hooks { .. }) => {
+                false
+            }
+            (ServiceKind::Units { .. } | ServiceKind::Hooks { .. } | ServiceKind::Exec(_), _) => {
+                true
+            }
+        }
     }
 
     fn name(&self) -> String {
@@ -317,18 +368,12 @@ impl Running {
         if self.config == config && self.targets == targets {
             return;
         }
-        if let ServiceKind::Exec(_) = self.config.kind {
-            tracing::warn!(
-                "{} runs as a child process: its changed settings apply when wakeport restarts",
-                self.name()
-            );
-            return;
-        }
         // What is under way ends first: only then another lock may be taken.
         let lock = self.lock.take();
         let (settings, context, lock) = build(surroundings, &config, targets, lock);
+        let ends = self.must_end_before(&config);
         let (_, limit) = last_order(&self.config, surroundings.drain_timeout);
-        if let Some(entrances) = self.handle.reconfigure(settings, limit).await {
+        if let Some(entrances) = self.handle.reconfigure(settings, ends, limit).await {
             self.entrances = entrances;
         }
         (self.context, self.lock) = (Arc::new(context), lock);

@@ -46,10 +46,21 @@ pub(super) enum Message {
     Queried(Result<Phase, Failure>, Option<String>),
     /// Whether the process may exit, everything before this message counted.
     MayExit(oneshot::Sender<bool>),
+    /// Whether nothing runs, and no connection is inside.
+    IsDown(oneshot::Sender<bool>),
     /// What is known by now.
     Record(oneshot::Sender<Record>),
     /// Go on with other settings: finish what is under way within the time given, then answer.
-    Reconfigure(Box<Settings>, Duration, oneshot::Sender<Vec<Entrance>>),
+    Reconfigure {
+        /// The other ones.
+        settings: Box<Settings>,
+        /// Stop first what may run by those before.
+        stop: bool,
+        /// How long what is under way may take.
+        limit: Duration,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Vec<Entrance>>,
+    },
     /// The process ends, or the service is not wanted any more: finish what is under way, stop the
     /// service if told to, and answer.
     Close {
@@ -144,6 +155,13 @@ impl Handle {
         }))
     }
 
+    /// Whether nothing runs, and no connection is inside.
+    pub async fn is_down(&self) -> bool {
+        let (reply, answer) = oneshot::channel();
+        self.post(Message::IsDown(reply));
+        answer.await.unwrap_or(true)
+    }
+
     /// Whether no connection is here and the service is down, everything sent before counted.
     pub async fn may_exit(&self) -> bool {
         let (reply, answer) = oneshot::channel();
@@ -158,11 +176,22 @@ impl Handle {
         answer.await.ok()
     }
 
-    /// Has the service go on with other settings; what is under way is finished within `limit` first.
-    /// The ways to its targets then, unless the service has ended.
-    pub async fn reconfigure(&self, settings: Settings, limit: Duration) -> Option<Vec<Entrance>> {
+    /// Has the service go on with other settings; what is under way is finished within `limit` first,
+    /// and with `stop` what may run is stopped. The ways to its targets then, unless the service has
+    /// ended.
+    pub async fn reconfigure(
+        &self,
+        settings: Settings,
+        stop: bool,
+        limit: Duration,
+    ) -> Option<Vec<Entrance>> {
         let (reply, answer) = oneshot::channel();
-        self.post(Message::Reconfigure(Box::new(settings), limit, reply));
+        self.post(Message::Reconfigure {
+            settings: Box::new(settings),
+            stop,
+            limit,
+            reply,
+        });
         answer.await.ok()
     }
 

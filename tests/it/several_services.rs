@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use socket2::Socket;
 use tempfile::TempDir;
 
-use crate::support::{Place, Run, Stage, Wakeport, directory, until};
+use crate::support::{Place, Run, Stage, Wakeport, directory, script, until};
 
 /// A file, and the sockets of the listeners `a` and `b`.
 struct Front {
@@ -173,6 +173,74 @@ fn clients_that_wait_are_served_after_a_reload() {
     front.write(&[service("a", &a, "2h"), service("b", &slow, "2h")]);
     reload(&wakeport);
     assert_eq!(waiting.take(5), b"hello");
+}
+
+/// An echo server that notes each of its starts.
+const CHILD: &str = r#"#!/usr/bin/python3
+import socket, sys, threading
+host, port = sys.argv[1].rsplit(":", 1)
+listener = socket.create_server((host, int(port)))
+with open(sys.argv[0] + ".starts", "a") as starts:
+    print(sys.argv[2], file=starts)
+def serve(client):
+    while data := client.recv(65536):
+        client.sendall(data)
+    client.close()
+while True:
+    client, _ = listener.accept()
+    threading.Thread(target=serve, args=(client,), daemon=True).start()
+"#;
+
+#[test]
+fn a_changed_child_process_is_started_when_the_one_before_has_ended() {
+    let (front, a) = (Front::new(), Stage::new());
+    let program = front.dir.path().join("child");
+    script(&program, CHILD);
+    let child = |word: &str| {
+        // Each has a place of its own.
+        let (place, program) = (Place::tcp(), program.display());
+        let exec = format!("exec = '{program} {place} {word}'");
+        format!("[service.b]\nlistener = 'b'\nto = '{place}'\ncooldown = '10ms'\n{exec}\n")
+    };
+    let starts = || fs::read_to_string(program.with_extension("starts")).unwrap_or_default();
+    let change = |word: &str| front.write(&[service("a", &a, "1h"), child(word)]);
+    change("one");
+    let wakeport = front.run().start();
+    let stays = front.places[0].connect();
+    stays.echoes("to a");
+    let inside = front.places[1].connect();
+    inside.echoes("to the first child");
+    change("two");
+    reload(&wakeport);
+    wakeport.logs("service `b` is in use: its new settings apply when it sleeps");
+    inside.echoes("it goes on");
+    front.places[1].connect().echoes("and takes clients");
+    assert_eq!(starts(), "one\n");
+    drop(inside);
+    wakeport.logs("service `b` reconfigured");
+    front.places[1].connect().echoes("to the second child");
+    assert_eq!(starts(), "one\ntwo\n");
+    // Asleep, it is changed at once.
+    wakeport.is("2 services: 1 awake, 1 asleep");
+    change("three");
+    reload(&wakeport);
+    front.places[1].connect().echoes("to the third child");
+    assert_eq!(starts(), "one\ntwo\nthree\n");
+    // After a failure as well.
+    wakeport.is("2 services: 1 awake, 1 asleep");
+    front.write(&[
+        service("a", &a, "1h"),
+        child("four").replace("/child ", "/missing "),
+    ]);
+    reload(&wakeport);
+    front.places[1].connect().is_reset();
+    wakeport.is("2 services: 1 failed, 1 awake");
+    change("four");
+    reload(&wakeport);
+    front.places[1].connect().echoes("to the fourth child");
+    assert_eq!(wakeport.log().matches(" is in use").count(), 1);
+    stays.echoes("a has not noticed");
+    assert_eq!((a.count("start"), a.count("stop")), (1, 0));
 }
 
 #[test]

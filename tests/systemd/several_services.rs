@@ -254,6 +254,76 @@ fn a_broken_file_resets_the_clients_of_both_and_a_mended_one_serves_the_next() {
     }
 }
 
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_reload_that_changes_the_unit_of_a_service_leaves_none_running() {
+    let rig = Rig::boot();
+    let keys = "cooldown = '200ms'";
+    let both = Echo::two(&rig, "pair", "", keys);
+    let [first, second] = &both;
+    let instance = first.wakeport();
+    rig.run("cd /etc/systemd/system && cp second.service third.service");
+    rig.systemctl("daemon-reload");
+    rig.allow("third.service");
+    let [stays, inside] = [first, second].map(|echo| {
+        let client = Client::connect(&echo.address);
+        echo.serves(&Exchange::short());
+        client
+    });
+    Echo::configure(&both, [keys, "cooldown = '200ms'\nunit = 'third'"]);
+    rig.systemctl(&format!("reload {instance}"));
+    let line = "service `second` is in use: its new settings apply when it sleeps";
+    rig.wait_for("it says so", || rig.said(&instance, line) == 1);
+    // Its connection goes on, and so does the unit.
+    second.serves(&Exchange::short());
+    assert!(rig.is("active", "second.service"));
+    drop(inside);
+    rig.wait_until("inactive", "second.service");
+    rig.wait_for("it has its new settings", || {
+        rig.said(&instance, "service `second` reconfigured") == 1
+    });
+    second.serves(&Exchange::short());
+    rig.wait_until("inactive", "third.service");
+    // What an administrator starts is noticed, as ever.
+    rig.systemctl("start third.service");
+    rig.wait_until("inactive", "third.service");
+    assert_eq!(
+        (rig.starts("second.service"), rig.starts("third.service")),
+        (1, 2)
+    );
+    drop(stays);
+    Echo::both_sleep(&both);
+    assert_eq!((rig.starts("first.service"), rig.starts(&instance)), (1, 1));
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_unit_moves_to_another_service_by_a_restart_and_not_by_a_reload() {
+    let rig = Rig::boot();
+    let keys = "cooldown = '1s'";
+    let both = Echo::two(&rig, "pair", "", keys);
+    let [first, second] = &both;
+    let instance = first.wakeport();
+    let file = rig.read("/etc/wakeport/pair.toml");
+    let moved = "[service.renamed]\nunit = 'second'";
+    second.under_clients(|are_served| {
+        rig.write("/etc/wakeport/pair.toml", &file.replace("[service.second]", moved));
+        rig.systemctl(&format!("reload {instance}"));
+        let line = "cannot reload: service `renamed` wakes `second.service`, which service `second` wakes; restart wakeport to give it to another service; nothing was changed";
+        rig.wait_for("it is refused", || rig.said(&instance, line) == 1);
+        are_served();
+        first.serves(&Exchange::short());
+    });
+    rig.systemctl(&format!("restart {instance}"));
+    for echo in &both {
+        echo.serves(&Exchange::short());
+    }
+    let seen = instances(&rig);
+    let names: Vec<_> = seen.iter().map(|view| &view["name"]).collect();
+    assert!(names.contains(&&Value::from("pair/renamed")), "{names:?}");
+    Echo::both_sleep(&both);
+}
+
 /// What `wakeport status --json` says of the services of `pair`.
 fn instances(rig: &Rig) -> Vec<Value> {
     let seen: Value = serde_json::from_str(&rig.run("runuser -u nobody -- wakeport status --json"))
