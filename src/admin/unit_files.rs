@@ -272,9 +272,9 @@ fn polkit(instance: &Instance, ids: &[String]) -> String {
 polkit.addRule(function(action, subject) {{
     var units = [{}];
     var verbs = ["start", "stop", "reset-failed"];
-    // From systemd 257 on, making a transient unit is asked for like starting one.
-    var transient = /transient/.test(action.lookup("polkit.message"));
-    if (action.id == "org.freedesktop.systemd1.manage-units" && subject.user == "wakeport" && !transient &&
+    // From systemd 257 on, freezing a unit, mounting on it and making a transient one have the same verbs.
+    var asked = /to (start|stop|reset the "failed" state of) '\$\(unit\)'/.test(action.lookup("polkit.message"));
+    if (action.id == "org.freedesktop.systemd1.manage-units" && subject.user == "wakeport" && asked &&
         units.indexOf(action.lookup("unit")) >= 0 && verbs.indexOf(action.lookup("verb")) >= 0) {{
         return polkit.Result.YES;
     }}

@@ -196,7 +196,17 @@ impl Bus {
         let mut answers = Vec::new();
         for unit in units {
             for verb in verbs {
-                let details = HashMap::from([("unit", unit.as_str()), ("verb", verb)]);
+                // As systemd asks: a rule may go by the message as well.
+                let what = match *verb {
+                    "reset-failed" => "reset the \"failed\" state of",
+                    other => other,
+                };
+                let message = format!("Authentication is required to {what} '$(unit)'.");
+                let details = HashMap::from([
+                    ("unit", unit.as_str()),
+                    ("verb", verb),
+                    ("polkit.message", &message),
+                ]);
                 let answer = authority.check_authorization(&subject, action, details, 0, "");
                 answers.push(answer.await?.0);
             }

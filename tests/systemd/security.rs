@@ -42,6 +42,8 @@ fn denied(rig: &Rig, words: &str) {
 fn polkit_grants_three_verbs_for_the_listed_units_and_nothing_else() {
     let rig = Rig::boot();
     python(&rig);
+    // So that it could be mounted on.
+    rig.drop_in("web.service", "mounts", "[Service]\nPrivateMounts=yes\n");
     rig.unit("secret.service", "[Service]\nExecStart=sleep infinity\n");
     rig.systemctl("start secret.service");
     rig.allow("web.service");
@@ -88,10 +90,10 @@ fn polkit_grants_three_verbs_for_the_listed_units_and_nothing_else() {
     assert!(!rig.attempt(other_user).status.success());
 }
 
-/// systemd 252 asks for a transient unit without its name, so here polkit is asked as systemd 257 asks it.
+/// systemd 252 does not ask for these with the unit's name, so here polkit is asked as systemd 257 asks it.
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn the_rule_tells_a_transient_unit_from_one_that_is_started() {
+fn the_rule_tells_other_requests_from_starts_and_stops() {
     let rig = Rig::boot();
     python(&rig);
     rig.allow("web.service");
@@ -105,22 +107,29 @@ fn the_rule_tells_a_transient_unit_from_one_that_is_started() {
     rig.systemctl("start foreign.service");
     let pid = rig.show("MainPID", "foreign.service");
     for unit in ["web.service", "notes.service"] {
-        let may = |question: &str| {
-            rig.attempt(&format!(
-                "pkcheck --action-id org.freedesktop.systemd1.manage-units --process {pid} \
-                 --detail unit {unit} --detail verb start --detail polkit.message '{question}'"
-            ))
-            .status
-            .success()
+        let asks = |verb: &str, what: &str| {
+            let message = format!("Authentication is required to {what}");
+            let mut check = rig.command(["pkcheck", "--process", &pid, "--action-id"]);
+            check.arg("org.freedesktop.systemd1.manage-units");
+            for (name, value) in [("unit", unit), ("verb", verb), ("polkit.message", &message)] {
+                check.args(["--detail", name, value]);
+            }
+            check.output().expect("pkcheck runs").status.success()
         };
+        assert!(asks("start", "start '$(unit)'."), "{unit}");
+        assert!(asks("stop", "stop '$(unit)'."), "{unit}");
         assert!(
-            may("Authentication is required to start '$(unit)'."),
+            asks("reset-failed", "reset the \"failed\" state of '$(unit)'."),
             "{unit}"
         );
-        assert!(
-            !may("Authentication is required to start transient unit '$(unit)'."),
-            "{unit}"
-        );
+        for (verb, what) in [
+            ("start", "start transient unit '$(unit)'."),
+            ("start", "mount on '$(unit)'."),
+            ("start", "freeze or thaw the processes of '$(unit)' unit."),
+            ("stop", "freeze or thaw the processes of '$(unit)' unit."),
+        ] {
+            assert!(!asks(verb, what), "{unit}: {verb}: {what}");
+        }
     }
 }
 
