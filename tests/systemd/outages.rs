@@ -248,7 +248,8 @@ fn clients_are_refused_while_the_bus_stays_away() {
 fn clients_survive_a_stop_of_the_journal() {
     outage(
         |rig| rig.systemctl(&format!("stop {JOURNALS_SOCKETS} {JOURNAL}")),
-        |rig| rig.systemctl(&format!("start {JOURNALS_SOCKETS} {JOURNAL}")),
+        // With its sockets, which it requires: started one by one, the first one may activate it before the others open.
+        |rig| rig.systemctl(&format!("start {JOURNAL}")),
     )
     .disturbs_nobody();
 }
