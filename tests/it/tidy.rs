@@ -453,6 +453,20 @@ fn every_fault_and_threat_names_existing_tests() {
 }
 
 #[test]
+fn each_scenario_of_the_quarter_exists_once() {
+    let quarter = read(&repo("tests/systemd/quarter"));
+    let mut names = BTreeSet::new();
+    for name in quarter.lines().filter(|line| line.contains("::")) {
+        let (module, test) = name.rsplit_once("::").expect("it was just seen");
+        assert!(
+            is_a_test(&format!("systemd::{module}"), test) && names.insert(name),
+            "tests/systemd/quarter: `{name}` is no scenario, or is there twice"
+        );
+    }
+    assert!(names.len() > 40, "only {} were found", names.len());
+}
+
+#[test]
 fn the_package_has_the_version_of_the_program() {
     let changelog = read(&repo("systemd/debian/changelog"));
     let version = format!("wakeport ({}-1) ", env!("CARGO_PKG_VERSION"));

@@ -8,12 +8,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 
-use crate::rig::{Client, Rig};
+use crate::rig::{Client, Rig, root};
 use crate::services::{PORT, TARGET, URL, alice, nginx, postgresql_on, python};
 
 /// The package as `cargo deb` makes it of Cargo.toml, around the program that is tested.
 static FIRST: LazyLock<PathBuf> = LazyLock::new(|| {
-    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("package");
+    // One for each root: their scenarios may run at the same time.
+    let root = root().map_or_else(|| "host".into(), PathBuf::from);
+    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join("package")
+        .join(root.file_name().expect("a root has a name"));
     // Where cargo-deb looks for what cargo has built.
     let built = scratch.join("release");
     fs::create_dir_all(&built).expect("a scratch directory");

@@ -10,7 +10,7 @@ mod services;
 
 pub(crate) use clients::{Client, GoneAs};
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
@@ -64,6 +64,7 @@ impl Rig {
             .arg(&cgroup)
             .arg(env!("CARGO_MANIFEST_DIR"))
             .arg(env!("CARGO_BIN_EXE_wakeport"))
+            .args(root())
             .env_clear()
             .env("PATH", PATH)
             .env("LC_ALL", "C.UTF-8")
@@ -153,6 +154,8 @@ impl Rig {
                 "-n",
                 "-u",
                 "-i",
+                "-r",
+                "-w",
                 "--",
             ])
             .args(words)
@@ -204,6 +207,11 @@ impl Drop for Rig {
             panic!("`{}` is still in use", self.cgroup.display());
         }
     }
+}
+
+/// The root whose systemd boots, built by `tests/systemd/roots`; none means the host's.
+pub(crate) fn root() -> Option<OsString> {
+    std::env::var_os("WAKEPORT_ROOT").filter(|root| !root.is_empty())
 }
 
 fn comes_true(mut condition: impl FnMut() -> bool) -> bool {

@@ -1,5 +1,6 @@
 //! Faults of the processes of a unit: killed by the kernel, or stopped.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -115,6 +116,10 @@ impl Rig {
 
     /// Where a system service has its processes.
     fn unit_cgroup(&self, unit: &str) -> PathBuf {
+        // An alias is a link: dbus.service may be one of dbus-broker.service.
+        let link = fs::read_link(self.path(&format!("/etc/systemd/system/{unit}")));
+        let link = link.unwrap_or_else(|_| PathBuf::from(unit));
+        let unit = link.file_name().and_then(OsStr::to_str).unwrap_or(unit);
         let slice = self.cgroup.join("system.slice");
         match unit.split_once('@') {
             Some((template, _)) => slice.join(format!("system-{template}.slice")).join(unit),
