@@ -388,6 +388,8 @@ impl Service {
         self.reporter.carried(self.totals());
         let until = self.core.no_wake_until(now);
         self.reporter.no_wake_until(until, now);
+        let label = &self.settings.about.label;
+        self.reporter.frozen(label, self.core.is_frozen());
         let (state, clients) = (self.core.state(), self.core.clients());
         self.reporter.publish(state, clients, now);
     }

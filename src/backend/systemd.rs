@@ -103,11 +103,24 @@ impl Units {
     /// Whether they run.
     pub async fn query(&self) -> Result<Phase, Failure> {
         loop {
-            match self.monitor.statuses(&self.names).await {
-                Ok(units) => return Ok(phase::of_all(&units)),
+            match self.try_query().await {
+                Ok(phase) => return Ok(phase),
                 Err(error) => self.monitor.ride_out(error, QUERY_TIMEOUT).await?,
             }
         }
+    }
+
+    async fn try_query(&self) -> Result<Phase, BusError> {
+        let units = self.monitor.statuses(&self.names).await?;
+        let phase = phase::of_all(&units);
+        if phase == Phase::Up {
+            for unit in &units {
+                if self.monitor.is_frozen(unit).await? {
+                    return Ok(Phase::Frozen);
+                }
+            }
+        }
+        Ok(phase)
     }
 
     /// Starts those that are not up. Returns when all are up, or restart by themselves.
@@ -316,6 +329,14 @@ impl Units {
         let units = self.monitor.statuses(&self.names).await?;
         for (name, unit) in self.names.iter().zip(units) {
             if unit.phase() == Phase::Up {
+                if self.monitor.is_frozen(&unit).await? {
+                    progress.state = format!("`{name}` is being thawed");
+                    self.monitor.thaw(name).await?;
+                    tracing::info!(
+                        unit = name.as_str(),
+                        "`{name}` was frozen; thawed for a client"
+                    );
+                }
                 progress.found_up.push(name.clone());
             } else if unit.job == "start" {
                 progress.starts(name, unit.job_path);
@@ -387,6 +408,10 @@ impl Units {
                 continue;
             }
             progress.state = format!("`{name}` is still {}", unit.state());
+            // From systemd 256 on, a frozen unit cannot be stopped. If it cannot be thawed, the job says so.
+            if unit.phase() == Phase::Up && self.monitor.is_frozen(unit).await? {
+                let _ = self.monitor.thaw(name).await;
+            }
             match self.monitor.stop(name).await {
                 Ok(job) => progress.jobs.push((name.clone(), job)),
                 Err(BusError::Final(failure)) => refused = Some(failure),
@@ -411,6 +436,10 @@ impl Units {
                 if matches!(unit.phase(), Phase::Up | Phase::Starting) {
                     let job = progress.job(name);
                     let result = job.and_then(|job| self.monitor.job_result(&job));
+                    if result.as_deref() == Some("frozen") {
+                        let failure = explain::frozen(name.as_str(), self.monitor.manager());
+                        return Err(BusError::Final(failure));
+                    }
                     return Err(BusError::Final(Failure(format!(
                         "`{name}` is {} after the order to stop: another process started it \
                          (stop job: {})",

@@ -20,6 +20,8 @@ use State::{Asleep, Awake, Cooling, Failed, Stopping, Waking};
 pub enum Phase {
     /// Every part of it is up.
     Up,
+    /// Every part of it is up, and does nothing until it is thawed.
+    Frozen,
     /// On its way up, restarting itself included.
     Starting,
     /// On its way down.
@@ -299,7 +301,7 @@ impl Lifecycle {
             (Stopping(Stop::Ours) | Failed { undoing: true, .. }, SleepFailed(phase)) => {
                 let at = now + backoff(self.failed_sleeps.saturating_sub(1));
                 match phase {
-                    Phase::Up => still_up(at, clients),
+                    Phase::Up | Phase::Frozen => still_up(at, clients),
                     // Even if it looks down: a stop hook that failed may have left a machine running.
                     Phase::Down => self.down(Stopping(Stop::Again { at }), clients, now),
                     Phase::Starting | Phase::Stopping => (Stopping(Stop::Again { at }), None),

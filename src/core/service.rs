@@ -204,6 +204,8 @@ pub struct Service {
     query_at: Option<Instant>,
     /// The service was seen down since it fell asleep.
     seen_down: bool,
+    /// It was seen frozen last: its targets accept connections, and serve none.
+    frozen: bool,
     linger_until: Option<Instant>,
     /// The gates are being closed for a stop; this one is next.
     closing: Option<usize>,
@@ -232,6 +234,7 @@ impl Service {
             query_again: false,
             query_at: None,
             seen_down: false,
+            frozen: false,
             linger_until: None,
             closing: None,
             gates: Occupancy::default(),
@@ -266,6 +269,11 @@ impl Service {
     /// Whether the answer to the query under way still says something.
     pub fn query_is_fresh(&self) -> bool {
         self.query.is_some_and(|query| query.fresh)
+    }
+
+    /// Whether the service is up and frozen.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen
     }
 
     /// The target that the service was woken for.
@@ -329,7 +337,8 @@ impl Service {
                 self.enqueue(ticket, false);
                 self.tell(Event::Arrived, now);
                 // What a query under way says is as good.
-                if self.lifecycle.wants_query(self.clients()) && self.query.is_none() {
+                let wanted = self.frozen || self.lifecycle.wants_query(self.clients());
+                if wanted && self.query.is_none() {
                     self.query();
                 }
             }
@@ -364,6 +373,7 @@ impl Service {
             }
             Input::Stopped(result) => {
                 self.new_epoch();
+                self.seen(result.err());
                 let event = result.map_or_else(Event::SleepFailed, |()| Event::Slept);
                 self.tell(event, now);
             }
@@ -507,11 +517,15 @@ impl Service {
             State::Waking { started, .. } => (false, false, started),
             State::Asleep | State::Stopping(_) | State::Failed { .. } => (false, false, false),
         };
+        let (up, awake, probing) = match self.frozen {
+            true => (false, false, false),
+            false => (up, awake, probing),
+        };
         let waits = self.targets.iter().any(|target| !target.queue.is_empty());
         let reachable = self.targets.iter().any(|target| target.reachable);
         let all = waits && !reachable && self.gates.inside == 0;
         // That ends as well, should the service never be seen.
-        let limited = awake || self.lifecycle.wants_query(self.clients());
+        let limited = awake || self.frozen || self.lifecycle.wants_query(self.clients());
         let limit = self.now.checked_add(self.rules.times.start_timeout);
         for (index, target) in self.targets.iter_mut().enumerate() {
             if awake && target.reachable {
@@ -645,7 +659,20 @@ impl Service {
             match result {
                 Ok(phase) => {
                     self.seen_down = phase == Phase::Down;
+                    self.seen(Some(phase));
+                    // A start thaws it. It stays up for those who do not wait for it.
+                    let waking = matches!(self.state(), State::Waking { .. });
+                    let phase = match self.frozen {
+                        true if waking || self.clients().waiting == 0 => Phase::Up,
+                        true => Phase::Down,
+                        false => phase,
+                    };
                     self.tell(Event::Seen(phase), self.now);
+                    // It was frozen in the middle of its start, which is given once more.
+                    let started = matches!(self.state(), State::Waking { started: true, .. });
+                    if self.frozen && started && !self.starting {
+                        self.start();
+                    }
                     // Something else starts or stops it: what comes of it is asked for, with pauses.
                     let wanted = self.lifecycle.wants_query(self.clients());
                     if wanted || self.state() == State::Asleep && !self.seen_down {
@@ -657,6 +684,14 @@ impl Service {
         }
         if again || !fresh {
             self.query();
+        }
+    }
+
+    /// Keeps connections out of a service that is frozen.
+    fn seen(&mut self, phase: Option<Phase>) {
+        self.frozen = phase == Some(Phase::Frozen);
+        if self.frozen {
+            (0..self.targets.len()).for_each(|target| self.unreachable(target));
         }
     }
 

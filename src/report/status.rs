@@ -109,7 +109,7 @@ impl Status {
             return None;
         }
         let mut text = self.describe(state, clients, tally, failure, now);
-        if let (State::Asleep | State::Stopping(_), Some(remark)) = (state, remark) {
+        if let Some(remark) = remark {
             text = format!("{text}; {remark}");
         }
         let changed = text != self.text;

@@ -34,6 +34,7 @@ pub struct Reporter {
     recorder: Recorder,
     say: Say,
     wake_rate: Option<WakeRate>,
+    frozen: bool,
     totals: Totals,
     tally: Tally,
 }
@@ -79,6 +80,7 @@ impl Reporter {
             recorder,
             say,
             wake_rate,
+            frozen: false,
             totals: Totals::default(),
             tally: Tally::default(),
         }
@@ -146,6 +148,13 @@ impl Reporter {
     /// The service was stopped; what it took until then, if that is known.
     pub(super) fn stopped(&mut self, freed: Option<u64>) {
         self.recorder.slept(freed);
+    }
+
+    /// Whether `service` is frozen.
+    pub(super) fn frozen(&mut self, service: &str, frozen: bool) {
+        if std::mem::replace(&mut self.frozen, frozen) != frozen {
+            self.remark(frozen.then(|| format!("{service} is frozen (`systemctl freeze`)")));
+        }
     }
 
     /// What is wrong with the service although it works. Logged when it is news, in whichever life.

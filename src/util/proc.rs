@@ -73,6 +73,12 @@ fn services_in(cgroup: &str) -> Vec<String> {
     cgroup.lines().find_map(services).unwrap_or_default()
 }
 
+/// Whether the processes of a control group are known not to be frozen (cgroups(7), version 2).
+pub fn is_thawed(cgroup: &str) -> bool {
+    let events = read(&format!("/sys/fs/cgroup{cgroup}/cgroup.events"));
+    events.lines().any(|line| line == "frozen 0")
+}
+
 /// A setting of the kernel, by its path below /proc/sys.
 pub fn setting(path: &str) -> Option<usize> {
     read(&format!("/proc/sys/{path}")).trim().parse().ok()

@@ -16,6 +16,9 @@ impl World {
             }
             (Defect::NeverCools, State::Cooling { .. }, Input::Due(Timer::Lifecycle))
             | (Defect::NeverForgets, State::Failed { .. }, Input::Due(Timer::Lifecycle)) => None,
+            (Defect::IgnoresFreezes, _, Input::Queried(Ok(Phase::Frozen))) => {
+                Some(Input::Queried(Ok(Phase::Up)))
+            }
             (_, _, input) => Some(input),
         }
     }

@@ -41,6 +41,9 @@ impl World {
         let Some(input) = self.distorted_input(input) else {
             return;
         };
+        if let Input::Stopped(result) = input {
+            self.process().seen_frozen = result == Err(Phase::Frozen);
+        }
         let process = self.process();
         let before = process.state();
         process.settled = false;
@@ -59,7 +62,15 @@ impl World {
         let process = self.process();
         let up = matches!(process.state(), State::Awake | State::Cooling { .. });
         let open = process.gates.iter().any(|gate| gate.is_open());
+        let frozen = process.seen_frozen;
+        if process.core.is_frozen() {
+            process.reachable = Default::default();
+        }
         self.expect(up || !open, "a gate is open though the service is not up");
+        self.expect(
+            !frozen || !open,
+            "a gate is open though the service was seen frozen",
+        );
     }
 
     fn carry_out(&mut self, effect: Effect, answer: &mut bool) {
@@ -122,7 +133,7 @@ impl World {
     fn note(&mut self, fact: Fact) {
         let failed = |state| matches!(state, State::Failed { .. });
         if failed(fact.to) && !failed(fact.from) {
-            let may_fail = self.excuse || self.unit.hung;
+            let may_fail = self.excuse || self.unit.hung || self.unit.phase == Phase::Frozen;
             self.expect(may_fail, "a wake failed though nothing was wrong");
         }
         if !matches!(fact.to, State::Waking { .. }) {
@@ -142,6 +153,11 @@ impl World {
     }
 
     fn admit(&mut self, ticket: Ticket, first: bool, answer: &mut bool) {
+        let frozen = self.process().seen_frozen;
+        self.expect(
+            !frozen,
+            "a client was let through to a service that was seen frozen",
+        );
         let gate = &mut self.process().gates[ticket.target];
         *gate = gate.admit(first);
         match self.waiting(ticket) {
@@ -253,6 +269,10 @@ impl World {
         // Once it has said that it may exit, it is as if it had.
         let exits = matches!(process.stage, Stage::Answered(true) | Stage::Closing);
         let fresh = process.core.query_is_fresh();
+        if fresh {
+            process.seen_frozen =
+                seen == Some(Phase::Frozen) || seen.is_none() && process.seen_frozen;
+        }
         if fresh && !exits {
             self.unit.known |= seen.is_some_and(|phase| phase != Phase::Down);
         }

@@ -16,7 +16,7 @@ impl World {
             (Kind::Start, Progress::Going) => {
                 order.given_up
                     || !self.bus
-                    || unit.phase == Phase::Up
+                    || matches!(unit.phase, Phase::Up | Phase::Frozen)
                     || unit.phase == Phase::Down
                     || unit.phase == Phase::Starting && unit.by_itself
                     || unit.phase == Phase::Stopping && !unit.again
@@ -42,7 +42,7 @@ impl World {
             (_, Progress::Begun) => match self.unit.phase {
                 _ if !self.bus => Progress::Failing,
                 Phase::Down => return self.stopped(Ok(())),
-                Phase::Up | Phase::Starting | Phase::Stopping => {
+                Phase::Up | Phase::Frozen | Phase::Starting | Phase::Stopping => {
                     self.unit.stop();
                     Progress::Going
                 }
@@ -50,7 +50,7 @@ impl World {
             (_, Progress::Going) => match self.unit.phase {
                 _ if !self.bus => Progress::Failing,
                 Phase::Down => return self.stopped(Ok(())),
-                Phase::Up | Phase::Starting => Progress::Failing,
+                Phase::Up | Phase::Frozen | Phase::Starting => Progress::Failing,
                 Phase::Stopping => Progress::Going,
             },
             (Kind::Close, Progress::Failing) => {
@@ -76,6 +76,7 @@ impl World {
             self.excuse = true;
             return self.started(Err(()));
         }
+        self.unit.thaw();
         if self.unit.phase == Phase::Up {
             return self.started(Ok(()));
         }
@@ -93,7 +94,7 @@ impl World {
             return self.started(Err(()));
         }
         match self.unit.phase {
-            Phase::Up => self.started(Ok(())),
+            Phase::Up | Phase::Frozen => self.started(Ok(())),
             Phase::Starting if self.unit.by_itself => self.started(Ok(())),
             Phase::Down => self.started(Err(())),
             Phase::Starting | Phase::Stopping => (),

@@ -90,8 +90,10 @@ pub(crate) enum Wrong {
     Hangs,
     /// The administrator starts the service,
     AdminStarts,
-    /// or stops it.
+    /// or stops it,
     AdminStops,
+    /// or freezes it.
+    AdminFreezes,
     BusGone,
     /// SIGKILL
     Kill,
@@ -173,6 +175,8 @@ impl World {
             // One that hangs while it starts fails in the end.
             Phase::Starting | Phase::Stopping => true,
             Phase::Up => !unit.answers && !unit.hung,
+            // The administrator thaws it for those that are connected.
+            Phase::Frozen => self.clients.contains(&Client::Connected),
         };
         may(gets_further, Step::Unit);
         may(self.process.is_none() && backlog, Step::Activate);
@@ -226,7 +230,9 @@ impl World {
                 Timer::Lifecycle => match process.state() {
                     State::Waking { .. } => {
                         let dead = !self.rules.0.can_tell && self.unit.phase == Phase::Down;
-                        let stuck = hung || dead && process.orders.is_empty();
+                        let forgotten = self.unit.phase == Phase::Frozen
+                            && !self.clients.contains(&Client::Waiting);
+                        let stuck = hung || forgotten || dead && process.orders.is_empty();
                         may(stuck, Step::Due);
                         may(
                             !stuck && self.left.failures > 0,
@@ -259,7 +265,7 @@ impl World {
     fn trouble(&self, may: &mut impl FnMut(bool, Step)) {
         let (left, unit) = (self.left, &self.unit);
         let fails = left.failures > 0;
-        let runs = matches!(unit.phase, Phase::Up | Phase::Starting);
+        let runs = matches!(unit.phase, Phase::Up | Phase::Starting | Phase::Frozen);
         may(
             fails && unit.phase == Phase::Starting,
             Step::Wrong(Wrong::StartFails),
@@ -278,6 +284,10 @@ impl World {
         may(
             left.admin > 0 && (runs || unit.again),
             Step::Wrong(Wrong::AdminStops),
+        );
+        may(
+            left.freezes > 0 && unit.phase == Phase::Up,
+            Step::Wrong(Wrong::AdminFreezes),
         );
         may(left.bus > 0 && self.bus, Step::Wrong(Wrong::BusGone));
         let Some(process) = &self.process else {
@@ -411,6 +421,7 @@ impl World {
         match wrong {
             Wrong::Leave(_) => left.leaves -= 1,
             Wrong::AdminStarts | Wrong::AdminStops => left.admin -= 1,
+            Wrong::AdminFreezes => left.freezes -= 1,
             Wrong::BusGone => left.bus -= 1,
             Wrong::Kill => left.kills -= 1,
             Wrong::Term => left.terms -= 1,
@@ -427,6 +438,7 @@ impl World {
             wrong,
             Wrong::Leave(_)
                 | Wrong::AdminStarts
+                | Wrong::AdminFreezes
                 | Wrong::BusGone
                 | Wrong::Kill
                 | Wrong::Term
@@ -455,6 +467,8 @@ impl World {
                 self.handed_on |= self.process.is_none() && !self.restarts;
             }
             Wrong::AdminStops => self.unit.stop(),
+            // What listens goes on to accept connections.
+            Wrong::AdminFreezes => self.unit.phase = Phase::Frozen,
             Wrong::BusGone => self.bus = false,
             Wrong::Kill => {
                 for client in &mut self.clients {
@@ -508,6 +522,7 @@ impl World {
             }
             Phase::Starting => unit.becomes(Phase::Up),
             Phase::Up => unit.answers = true,
+            Phase::Frozen => unit.thaw(),
             Phase::Stopping if unit.again => {
                 unit.again = false;
                 unit.becomes(Phase::Starting);

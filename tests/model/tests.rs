@@ -8,6 +8,7 @@ use crate::world::{Defect, Rules, Trouble, World};
 const NO_TROUBLE: Trouble = Trouble {
     failures: 0,
     admin: 0,
+    freezes: 0,
     bus: 0,
     kills: 0,
     terms: 0,
@@ -128,6 +129,20 @@ fn the_last_client_that_leaves_is_told() {
         ..sound(TWO)
     };
     holds(rules, A_FAILURE, 880_000, &["Failed", "Rejected"]);
+}
+
+#[test]
+fn an_administrator_freezes_the_service() {
+    let trouble = Trouble {
+        freezes: 1,
+        ..NO_TROUBLE
+    };
+    holds(sound(TWO), trouble, 10_000, &ALL_STATES);
+    let one_wake = Rules {
+        one_wake: true,
+        ..sound(TWO)
+    };
+    holds(one_wake, trouble, 100_000, &["Rejected"]);
 }
 
 #[test]
@@ -348,6 +363,15 @@ fn finds_services_that_are_never_stopped() {
     finds(Defect::NeverCools, NO_TROUBLE, "never comes to rest");
     finds(Defect::NeverAdopts, trouble, "never comes to rest");
     finds(Defect::ExitsBlindly, trouble, "left a service running");
+}
+
+#[test]
+fn finds_clients_of_a_service_that_is_frozen() {
+    let trouble = Trouble {
+        freezes: 1,
+        ..NO_TROUBLE
+    };
+    finds(Defect::IgnoresFreezes, trouble, "seen frozen");
 }
 
 #[test]

@@ -103,13 +103,21 @@ impl Unit {
             Phase::Down => self.becomes(Phase::Starting),
             Phase::Stopping => self.again = true,
             Phase::Starting => self.by_itself = false,
-            Phase::Up => (),
+            Phase::Up | Phase::Frozen => (),
+        }
+    }
+
+    /// `ThawUnit`: its processes go on, as what they were.
+    pub(crate) fn thaw(&mut self) {
+        if self.phase == Phase::Frozen {
+            self.phase = Phase::Up;
         }
     }
 
     /// `StopUnit`.
     pub(crate) fn stop(&mut self) {
         self.again = false;
+        self.thaw();
         if matches!(self.phase, Phase::Up | Phase::Starting) {
             self.becomes(Phase::Stopping);
         }
@@ -218,6 +226,8 @@ pub(crate) struct Process {
     /// What the order that was over last has started.
     pub(crate) started: bool,
     pub(crate) query: Option<Query>,
+    /// The service was seen frozen last.
+    pub(crate) seen_frozen: bool,
     pub(crate) stage: Stage,
     /// With `Defect::WatchesTooLate`, the gates are armed some time.
     pub(crate) arms_late: bool,
@@ -234,7 +244,7 @@ impl Hash for Process {
         (self.told, self.doing, &self.inbox, &self.reports).hash(hasher);
         (self.settled, self.idle, self.probing, self.reachable).hash(hasher);
         (&self.orders, self.started, self.query, self.stage).hash(hasher);
-        self.arms_late.hash(hasher);
+        (self.arms_late, self.seen_frozen).hash(hasher);
     }
 }
 
@@ -264,6 +274,7 @@ impl Process {
             orders: Vec::new(),
             started: false,
             query: None,
+            seen_frozen: false,
             stage: Stage::Serving,
             arms_late: false,
             before: Aside(Occupancy::default()),
@@ -300,6 +311,8 @@ pub(crate) struct Trouble {
     pub(crate) failures: u8,
     /// The administrator starts or stops the service.
     pub(crate) admin: u8,
+    /// The administrator freezes it.
+    pub(crate) freezes: u8,
     /// The bus is gone for a while.
     pub(crate) bus: u8,
     /// SIGKILL for wakeport.
@@ -352,6 +365,8 @@ pub(crate) enum Defect {
     RejectsDuringAStop,
     /// It does not stop the service when no client is here.
     NeverCools,
+    /// It lets clients through to a service that it has seen frozen.
+    IgnoresFreezes,
     /// It does not stop a service that answers no client.
     KeepsTheSilent,
     /// A query counts that was begun before an order.

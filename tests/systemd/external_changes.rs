@@ -205,6 +205,61 @@ fn a_unit_that_is_active_and_silent_is_started_anew_for_the_next_client() {
     echo.serves(&Exchange::short());
 }
 
+// -- a freeze
+
+const FROZEN: &str = "`systemctl freeze`";
+const NEVER: &str = "WAKEPORT_COOLDOWN=1h";
+
+fn frozen<'a>(rig: &'a Rig, settings: &[&str]) -> Echo<'a> {
+    let echo = Echo::asleep(rig, "echo", "", settings);
+    echo.serves(&Exchange::short());
+    rig.systemctl("freeze echo.service");
+    echo
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_frozen_unit_is_thawed_for_a_client() {
+    let rig = Rig::boot();
+    rig.drop_in("wakeport@echo.service", "root", "[Service]\nUser=root\n");
+    let echo = frozen(&rig, &[NEVER]);
+    let status = || rig.run("wakeport status echo");
+    rig.wait_for("it is reported", || status().contains(FROZEN));
+    echo.serves(&Exchange::short());
+    assert_eq!(rig.show("FreezerState", "echo.service"), "running");
+    let thawed = "`echo.service` was frozen; thawed for a client";
+    assert_eq!(rig.said("wakeport@echo.service", thawed), 1);
+    rig.wait_for("it is reported no more", || !status().contains(FROZEN));
+    assert_eq!(rig.starts("echo.service"), 1);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_frozen_unit_that_may_not_be_thawed_refuses_clients_with_the_remedy() {
+    let rig = Rig::boot();
+    let echo = frozen(&rig, &[NEVER]);
+    rig.wait_for("it is reported", || {
+        rig.run("wakeport status echo").contains(FROZEN)
+    });
+    assert!(echo.refuses());
+    let line = "cannot thaw `echo.service`: not authorized: before systemd 262 only root may; `systemctl thaw echo.service`";
+    assert_eq!(rig.said("wakeport@echo.service", line), 1);
+    assert_eq!(rig.show("FreezerState", "echo.service"), "frozen");
+    rig.systemctl("thaw echo.service");
+    rig.wait_for("a client is served again", || !echo.refuses());
+    assert_eq!(rig.starts("echo.service"), 1);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_frozen_unit_sleeps_at_the_end_of_its_cooldown() {
+    let rig = Rig::boot();
+    let echo = frozen(&rig, &["WAKEPORT_COOLDOWN=2s"]);
+    rig.wait_until_asleep("echo");
+    echo.serves(&Exchange::short());
+    assert_eq!(rig.starts("echo.service"), 2);
+}
+
 // -- the start
 
 #[test]

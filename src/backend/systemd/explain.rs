@@ -22,6 +22,7 @@ pub(super) enum Verb {
     Start,
     Stop,
     Reset,
+    Thaw,
 }
 
 /// What a unit says about its last run; empty where it says nothing.
@@ -161,6 +162,7 @@ fn refused(name: &str, text: &str, verb: Verb, unit: &str, of: Manager) -> Failu
         Verb::Start => "start",
         Verb::Stop => "stop",
         Verb::Reset => "reset the start limit of",
+        Verb::Thaw => "thaw",
     };
     let why = match name.rsplit('.').next().unwrap_or_default() {
         "UnitMasked" => format!("it is masked; `{ctl} unmask {unit}`"),
@@ -169,6 +171,9 @@ fn refused(name: &str, text: &str, verb: Verb, unit: &str, of: Manager) -> Failu
         }
         "LoadFailed" | "BadUnitSetting" => {
             format!("invalid unit file ({text}); `systemd-analyze verify {unit}`")
+        }
+        "AccessDenied" if verb == Verb::Thaw => {
+            format!("not authorized: before systemd 262 only root may; `{ctl} thaw {unit}`")
         }
         "AccessDenied" | "InteractiveAuthorizationRequired"
             if verb != Verb::Query && of == Manager::System =>
@@ -209,6 +214,14 @@ pub(super) fn not_up(unit: &str, job: Option<&str>, run: &LastRun, of: Manager) 
         Some(other) => format!("its start job ended with `{other}`; {status}"),
     };
     Failure(format!("`{unit}` failed to start: {why}"))
+}
+
+/// Why `unit` was not stopped, which is frozen.
+pub(super) fn frozen(unit: &str, of: Manager) -> Failure {
+    let ctl = systemctl(of);
+    Failure(format!(
+        "`{unit}` cannot be stopped while it is frozen; `{ctl} thaw {unit}`"
+    ))
 }
 
 /// How `unit` has ended, which was told to stop and counts as failed.

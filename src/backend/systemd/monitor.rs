@@ -18,7 +18,8 @@ use zbus::{MatchRule, Message, MessageStream, OwnedObjectPath};
 use super::explain::{self, BusError, Verb};
 use crate::backend::Failure;
 use crate::config::{Manager, UnitName};
-use crate::systemd::dbus::{Bus, Properties, SYSTEMD, UnitStatus};
+use crate::systemd::dbus::{self, Bus, Properties, SYSTEMD, UnitStatus};
+use crate::util::proc;
 
 /// How long an answer may take: libdbus's own default. The manager does not answer while it
 /// reloads its units.
@@ -199,6 +200,36 @@ impl Monitor {
         let link = self.link().await?;
         let done = link.bus.systemd.reset_failed_unit(unit.as_str()).await;
         self.reply(&link, done, Verb::Reset, unit.as_str())
+    }
+
+    /// Ends a freeze of `unit`.
+    pub(super) async fn thaw(&self, unit: &UnitName) -> Result<(), BusError> {
+        let link = self.link().await?;
+        let done = link.bus.systemd.thaw_unit(unit.as_str()).await;
+        self.reply(&link, done, Verb::Thaw, unit.as_str())
+    }
+
+    /// Whether the processes of a unit are frozen.
+    pub(super) async fn is_frozen(&self, unit: &UnitStatus) -> Result<bool, BusError> {
+        let Some(interface) = dbus::interface(&unit.id) else {
+            return Ok(false);
+        };
+        let property = async |interface, name| -> Result<String, BusError> {
+            let link = self.link().await?;
+            let value = link.bus.property(&unit.path, interface, name).await;
+            match self.reply(&link, value, Verb::Query, &unit.id) {
+                // This systemd or this kind of unit knows no freezer.
+                Err(BusError::Final(_)) => Ok(String::new()),
+                value => value,
+            }
+        };
+        if !property("Unit", "FreezerState").await?.starts_with("fr") {
+            return Ok(false);
+        }
+        // A unit that was killed while it was frozen keeps that state (seen with systemd 252).
+        Ok(!proc::is_thawed(
+            &property(interface, "ControlGroup").await?,
+        ))
     }
 
     /// The properties of one of the interfaces of the unit at `path`.

@@ -12,7 +12,7 @@ impl UnitStatus {
     /// Whether nothing more will come of an order to start, and the unit did not end up down.
     pub(super) fn is_started(&self) -> bool {
         match self.phase() {
-            Phase::Up => true,
+            Phase::Up | Phase::Frozen => true,
             // It restarts by itself, or its job was cancelled: it goes on without one.
             Phase::Starting => self.job.is_empty() && self.active == "activating",
             Phase::Stopping | Phase::Down => false,

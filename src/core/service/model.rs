@@ -30,7 +30,8 @@ impl Service {
         self.rejected.hash(hasher);
         (self.woken_for, self.starting, self.given_up).hash(hasher);
         (self.query, self.query_again, self.query_at.is_some()).hash(hasher);
-        (self.seen_down, self.linger_until.is_some(), self.closing).hash(hasher);
+        (self.seen_down, self.frozen, self.closing).hash(hasher);
+        self.linger_until.is_some().hash(hasher);
         (self.sample_at.is_some(), self.watching).hash(hasher);
         (gates == self.sampled, gates.entered == self.sampled.entered).hash(hasher);
     }
