@@ -208,6 +208,7 @@ pub fn files(instance: &Instance, places: &Places, ids: &[String]) -> Vec<(PathB
 fn comes_late(address: &Bound) -> bool {
     match address {
         Bound::Tcp(tcp) => !tcp.ip().is_unspecified() && !tcp.ip().is_loopback(),
+        Bound::Zoned(..) => true,
         Bound::Unix(_) => false,
     }
 }

@@ -45,7 +45,7 @@ pub fn program(path: &str) -> String {
 pub fn address(bound: &Bound) -> String {
     match bound {
         Bound::Tcp(tcp) if tcp.is_ipv6() && tcp.ip().is_unspecified() => tcp.port().to_string(),
-        Bound::Tcp(_) | Bound::Unix(_) => bound.to_string().replace('%', "%%"),
+        Bound::Tcp(_) | Bound::Zoned(..) | Bound::Unix(_) => bound.to_string().replace('%', "%%"),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -46,6 +46,8 @@ pub enum Peer {
 pub enum Bound {
     /// A TCP socket.
     Tcp(SocketAddr),
+    /// One on an address that is an interface's, whose name or number is the zone.
+    Zoned(SocketAddrV6, String),
     /// A Unix socket.
     Unix(UnixAddress),
 }
@@ -104,6 +106,7 @@ impl Bound {
     pub fn tcp(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(address) => Some(*address),
+            Self::Zoned(address, _) => Some((*address).into()),
             Self::Unix(_) => None,
         }
     }
@@ -150,6 +153,12 @@ impl FromStr for Bound {
             return Ok(Self::Tcp((Ipv6Addr::UNSPECIFIED, port(text)?).into()));
         }
         let (host, port) = host_and_port(text)?;
+        if let Some((ip, zone)) = host.split_once('%') {
+            let ip: Ipv6Addr = ip.parse().map_err(|_| "only an IPv6 address has a zone")?;
+            let port = port.ok_or("the port is missing, as in `[fe80::1]:8080%eth0`")?;
+            let address = SocketAddrV6::new(ip, port, 0, 0);
+            return Ok(Self::Zoned(address, zone.to_owned()));
+        }
         let ip: IpAddr = match host.as_str() {
             "localhost" => IpAddr::from([127, 0, 0, 1]),
             host => host
@@ -246,6 +255,8 @@ impl fmt::Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
+            // As systemd.socket(5) writes it.
+            Self::Zoned(address, zone) => write!(f, "{address}%{zone}"),
             Self::Unix(unix) => unix.fmt(f),
         }
     }
@@ -273,8 +284,9 @@ fn unix(text: &str) -> Result<Option<UnixAddress>, String> {
     Ok(Some(address))
 }
 
-/// Splits `host`, `host:port`, `[v6]` and `[v6]:port`.
+/// Splits `host`, `host:port`, `[v6]` and `[v6]:port`; `[v6%zone]:port` is `[v6]:port%zone` as well.
 fn host_and_port(text: &str) -> Result<(String, Option<u16>), String> {
+    let mut zone = None;
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (host, tail) = rest.split_once(']').ok_or("the closing `]` is missing")?;
@@ -282,6 +294,13 @@ fn host_and_port(text: &str) -> Result<(String, Option<u16>), String> {
             number
                 .parse::<Ipv6Addr>()
                 .map_err(|_| format!("`{host}` is not an IPv6 address"))?;
+            let tail = match tail.split_once('%') {
+                Some((tail, name)) if number == host => {
+                    zone = Some(name);
+                    tail
+                }
+                _ => tail,
+            };
             let port = match tail {
                 "" => None,
                 _ => Some(
@@ -305,12 +324,20 @@ fn host_and_port(text: &str) -> Result<(String, Option<u16>), String> {
     {
         return Err("the host is missing or malformed; write `host:port`, `[v6]:port`, `host`, `/path` or `@abstract`".into());
     }
+    let host = zone.map_or(host.to_owned(), |zone| format!("{host}%{zone}"));
+    if host.ends_with('%')
+        || zone.is_some_and(|zone| {
+            zone.contains(|c: char| c.is_whitespace() || c.is_control() || "/@%".contains(c))
+        })
+    {
+        return Err("the zone after `%` is the name or the number of an interface".into());
+    }
     if port.is_none() && host.bytes().all(|b| b.is_ascii_digit()) {
         return Err(format!(
             "`{host}` is a port without a host; write `127.0.0.1:{host}`"
         ));
     }
-    Ok((host.to_owned(), port.map(self::port).transpose()?))
+    Ok((host, port.map(self::port).transpose()?))
 }
 
 fn port(text: &str) -> Result<u16, String> {
@@ -349,6 +376,12 @@ mod tests {
             assert_eq!(text.parse(), Ok(address.clone()), "{text}");
             assert_eq!(address.to_string(), text);
         }
+    }
+
+    #[test]
+    fn a_zone_may_stand_behind_the_port() {
+        let address = "[fe80::1]:80%eth0".parse();
+        assert_eq!(address, Ok(tcp("fe80::1%eth0", Some(80))));
     }
 
     #[test]
@@ -425,6 +458,9 @@ mod tests {
             ("localhost:1", "127.0.0.1:1"),
             ("/run/x", "/run/x"),
             ("@x", "@x"),
+            ("[fe80::1%eth0]:80", "[fe80::1]:80%eth0"),
+            ("[fe80::1]:80%eth0", "[fe80::1]:80%eth0"),
+            ("[fe80::1]:80%2", "[fe80::1]:80%2"),
         ] {
             assert_eq!(
                 text.parse::<Bound>().map(|bound| bound.to_string()),
@@ -432,7 +468,20 @@ mod tests {
                 "{text}"
             );
         }
-        for text in ["example.org:80", "127.0.0.1", "", "0", "+80", "65536"] {
+        for text in [
+            "example.org:80",
+            "127.0.0.1",
+            "",
+            "0",
+            "+80",
+            "65536",
+            "[fe80::1%]:80",
+            "[fe80::1]:80%",
+            "[fe80::1%a]:80%b",
+            "[fe80::1]:80%a b",
+            "127.0.0.1%lo:80",
+            "[fe80::1%eth0]",
+        ] {
             assert!(text.parse::<Bound>().is_err(), "{text}");
         }
     }

@@ -14,7 +14,7 @@ use listenfd::ListenFd;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, bind, ipproto, listen,
-    socket_with, sockopt,
+    netdevice, socket_with, sockopt,
 };
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -253,12 +253,12 @@ fn bind_one(name: String, wanted: &Bound, ipv6_only: bool) -> io::Result<Listene
     let open = |family| socket_with(family, SocketType::STREAM, flags, None);
     let mut file = None;
     let socket = match wanted {
-        Bound::Tcp(address) => {
+        Bound::Tcp(_) | Bound::Zoned(..) => {
             let family = |address: &SocketAddr| match address.is_ipv6() {
                 true => AddressFamily::INET6,
                 false => AddressFamily::INET,
             };
-            let mut address = *address;
+            let mut address = tcp_address(wanted)?;
             let socket = match open(family(&address)) {
                 // Every address of a machine without IPv6 is one of IPv4.
                 Err(Errno::AFNOSUPPORT) if wanted.is_dual_wildcard() && !ipv6_only => {
@@ -290,6 +290,25 @@ fn bind_one(name: String, wanted: &Bound, ipv6_only: bool) -> io::Result<Listene
     listen(&socket, BACKLOG)?;
     let address = address_of(&socket)?.ok_or(io::ErrorKind::Unsupported)?;
     Ok(Listener::new(name, address, socket, file))
+}
+
+/// The address to bind, with the number of its zone.
+fn tcp_address(wanted: &Bound) -> io::Result<SocketAddr> {
+    let mut address = wanted.tcp().ok_or(io::ErrorKind::Unsupported)?;
+    if let (Bound::Zoned(_, zone), SocketAddr::V6(v6)) = (wanted, &mut address) {
+        let any = socket_with(
+            AddressFamily::UNIX,
+            SocketType::DGRAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        let index = match zone.parse() {
+            Ok(index) => index,
+            Err(_) => netdevice::name_to_index(&any, zone)?,
+        };
+        v6.set_scope_id(index);
+    }
+    Ok(address)
 }
 
 /// Removes a socket file that has no listener any more. Anything else stays, and bind(2) fails.

@@ -7,14 +7,14 @@ use crate::config::address::{Address, Bound};
 /// Whether a connection to `target` ends at `listener`. `ips` are the addresses of the target's
 /// host; without a port it means the listener's own.
 pub fn reaches(target: &Address, ips: &[IpAddr], listener: &Bound) -> bool {
-    match (target, listener) {
-        (Address::Unix(target), Bound::Unix(listener)) => target == listener,
-        (Address::Tcp { port, .. }, &Bound::Tcp(listener)) => {
+    match (target, listener.tcp()) {
+        (Address::Unix(target), None) => *listener == Bound::Unix(target.clone()),
+        (Address::Tcp { port, .. }, Some(listener)) => {
             let port = port.unwrap_or(listener.port());
             ips.iter()
                 .any(|&ip| reaches_over_tcp(SocketAddr::new(ip, port), listener))
         }
-        (Address::Unix(_), Bound::Tcp(_)) | (Address::Tcp { .. }, Bound::Unix(_)) => false,
+        (Address::Unix(_), Some(_)) | (Address::Tcp { .. }, None) => false,
     }
 }
 

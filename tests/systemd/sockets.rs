@@ -215,6 +215,42 @@ fn both_families_of_a_port_written_out_are_served_in_either_order() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
+fn an_address_with_a_zone_is_understood_in_either_spelling() {
+    let rig = Rig::boot();
+    nginx(&rig);
+    rig.run(
+        "ip link add d0 type veth peer name d1 && ip link set d1 up && ip addr add fe80::42/64 dev d0 nodad && ip link set d0 up",
+    );
+    let page = || rig.curl("http://[fe80::42%25d0]:8080/");
+    for address in ["[fe80::42]:8080%d0", "[fe80::42%d0]:8080"] {
+        rig.run(&format!(
+            "wakeport init nginx --listen {address} --to {TARGET} --cooldown 300ms --write --enable"
+        ));
+        assert_eq!(page(), "hello");
+        rig.wait_until_asleep("nginx");
+        let said = rig.run("wakeport check nginx");
+        assert!(said.contains("ok: wakeport@nginx"), "{said}");
+        rig.run("wakeport init nginx --remove");
+        by_hand(
+            &rig,
+            "AF_UNIX AF_INET AF_INET6",
+            &format!("--listen {address}"),
+        );
+        assert_eq!(page(), "hello");
+        rig.systemctl("stop hand.service");
+    }
+    let run = rig.attempt(&format!(
+        "wakeport run --listen [fe80::42%gone]:8080 --to {TARGET} 2>&1"
+    ));
+    let said = String::from_utf8_lossy(&run.stdout).into_owned();
+    assert!(
+        said.contains("cannot listen on `[fe80::42]:8080%gone`: No such device"),
+        "{said}"
+    );
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
 fn without_ipv6_a_port_alone_is_served_over_ipv4() {
     let rig = Rig::boot();
     nginx(&rig);

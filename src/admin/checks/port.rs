@@ -29,7 +29,7 @@ pub fn taken(
     Some(Finding::error(match &there.holder {
         Holder::Unit(unit) if units.contains(unit) => {
             let elsewhere = match wanted {
-                Bound::Tcp(_) => format!(
+                Bound::Tcp(_) | Bound::Zoned(..) => format!(
                     "another port (then `--to` that), a Unix socket (`--to /PATH`), or a network that only wakeport reaches, with `--listen` on a single address: PrivateNetwork=yes in both, JoinsNamespaceOf={service} in `{unit}`, JoinsNamespaceOf={unit} in `{service}`"
                 ),
                 Bound::Unix(_) => "another path (then `--to` that)".to_owned(),
@@ -45,8 +45,12 @@ pub fn taken(
 /// Whether two sockets cannot both listen. An IPv6 one for every address takes the IPv4 ones too.
 pub fn overlap(one: &Bound, other: &Bound) -> bool {
     match (one, other) {
-        (Bound::Unix(one), Bound::Unix(other)) => one == other,
-        (Bound::Tcp(one), Bound::Tcp(other)) => {
+        (Bound::Unix(one), Bound::Unix(other)) => return one == other,
+        (Bound::Zoned(_, one), Bound::Zoned(_, other)) if one != other => return false,
+        _ => (),
+    }
+    match (one.tcp(), other.tcp()) {
+        (Some(one), Some(other)) => {
             let (a, b) = (one.ip(), other.ip());
             let everywhere = |ip: IpAddr, other: IpAddr| {
                 ip.is_unspecified() && (ip.is_ipv6() || other.is_ipv4())
