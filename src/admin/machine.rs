@@ -224,6 +224,14 @@ pub fn open_files() -> u64 {
     limit.maximum.unwrap_or(u64::MAX)
 }
 
+/// Where the user's manager is, if XDG_RUNTIME_DIR does not say so, as under su(1) and cron(8): the
+/// client of D-Bus finds it there, and systemctl(1) does not.
+pub fn runtime_directory() -> Option<PathBuf> {
+    let path = PathBuf::from(format!("/run/user/{}", own_ids().0));
+    let is_set = std::env::var_os("XDG_RUNTIME_DIR").is_some_and(|value| !value.is_empty());
+    (!is_set && path.is_dir()).then_some(path)
+}
+
 /// Whether the user's manager runs without a login, as loginctl(1) notes it down.
 pub fn linger(manager: Manager) -> Option<bool> {
     let noted = Path::new("/var/lib/systemd/linger").join(own_name());

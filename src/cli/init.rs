@@ -14,7 +14,7 @@ use crate::admin::machine;
 use crate::admin::system::System;
 use crate::admin::unit_files::{self, Change, DROP_IN, Places, Plan, Step, in_words};
 use crate::admin::{Finding, Instance, Level, checks, stem};
-use crate::config::UnitName;
+use crate::config::{Manager, UnitName};
 use crate::util::file;
 
 /// Put a service behind wakeport: print the units, or install them
@@ -108,8 +108,13 @@ impl Init {
             return Ok(ExitCode::SUCCESS);
         }
         if let (true, Err(reason)) = (enable, &system.units) {
-            let text =
-                format!("cannot reach systemd to open the port ({reason}); leave out `--enable`");
+            let remedy = match manager {
+                Manager::System => "leave out `--enable`",
+                Manager::User => {
+                    "log in, or have your manager run without that (`loginctl enable-linger`), or leave out `--enable`"
+                }
+            };
+            let text = format!("cannot reach systemd to open the port ({reason}); {remedy}");
             findings.insert(0, Finding::error(text));
         }
         let wrong = findings.iter().any(|finding| finding.level == Level::Error);
@@ -308,6 +313,7 @@ fn execute(step: &Step) -> Result<(), Fatal> {
     let (program, arguments) = step.split_first().expect("a command has a program");
     let output = process::Command::new(program)
         .args(arguments)
+        .envs(machine::runtime_directory().map(|path| ("XDG_RUNTIME_DIR", path)))
         .stdin(Stdio::null())
         .output();
     let output = output.map_err(|error| failed(format!("cannot run `{words}`: {error}")))?;

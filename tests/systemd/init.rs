@@ -417,6 +417,37 @@ fn a_user_puts_a_service_of_the_user_manager_behind_wakeport_with_one_line() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
+fn without_a_session_a_user_reaches_her_manager_or_nothing_is_written() {
+    let rig = Rig::boot();
+    let as_alice = alice(&rig);
+    // As su(1) and cron(8) leave it: no XDG_RUNTIME_DIR.
+    let wakeport = format!(
+        "runuser -u alice -- env HOME=/var/lib/alice wakeport init notes --user --listen {PORT} --to {TARGET} --cooldown 300ms --write --enable 2>&1"
+    );
+    let said = rig.run(&wakeport);
+    assert!(
+        said.contains("run     systemctl --user enable --now wakeport@notes.socket"),
+        "{said}"
+    );
+    assert_eq!(rig.curl(URL), "hers");
+    rig.run("runuser -u alice -- env HOME=/var/lib/alice wakeport init notes --user --remove");
+    let before = as_alice("find /var/lib/alice/.config | sort");
+
+    let manager = format!("user@{}.service", rig.run("id -u alice").trim());
+    rig.run("loginctl disable-linger alice");
+    rig.wait_until("inactive", &manager);
+    let refused = rig.attempt(&wakeport);
+    let said = String::from_utf8_lossy(&refused.stdout).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("(`loginctl enable-linger`)") && said.contains("nothing was written"),
+        "{said}"
+    );
+    assert_eq!(rig.run("find /var/lib/alice/.config | sort"), before);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
 fn a_service_with_a_network_of_its_own_keeps_its_port() {
     let rig = Rig::boot();
     rig.write("/run/rig/www/index.html", "hello");
