@@ -125,11 +125,25 @@ impl Dialer {
             }
             !is_ours
         });
-        match addresses[..] {
+        // A number says it already. A name may have other addresses here than elsewhere: a sandbox
+        // hides what some of its sources ask.
+        let tried = match host.parse::<IpAddr>() {
+            Ok(_) => Vec::new(),
+            Err(_) => addresses.clone(),
+        };
+        let connected = match addresses[..] {
             [] => Err(failure),
             [address] => connect_to(address, &self.liveness).await,
             _ => Box::pin(self.connect_to_any(addresses)).await,
-        }
+        };
+        connected.map_err(|error| match tried.is_empty() {
+            true => error,
+            false => {
+                let tried: Vec<_> = tried.iter().map(ToString::to_string).collect();
+                let text = format!("{error} (tried {})", tried.join(", "));
+                io::Error::new(error.kind(), text)
+            }
+        })
     }
 
     /// Tries one address after the other, the next one when those before have failed or a moment has

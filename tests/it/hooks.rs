@@ -28,6 +28,20 @@ fn recorded(dir: &Path, event: &str) -> BTreeMap<String, String> {
 }
 
 #[test]
+fn a_target_that_refuses_is_reported_with_the_addresses_of_its_name() {
+    let (front, port) = (Place::tcp(), Place::tcp().port());
+    let wakeport = Run::new()
+        .to(format!("localhost:{port}"))
+        .listen(&front)
+        .option("--start-hook", "true")
+        .option("--start-timeout", "1s")
+        .start();
+    front.connect().is_reset();
+    wakeport.logs("Connection refused (os error 111) (tried ");
+    wakeport.logs(&format!("127.0.0.1:{port}"));
+}
+
+#[test]
 fn hooks_get_their_variables_and_no_others() {
     let (dir, front, target) = (directory(), Place::tcp(), Place::tcp());
     let hook = recorder(dir.path());
