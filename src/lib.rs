@@ -39,6 +39,7 @@
 //!   status_line.rs     STATUS= of all services; their metrics: metrics.rs
 //!   instance.rs        what the process is called, where its records are
 //!   unit_lock.rs       one instance stops a unit
+//!   handover.rs        connections that the next process goes on with
 //! service.rs service/  carries out one core's effects: the one loop of a service
 //!   handle.rs          a connection's side of it: entrance, permit, verdict
 //!   gate.rs            the gate of a target
@@ -50,8 +51,8 @@
 //! net.rs net/          listen, stream, dial, reach, direct, proxy_header, relay
 //! backend.rs backend/  starts and stops the service: systemd, hooks, exec
 //! program.rs program/  runs an administrator's program: environment, time limit, output
-//! systemd.rs systemd/  READY, STATUS, STOPPING, WATCHDOG; the log; MESSAGE_ID=s; which unit we are;
-//!                      the client of its D-Bus interface
+//! systemd.rs systemd/  READY, STATUS, STOPPING, WATCHDOG; the log; MESSAGE_ID=s; which unit we are,
+//!                      and whether it starts again; the client of its D-Bus interface
 //! report.rs report/    what is told of a service: log lines, STATUS=, the record, its file, metrics
 //! -- helps: one owner each
 //! util.rs util/        backoff, text (control characters), file (whole or not at all), proc (/proc)
@@ -88,6 +89,18 @@
 //! given: a connection is inside before that, or finds a closed gate and waits. The core follows the
 //! counts by reading them once a second while connections come and go, and by one message when the
 //! gates have been quiet.
+//!
+//! # A restart
+//!
+//! If the manager says that our unit starts again, [`session::Abort`] has every session pause where it
+//! is: the client's socket, the target's, what was read and not passed on, how each way has ended.
+//! [`server::handover`] writes them into a queue, which is a socket pair: 100 connections a message,
+//! a line of JSON with their sockets (SCM_RIGHTS) and a file with the rest. One end of it goes into
+//! the manager's file descriptor store; that is one descriptor for thousands of connections. Until the
+//! process ends, a permit for each service keeps it from being stopped. The next process takes the queue
+//! before its first accept: a relayed connection is inside the gate of the target that its listener
+//! leads to now before the service asks or stops anything, and a waiting one waits again. What cannot
+//! be stored goes on here and drains.
 //!
 //! # Invariants
 //!

@@ -1,6 +1,7 @@
 //! The process: what there is once, whatever the number of services. Opens the listeners, runs the
 //! services, drains on a signal, reloads the file, and exits when no service needs it.
 
+pub mod handover;
 mod instance;
 pub mod limits;
 mod listeners;
@@ -22,7 +23,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::config::{Config, span};
-use crate::net::listen::Listener;
+use crate::net::listen::{Listener, Stored};
 use crate::program::Launcher;
 use crate::service::now;
 use crate::systemd::message_id as message;
@@ -33,7 +34,7 @@ pub use routes::Routes;
 pub use signals::Signals;
 
 use listeners::{Listeners, Sessions};
-use running::{Services, Surroundings};
+use running::{End, Services, Surroundings};
 use slots::{PendingCount, Slots};
 use status_line::StatusLine;
 use workers::Workers;
@@ -56,8 +57,8 @@ pub struct Setup {
     pub listeners: Vec<Listener>,
     /// Where each of them leads.
     pub routes: Routes,
-    /// What another version has left in the file descriptor store, by name.
-    pub unknown: Vec<String>,
+    /// What an earlier process has left in the file descriptor store.
+    pub stored: Stored,
     /// What we are called.
     pub instance: Instance,
     /// Where metrics are served.
@@ -74,7 +75,6 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
     let mut signals = Signals::new()?;
     let notifier = Notifier::start();
     notifier.ready();
-    notifier.forget(setup.unknown);
 
     let open_files = limits::raise_open_files()?;
     let slots = Slots::new(&config.process.limits, open_files.raised);
@@ -86,6 +86,7 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
     let launcher = Launcher::new(open_files.original);
     let _orphans = AbortOnDropHandle::new(tasks.spawn(launcher.clone().reap_orphans()));
     let own = listeners.iter().filter_map(|own| own.address.tcp());
+    let unit = setup.instance.unit().cloned();
     let surroundings = Surroundings {
         ours: own.collect(),
         launcher,
@@ -108,6 +109,8 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
     let routes = services.routes(&listeners, &setup.routes);
     let mut listeners = Listeners::new(listeners.into_iter().zip(routes), &sessions);
 
+    // Before anything is asked or stopped: they count as connected from the beginning.
+    handover::take(setup.stored, &listeners, &notifier);
     listeners.open();
     // After the listeners: a connection that waits is known to its service before that does anything.
     services.run();
@@ -137,7 +140,7 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
                 if may_exit && !listeners.accept_now() {
                     tracing::info!(message_id = message::EXITING, "idle; exiting");
                     notifier.stopping();
-                    services.close_all(false).await;
+                    services.close_all(End::Idle).await;
                     return Ok(());
                 }
                 listeners.open();
@@ -158,8 +161,14 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
     drop(listeners);
     let drain_timeout = config.process.drain_timeout;
     let end = async {
-        drain(&sessions, signal, drain_timeout).await;
-        services.close_all(true).await;
+        let unit = unit.as_ref();
+        match handover::hand_over(&sessions, &services, &notifier, unit, drain_timeout).await {
+            Some(_handed_over) => services.close_all(End::Restart).await,
+            None => {
+                drain(&sessions, signal, drain_timeout).await;
+                services.close_all(End::Signal).await;
+            }
+        }
     };
     tokio::select! {
         () = end => (),
@@ -172,12 +181,16 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until the connections have closed, at most `limit`, then resets the others.
-async fn drain(sessions: &Sessions, signal: &str, limit: Duration) {
-    let count = |n| match n {
+/// So many connections, in words.
+fn count(connections: usize) -> String {
+    match connections {
         1 => "1 connection".to_owned(),
         n => format!("{n} connections"),
-    };
+    }
+}
+
+/// Waits until the connections have closed, at most `limit`, then resets the others.
+async fn drain(sessions: &Sessions, signal: &str, limit: Duration) {
     let what = match sessions.count() {
         0 => "no open connections; exiting".to_owned(),
         open => format!("draining {} for at most {}", count(open), span::show(limit)),

@@ -251,6 +251,9 @@ impl Service {
             Message::IsDown(reply) => {
                 let _ = reply.send(self.core.is_down(self.occupancy()));
             }
+            Message::HasOrder(reply) => {
+                let _ = reply.send(self.orders.is_under_way());
+            }
             Message::Record(reply) => {
                 self.reporter.carried(self.totals());
                 let _ = reply.send(self.reporter.record());

@@ -3,6 +3,7 @@
 mod abort;
 mod proxy_header;
 
+use std::io;
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use crate::config::address::Peer;
 use crate::config::{Admission, Liveness, span};
 use crate::net::dial::{Dialer, Target};
 use crate::net::proxy_header::Origin;
-use crate::net::relay::{self, Ended};
+use crate::net::relay::{self, Ended, Interrupt, Paused};
 use crate::net::stream::{AsyncStream, RawStream};
 use crate::service::probe::Answer;
 use crate::service::{Entrance, Permit, Queued, Traffic, Verdict};
@@ -43,7 +44,7 @@ pub struct SessionContext {
     header: Option<ProxyHeaderReader>,
     wake_on_data: bool,
     liveness: Liveness,
-    /// Triggered when the connections that are left are to end.
+    /// Triggered when the connections that are left are to end, or to pause.
     abort: Arc<Abort>,
 }
 
@@ -79,19 +80,55 @@ impl SessionContext {
 /// A connection that was accepted. The service knows of it, or `P` counts it as pending.
 #[derive(Debug)]
 pub struct Session<P> {
-    route: Arc<Route>,
-    client: RawStream,
-    peer: Peer,
-    entry: Entry<P>,
+    /// Where it goes.
+    pub route: Arc<Route>,
+    /// The client's socket.
+    pub client: RawStream,
+    /// Which client.
+    pub arrival: Arrival,
+    /// How far it is.
+    pub entry: Entry<P>,
 }
 
-/// How far a connection is before it is dialled on.
+/// A session that has paused, on no thread.
+pub type Left = Session<()>;
+
+/// Which client a connection is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// Its address.
+    pub peer: Peer,
+    /// The PROXY header that was read; once it is identified, only one that names a client.
+    pub header: Option<Origin>,
+    /// It is a client's.
+    pub identified: bool,
+}
+
+/// How far a connection is.
 #[derive(Debug)]
-enum Entry<P> {
+pub enum Entry<P> {
     /// It may turn out to be no client's.
     Pending(P),
+    /// It is a client's, of which the service does not know.
+    Identified,
+    /// It waits for the verdict.
     Waiting(Box<Queued>),
+    /// It was let through.
     Inside(Permit),
+    /// It was relayed already.
+    Relayed(Box<Relayed>),
+}
+
+/// A connection that was relayed, and has paused.
+#[derive(Debug)]
+pub struct Relayed {
+    /// The target's socket.
+    pub target: RawStream,
+    /// How far both ways are.
+    pub paused: Paused,
+    /// What it has carried, counted where it ends.
+    pub traffic: Traffic,
+    permit: Permit,
 }
 
 impl Route {
@@ -110,16 +147,60 @@ impl Route {
             self.entrance.denied(&self.listener, peer);
             return None;
         }
-        let entry = match context.identifies_at_once() {
+        let identified = context.identifies_at_once();
+        let entry = match identified {
             true => self.enter(peer),
             false => Entry::Pending(pending()),
+        };
+        let arrival = Arrival {
+            peer,
+            header: None,
+            identified,
         };
         Some(Session {
             route: self.clone(),
             client,
-            peer,
+            arrival,
             entry,
         })
+    }
+
+    /// A connection that has paused in an earlier process, and was not relayed yet.
+    pub fn waited(self: &Arc<Self>, client: RawStream, arrival: Arrival) -> Left {
+        let entry = match arrival.identified {
+            true => Entry::Identified,
+            false => Entry::Pending(()),
+        };
+        Session {
+            route: self.clone(),
+            client,
+            arrival,
+            entry,
+        }
+    }
+
+    /// A connection that has paused in an earlier process, and is inside: it keeps the service from
+    /// being stopped.
+    pub fn relayed(
+        self: &Arc<Self>,
+        client: RawStream,
+        arrival: Arrival,
+        target: RawStream,
+        paused: Paused,
+        traffic: Traffic,
+    ) -> Left {
+        let permit = self.entrance.resume();
+        Session {
+            route: self.clone(),
+            client,
+            arrival,
+            entry: Entry::Relayed(Box::new(Relayed {
+                target,
+                paused,
+                traffic,
+                permit,
+            })),
+        }
     }
 
     /// Enters while the gate is open, and waits otherwise.
@@ -138,8 +219,8 @@ impl Route {
 /// fit between tokio's, which are aligned to 128 bytes.
 struct Served {
     sockets: Box<Sockets>,
-    /// What the target has said already.
-    said: Vec<u8>,
+    /// Where to go on.
+    paused: Option<Box<Paused>>,
     peer: Peer,
     route: Arc<Route>,
     /// It leaves when its sockets are closed.
@@ -157,6 +238,53 @@ enum Reached {
     ClientGone,
     ClientIdle,
     Rejected,
+    Paused,
+}
+
+impl Left {
+    /// Goes on where it has paused. The service knows of it when this returns, or what `pending`
+    /// returns is held.
+    pub fn resume<P>(self, pending: impl FnOnce() -> P) -> Session<P> {
+        let entry = match self.entry {
+            Entry::Pending(()) => Entry::Pending(pending()),
+            Entry::Identified => self.route.enter(self.arrival.peer),
+            Entry::Waiting(queued) => Entry::Waiting(queued),
+            Entry::Inside(permit) => Entry::Inside(permit),
+            Entry::Relayed(relayed) => Entry::Relayed(relayed),
+        };
+        Session {
+            route: self.route,
+            client: self.client,
+            arrival: self.arrival,
+            entry,
+        }
+    }
+
+    /// Whether it was relayed already.
+    pub fn is_relayed(&self) -> bool {
+        matches!(self.entry, Entry::Relayed(_))
+    }
+
+    /// Resets it.
+    pub fn reset(self) {
+        self.client.reset();
+        if let Entry::Relayed(relayed) = self.entry {
+            relayed.target.reset();
+        }
+    }
+
+    /// Leaves the session, on no thread, to what has paused it.
+    fn keep(route: Arc<Route>, client: AsyncStream, arrival: Arrival, entry: Entry<()>) {
+        match client.unwatch() {
+            Ok(client) => route.context.abort.clone().keep(Self {
+                route,
+                client,
+                arrival,
+                entry,
+            }),
+            Err(error) => lost(arrival.peer, &error),
+        }
+    }
 }
 
 impl<P: Send + 'static> Session<P> {
@@ -184,30 +312,62 @@ impl<P: Send + 'static> Session<P> {
         let Self {
             route,
             client,
-            mut peer,
+            mut arrival,
             entry,
         } = self;
-        let client = client
-            .watch()
-            .inspect_err(|error| tracing::warn!(client = %peer, "{peer} is lost: {error}"))
-            .ok()?;
+        let peer = arrival.peer;
+        let watch = |socket: RawStream| {
+            let watched = socket.watch();
+            watched.inspect_err(|error| lost(peer, error)).ok()
+        };
+        let client = watch(client)?;
+        if let Entry::Relayed(relayed) = entry {
+            let Relayed {
+                target,
+                paused,
+                traffic,
+                mut permit,
+            } = *relayed;
+            permit.traffic = traffic;
+            let target = watch(target)?;
+            return Some(Box::new(Served {
+                permit,
+                sockets: Box::new(Sockets { client, target }),
+                paused: Some(Box::new(paused)),
+                peer,
+                route,
+            }));
+        }
         // What counts the connection is dropped after the client's socket was reset.
         let mut queued = None;
         let reached = tokio::select! {
             // A client that closes when its target is at hand closes there, too.
             biased;
-            reached = route.reach(&client, &mut peer, entry, &mut queued) => reached,
+            reached = route.reach(&client, &mut arrival, entry, &mut queued) => reached,
             () = client.gone() => Reached::ClientGone,
-            () = route.context.abort.triggered() => Reached::Rejected,
+            interrupt = route.context.abort.triggered() => match interrupt {
+                Interrupt::Reset => Reached::Rejected,
+                Interrupt::Pause => Reached::Paused,
+            },
         };
+        let peer = arrival.peer;
         match reached {
             Reached::Target(target, said, permit) => Some(Box::new(Served {
                 permit,
                 sockets: Box::new(Sockets { client, target }),
-                said,
+                paused: Paused::after(said),
                 peer,
                 route,
             })),
+            Reached::Paused => {
+                let entry = match queued {
+                    Some(queued) => Entry::Waiting(queued),
+                    None if arrival.identified => Entry::Identified,
+                    None => Entry::Pending(()),
+                };
+                Left::keep(route, client, arrival, entry);
+                None
+            }
             Reached::Rejected => {
                 client.reset();
                 drop(client);
@@ -231,27 +391,27 @@ impl Route {
     async fn reach<P>(
         &self,
         client: &AsyncStream,
-        peer: &mut Peer,
+        arrival: &mut Arrival,
         entry: Entry<P>,
         queued: &mut Option<Box<Queued>>,
     ) -> Reached {
-        let mut origin = self.origin(client, *peer);
         let entry = match entry {
             Entry::Pending(pending) => {
-                match Box::pin(self.identify(client, *peer)).await {
-                    Ok(Some(named)) => {
-                        origin = named;
-                        *peer = named.client().unwrap_or(*peer);
-                    }
-                    Ok(None) => (),
-                    Err(no_client) => return no_client,
+                if let Err(no_client) = Box::pin(self.identify(client, arrival)).await {
+                    return no_client;
                 }
-                let entry = self.enter(*peer);
+                let entry = self.enter(arrival.peer);
                 // The service knows of it before it is pending no more.
                 drop::<P>(pending);
                 entry
             }
-            entry @ (Entry::Waiting(_) | Entry::Inside(_)) => entry,
+            Entry::Identified => self.enter(arrival.peer),
+            entry @ (Entry::Waiting(_) | Entry::Inside(_) | Entry::Relayed(_)) => entry,
+        };
+        let peer = arrival.peer;
+        let origin = match arrival.header {
+            Some(named) => named,
+            None => self.origin(client, peer),
         };
         let mut permit = match entry {
             Entry::Inside(permit) => Some((permit, None)),
@@ -259,7 +419,7 @@ impl Route {
                 *queued = Some(waiting);
                 None
             }
-            Entry::Pending(_) => None,
+            Entry::Pending(_) | Entry::Identified | Entry::Relayed(_) => None,
         };
         loop {
             let (permit, answer) = match (permit.take(), queued.as_mut()) {
@@ -285,7 +445,7 @@ impl Route {
             match announced {
                 Ok((target, said)) => return Reached::Target(target, said, permit),
                 Err(error) => {
-                    let waiting = permit.refused(&self.listener, *peer, error.to_string());
+                    let waiting = permit.refused(&self.listener, peer, error.to_string());
                     *queued = Some(Box::new(waiting));
                 }
             }
@@ -293,16 +453,16 @@ impl Route {
     }
 
     /// Finds out whether the connection is a client's, and which client the PROXY header names.
-    async fn identify(&self, client: &AsyncStream, peer: Peer) -> Result<Option<Origin>, Reached> {
+    async fn identify(&self, client: &AsyncStream, arrival: &mut Arrival) -> Result<(), Reached> {
         let context = &self.context;
-        let mut named = None;
+        let mut named = arrival.header;
         if let Some(header) = &context.header {
-            named = match header.receive(client, &self.listener, peer).await {
+            named = match header.receive(client, &self.listener, arrival).await {
                 HeaderOutcome::Read(named) => named,
                 HeaderOutcome::Left => return Err(Reached::ClientGone),
                 HeaderOutcome::Missing => return Err(Reached::Rejected),
             };
-            let peer = named.and_then(Origin::client).unwrap_or(peer);
+            let peer = named.and_then(Origin::client).unwrap_or(arrival.peer);
             if !context.access.admits(peer) {
                 self.entrance.denied(&self.listener, peer);
                 return Err(Reached::Rejected);
@@ -316,7 +476,13 @@ impl Route {
                 Err(_) => return Err(Reached::ClientIdle),
             }
         }
-        Ok(named)
+        let peer = named.and_then(Origin::client).unwrap_or(arrival.peer);
+        *arrival = Arrival {
+            peer,
+            header: named,
+            identified: true,
+        };
+        Ok(())
     }
 
     /// The client that the target is told of, if it is told of any.
@@ -333,12 +499,13 @@ impl Route {
 }
 
 impl Served {
-    /// The future is what an open connection takes in memory, beside its two sockets.
+    /// Relays to the end, or until it is to pause. The future is what an open connection takes in
+    /// memory, beside its two sockets.
     async fn relay(mut self: Box<Self>) {
         let ended = {
             let Self {
                 sockets,
-                said,
+                paused,
                 permit,
                 route,
                 ..
@@ -350,12 +517,16 @@ impl Served {
             relay::relay(
                 client,
                 target,
-                mem::take(said),
+                paused.take(),
                 idle_timeout,
                 abort,
                 (up, down),
             )
             .await
+        };
+        let ended = match ended {
+            Ok(ended) => ended,
+            Err(paused) => return self.keep(*paused),
         };
         let traffic = &mut self.permit.traffic;
         traffic.idle = u32::from(ended == Ended::Idle);
@@ -374,6 +545,40 @@ impl Served {
             }
         }
     }
+
+    /// Leaves the session to what has paused it.
+    fn keep(self, paused: Paused) {
+        let Self {
+            sockets,
+            peer,
+            route,
+            mut permit,
+            ..
+        } = self;
+        let Sockets { client, target } = *sockets;
+        let arrival = Arrival {
+            peer,
+            header: None,
+            identified: true,
+        };
+        match target.unwatch() {
+            Ok(target) => {
+                let relayed = Relayed {
+                    target,
+                    paused,
+                    traffic: mem::take(&mut permit.traffic),
+                    permit,
+                };
+                Left::keep(route, client, arrival, Entry::Relayed(Box::new(relayed)));
+            }
+            Err(error) => lost(peer, &error),
+        }
+    }
+}
+
+/// Logs that a socket cannot be used.
+fn lost(peer: Peer, error: &io::Error) {
+    tracing::warn!(client = %peer, "{peer} is lost: {error}");
 }
 
 /// Logs how a connection has ended.

@@ -5,4 +5,5 @@ pub mod dbus;
 pub mod notify;
 pub mod journal;
 pub mod message_id;
+pub mod restart;
 pub mod unit;

@@ -56,7 +56,7 @@ fn set_up(options: Options, inherited: &mut Inherited) -> Result<Setup, Fatal> {
         config,
         listeners,
         routes,
-        unknown: std::mem::take(&mut inherited.unknown),
+        stored: std::mem::take(&mut inherited.stored),
         instance,
         metrics,
         reload,

@@ -77,13 +77,24 @@ pub struct Inherited {
     pub listeners: Vec<Listener>,
     /// What is wrong with the others.
     pub errors: Vec<ListenError>,
-    /// The names of descriptors that another version has left in the file descriptor store.
-    pub unknown: Vec<String>,
+    /// What an earlier process has left in the file descriptor store.
+    pub stored: Stored,
     others: Vec<OwnedFd>,
+}
+
+/// What an earlier process has left in the file descriptor store.
+#[derive(Debug, Default)]
+pub struct Stored {
+    /// Those called [`CONNECTIONS`].
+    pub queues: Vec<OwnedFd>,
+    /// The names of those that are not known to this version.
+    pub unknown: Vec<String>,
 }
 
 /// How descriptors are named that we leave in the file descriptor store, in this version or another.
 const STORED: &str = "wakeport-";
+/// Queues of connections for the next process.
+pub const CONNECTIONS: &str = "wakeport-connections";
 /// How systemd names those that were stored without a name.
 const UNNAMED: &str = "stored";
 
@@ -157,9 +168,10 @@ impl Inherited {
                 let listener = Listener::new(name, address, socket, None);
                 self.listeners.push(listener);
             }
+            (Err(_), Some(queue)) if name == CONNECTIONS => self.stored.queues.push(queue),
             (Err(_), _) if name.starts_with(STORED) || name == UNNAMED => {
-                if !self.unknown.contains(&name) {
-                    self.unknown.push(name);
+                if !self.stored.unknown.contains(&name) {
+                    self.stored.unknown.push(name);
                 }
             }
             (Err(error), socket) => {

@@ -9,14 +9,16 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::net::stream::AsyncStream;
 use direction::Direction;
 
 /// How one direction ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum End {
     /// The source half-closed, and so was the sink.
     Finished,
     /// The source is broken; all that it had sent was passed on.
@@ -28,8 +30,9 @@ enum End {
 }
 
 /// Why a connection broke.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
     /// By a reset of the peer.
     Reset,
     /// The peer timed out: keepalive or a retransmission had no answer.
@@ -66,28 +69,73 @@ pub enum Ended {
     Vanished,
 }
 
-/// Relays until both directions have ended, no byte has moved for `idle`, or `abort` is ready, which
-/// counts as a reset. `said` is what the target has sent already. Counts the bytes as they move, so
+/// A connection whose bytes do not move just now: what has to be known to go on where it was left.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Paused {
+    /// From the client to the target.
+    pub up: Way,
+    /// From the target to the client.
+    pub down: Way,
+    /// How long no byte had moved.
+    pub idle: Duration,
+}
+
+/// One of its directions.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Way {
+    /// What was read and could not be written yet.
+    pub rest: Vec<u8>,
+    /// How it has ended, if it has.
+    pub end: Option<End>,
+    /// Bytes were still unsent when the sink was half-closed.
+    pub has_unsent: bool,
+}
+
+impl Paused {
+    /// At the beginning; `said` is what the target has sent already.
+    pub fn after(said: Vec<u8>) -> Option<Box<Self>> {
+        let mut paused = Box::<Self>::default();
+        paused.down.rest = said;
+        Some(paused).filter(|paused| !paused.down.rest.is_empty())
+    }
+}
+
+/// What a relay is to do when it is not to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interrupt {
+    /// To end, as if one side had reset.
+    Reset,
+    /// To stop where it is.
+    Pause,
+}
+
+/// Relays until both directions have ended, no byte has moved for `idle`, or `interrupt` is ready: then
+/// how far it is, if it is to pause. Goes on where it was paused. Counts the bytes as they move, so
 /// that the counts hold when this is dropped.
 pub fn relay<'a>(
     client: &'a AsyncStream,
     target: &'a AsyncStream,
-    said: Vec<u8>,
+    paused: Option<Box<Paused>>,
     idle: Duration,
-    abort: impl Future<Output = ()> + Unpin + Send + 'a,
+    interrupt: impl Future<Output = Interrupt> + Unpin + Send + 'a,
     (up, down): (&'a mut u64, &'a mut u64),
-) -> impl Future<Output = Ended> + Send + 'a {
+) -> impl Future<Output = Result<Ended, Box<Paused>>> + Send + 'a {
+    let paused = paused.map_or_else(Paused::default, |paused| *paused);
     let mut relay = Relay {
-        up: Direction::new(client, target, Vec::new(), up),
-        down: Direction::new(target, client, said, down),
-        idle: IdleTimer::new(idle),
-        abort,
+        up: Direction::new(client, target, paused.up, up),
+        down: Direction::new(target, client, paused.down, down),
+        idle: IdleTimer::new(idle, paused.idle),
+        interrupt,
     };
     async move {
-        let (survivor, last, cause) = match poll_fn(|cx| relay.poll(cx)).await {
-            Outcome::Closed => return Ended::Closed,
-            Outcome::Idle => return Ended::Idle,
-            Outcome::Aborted => return Ended::Reset,
+        let outcome = poll_fn(|cx| relay.poll(cx)).await;
+        let (survivor, last, cause) = match outcome {
+            Outcome::Closed => return Ok(Ended::Closed),
+            Outcome::Idle => return Ok(Ended::Idle),
+            Outcome::Interrupted(Interrupt::Reset) => return Ok(Ended::Reset),
+            Outcome::Interrupted(Interrupt::Pause) => {
+                return Err(pause(relay.up, relay.down, relay.idle));
+            }
             Outcome::ClientBroken(cause) => (target, &relay.up, cause),
             Outcome::TargetBroken(cause) => (client, &relay.down, cause),
         };
@@ -100,20 +148,30 @@ pub fn relay<'a>(
                     false => survivor.flush(FLUSH_LIMIT).await,
                 }
             };
-            let abort = relay.abort;
-            Box::pin(async move {
+            let interrupt = relay.interrupt;
+            let interrupted = Box::pin(async move {
                 tokio::select! {
-                    () = sent => (),
-                    () = abort => (),
+                    () = sent => None,
+                    interrupt = interrupt => Some(interrupt),
                 }
-            })
-            .await;
+            });
+            if interrupted.await == Some(Interrupt::Pause) {
+                return Err(pause(relay.up, relay.down, relay.idle));
+            }
         }
         match cause {
-            Cause::Reset => Ended::Reset,
-            Cause::TimedOut => Ended::Vanished,
+            Cause::Reset => Ok(Ended::Reset),
+            Cause::TimedOut => Ok(Ended::Vanished),
         }
     }
+}
+
+fn pause(up: Direction<'_>, down: Direction<'_>, idle: Option<Box<IdleTimer>>) -> Box<Paused> {
+    Box::new(Paused {
+        up: up.pause(),
+        down: down.pause(),
+        idle: idle.map_or(Duration::ZERO, |timer| timer.last.elapsed()),
+    })
 }
 
 /// A connection while its bytes move. Polled by hand: futures within futures would take ten times
@@ -122,22 +180,22 @@ struct Relay<'a, A> {
     up: Direction<'a>,
     down: Direction<'a>,
     idle: Option<Box<IdleTimer>>,
-    abort: A,
+    interrupt: A,
 }
 
 enum Outcome {
     Closed,
     Idle,
-    Aborted,
+    Interrupted(Interrupt),
     ClientBroken(Cause),
     TargetBroken(Cause),
 }
 
-impl<A: Future<Output = ()> + Unpin> Relay<'_, A> {
+impl<A: Future<Output = Interrupt> + Unpin> Relay<'_, A> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         let before = self.moved();
-        if Pin::new(&mut self.abort).poll(cx).is_ready() {
-            return Poll::Ready(Outcome::Aborted);
+        if let Poll::Ready(interrupt) = Pin::new(&mut self.interrupt).poll(cx) {
+            return Poll::Ready(Outcome::Interrupted(interrupt));
         }
         let (up, down) = (&mut self.up, &mut self.down);
         up.poll(cx, down);
@@ -187,11 +245,13 @@ struct IdleTimer {
 }
 
 impl IdleTimer {
-    fn new(limit: Duration) -> Option<Box<Self>> {
+    fn new(limit: Duration, idle: Duration) -> Option<Box<Self>> {
         let timer = || Self {
             limit,
-            last: Instant::now(),
-            alarm: Box::pin(sleep(limit)),
+            last: Instant::now()
+                .checked_sub(idle)
+                .unwrap_or_else(Instant::now),
+            alarm: Box::pin(sleep(limit.saturating_sub(idle))),
         };
         (limit < Duration::MAX).then(|| Box::new(timer()))
     }

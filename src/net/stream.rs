@@ -1,13 +1,13 @@
 //! One connected socket, TCP or Unix: its options, its half-close, its reset.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
-use rustix::net::{RecvFlags, SendFlags, Shutdown};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketType};
 use tokio::io::{Interest, Ready};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -55,12 +55,36 @@ pub fn tune(socket: impl AsFd, liveness: &Liveness) {
 }
 
 impl RawStream {
+    /// The connected stream socket that this descriptor is, without blocking from now on.
+    pub fn from_socket(socket: OwnedFd) -> io::Result<Self> {
+        let unsupported = || Err(io::ErrorKind::Unsupported.into());
+        if sockopt::socket_type(&socket)? != SocketType::STREAM
+            || sockopt::socket_acceptconn(&socket)?
+        {
+            return unsupported();
+        }
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        match sockopt::socket_domain(&socket)? {
+            AddressFamily::INET | AddressFamily::INET6 => Ok(Self::Tcp(socket.into())),
+            AddressFamily::UNIX => Ok(Self::Unix(socket.into())),
+            _ => unsupported(),
+        }
+    }
+
     /// Has the event loop of this thread watch it.
     pub fn watch(self) -> io::Result<AsyncStream> {
         Ok(match self {
             Self::Tcp(stream) => AsyncStream::Tcp(TcpStream::from_std(stream)?),
             Self::Unix(stream) => AsyncStream::Unix(UnixStream::from_std(stream)?),
         })
+    }
+
+    /// The port of this end, over TCP.
+    pub fn local_port(&self) -> Option<u16> {
+        match self {
+            Self::Tcp(stream) => stream.local_addr().ok().map(|address| address.port()),
+            Self::Unix(_) => None,
+        }
     }
 
     /// See [`AsyncStream::reset`].
@@ -81,11 +105,15 @@ impl AsFd for RawStream {
 impl AsyncStream {
     /// Has the event loop of this thread watch it, and not the one of another thread.
     pub fn rebind(self) -> io::Result<Self> {
-        let socket = match self {
+        self.unwatch()?.watch()
+    }
+
+    /// Has no event loop watch it.
+    pub fn unwatch(self) -> io::Result<RawStream> {
+        Ok(match self {
             Self::Tcp(stream) => RawStream::Tcp(stream.into_std()?),
             Self::Unix(stream) => RawStream::Unix(stream.into_std()?),
-        };
-        socket.watch()
+        })
     }
 
     /// This end's address: for a client that was accepted, what it connected to.

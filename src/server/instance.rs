@@ -30,6 +30,11 @@ impl Instance {
         }
     }
 
+    /// The unit that we are, if we are one.
+    pub fn unit(&self) -> Option<&Unit> {
+        self.unit.as_ref()
+    }
+
     /// What a service of the instance is called.
     pub fn shown(&self, config: &ServiceConfig) -> String {
         match &config.name {

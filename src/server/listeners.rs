@@ -1,5 +1,6 @@
 //! Accepts connections as long as there is room for them; the others stay in the kernel's backlog.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -11,12 +12,14 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::slots::{ConnectionSlot, PendingCount, Slots};
+use super::handover::Received;
+use super::slots::{ConnectionSlot, PendingCount, ResumedSlot, Slots};
 use super::workers::Workers;
 use crate::config::address::Peer;
 use crate::net::listen::Listener;
+use crate::net::relay::Interrupt;
 use crate::net::stream::RawStream;
-use crate::session::{Abort, Route};
+use crate::session::{Abort, Left, Route};
 use crate::util::backoff::Backoff;
 
 /// How long to wait when a connection cannot be accepted for want of something: descriptors, memory.
@@ -64,8 +67,28 @@ impl Sessions {
 
     /// Resets those that are left.
     pub(super) async fn reset(&self) {
-        self.abort.trigger();
+        self.abort.trigger(Interrupt::Reset);
         self.ended().await;
+    }
+
+    /// Has all of them pause. They count as gone.
+    pub(super) async fn pause(&self) -> Vec<Left> {
+        self.abort.trigger(Interrupt::Pause);
+        self.ended().await;
+        self.abort.left()
+    }
+
+    /// Has one go on that has paused, here or in an earlier process.
+    pub(super) fn resume(&self, left: Left) {
+        let waits = !left.is_relayed();
+        let ResumedSlot {
+            connection,
+            waiting,
+        } = self.slots.resume(waits);
+        let session = left.resume(|| self.pending.register());
+        let (worker, runtime) = self.workers.slot(None);
+        let session = session.run(waiting, (connection, worker));
+        self.tasks.spawn_on(session, &runtime);
     }
 
     /// Begins one, for a connection that was accepted on thread number `own`.
@@ -254,6 +277,38 @@ impl Listeners {
                 .write()
                 .unwrap_or_else(PoisonError::into_inner) = route;
         }
+    }
+
+    /// Has connections of an earlier process go on, each to where its listener leads now. The services
+    /// know of all of them when this returns. Without such a listener they are reset.
+    pub(super) fn resume(&self, received: Vec<Received>) {
+        let mut strays: BTreeMap<String, usize> = BTreeMap::new();
+        for received in received {
+            match self.route_of(&received) {
+                Some(route) => self.sessions.resume(received.session(&route)),
+                None => {
+                    received.reset();
+                    *strays.entry(received.connection.listener).or_default() += 1;
+                }
+            }
+        }
+        for (listener, count) in strays {
+            tracing::warn!(
+                "{count} connections to `{listener}` were left by the process before, and no listener \
+                 of that name leads to a service: reset"
+            );
+        }
+    }
+
+    /// Where the listener leads that a connection came in by: if several have its name, the one with
+    /// its port.
+    fn route_of(&self, received: &Received) -> Option<Arc<Route>> {
+        let port = received.client.local_port();
+        let acceptors = self.acceptors.iter();
+        let named = acceptors.filter(|a| a.listener.name == received.connection.listener);
+        let acceptor = named.min_by_key(|a| a.listener.address.port() != port)?;
+        let route = acceptor.route.read();
+        route.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Begins to accept.

@@ -22,8 +22,8 @@ use crate::program::Launcher;
 use crate::report::record::Owner;
 use crate::report::state_file::Closing;
 use crate::service::probe::Prober;
-use crate::service::{About, Entrance, Handle, Reporter, Service, Settings};
-use crate::session::{Abort, Route, SessionContext};
+use crate::service::{About, Entrance, Handle, Permit, Reporter, Service, Settings};
+use crate::session::{Abort, Left, Route, SessionContext};
 
 /// What a stop may take beyond its time-out, until it is known to have failed.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
@@ -54,6 +54,17 @@ pub(super) struct Services {
     surroundings: Surroundings,
     services: Vec<Running>,
     tasks: JoinSet<()>,
+}
+
+/// Why all services end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// They are idle.
+    Idle,
+    /// A signal ends us.
+    Signal,
+    /// The same, and the next process goes on with the connections.
+    Restart,
 }
 
 /// One of them.
@@ -183,13 +194,45 @@ impl Services {
         self.services.iter().any(due)
     }
 
-    /// Ends all: with `signal`, as a signal has them end.
-    pub(super) async fn close_all(&mut self, signal: bool) {
+    /// Keeps all from being stopped, until what is returned is dropped.
+    pub(super) fn hold(&self) -> Vec<Permit> {
+        let held = self.services.iter();
+        held.filter_map(|running| Some(running.entrances.first()?.resume()))
+            .collect()
+    }
+
+    /// Whether one has something under way that would end with this process: a hook that runs, a
+    /// connection to a child process.
+    pub(super) async fn are_bound(&self) -> bool {
+        for running in &self.services {
+            let bound = match running.config.kind {
+                ServiceKind::Hooks { .. } => running.handle.has_order().await,
+                ServiceKind::Exec(_) => running.entrances.iter().any(|way| way.inside() > 0),
+                ServiceKind::Relay | ServiceKind::Units { .. } => false,
+            };
+            if bound {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether the target of a session ends with this process.
+    pub(super) fn ends_with_us(&self, left: &Left) -> bool {
+        let ours = |running: &&Running| Arc::ptr_eq(&running.context, &left.route.context);
+        let running = self.services.iter().find(ours);
+        running.is_some_and(|running| matches!(running.config.kind, ServiceKind::Exec(_)))
+    }
+
+    /// Ends all.
+    pub(super) async fn close_all(&mut self, end: End) {
         let drain_timeout = self.surroundings.drain_timeout;
         for running in &self.services {
-            let (stop, limit) = match signal {
-                true => last_order(&running.config, drain_timeout),
-                false => (false, Duration::ZERO),
+            let (stop, limit) = match (end, &running.config.kind) {
+                (End::Signal, _) | (End::Restart, ServiceKind::Exec(_)) => {
+                    last_order(&running.config, drain_timeout)
+                }
+                (End::Idle | End::Restart, _) => (false, Duration::ZERO),
             };
             running.handle.close(stop, limit);
         }

@@ -27,6 +27,13 @@ pub(super) struct ConnectionSlot {
     pub(super) waiting: OwnedSemaphorePermit,
 }
 
+/// The same for one that was accepted by an earlier process, or has paused.
+#[derive(Debug)]
+pub(super) struct ResumedSlot {
+    pub(super) connection: Option<OwnedSemaphorePermit>,
+    pub(super) waiting: Option<OwnedSemaphorePermit>,
+}
+
 impl Slots {
     /// Room for as many connections as `limits` and `open_files` allow: every one takes two files.
     pub(super) fn new(limits: &Limits, open_files: u64) -> Self {
@@ -53,6 +60,15 @@ impl Slots {
         ConnectionSlot {
             connection: self.connections.clone().acquire_owned().await.expect(open),
             waiting: self.waiting.clone().acquire_owned().await.expect(open),
+        }
+    }
+
+    /// What room there is for one that was accepted by an earlier process, which is never refused.
+    pub(super) fn resume(&self, waits: bool) -> ResumedSlot {
+        let slot = |room: &Arc<Semaphore>| room.clone().try_acquire_owned().ok();
+        ResumedSlot {
+            connection: slot(&self.connections),
+            waiting: slot(&self.waiting).filter(|_| waits),
         }
     }
 

@@ -106,6 +106,10 @@ impl Gate {
         self.update(Word::close_empty).is_some()
     }
 
+    pub(super) fn inside(&self) -> usize {
+        self.word().inside()
+    }
+
     pub(super) fn watch(&self) {
         self.set(Word::watch);
     }

@@ -48,6 +48,8 @@ pub(super) enum Message {
     MayExit(oneshot::Sender<bool>),
     /// Whether nothing runs, and no connection is inside.
     IsDown(oneshot::Sender<bool>),
+    /// Whether an order is under way.
+    HasOrder(oneshot::Sender<bool>),
     /// What is known by now.
     Record(oneshot::Sender<Record>),
     /// Go on with other settings: finish what is under way within the time given, then answer.
@@ -169,6 +171,13 @@ impl Handle {
         answer.await.unwrap_or(true)
     }
 
+    /// Whether an order to start or stop is under way.
+    pub async fn has_order(&self) -> bool {
+        let (reply, answer) = oneshot::channel();
+        self.post(Message::HasOrder(reply));
+        answer.await.unwrap_or(false)
+    }
+
     /// What is known of the instance by now, unless the service has ended.
     pub async fn record(&self) -> Option<Record> {
         let (reply, answer) = oneshot::channel();
@@ -214,6 +223,19 @@ impl Entrance {
             self.0.service.post(Message::Gate);
         }
         Some(self.permit())
+    }
+
+    /// A connection is inside already, gate open or not: it was let through by an earlier process,
+    /// or keeps the service from being stopped.
+    pub fn resume(&self) -> Permit {
+        self.0.gate.admit(false);
+        self.0.service.post(Message::Gate);
+        self.permit()
+    }
+
+    /// How many connections are inside.
+    pub fn inside(&self) -> usize {
+        self.0.gate.inside()
     }
 
     /// A connection came in by `listener` and waits.

@@ -91,6 +91,11 @@ impl Orders {
         self.given_up.clone()
     }
 
+    /// Whether one is under way.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.last.as_ref().is_some_and(|order| !order.is_finished())
+    }
+
     /// Has the service started.
     pub(super) fn start(&mut self, order: WakeOrder) {
         self.begin(|previous, backend, handle| async move {

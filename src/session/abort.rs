@@ -1,25 +1,51 @@
-//! Ends all sessions at once.
+//! Ends all sessions at once, or has them pause.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-/// A signal to all sessions, once and for good. A token of tokio-util does the same, but takes a lock
+use super::Left;
+use crate::net::relay::Interrupt;
+
+/// A signal to all sessions. A token of tokio-util does the same, but takes a lock
 /// whenever a byte moves.
 #[derive(Debug, Default)]
 pub struct Abort {
-    triggered: AtomicBool,
+    interrupt: AtomicU8,
     notify: Notify,
+    /// The sessions that have paused.
+    left: Mutex<Vec<Left>>,
 }
+
+const NONE: u8 = 0;
+const RESET: u8 = 1;
+const PAUSE: u8 = 2;
 
 impl Abort {
     /// Triggers it.
-    pub fn trigger(&self) {
-        self.triggered.store(true, Ordering::SeqCst);
+    pub fn trigger(&self, interrupt: Interrupt) {
+        let interrupt = match interrupt {
+            Interrupt::Reset => RESET,
+            Interrupt::Pause => PAUSE,
+        };
+        self.interrupt.store(interrupt, Ordering::SeqCst);
         self.notify.notify_waiters();
+    }
+
+    /// Those that have paused. Sessions that begin from now on do not.
+    pub fn left(&self) -> Vec<Left> {
+        self.interrupt.store(NONE, Ordering::SeqCst);
+        std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// One has paused.
+    pub(super) fn keep(&self, session: Left) {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.push(session);
     }
 
     /// Waits until it is triggered; to be polled by one task.
@@ -41,16 +67,17 @@ pub struct Triggered<'a> {
 }
 
 impl Future for Triggered<'_> {
-    type Output = ();
+    type Output = Interrupt;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Interrupt> {
         if !self.listening {
             // From now on a trigger is heard; one that came before is seen.
             self.listening = self.notified.as_mut().poll(cx).is_pending();
         }
-        match self.abort.triggered.load(Ordering::SeqCst) {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
+        match self.abort.interrupt.load(Ordering::SeqCst) {
+            RESET => Poll::Ready(Interrupt::Reset),
+            PAUSE => Poll::Ready(Interrupt::Pause),
+            _ => Poll::Pending,
         }
     }
 }
@@ -75,9 +102,12 @@ mod tests {
         }
         let early = timeout(Duration::from_millis(1), abort.triggered()).await;
         assert!(early.is_err(), "it is not triggered yet");
-        abort.trigger();
-        abort.triggered().await;
+        abort.trigger(Interrupt::Pause);
+        assert_eq!(abort.triggered().await, Interrupt::Pause);
         tasks.close();
         tasks.wait().await;
+        assert!(abort.left().is_empty());
+        let later = timeout(Duration::from_millis(1), abort.triggered()).await;
+        assert!(later.is_err(), "those that come later go on");
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::Arrival;
 use crate::config::address::Peer;
 use crate::net::proxy_header::{self, Origin};
 use crate::net::stream::AsyncStream;
@@ -39,16 +40,24 @@ impl ProxyHeaderReader {
         }
     }
 
-    /// Waits for the header.
+    /// Waits for the header, unless it was read already.
     pub(super) async fn receive(
         &self,
         client: &AsyncStream,
         listener: &str,
-        peer: Peer,
+        arrival: &mut Arrival,
     ) -> HeaderOutcome {
-        let late = || Err(io::Error::other("no PROXY header came in time"));
-        let header = timeout(HEADER_TIMEOUT, take_header(client)).await;
-        match header.unwrap_or_else(|_| late()) {
+        let peer = arrival.peer;
+        let header = match arrival.header {
+            Some(origin) => Ok(origin),
+            None => {
+                let late = || Err(io::Error::other("no PROXY header came in time"));
+                let header = timeout(HEADER_TIMEOUT, take_header(client)).await;
+                header.unwrap_or_else(|_| late())
+            }
+        };
+        arrival.header = header.as_ref().ok().copied();
+        match header {
             Ok(origin) if names_a_client(origin, peer) => HeaderOutcome::Read(Some(origin)),
             // Perhaps a health check: then nothing more is sent, and it neither wakes the service nor
             // keeps it awake.

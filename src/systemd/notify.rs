@@ -1,12 +1,23 @@
 //! Notifications to the service manager: READY, STATUS, STOPPING, WATCHDOG (sd_notify(3)). They may
 //! block when it hangs, so a thread of its own sends them.
 
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use rustix::cmsg_space;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::pipe::{PipeFlags, pipe_with};
 use sd_notify::NotifyState;
-use tokio::time::sleep;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
 
 use crate::util::text::one_line;
 
@@ -31,6 +42,7 @@ enum Message {
     Status(String),
     Alive,
     Extend(Duration),
+    Store(&'static str, Vec<OwnedFd>, oneshot::Sender<bool>),
     Forget(Vec<String>),
     Stopping(SyncSender<()>),
 }
@@ -41,6 +53,9 @@ const QUEUE: usize = 64;
 /// EXTEND_TIMEOUT_USEC: how often the manager is told that stopping takes so much longer.
 const EXTEND_EVERY: Duration = Duration::from_secs(5);
 const EXTEND_BY: Duration = Duration::from_secs(15);
+
+/// How long the manager may take until it has received what it is to store.
+const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the exit waits for STOPPING to be sent.
 const STOPPING_TIMEOUT: Duration = Duration::from_secs(1);
@@ -90,13 +105,20 @@ impl Notifier {
         }
     }
 
-    /// FDSTOREREMOVE: what is stored by these names is not known to this version.
+    /// FDSTORE: has the manager keep these for the next process, by this name. Returns whether it has
+    /// received them, and all that it was told before; whether it keeps them it does not say.
+    pub async fn store(&self, name: &'static str, descriptors: &[BorrowedFd<'_>]) -> bool {
+        let copies = descriptors.iter().map(BorrowedFd::try_clone_to_owned);
+        let Ok(copies) = copies.collect() else {
+            return false;
+        };
+        let (reply, received) = oneshot::channel();
+        self.notify(Message::Store(name, copies, reply))
+            && matches!(timeout(STORE_TIMEOUT, received).await, Ok(Ok(true)))
+    }
+
+    /// FDSTOREREMOVE: what is stored by these names is not wanted any more.
     pub fn forget(&self, names: Vec<String>) {
-        for name in &names {
-            tracing::warn!(
-                "`{name}` in the file descriptor store is not known to this version: removed"
-            );
-        }
         if !names.is_empty() {
             self.notify(Message::Forget(names));
         }
@@ -134,7 +156,7 @@ fn send_all(messages: &Receiver<Message>) {
 
 fn send(message: Message) {
     // A failure could only be reported to the manager.
-    let _ = match &message {
+    let result = match &message {
         Message::Ready => sd_notify::notify(&[NotifyState::Ready]),
         // A newline would end the field, and the manager takes 4096 bytes in all.
         Message::Status(text) => {
@@ -150,9 +172,47 @@ fn send(message: Message) {
             let removal = format!("FDSTOREREMOVE=1\nFDNAME={name}");
             sd_notify::notify(&[NotifyState::Custom(&removal)])
         }),
+        Message::Store(name, descriptors, _) => store(name, descriptors),
         Message::Stopping(_) => sd_notify::notify(&[NotifyState::Stopping]),
     };
-    if let Message::Stopping(sent) = message {
-        let _ = sent.send(());
+    match message {
+        Message::Store(_, _, reply) => drop(reply.send(result.is_ok())),
+        Message::Stopping(sent) => drop(sent.send(())),
+        Message::Ready | Message::Status(_) | Message::Alive => (),
+        Message::Extend(_) | Message::Forget(_) => (),
     }
+}
+
+/// Sends what is to be stored. Returns when the manager has it (BARRIER).
+fn store(name: &str, descriptors: &[OwnedFd]) -> io::Result<()> {
+    let socket = UnixDatagram::unbound()?;
+    let path = std::env::var_os("NOTIFY_SOCKET").ok_or(io::ErrorKind::NotConnected)?;
+    match path.as_bytes().strip_prefix(b"@") {
+        Some(name) => socket.connect_addr(&SocketAddr::from_abstract_name(name)?)?,
+        None => socket.connect(&path)?,
+    }
+    // Without FDPOLL=0, it would be removed when its other end closes.
+    let text = format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0\n");
+    for descriptor in descriptors {
+        send_with(&socket, &text, descriptor.as_fd())?;
+    }
+    let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
+    send_with(&socket, "BARRIER=1\n", theirs.as_fd())?;
+    drop(theirs);
+    let limit = Timespec::try_from(STORE_TIMEOUT).map_err(io::Error::other)?;
+    let mut fds = [PollFd::new(&ours, PollFlags::empty())];
+    match poll(&mut fds, Some(&limit))? {
+        0 => Err(io::ErrorKind::TimedOut.into()),
+        _ => Ok(()),
+    }
+}
+
+fn send_with(socket: &UnixDatagram, text: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [descriptor];
+    control.push(SendAncillaryMessage::ScmRights(&descriptors));
+    let text = [IoSlice::new(text.as_bytes())];
+    sendmsg(socket, &text, &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
 }

@@ -13,6 +13,7 @@ mod examples;
 mod exec;
 mod fairness;
 mod filters;
+mod handover;
 mod hooks;
 mod idle_timeouts;
 mod init;

@@ -99,6 +99,8 @@ pub(crate) enum Wrong {
     Kill,
     /// SIGTERM
     Term,
+    /// SIGTERM for a restart
+    HandOver,
 }
 
 impl Step {
@@ -324,6 +326,10 @@ impl World {
             left.terms > 0 && process.stage == Stage::Serving,
             Step::Wrong(Wrong::Term),
         );
+        may(
+            left.restarts > 0 && process.stage == Stage::Serving,
+            Step::Wrong(Wrong::HandOver),
+        );
     }
 
     fn accepts(&self, process: &Process) -> bool {
@@ -425,6 +431,7 @@ impl World {
             Wrong::BusGone => left.bus -= 1,
             Wrong::Kill => left.kills -= 1,
             Wrong::Term => left.terms -= 1,
+            Wrong::HandOver => left.restarts -= 1,
             Wrong::StartUnheard => (),
             Wrong::TooSlow
             | Wrong::StartRefused
@@ -442,6 +449,7 @@ impl World {
                 | Wrong::BusGone
                 | Wrong::Kill
                 | Wrong::Term
+                | Wrong::HandOver
                 | Wrong::StartUnheard
         );
         self.excuse |= excuses && self.is_waking();
@@ -481,7 +489,29 @@ impl World {
                 self.excuse = false;
             }
             Wrong::Term => self.process().stage = Stage::Draining,
+            Wrong::HandOver => self.hand_over(),
         }
+    }
+
+    /// `handover::hand_over`, and `handover::take` of the next process, which finds everything else as
+    /// it is. A client whose verdict was not received yet waits anew.
+    fn hand_over(&mut self) {
+        let mut next = Process::new(self.rules.0, self.limiter(), self.now.0);
+        for client in 0..self.rules.0.clients.len() as u8 {
+            let target = self.target_of(client);
+            let state = &mut self.clients[usize::from(client)];
+            match state {
+                Client::Connected
+                    if self.rules.0.defect == Some(Defect::ForgetsWhoWasConnected) => {}
+                Client::Connected => next.gates[target] = next.gates[target].admit(false),
+                Client::Waiting | Client::Admitted | Client::Rejected => {
+                    *state = Client::Waiting;
+                    next.inbox.push(Message::Arrived(client));
+                }
+                Client::Away | Client::Backlog | Client::Gone(_) => (),
+            }
+        }
+        self.process = Some(next);
     }
 
     /// A wake is under way, so what goes wrong may make it fail.

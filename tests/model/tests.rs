@@ -12,6 +12,7 @@ const NO_TROUBLE: Trouble = Trouble {
     bus: 0,
     kills: 0,
     terms: 0,
+    restarts: 0,
     leaves: 0,
 };
 
@@ -226,6 +227,16 @@ fn wakeport_is_stopped_and_takes_the_service_along() {
         ..NO_TROUBLE
     };
     holds(rules, trouble, 2_200_000, &["Cut", "Failed"]);
+}
+
+#[test]
+fn wakeport_is_restarted_and_goes_on_with_its_connections() {
+    let trouble = Trouble {
+        restarts: 1,
+        failures: 1,
+        ..NO_TROUBLE
+    };
+    holds(sound(TWO), trouble, 1, &["Failed", "Served"]);
 }
 
 #[test]
@@ -444,4 +455,10 @@ fn finds_gates_that_do_not_tell() {
 #[test]
 fn finds_connections_that_are_miscounted() {
     finds(Defect::LeavesTwice, A_FAILURE, "counts other connections");
+    let restart = Trouble {
+        restarts: 1,
+        ..NO_TROUBLE
+    };
+    let forgets = Defect::ForgetsWhoWasConnected;
+    finds(forgets, restart, "counts other connections");
 }

@@ -319,6 +319,8 @@ pub(crate) struct Trouble {
     pub(crate) kills: u8,
     /// SIGTERM for wakeport.
     pub(crate) terms: u8,
+    /// systemd restarts wakeport, and the next process goes on with the connections.
+    pub(crate) restarts: u8,
     /// A client leaves before it is served.
     pub(crate) leaves: u8,
 }
@@ -381,6 +383,8 @@ pub(crate) enum Defect {
     KeepsListenersClosed,
     /// It exits before clients that it rejects are gone.
     ExitsUnderRejected,
+    /// It does not count the connections that it takes over.
+    ForgetsWhoWasConnected,
     // -- the gates
     /// It takes a gate for closed without closing it.
     StopsWithoutClosing,

@@ -26,6 +26,7 @@ mod outages;
 mod package;
 mod polkit;
 mod readmes;
+mod restarts;
 mod rig_selftest;
 mod security;
 mod several_services;

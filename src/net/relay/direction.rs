@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use tokio::io::Interest;
 
 use super::pipe::Pipe;
-use super::{Cause, End, FIRST_FLIGHT, is_would_block};
+use super::{Cause, End, FIRST_FLIGHT, Way, is_would_block};
 use crate::net::stream::AsyncStream;
 
 /// How much one read may return. More gains nothing; less costs system calls.
@@ -86,11 +86,11 @@ enum Step {
 }
 
 impl<'a> Direction<'a> {
-    /// Passes bytes from `source` to `sink`, `said` first, and counts them in `total`.
+    /// Passes bytes from `source` to `sink`, from where it was paused, and counts them in `total`.
     pub(super) fn new(
         source: &'a AsyncStream,
         sink: &'a AsyncStream,
-        said: Vec<u8>,
+        way: Way,
         total: &'a mut u64,
     ) -> Self {
         Self {
@@ -98,11 +98,29 @@ impl<'a> Direction<'a> {
             sink,
             mode: Mode::Copy { large: 0 },
             pipe: None,
-            rest: said,
+            rest: way.rest,
             total,
-            end: None,
-            has_unsent: false,
+            end: way.end,
+            has_unsent: way.has_unsent,
             watch: None,
+        }
+    }
+
+    /// Stops where it is.
+    pub(super) fn pause(mut self) -> Way {
+        if let Some(mut pipe) = self.pipe.take() {
+            // It holds bytes only while there is no other rest.
+            match pipe.read_out() {
+                Ok(rest) if !rest.is_empty() => self.rest = rest,
+                Ok(_) => (),
+                Err(error) => self.end = Some(End::SourceBroken(Cause::from(&error))),
+            }
+            pipe.give_back();
+        }
+        Way {
+            rest: self.rest,
+            end: self.end,
+            has_unsent: self.has_unsent,
         }
     }
 

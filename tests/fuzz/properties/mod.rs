@@ -5,6 +5,7 @@ mod addresses;
 mod answers;
 mod commands;
 mod files;
+mod handovers;
 mod lifecycles;
 mod listeners;
 mod networks;
@@ -19,11 +20,12 @@ mod units;
 pub(super) type Property = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub(super) const PROPERTIES: [(&str, Property); 13] = [
+pub(super) const PROPERTIES: [(&str, Property); 14] = [
     ("addresses", addresses::property),
     ("answers", answers::property),
     ("commands", commands::property),
     ("files", files::property),
+    ("handovers", handovers::property),
     ("lifecycles", lifecycles::property),
     ("listeners", listeners::property),
     ("networks", networks::property),

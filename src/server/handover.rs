@@ -1,0 +1,482 @@
+//! Hands connections over to the next process, by queues in systemd's file descriptor store: what is
+//! in flight in a socket stays there while nothing runs. PID 1 compares each stored descriptor with
+//! each other, so there is one for thousands of connections.
+
+pub mod wire;
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::cmsg_space;
+use rustix::fs::MemfdFlags;
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
+    sendmsg, socketpair, sockopt,
+};
+
+use tokio::time::{sleep, timeout};
+
+use super::count;
+use super::listeners::{Listeners, Sessions};
+use super::running::Services;
+use crate::config::address::Peer;
+use crate::net::listen::{CONNECTIONS, Stored};
+use crate::net::relay;
+use crate::net::stream::RawStream;
+use crate::service::{Permit, Traffic};
+use crate::session::{Arrival, Entry, Left, Relayed, Route};
+use crate::systemd::notify::Notifier;
+use crate::systemd::restart::Store;
+use crate::systemd::unit::Unit;
+use wire::{Connection, Unreadable, Way};
+
+/// Descriptors of one message: what the kernel takes at most (SCM_MAX_FD).
+const MOST_DESCRIPTORS: usize = 253;
+
+/// How much a queue may hold; the kernel grants `net.core.wmem_max`.
+const QUEUE_SIZE: usize = 4 << 20;
+
+/// How often it is looked whether nothing is bound to this process any more.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What is left to the next process. Until this one ends, its services count these connections.
+#[derive(Debug)]
+pub(super) struct HandedOver {
+    _left: Vec<Left>,
+    _held: Vec<Permit>,
+}
+
+/// If our unit starts anew, leaves all connections to the next process; `None` if they are to drain:
+/// all of them are here then.
+pub(super) async fn hand_over(
+    sessions: &Sessions,
+    services: &Services,
+    notifier: &Notifier,
+    unit: Option<&Unit>,
+    limit: Duration,
+) -> Option<HandedOver> {
+    if sessions.count() == 0 {
+        return None;
+    }
+    let unit = unit?;
+    // What was said before is heard by then.
+    if !notifier.store(CONNECTIONS, &[]).await {
+        return None;
+    }
+    let store = Store::of_restart(unit).await?;
+    // Connections are served meanwhile.
+    let free = async {
+        while services.are_bound().await {
+            sleep(LOOK).await;
+        }
+    };
+    let _ = timeout(limit, free).await;
+    let held = services.hold();
+    let left = sessions.pause().await;
+    let (ending, left): (Vec<_>, Vec<_>) = left
+        .into_iter()
+        .partition(|left| left.is_relayed() && services.ends_with_us(left));
+    let (queues, packed) = pack(&left, store.room);
+    if packed == left.len() && put_away(&queues, &store, notifier).await {
+        tracing::info!("restarting: handed {} over", count(left.len()));
+        ending.into_iter().for_each(Left::reset);
+        return Some(HandedOver {
+            _left: left,
+            _held: held,
+        });
+    }
+    queues.into_iter().for_each(Queue::empty);
+    notifier.forget(vec![CONNECTIONS.into()]);
+    tracing::warn!("restarting: {} cannot be handed over", count(left.len()));
+    for left in ending.into_iter().chain(left) {
+        sessions.resume(left);
+    }
+    None
+}
+
+/// Has the manager store the queues; whether it has.
+async fn put_away(queues: &[Queue], store: &Store, notifier: &Notifier) -> bool {
+    let outputs: Vec<BorrowedFd<'_>> = queues.iter().map(|queue| queue.output.as_fd()).collect();
+    let all = store.full + outputs.len();
+    notifier.store(CONNECTIONS, &outputs).await && store.stored().await == Some(all)
+}
+
+/// Goes on with the connections that an earlier process has left.
+pub(super) fn take(stored: Stored, listeners: &Listeners, notifier: &Notifier) {
+    let Stored { queues, unknown } = stored;
+    let mut names = unknown;
+    for name in &names {
+        tracing::warn!(
+            "`{name}` in the file descriptor store is not known to this version: removed"
+        );
+    }
+    let mut received = Vec::new();
+    if !queues.is_empty() {
+        names.push(CONNECTIONS.into());
+    }
+    for queue in queues {
+        let (these, problem) = receive(queue);
+        received.extend(these);
+        if let Some(problem) = problem {
+            tracing::warn!("connections that the process before has left are reset: {problem}");
+        }
+    }
+    notifier.forget(names);
+    if !received.is_empty() {
+        tracing::info!(
+            "took {} over from the process before",
+            count(received.len())
+        );
+    }
+    listeners.resume(received);
+}
+
+/// Connections on their way: what was written to one end is read from the other one, by whatever
+/// process has it.
+#[derive(Debug)]
+struct Queue {
+    input: OwnedFd,
+    output: OwnedFd,
+}
+
+/// Writes these connections into queues, as many of them as fit into at most `room`; how many did. The
+/// sockets stay open here as well.
+fn pack(sessions: &[Left], room: usize) -> (Vec<Queue>, usize) {
+    let connections: Vec<Connection> = sessions.iter().map(describe).collect();
+    let (mut queues, mut packed) = (Vec::new(), 0);
+    while packed < sessions.len() {
+        let fitting = wire::fitting(&connections[packed..]);
+        let these = packed..packed + fitting;
+        let message = (&connections[these.clone()], &sessions[these]);
+        if let Err(error) = put(&mut queues, room, message) {
+            tracing::debug!("{packed} of {} connections fit: {error}", sessions.len());
+            break;
+        }
+        packed += fitting;
+    }
+    (queues, packed)
+}
+
+/// Writes one message into the last queue, or into a new one if that is full.
+fn put(
+    queues: &mut Vec<Queue>,
+    room: usize,
+    (connections, sessions): (&[Connection], &[Left]),
+) -> io::Result<()> {
+    let line = wire::write(connections);
+    let rest = rest_of(sessions)?;
+    let mut descriptors: Vec<BorrowedFd<'_>> = Vec::new();
+    for session in sessions {
+        descriptors.push(session.client.as_fd());
+        if let Entry::Relayed(relayed) = &session.entry {
+            descriptors.push(relayed.target.as_fd());
+        }
+    }
+    descriptors.extend(rest.as_ref().map(AsFd::as_fd));
+    if let Some(last) = queues.last()
+        && last.send(&line, &descriptors)?
+    {
+        return Ok(());
+    }
+    if queues.len() < room {
+        let queue = Queue::new()?;
+        if queue.send(&line, &descriptors)? {
+            queues.push(queue);
+            return Ok(());
+        }
+    }
+    Err(io::ErrorKind::StorageFull.into())
+}
+
+/// A file with what is left to be passed on, if anything is.
+fn rest_of(sessions: &[Left]) -> io::Result<Option<OwnedFd>> {
+    let mut file = None;
+    for session in sessions {
+        let Entry::Relayed(relayed) = &session.entry else {
+            continue;
+        };
+        for way in [&relayed.paused.up, &relayed.paused.down] {
+            let mut bytes = &way.rest[..];
+            while !bytes.is_empty() {
+                let file = match &file {
+                    Some(file) => file,
+                    None => {
+                        let new = rustix::fs::memfd_create("wakeport-rest", MemfdFlags::CLOEXEC);
+                        &*file.insert(new?)
+                    }
+                };
+                match rustix::io::write(file, bytes)? {
+                    0 => return Err(io::ErrorKind::WriteZero.into()),
+                    written => bytes = &bytes[written..],
+                }
+            }
+        }
+    }
+    Ok(file)
+}
+
+impl Queue {
+    fn new() -> io::Result<Self> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (input, output) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        // Whether or not that is granted, there is some room.
+        let _ = sockopt::set_socket_send_buffer_size(&input, QUEUE_SIZE);
+        Ok(Self { input, output })
+    }
+
+    /// Writes a message; whether there was room for it.
+    fn send(&self, line: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<bool> {
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        match sendmsg(&self.input, &[IoSlice::new(line)], &mut control, flags) {
+            Ok(sent) if sent == line.len() => Ok(true),
+            Ok(_) => Err(io::ErrorKind::WriteZero.into()),
+            Err(Errno::AGAIN) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes everything out again: what is left in a queue that is stored would stay open.
+    fn empty(self) {
+        drop(self.input);
+        receive(self.output);
+    }
+}
+
+/// What is written down of a connection.
+fn describe(session: &Left) -> Connection {
+    let Arrival {
+        peer,
+        header,
+        identified,
+    } = session.arrival;
+    let relayed = match &session.entry {
+        Entry::Relayed(relayed) => {
+            let way = |way: &relay::Way, total| Way {
+                total,
+                rest: way.rest.len() as u64,
+                end: way.end,
+                unsent: way.has_unsent,
+            };
+            let Relayed {
+                paused, traffic, ..
+            } = &**relayed;
+            Some(wire::Relayed {
+                up: way(&paused.up, traffic.up),
+                down: way(&paused.down, traffic.down),
+                idle: u64::try_from(paused.idle.as_millis()).unwrap_or(u64::MAX),
+            })
+        }
+        Entry::Pending(()) | Entry::Identified | Entry::Waiting(_) | Entry::Inside(_) => None,
+    };
+    Connection {
+        listener: session.route.listener.to_string(),
+        peer: match peer {
+            Peer::Tcp(address) => Some(address),
+            Peer::Unix => None,
+        },
+        header,
+        identified,
+        relayed,
+    }
+}
+
+/// A connection of an earlier process.
+#[derive(Debug)]
+pub(super) struct Received {
+    /// What is known of it.
+    pub(super) connection: Connection,
+    /// The client's socket.
+    pub(super) client: RawStream,
+    target: Option<RawStream>,
+    rest: [Vec<u8>; 2],
+}
+
+/// Takes all connections out of a queue; if some cannot be had, these are reset, and it is said why.
+fn receive(queue: OwnedFd) -> (Vec<Received>, Option<String>) {
+    let mut received = Vec::new();
+    let why = read(&queue, &mut received).err();
+    let why = why.map(|(lost, why)| {
+        for socket in lost {
+            let _ = sockopt::set_socket_linger(&socket, Some(Duration::ZERO));
+        }
+        why
+    });
+    (received, why)
+}
+
+type Lost = (Vec<OwnedFd>, String);
+
+fn read(queue: &OwnedFd, received: &mut Vec<Received>) -> Result<(), Lost> {
+    let failed = |error: Errno| (Vec::new(), format!("they cannot be read: {error}"));
+    rustix::io::ioctl_fionbio(queue, true).map_err(failed)?;
+    let (mut bytes, mut descriptors) = (Vec::new(), Vec::new());
+    let mut buffer = vec![0; 4 * wire::LONGEST];
+    let mut problem: Option<Unreadable> = None;
+    let mut lost = Vec::new();
+    loop {
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let read = recvmsg(
+            queue,
+            &mut [IoSliceMut::new(&mut buffer)],
+            &mut control,
+            flags,
+        );
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(sockets) = message {
+                descriptors.extend(sockets);
+            }
+        }
+        let read = match read {
+            Ok(read) => read,
+            Err(Errno::INTR) => continue,
+            Err(Errno::AGAIN) => break,
+            Err(error) if error == Errno::NOTSOCK => return Err(failed(error)),
+            // What was read before is of use.
+            Err(_) => break,
+        };
+        if read.bytes == 0 {
+            break;
+        }
+        if read.flags.contains(ReturnFlags::CTRUNC) {
+            problem.get_or_insert(Unreadable::Malformed);
+        }
+        // Descriptors come with the first byte of their message, and never with an earlier one.
+        bytes.extend_from_slice(&buffer[..read.bytes]);
+        while let Some(end) = bytes.iter().position(|&byte| byte == b'\n') {
+            let line: Vec<u8> = bytes.drain(..=end).collect();
+            let sockets = std::mem::take(&mut descriptors);
+            match message(&line, sockets, received) {
+                Ok(()) => (),
+                Err((sockets, why)) => {
+                    lost.extend(sockets);
+                    problem.get_or_insert(why);
+                }
+            }
+        }
+    }
+    if !bytes.is_empty() || !descriptors.is_empty() {
+        lost.extend(descriptors);
+        problem.get_or_insert(Unreadable::Malformed);
+    }
+    match problem {
+        Some(problem) => Err((lost, problem.to_string())),
+        None => Ok(()),
+    }
+}
+
+/// Takes the connections of one message.
+fn message(
+    line: &[u8],
+    mut descriptors: Vec<OwnedFd>,
+    received: &mut Vec<Received>,
+) -> Result<(), (Vec<OwnedFd>, Unreadable)> {
+    let connections = match wire::read(line) {
+        Ok(connections) if wire::descriptors(&connections) == descriptors.len() => connections,
+        Ok(_) => return Err((descriptors, Unreadable::Malformed)),
+        Err(why) => return Err((descriptors, why)),
+    };
+    let has_rest = connections.iter().any(|connection| connection.rest() > 0);
+    let file = descriptors.pop_if(|_| has_rest);
+    let rests = match file.map(|file| rests(&connections, &file)) {
+        Some(Ok(rests)) => rests,
+        Some(Err(_)) => return Err((descriptors, Unreadable::Malformed)),
+        None => vec![Default::default(); connections.len()],
+    };
+    let mut descriptors = descriptors.into_iter();
+    for (connection, rest) in connections.into_iter().zip(rests) {
+        let mut socket = || RawStream::from_socket(descriptors.next()?).ok();
+        let client = socket();
+        let target = connection.relayed.and_then(|_| socket());
+        // What is no socket of ours is closed.
+        if let Some(client) = client.filter(|_| target.is_some() == connection.relayed.is_some()) {
+            received.push(Received {
+                connection,
+                client,
+                target,
+                rest,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// What is left to be passed on, for each connection.
+fn rests(connections: &[Connection], file: &OwnedFd) -> io::Result<Vec<[Vec<u8>; 2]>> {
+    let size = u64::try_from(rustix::fs::fstat(file)?.st_size).unwrap_or(0);
+    let mut offset = 0;
+    let mut next = |length: u64| -> io::Result<Vec<u8>> {
+        let end = length.checked_add(offset).filter(|&end| end <= size);
+        let end = end.ok_or(io::ErrorKind::InvalidData)?;
+        let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        let mut read = 0;
+        while read < bytes.len() {
+            match rustix::io::pread(file, &mut bytes[read..], offset + read as u64)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => read += count,
+            }
+        }
+        offset = end;
+        Ok(bytes)
+    };
+    let rest = |connection: &Connection| match connection.relayed {
+        Some(relayed) => Ok([next(relayed.up.rest)?, next(relayed.down.rest)?]),
+        None => Ok(Default::default()),
+    };
+    connections.iter().map(rest).collect()
+}
+
+impl Received {
+    /// The session, by this route.
+    pub(super) fn session(self, route: &Arc<Route>) -> Left {
+        let Connection {
+            peer,
+            header,
+            identified,
+            relayed,
+            ..
+        } = self.connection;
+        let arrival = Arrival {
+            peer: peer.map_or(Peer::Unix, Peer::Tcp),
+            header,
+            identified,
+        };
+        let (Some(relayed), Some(target)) = (relayed, self.target) else {
+            return route.waited(self.client, arrival);
+        };
+        let [up, down] = self.rest;
+        let way = |way: Way, rest| relay::Way {
+            rest,
+            end: way.end,
+            has_unsent: way.unsent,
+        };
+        let paused = relay::Paused {
+            up: way(relayed.up, up),
+            down: way(relayed.down, down),
+            idle: Duration::from_millis(relayed.idle),
+        };
+        let traffic = Traffic {
+            up: relayed.up.total,
+            down: relayed.down.total,
+            ..Traffic::default()
+        };
+        route.relayed(self.client, arrival, target, paused, traffic)
+    }
+
+    /// Resets it.
+    pub(super) fn reset(&self) {
+        self.client.reset();
+        self.target.iter().for_each(RawStream::reset);
+    }
+}

@@ -1,0 +1,249 @@
+//! How connections are written down that go from one process to the next: a line of JSON, followed
+//! by nothing; their sockets go along with it. Pure: what is read may come from another version.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::net::proxy_header::Origin;
+use crate::net::relay::End;
+
+/// The version of the format. One that reads another one's lines keeps its number.
+pub const VERSION: u64 = 1;
+
+/// Connections of one message at most: the kernel takes 253 descriptors at once (SCM_MAX_FD), and
+/// each connection has two.
+pub const MOST: usize = 100;
+
+/// No line is longer: more would be split by the kernel (`unix_stream_sendmsg`).
+pub const LONGEST: usize = 16 * 1024;
+
+/// One connection. Its descriptors are the client's socket, then the target's if it is relayed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connection {
+    /// The name of the listener that it came in by.
+    pub listener: String,
+    /// The client's address; none over a Unix socket.
+    pub peer: Option<SocketAddr>,
+    /// The PROXY header that was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<Origin>,
+    /// It is known to be a client's.
+    pub identified: bool,
+    /// How far it is; none while it waits for its target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relayed: Option<Relayed>,
+}
+
+/// How far a relayed connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relayed {
+    /// From the client to the target.
+    pub up: Way,
+    /// From the target to the client.
+    pub down: Way,
+    /// How long no byte had moved, in milliseconds.
+    pub idle: u64,
+}
+
+/// How far one of its ways is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Way {
+    /// How many bytes were passed on.
+    pub total: u64,
+    /// How many were read and not passed on: they are in a file, one connection's after the other's,
+    /// that is the last descriptor of a message if it has any.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rest: u64,
+    /// How it has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<End>,
+    /// Bytes were still unsent then.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub unsent: bool,
+}
+
+/// Why a line cannot be read.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// Another version has written it.
+    #[error("they are of version {0} of the format, and this wakeport reads version {VERSION}")]
+    Version(u64),
+    /// It is no line of ours.
+    #[error("they are not written as wakeport does")]
+    Malformed,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line<T> {
+    version: u64,
+    connections: T,
+}
+
+#[derive(Deserialize)]
+struct AnyLine {
+    version: u64,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+impl Connection {
+    /// How many sockets it has.
+    pub fn sockets(&self) -> usize {
+        1 + usize::from(self.relayed.is_some())
+    }
+
+    /// How many bytes it has in the file.
+    pub fn rest(&self) -> u64 {
+        let rest = |relayed: Relayed| relayed.up.rest.saturating_add(relayed.down.rest);
+        self.relayed.map_or(0, rest)
+    }
+}
+
+/// How many descriptors go along with these connections.
+pub fn descriptors(connections: &[Connection]) -> usize {
+    let sockets: usize = connections.iter().map(Connection::sockets).sum();
+    sockets + usize::from(connections.iter().any(|connection| connection.rest() > 0))
+}
+
+/// The line for these connections, its end included.
+pub fn write(connections: &[Connection]) -> Vec<u8> {
+    let line = Line {
+        version: VERSION,
+        connections,
+    };
+    let mut line = serde_json::to_vec(&line).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+/// How many of these connections, from the first one on, go into one message: at least one.
+pub fn fitting(connections: &[Connection]) -> usize {
+    let most = connections.len().min(MOST);
+    let sizes = connections[..most].iter().map(|connection| {
+        let text = serde_json::to_vec(connection);
+        text.map_or(0, |text| text.len() + 1)
+    });
+    let room = LONGEST - write(&[]).len();
+    let ends = sizes.scan(0, |end, size| {
+        *end += size;
+        Some(*end)
+    });
+    ends.take_while(|&end| end <= room).count().max(1).min(most)
+}
+
+/// The connections of a line, which may have its end or not.
+pub fn read(line: &[u8]) -> Result<Vec<Connection>, Unreadable> {
+    let malformed = |_| Unreadable::Malformed;
+    let AnyLine { version } = serde_json::from_slice(line).map_err(malformed)?;
+    if version != VERSION {
+        return Err(Unreadable::Version(version));
+    }
+    let Line { connections, .. } = serde_json::from_slice(line).map_err(malformed)?;
+    Ok(connections)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::relay::Cause;
+
+    fn connection(listener: &str) -> Connection {
+        let way = Way {
+            total: 1 << 40,
+            rest: 65_536,
+            end: Some(End::SourceBroken(Cause::TimedOut)),
+            unsent: true,
+        };
+        Connection {
+            listener: listener.into(),
+            peer: Some(([192, 0, 2, 1], 4711).into()),
+            header: Some(Origin::Tcp {
+                client: ([192, 0, 2, 1], 4711).into(),
+                server: ([192, 0, 2, 2], 443).into(),
+            }),
+            identified: true,
+            relayed: Some(Relayed {
+                up: way,
+                down: Way {
+                    end: Some(End::Finished),
+                    ..way
+                },
+                idle: 1500,
+            }),
+        }
+    }
+
+    /// What is written now is what later versions find.
+    #[test]
+    fn the_format_is_as_it_always_was() {
+        let waits = Connection {
+            peer: None,
+            header: None,
+            identified: false,
+            relayed: None,
+            ..connection("web")
+        };
+        let line = write(&[waits.clone(), connection("web")]);
+        let expected = concat!(
+            r#"{"version":1,"connections":[{"listener":"web","peer":null,"identified":false},"#,
+            r#"{"listener":"web","peer":"192.0.2.1:4711","#,
+            r#""header":{"tcp":{"client":"192.0.2.1:4711","server":"192.0.2.2:443"}},"#,
+            r#""identified":true,"relayed":{"up":{"total":1099511627776,"rest":65536,"#,
+            r#""end":{"source-broken":"timed-out"},"unsent":true},"#,
+            r#""down":{"total":1099511627776,"rest":65536,"end":"finished","unsent":true},"#,
+            r#""idle":1500}}]}"#,
+            "\n"
+        );
+        assert_eq!(String::from_utf8_lossy(&line), expected);
+        let connections = [waits, connection("web")];
+        assert_eq!(read(&line).as_deref(), Ok(&connections[..]));
+        assert_eq!(descriptors(&connections), 4, "three sockets and the file");
+    }
+
+    #[test]
+    fn another_version_is_named_whatever_its_lines_hold() {
+        for (line, why) in [
+            (
+                &b"{\"version\":2,\"sessions\":7}\n"[..],
+                Unreadable::Version(2),
+            ),
+            (
+                b"{\"version\":0,\"connections\":[]}",
+                Unreadable::Version(0),
+            ),
+            (b"{\"version\":1}", Unreadable::Malformed),
+            (
+                b"{\"version\":-1,\"connections\":[]}",
+                Unreadable::Malformed,
+            ),
+            (b"\xff\xfe", Unreadable::Malformed),
+            (b"", Unreadable::Malformed),
+        ] {
+            assert_eq!(read(line), Err(why));
+        }
+    }
+
+    #[test]
+    fn a_message_is_no_larger_than_the_kernel_passes_on_whole() {
+        for name in ["w", &"long-name".repeat(28)] {
+            let connections = vec![connection(name); 1000];
+            let (mut rest, mut messages) = (&connections[..], 0);
+            while !rest.is_empty() {
+                let (these, others) = rest.split_at(fitting(rest));
+                assert!(write(these).len() <= LONGEST && descriptors(these) <= 253);
+                (rest, messages) = (others, messages + 1);
+            }
+            assert!(messages < 60, "{messages} messages");
+        }
+        assert_eq!(fitting(&vec![connection("w"); 1]), 1);
+        let short = Connection {
+            header: None,
+            relayed: None,
+            ..connection("w")
+        };
+        assert_eq!(fitting(&vec![short; 1000]), MOST);
+    }
+}

@@ -1,0 +1,102 @@
+//! Whether our own unit is about to start anew, and its file descriptor store.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+use zbus::OwnedObjectPath;
+
+use super::dbus::Bus;
+use super::unit::Unit;
+use crate::config::Manager;
+
+/// How long the manager may take to answer. Connections are served meanwhile.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// The file descriptor store of a unit that is about to start anew.
+#[derive(Debug)]
+pub struct Store {
+    bus: Bus,
+    path: OwnedObjectPath,
+    /// How many descriptors there were in it.
+    pub full: usize,
+    /// How many more there is room for.
+    pub room: usize,
+}
+
+impl Store {
+    /// The store of `unit`, which was told to end, if it is known to start again at once.
+    pub async fn of_restart(unit: &Unit) -> Option<Self> {
+        timeout(LIMIT, Self::find(unit)).await.ok()?
+    }
+
+    async fn find(unit: &Unit) -> Option<Self> {
+        let manager = match unit.of_a_user {
+            true => Manager::User,
+            false => Manager::System,
+        };
+        let bus = Bus::open(manager, LIMIT).await.ok()?;
+        let mut rows = bus.systemd.list_units_by_names(&[&unit.name]).await.ok()?;
+        let row = rows.pop()?;
+        let mut store = Self {
+            bus,
+            path: row.path,
+            full: 0,
+            room: 0,
+        };
+        if !starts_again(&row.job, || store.get("Restart")).await {
+            return None;
+        }
+        let room: u32 = store.get("FileDescriptorStoreMax").await?;
+        store.full = store.stored().await?;
+        store.room = usize::try_from(room).ok()?.checked_sub(store.full)?;
+        (store.room > 0).then_some(store)
+    }
+
+    /// How many descriptors are in it.
+    pub async fn stored(&self) -> Option<usize> {
+        let stored: u32 = self.get("NFileDescriptorStore").await?;
+        usize::try_from(stored).ok()
+    }
+
+    async fn get<T: TryFrom<zbus::OwnedVariant>>(&self, property: &str) -> Option<T> {
+        let property = self.bus.property(&self.path, "Service", property);
+        timeout(LIMIT, property).await.ok()?.ok()
+    }
+}
+
+/// Whether a unit with this job starts again when its process has ended well; `setting` is its
+/// `Restart=`.
+async fn starts_again<F: Future<Output = Option<String>>>(
+    job: &str,
+    setting: impl FnOnce() -> F,
+) -> bool {
+    match job {
+        "restart" | "try-restart" => true,
+        "" => {
+            let setting = setting().await;
+            setting.is_some_and(|setting| setting == "always" || setting == "on-success")
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_unit_starts_again_by_its_job_or_else_by_its_setting() {
+        for (job, setting, again) in [
+            ("restart", "no", true),
+            ("stop", "always", false),
+            ("start", "always", false),
+            ("", "on-failure", false),
+            ("", "always", true),
+            ("", "on-success", true),
+        ] {
+            let setting = async || Some(setting.to_owned());
+            assert_eq!(starts_again(job, setting).await, again, "{job} {again}");
+        }
+        assert!(!starts_again("", async || None).await);
+    }
+}
