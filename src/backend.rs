@@ -81,6 +81,17 @@ pub struct Slept {
     pub may_answer: bool,
 }
 
+/// What a service has used since it was started, as far as that is accounted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU time, in nanoseconds.
+    pub cpu_nanos: Option<u64>,
+    /// Bytes from and to disks.
+    pub io: Option<u64>,
+    /// Bytes from and to networks.
+    pub net: Option<u64>,
+}
+
 /// Why a service could not be started, stopped or queried: one line for people.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -169,6 +180,26 @@ impl Backend {
             Self::Relay | Self::Hooks(_) | Self::Exec(_) => None,
             #[cfg(test)]
             Self::Scripted(_) => None,
+        }
+    }
+
+    /// What the service has used by now.
+    pub async fn usage(&self) -> Result<Usage, Failure> {
+        match self {
+            Self::Systemd(units) => units.usage().await,
+            Self::Relay | Self::Hooks(_) | Self::Exec(_) => Ok(Usage::default()),
+            #[cfg(test)]
+            Self::Scripted(service) => Ok(service.script().usage),
+        }
+    }
+
+    /// Units that would be stopped along with the service, and that run or start.
+    pub async fn dependents(&self) -> Result<Vec<String>, Failure> {
+        match self {
+            Self::Systemd(units) => units.dependents().await,
+            Self::Relay | Self::Hooks(_) | Self::Exec(_) => Ok(Vec::new()),
+            #[cfg(test)]
+            Self::Scripted(service) => service.dependents().await,
         }
     }
 

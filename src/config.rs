@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod address;
+pub mod busy;
 pub mod settings;
 pub mod span;
 mod wake_rate;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use access::AccessList;
 use address::{Address, Bound, HttpUrl};
+use busy::Busy;
 
 pub use wake_rate::WakeRate;
 
@@ -98,6 +100,8 @@ pub struct ServiceConfig {
     pub admission: Admission,
     /// How often the service may be woken; `None` is as often as clients come.
     pub wake_rate: Option<WakeRate>,
+    /// What keeps the service awake when no client is here.
+    pub busy: Busy,
     /// Whether the service sleeps when we are told to end.
     pub stop_on_exit: bool,
 }

@@ -45,6 +45,7 @@
 //!   gate.rs            the gate of a target
 //!   orders.rs          start, stop, give up: one at a time; queries
 //!   probe.rs           does the target answer?
+//!   guard.rs           does work keep it awake without clients?
 //!   reporter.rs        tells the log, STATUS= and the record
 //! session.rs session/  one connection from accept to close; behind a balancer, whose it is
 //! -- acts: one outside thing per file
@@ -62,7 +63,6 @@
 //!                      run (takes the sockets, begins the server), observed (name, record, metrics),
 //!                      status and exporter (show all records), init (sets an instance up), check
 //!                      (verifies one), instances (all of them), output (of commands), test_api
-//!                      tests)
 //! ```
 //!
 //! # The life of a connection
@@ -80,15 +80,23 @@
 //! `--wake-on-data`, is only counted as pending: that prevents the exit and wakes nothing. One that
 //! `--deny` denies is reset.
 //!
+//! # Work without clients
+//!
+//! When the cooldown is over the core asks whether work keeps the service awake; the state stays
+//! cooling and the gates stay open, so that a client enters as ever, which makes the answer void.
+//! `service::guard` puts the question: to [`net::direct`] (connections that bypass us), to the
+//! backend (units that would be stopped along, what they use) and to a program. An objection puts
+//! the question off by 30 s; an answer that is missing or late is none.
+//!
 //! # The gate
 //!
 //! One 64-bit word for each target: an open bit, connections inside, connections that ever entered.
-//! Only the service opens and closes it, by the rules in [`core::gate`]. When the cooldown is over,
-//! the gates of all targets are closed one after the other, each only while no connection is inside;
-//! if one refuses, those already closed open again. Only after all have closed is the order to stop
-//! given: a connection is inside before that, or finds a closed gate and waits. The core follows the
-//! counts by reading them once a second while connections come and go, and by one message when the
-//! gates have been quiet.
+//! Only the service opens and closes it, by the rules in [`core::gate`]. When the cooldown is over
+//! and no work objects, the gates of all targets are closed one after the other, each only while no
+//! connection is inside; if one refuses, those already closed open again. Only after all have closed
+//! is the order to stop given: a connection is inside before that, or finds a closed gate and waits.
+//! The core follows the counts by reading them once a second while connections come and go, and by
+//! one message when the gates have been quiet.
 //!
 //! # A restart
 //!

@@ -7,4 +7,4 @@ pub mod scrape;
 pub mod recorder;
 pub mod log;
 pub mod status;
-mod text;
+pub mod text;

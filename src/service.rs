@@ -3,6 +3,7 @@
 //! that happens is a message in its inbox.
 
 mod gate;
+mod guard;
 mod handle;
 mod orders;
 pub mod probe;
@@ -27,12 +28,14 @@ use crate::core::service::{self as core, Effect, Input, Rules, Ticket, Timer};
 use crate::core::wake_limiter::WakeLimiter;
 use crate::net::dial::Target;
 use gate::{Gate, Totals};
+use guard::Questions;
 use handle::{Message, Stopped, Waiter};
 use orders::Orders;
 use probe::{Answer, Probed, Prober};
 use reporter::Rejected;
 
 pub use gate::Traffic;
+pub use guard::Guard;
 pub use handle::{Entrance, Handle, Permit, Queued, Verdict};
 pub use reporter::{About, Reporter, Say};
 
@@ -48,6 +51,7 @@ pub struct Service {
     /// The connections that the core knows as tickets.
     waiters: BTreeMap<Ticket, Waiter>,
     orders: Orders,
+    questions: Questions,
     reporter: Reporter,
     idle: watch::Sender<bool>,
     /// Notified when the service has become idle.
@@ -63,6 +67,8 @@ pub struct Settings {
     pub targets: Vec<Arc<Target>>,
     /// What asks whether they answer.
     pub prober: Prober,
+    /// What may keep it awake without clients.
+    pub guard: Guard,
     /// How long things may take.
     pub timing: Timing,
     /// What it is called, and how often it may be woken.
@@ -82,6 +88,7 @@ impl Service {
         let mut service = Self {
             core: core(&settings, settings.targets.len(), &reporter),
             orders: Orders::new(&settings, handle.clone(), tasks.clone()),
+            questions: Questions::new(settings.guard.clone(), handle.clone(), tasks.clone()),
             settings,
             tasks,
             inbox,
@@ -110,7 +117,9 @@ impl Service {
     /// Goes on with other settings. Those that wait, wait anew; those inside stay; the service is
     /// found as it is, or, with `stop`, stopped unless it is down.
     async fn reconfigure(&mut self, settings: Settings, stop: bool, limit: Duration) {
-        let mut next = Orders::new(&settings, self.handle.clone(), self.tasks.clone());
+        let (handle, tasks) = (self.handle.clone(), self.tasks.clone());
+        self.questions = Questions::new(settings.guard.clone(), handle.clone(), tasks.clone());
+        let mut next = Orders::new(&settings, handle, tasks);
         next.watch();
         let orders = std::mem::replace(&mut self.orders, next);
         let stop = stop && !self.core.is_down(self.occupancy());
@@ -207,6 +216,14 @@ impl Service {
                 self.handle_input(Input::Denied);
             }
             Message::Gate => self.handle_input(Input::Gate),
+            Message::Busy(number, answer) => {
+                // What is under way may be another question, of other settings even.
+                if self.questions.is_answered(number) && self.core.is_asked(number) {
+                    let busy = !answer.work.is_empty();
+                    self.reporter.busy(answer);
+                    self.handle_input(Input::Busy(number, busy));
+                }
+            }
             Message::Started(result) => {
                 let result = result.map_err(|why| self.reporter.start_fails(why.0));
                 self.handle_input(Input::Started(result));
@@ -278,6 +295,9 @@ impl Service {
         let timers = self.core.timers().filter(|(_, at)| *at <= now);
         let due: Vec<Timer> = timers.map(|(timer, _)| timer).collect();
         for timer in due {
+            if timer == Timer::Answer {
+                self.reporter.busy(guard::Answer::late());
+            }
             let woken_for = &self.targets[self.core.woken_for()];
             if let (Timer::Lifecycle, State::Waking { .. }, Some(why)) =
                 (timer, self.core.state(), &woken_for.failure)
@@ -322,6 +342,7 @@ impl Service {
                         let first = first.map(|waiter| waiter.peer);
                         self.reporter.carried(self.totals());
                         self.reporter.fact(&fact, first, now());
+                        self.questions.follow(fact.to);
                     }
                     Effect::Admit { ticket, first } => {
                         let entrance = &self.targets[ticket.target].entrance;
@@ -358,6 +379,7 @@ impl Service {
                     Effect::Stop => self.orders.stop(),
                     Effect::GiveUp { undo } => self.orders.give_up(undo),
                     Effect::Query { explain } => self.orders.query(explain),
+                    Effect::AskBusy(number) => self.questions.ask(number),
                     Effect::Probe(index) => {
                         self.targets[index].probe(&self.settings.prober, &self.tasks);
                     }
@@ -407,6 +429,7 @@ fn core(settings: &Settings, targets: usize, reporter: &Reporter) -> core::Servi
         },
         can_tell: settings.backend.can_tell(),
         can_start: settings.backend.can_start(),
+        busy_limit: settings.guard.limit(),
     };
     let limiter = reporter.wakes().map(|(rate, ages)| {
         let spent = ages.into_iter().filter_map(|age| now().checked_sub(age));

@@ -100,6 +100,7 @@ pub fn findings(subject: &Subject) -> Vec<Finding> {
             Ok(units) => {
                 for (name, unit) in config.units().iter().zip(units) {
                     found.extend(unit::woken(name.as_str(), unit, config));
+                    found.extend(unit::accounting(name, unit, config));
                     found.extend(relay.iter().flat_map(|relay| unit::tied(name, unit, relay)));
                 }
             }

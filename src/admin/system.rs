@@ -69,6 +69,8 @@ pub struct Unit {
     pub refuse_manual_stop: bool,
     /// `PrivateNetwork=`.
     pub private_network: bool,
+    /// What is measured of it: `IOAccounting`, `IPAccounting`.
+    pub accounting: Vec<&'static str>,
     /// The sockets, timers and paths that start it as well.
     pub triggered_by: Vec<String>,
     /// Those that start it again whenever it is down.

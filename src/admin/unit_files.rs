@@ -15,6 +15,9 @@ use crate::config::{Manager, UnitName};
 /// The name of our drop-ins. Those that an administrator adds sort behind it, and so win.
 pub const DROP_IN: &str = "10-init.conf";
 
+/// The name of our drop-ins for the units that are woken.
+pub const WOKEN_DROP_IN: &str = "10-wakeport.conf";
+
 const SYSTEM_SOCKET: &str = include_str!("../../systemd/wakeport@.socket");
 const SYSTEM_SERVICE: &str = include_str!("../../systemd/wakeport@.service");
 const USER_SOCKET: &str = include_str!("../../systemd/user/wakeport@.socket");
@@ -107,7 +110,10 @@ pub fn may_be_ours(path: &Path) -> bool {
     let (name, folder) = (name(path), path.parent().and_then(name));
     let (name, folder) = (name.unwrap_or_default(), folder.unwrap_or_default());
     let unit = |name: &str| name.starts_with("wakeport@");
-    (name == DROP_IN && unit(&folder)) || unit(&name) || name.starts_with("50-wakeport-")
+    (name == DROP_IN && unit(&folder))
+        || name == WOKEN_DROP_IN
+        || unit(&name)
+        || name.starts_with("50-wakeport-")
 }
 
 /// The variables of each instance in these files, by its name: those of its template, and what its
@@ -193,6 +199,21 @@ pub fn files(instance: &Instance, places: &Places, ids: &[String]) -> Vec<(PathB
     // One with a file may need no variable.
     if !sections.is_empty() {
         files.push(unit(&service, &sections));
+    }
+    let services = instance.config.services.iter();
+    let measured = services.flat_map(|service| {
+        let settings = || service.busy.accounting();
+        service.units().iter().map(move |_| settings())
+    });
+    for (id, settings) in ids.iter().zip(measured) {
+        let mut sections = Sections::default();
+        for setting in settings.filter(|_| id.ends_with(".service")) {
+            sections.add("Service", setting, "yes");
+        }
+        if !sections.is_empty() {
+            let folder = places.units.join(format!("{id}.d"));
+            files.push((folder.join(WOKEN_DROP_IN), sections.write(&first)));
+        }
     }
     if instance.manager == Manager::System && !ids.is_empty() {
         let rule = places

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use super::{Failure, StopScope, WakeOrder, Woken};
+use super::{Failure, StopScope, Usage, WakeOrder, Woken};
 use crate::core::lifecycle::Phase;
 
 /// A service with its script.
@@ -26,6 +26,11 @@ pub struct Script {
     pub giving_up_takes: Duration,
     /// How long a query takes to report.
     pub query_takes: Duration,
+    /// What would be stopped along; `None` is not known.
+    pub dependents: Option<Vec<String>>,
+    /// How long it takes to find that out.
+    pub dependents_take: Duration,
+    pub usage: Usage,
     pub start_fails: bool,
     pub stop_fails: bool,
     pub starts: usize,
@@ -42,6 +47,9 @@ impl Service {
             stop_takes: Duration::from_secs(1),
             giving_up_takes: Duration::ZERO,
             query_takes: Duration::ZERO,
+            dependents: Some(Vec::new()),
+            dependents_take: Duration::ZERO,
+            usage: Usage::default(),
             start_fails: false,
             stop_fails: false,
             starts: 0,
@@ -78,6 +86,12 @@ impl Service {
         };
         pass(takes).await;
         seen
+    }
+
+    pub async fn dependents(&self) -> Result<Vec<String>, Failure> {
+        let script = self.script();
+        pass(script.dependents_take).await;
+        script.dependents.ok_or_else(|| Failure("not known".into()))
     }
 
     pub async fn wake(&self, order: WakeOrder) -> Woken {

@@ -8,6 +8,7 @@ mod explain;
 mod monitor;
 mod phase;
 
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,10 +18,11 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::time::timeout;
 use zbus::OwnedObjectPath;
 
-use crate::backend::{Failure, Slept, StopScope, WakeOrder, Woken};
+use crate::backend::{Failure, Slept, StopScope, Usage, WakeOrder, Woken};
 use crate::config::{Manager, UnitName, span};
 use crate::core::lifecycle::Phase;
 use crate::systemd::dbus::{self, UnitStatus};
+use crate::systemd::unit;
 use crate::util::backoff::Backoff;
 use crate::util::proc;
 use explain::{BusError, LastRun};
@@ -49,6 +51,11 @@ const SHORTEST_STOP: Duration = Duration::from_secs(1);
 /// Units that systemd starts in one transaction with this process start at most so long before or
 /// after it.
 const ALONG_USEC: u64 = 1_000_000;
+
+/// A unit stops along with those that it has one of these dependencies on: `Requires=`, `BindsTo=`,
+/// `Requisite=` (systemd.unit(5)). One with `PartOf=` does as well, but is a part, and no work of its
+/// own.
+const STOPPED_ALONG: [&str; 3] = ["RequiredBy", "BoundBy", "RequisiteOf"];
 
 /// Pauses between attempts to reconnect while no order waits for the bus.
 const RECONNECT: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(5));
@@ -232,21 +239,90 @@ impl Units {
 
     /// How much memory they take together, in bytes, as far as the manager accounts for it.
     pub async fn memory(&self) -> Option<u64> {
-        timeout(QUERY_TIMEOUT, self.try_memory()).await.ok()?.ok()?
+        let sums = timeout(QUERY_TIMEOUT, self.sums([&["MemoryCurrent"]])).await;
+        let [memory] = sums.ok()?.ok()?;
+        memory
     }
 
-    async fn try_memory(&self) -> Result<Option<u64>, BusError> {
-        let mut sum = None;
+    /// What they have used together, as far as the manager accounts for it.
+    pub async fn usage(&self) -> Result<Usage, Failure> {
+        let counters: [&[&str]; 3] = [
+            &["CPUUsageNSec"],
+            &["IOReadBytes", "IOWriteBytes"],
+            &["IPIngressBytes", "IPEgressBytes"],
+        ];
+        loop {
+            match self.sums(counters).await {
+                Ok([cpu_nanos, io, net]) => return Ok(Usage { cpu_nanos, io, net }),
+                Err(error) => self.monitor.ride_out(error, BUS_TIMEOUT).await?,
+            }
+        }
+    }
+
+    /// For each list of properties, the sum over all units that say something.
+    async fn sums<const N: usize>(
+        &self,
+        lists: [&[&str]; N],
+    ) -> Result<[Option<u64>; N], BusError> {
+        let mut sums = [None; N];
         for unit in self.monitor.statuses(&self.names).await? {
             let Some(interface) = dbus::interface(&unit.id) else {
                 continue;
             };
             let properties = self.monitor.properties(&unit.path, interface).await?;
-            if let Some(bytes) = explain::memory(&properties) {
-                sum = Some(bytes.saturating_add(sum.unwrap_or(0)));
+            for (sum, names) in sums.iter_mut().zip(lists) {
+                for count in names
+                    .iter()
+                    .filter_map(|name| explain::counter(&properties, name))
+                {
+                    *sum = Some(count.saturating_add(sum.unwrap_or(0)));
+                }
             }
         }
-        Ok(sum)
+        Ok(sums)
+    }
+
+    /// Other units that would be stopped along with these, and that run or start.
+    pub async fn dependents(&self) -> Result<Vec<String>, Failure> {
+        loop {
+            match self.try_dependents().await {
+                Ok(units) => return Ok(units),
+                Err(error) => self.monitor.ride_out(error, BUS_TIMEOUT).await?,
+            }
+        }
+    }
+
+    async fn try_dependents(&self) -> Result<Vec<String>, BusError> {
+        let woken = self.monitor.statuses(&self.names).await?;
+        let mut others = BTreeSet::new();
+        for unit in &woken {
+            let mut properties = self.monitor.properties(&unit.path, "Unit").await?;
+            for dependency in STOPPED_ALONG {
+                others.extend(
+                    properties
+                        .take::<Vec<String>>(dependency)
+                        .unwrap_or_default(),
+                );
+            }
+        }
+        // With `Requires=` in our own unit, it is we whom systemd would stop.
+        let own = unit::own().map(|own| own.name);
+        let stem = own.as_deref().and_then(|own| own.strip_suffix(".service"));
+        others.retain(|other| {
+            let name = other
+                .strip_suffix(".service")
+                .or(other.strip_suffix(".socket"));
+            woken.iter().all(|unit| unit.id != *other) && (stem.is_none() || name != stem)
+        });
+        let others: Vec<UnitName> = others.iter().filter_map(|name| name.parse().ok()).collect();
+        if others.is_empty() {
+            return Ok(Vec::new());
+        }
+        let others = self.monitor.statuses(&others).await?;
+        let busy = others
+            .into_iter()
+            .filter(|unit| matches!(unit.phase(), Phase::Up | Phase::Starting));
+        Ok(busy.map(|unit| unit.id).collect())
     }
 
     /// Calls `changed` when one of them may have changed.

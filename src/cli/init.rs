@@ -12,7 +12,9 @@ use super::options::Options;
 use super::{Exit, Fatal, output};
 use crate::admin::machine;
 use crate::admin::system::System;
-use crate::admin::unit_files::{self, Change, DROP_IN, Places, Plan, Step, in_words};
+use crate::admin::unit_files::{
+    self, Change, DROP_IN, Places, Plan, Step, WOKEN_DROP_IN, in_words,
+};
 use crate::admin::{Finding, Instance, Level, checks, stem};
 use crate::config::{Manager, UnitName};
 use crate::util::file;
@@ -282,7 +284,7 @@ fn apply(change: &Change) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     let Some(new) = &change.new else {
         fs::remove_file(path)?;
-        if path.ends_with(DROP_IN) {
+        if path.ends_with(DROP_IN) || path.ends_with(WOKEN_DROP_IN) {
             // Fails if it has other files.
             let _ = fs::remove_dir(folder);
         }

@@ -18,6 +18,7 @@ use super::observed::{InstanceName, METRICS_GO_WITH_LISTEN, Observed};
 use super::{Fatal, one_line, variable, variable_of};
 use crate::config::access::{AccessList, Networks};
 use crate::config::address::{Address, Bound};
+use crate::config::busy::{Busy, DirectConnections, Percent, Rate};
 use crate::config::settings::{Origin, Setting, Settings};
 use crate::config::{
     Admission, CommandLine, Config, Limits, Liveness, Manager, Named, ProcessConfig, ProxyVersion,
@@ -53,6 +54,8 @@ pub(super) struct ServiceOptions {
     clients: ClientOptions,
     #[command(flatten)]
     times: TimeOptions,
+    #[command(flatten)]
+    busy: BusyOptions,
     #[command(flatten)]
     connections: ConnectionOptions,
 }
@@ -170,6 +173,43 @@ struct TimeOptions {
     #[arg(long, value_name = "TIME", default_value = Timing::STOP_TIMEOUT,
           value_parser = span::parse)]
     stop_timeout: Duration,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Work without clients")]
+struct BusyOptions {
+    /// Whether connections to the targets that bypass wakeport keep the service awake: count or
+    /// ignore
+    ///
+    /// Counted are those that this network namespace has. Units that require the woken units
+    /// (Requires=, BindsTo=, Requisite=) always keep them awake while they are active.
+    #[arg(long, value_name = "KIND", default_value = "count")]
+    direct_connections: DirectConnections,
+
+    /// Ask this program before the service is stopped; exit code 1 keeps it awake
+    ///
+    /// Exit code 0: it may be stopped. Anything else, and no end within 10 s, is logged, and it is
+    /// stopped. A service that is kept awake is asked about again every 30 s.
+    #[arg(long, value_name = "CMD")]
+    busy_hook: Option<CommandLine>,
+
+    /// Keep the units awake while they use more CPU, as in 1% of one core; a mean over 30 s
+    #[arg(long, value_name = "PERCENT")]
+    busy_cpu: Option<Percent>,
+
+    /// Keep the units awake while they read and write more, as in 100K bytes a second; a mean over
+    /// 30 s; the units need IOAccounting=yes
+    #[arg(long, value_name = "RATE")]
+    busy_io: Option<Rate>,
+
+    /// Keep the units awake while they send and receive more, as in 10K bytes a second; a mean over
+    /// 30 s; the units need IPAccounting=yes
+    #[arg(long, value_name = "RATE")]
+    busy_net: Option<Rate>,
+
+    /// Stop the service all the same after it was kept awake for this long
+    #[arg(long, value_name = "TIME", default_value = Busy::LIMIT, value_parser = span::parse)]
+    busy_limit: Duration,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -598,6 +638,19 @@ impl ControlOptions {
     }
 }
 
+impl BusyOptions {
+    fn config(self) -> Busy {
+        Busy {
+            direct_connections: self.direct_connections,
+            hook: self.busy_hook,
+            cpu: self.busy_cpu,
+            io: self.busy_io,
+            net: self.busy_net,
+            limit: self.busy_limit,
+        }
+    }
+}
+
 /// What is wrong with the options of a service, taken together.
 #[derive(Debug)]
 pub(super) struct Wrong {
@@ -653,6 +706,15 @@ impl ServiceOptions {
                 ),
             );
         }
+        let busy = self.busy.config();
+        if let (Some(key), false) = (busy.measured(), matches!(kind, ServiceKind::Units { .. })) {
+            return wrong(
+                key,
+                format!(
+                    "`{dashes}{key}` measures units, and there are none without `{dashes}unit`; use `{dashes}busy-hook`"
+                ),
+            );
+        }
         let routes = flatten(self.to);
         if routes.is_empty() {
             let example = match name {
@@ -703,6 +765,7 @@ impl ServiceOptions {
                 wake_on_data: self.clients.wake_on_data,
             },
             wake_rate,
+            busy,
             stop_on_exit: control.stop_on_exit,
         })
     }

@@ -46,7 +46,7 @@ pub enum State {
     Awake,
     /// Up, without clients.
     Cooling {
-        /// When it is stopped.
+        /// When it is stopped, unless work keeps it awake.
         sleep_at: Option<Instant>,
     },
     /// On its way down. Clients wait.
@@ -119,6 +119,8 @@ pub enum Event {
     Seen(Phase),
     /// It is up and has no client, but none of its targets answers for too long.
     Silent,
+    /// Work that is not that of a client keeps it awake; this is asked again after so long.
+    Busy(Duration),
     /// The deadline has passed.
     Due,
 }
@@ -235,7 +237,7 @@ impl Lifecycle {
             Event::Slept => self.failed_sleeps = 0,
             Event::SleepFailed(_) => self.failed_sleeps += 1,
             Event::Arrived | Event::Left | Event::Started | Event::WakeFailed => (),
-            Event::Seen(_) | Event::Silent | Event::Due => (),
+            Event::Seen(_) | Event::Silent | Event::Busy(_) | Event::Due => (),
         }
         let (state, action) = self.next(event, clients, now);
         if action == Some(Action::Wake) {
@@ -252,7 +254,7 @@ impl Lifecycle {
 
     fn next(&self, event: Event, clients: ClientCounts, now: Instant) -> Next {
         use Event::{
-            Arrived, Due, Left, Ready, Seen, Silent, SleepFailed, Slept, Started, WakeFailed,
+            Arrived, Busy, Due, Left, Ready, Seen, Silent, SleepFailed, Slept, Started, WakeFailed,
         };
 
         let due = event == Due && self.deadline().is_some_and(|at| at <= now);
@@ -291,6 +293,10 @@ impl Lifecycle {
             (Awake, Left) if clients.is_empty() => (self.up(clients, now), None),
             (Awake | Cooling { .. }, Seen(Phase::Down)) => self.down(Asleep, clients, now),
             (Awake | Cooling { .. }, Seen(Phase::Stopping)) => (Stopping(Stop::Theirs), None),
+            (Cooling { .. }, Busy(pause)) => {
+                let sleep_at = now.checked_add(pause);
+                (Cooling { sleep_at }, None)
+            }
             (Cooling { .. }, Due) if due => sleep,
             // A new start may help, for the client that waits or the next one.
             (Awake, Silent) if clients.connected == 0 => sleep,

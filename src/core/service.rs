@@ -6,6 +6,7 @@
 //! input is left, and [`Input::Due`] when a timer of [`Service::timers`] has run out.
 
 mod model;
+mod work;
 #[cfg(test)]
 mod tests;
 
@@ -44,6 +45,8 @@ pub struct Rules {
     pub can_tell: bool,
     /// An order to start starts something; if not, systemd starts the service along with us.
     pub can_start: bool,
+    /// How long work that is not that of a client may keep the service awake.
+    pub busy_limit: Duration,
 }
 
 /// What has happened.
@@ -67,6 +70,8 @@ pub enum Input {
     Changed,
     /// A query has ended.
     Queried(Result<Phase, ()>),
+    /// The question with this number is answered: whether work keeps the service awake.
+    Busy(u64, bool),
     /// A gate tells of a change.
     Gate,
     /// [`Effect::CloseEmpty`] was carried out; whether that gate is closed now.
@@ -84,6 +89,8 @@ pub enum Timer {
     Lifecycle,
     /// The pause before the next query.
     Query,
+    /// The time that an answer may take.
+    Answer,
     /// The stay after a connection was refused.
     Linger,
     /// The pause before the gates are read again.
@@ -132,6 +139,9 @@ pub enum Effect {
         /// And if it is down, why.
         explain: bool,
     },
+    /// Find out whether work that is not that of a client keeps the service awake; ends with
+    /// [`Input::Busy`] and this number.
+    AskBusy(u64),
     /// Ask this target until it answers, which ends with [`Input::Answered`].
     Probe(usize),
     /// Ask it no more.
@@ -207,6 +217,12 @@ pub struct Service {
     /// It was seen frozen last: its targets accept connections, and serve none.
     frozen: bool,
     linger_until: Option<Instant>,
+    /// The question before a stop that is under way, and how long its answer may take.
+    question: Option<(u64, Instant)>,
+    /// How many questions there were.
+    questions: u64,
+    /// When the first one was asked since the service has no client.
+    asked_at: Option<Instant>,
     /// The gates are being closed for a stop; this one is next.
     closing: Option<usize>,
     gates: Occupancy,
@@ -236,6 +252,9 @@ impl Service {
             seen_down: false,
             frozen: false,
             linger_until: None,
+            question: None,
+            questions: 0,
+            asked_at: None,
             closing: None,
             gates: Occupancy::default(),
             sampled: Occupancy::default(),
@@ -309,10 +328,11 @@ impl Service {
     /// All timers that run, each with the time at which [`Input::Due`] must be reported.
     pub fn timers(&self) -> impl Iterator<Item = (Timer, Instant)> {
         let due = self.lifecycle.deadline();
-        let due = due.filter(|_| self.closing.is_none());
+        let due = due.filter(|_| self.closing.is_none() && self.question.is_none());
         let timers = [
             (Timer::Lifecycle, due),
             (Timer::Query, self.query_at),
+            (Timer::Answer, self.question.map(|(_, until)| until)),
             (Timer::Linger, self.linger_until),
             (Timer::Sample, self.sample_at),
         ];
@@ -385,6 +405,7 @@ impl Service {
             }
             Input::Changed => self.query(),
             Input::Queried(result) => self.queried(result),
+            Input::Busy(number, busy) => self.answered(number, busy),
             Input::Gate => self.observe(),
             Input::Closed(target, closed) => self.closed(target, closed),
             Input::Due(timer) => self.due(timer),
@@ -399,11 +420,13 @@ impl Service {
                 self.observe();
                 if !matches!(self.state(), State::Cooling { .. }) {
                     self.tell(Event::Due, self.now);
-                } else if self.closing.is_none()
-                    && self.lifecycle.deadline().is_some_and(|at| at <= self.now)
-                {
-                    // The order to stop follows when no connection can come in any more.
-                    self.close_from(0);
+                } else if self.is_due() && self.closing.is_none() && self.question.is_none() {
+                    self.ask();
+                }
+            }
+            Timer::Answer => {
+                if let Some((number, _)) = self.question.filter(|(_, until)| *until <= self.now) {
+                    self.answered(number, false);
                 }
             }
             Timer::Query => self.query(),
@@ -479,7 +502,7 @@ impl Service {
             (0..self.targets.len()).for_each(|target| self.unreachable(target));
         }
         if !matches!(to, State::Cooling { .. }) {
-            self.closing = None;
+            (self.question, self.asked_at, self.closing) = (None, None, None);
         }
         // What was seen before it fell asleep may be over.
         if to != State::Asleep || !matches!(cause, Event::Seen(_)) {

@@ -24,6 +24,8 @@ pub struct Log {
     blind: bool,
     rate_limited: Option<Instant>,
     denied: bool,
+    /// What keeps the service awake without a client; it was logged.
+    busy: Option<String>,
 }
 
 impl Log {
@@ -39,6 +41,7 @@ impl Log {
             blind: false,
             rate_limited: None,
             denied: false,
+            busy: None,
         }
     }
 
@@ -50,6 +53,8 @@ impl Log {
         } = *fact;
         let service = self.service.as_str();
         let unit = service;
+        let asked = matches!(cause, Event::Busy(_));
+        let busy = if asked { None } else { self.busy.take() };
         if let (Event::SleepFailed(_), Some(why)) = (cause, self.stop_failure.take()) {
             let retry_at = match to {
                 State::Stopping(Stop::Again { at }) => Some(at),
@@ -68,7 +73,8 @@ impl Log {
         match (from, to) {
             (State::Waking { .. }, State::Waking { .. })
             | (State::Stopping(_), State::Stopping(_))
-            | (State::Failed { .. }, State::Failed { .. }) => (),
+            | (State::Failed { .. }, State::Failed { .. })
+            | (State::Cooling { .. }, State::Cooling { .. }) => (),
             (_, State::Waking { .. }) => {
                 self.woken_at = Some(now);
                 self.round = (tally.served, SystemTime::now());
@@ -152,6 +158,10 @@ impl Log {
                 let served = tally.served - self.round.0;
                 let what = match stop {
                     Stop::Theirs => format!("{service} is being stopped, not by wakeport"),
+                    Stop::Ours | Stop::Again { .. } if busy.is_some() => format!(
+                        "stopping {service} in spite of its work: `--busy-limit` is over ({})",
+                        busy.unwrap_or_default()
+                    ),
                     Stop::Ours | Stop::Again { .. } if served == 0 => format!("stopping {service}"),
                     Stop::Ours | Stop::Again { .. } => format!(
                         "stopping {service}; {} served since {}",
@@ -198,6 +208,37 @@ impl Log {
             }
         }
         Ended::Nothing
+    }
+
+    /// Work that keeps the service awake without a client, if there is any. Loud when it begins only.
+    pub fn busy(&mut self, work: Option<&str>) {
+        let unit = self.service.as_str();
+        if let Some(work) = work {
+            macro_rules! log {
+                ($level:ident) => {
+                    tracing::$level!(
+                        message_id = message::KEPT_AWAKE,
+                        state = "cooling",
+                        unit,
+                        "{unit} is kept awake: {work}"
+                    )
+                };
+            }
+            match &self.busy {
+                None => log!(info),
+                Some(_) => log!(debug),
+            }
+        }
+        self.busy = work.map(str::to_owned);
+    }
+
+    /// It could not be found out whether there is work, for this reason.
+    pub fn unknown(&self, why: &str) {
+        let unit = self.service.as_str();
+        tracing::warn!(
+            unit,
+            "cannot tell whether {unit} has work to do, so it may be stopped: {why}"
+        );
     }
 
     /// Why the start fails that is about to fail.

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use crate::report::record::{Kind, Moment, Record, RecordedState};
+use crate::report::record::{Kind, Moment, Record, RecordedState, Work};
 use crate::util::text::one_line;
 
 /// The `Content-Type:` of a page.
@@ -90,6 +90,17 @@ impl Page<'_> {
             |Instance { record, alive }, row| {
                 for (state, seconds) in record.seconds(*alive, now) {
                     row.with("state", state.name()).is(seconds);
+                }
+            },
+        );
+        self.each(
+            "wakeport_kept_awake",
+            "gauge",
+            "1 for what keeps the service awake although no client is here: connections that bypass wakeport (direct), units that would be stopped along (units), the busy hook (hook), what it uses (cpu, io, net).",
+            |Instance { record, alive }, row| {
+                for work in Work::ALL {
+                    let is = *alive && record.kept_awake.contains_key(&work);
+                    row.with("reason", work.name()).is(f64::from(u8::from(is)));
                 }
             },
         );

@@ -50,6 +50,8 @@ pub struct Record {
     pub since: Timestamp,
     /// Until when, where that is known: when a cooldown or a back-off is over.
     pub until: Option<Timestamp>,
+    /// What keeps it awake although no client is here, and why.
+    pub kept_awake: BTreeMap<Work, String>,
     /// When counting began.
     pub first_seen: Timestamp,
     /// When this was written.
@@ -147,6 +149,53 @@ impl RecordedState {
             Self::Failed => "failed",
             Self::Unattended => "unattended",
         }
+    }
+}
+
+/// Work that is not that of a client of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Work {
+    /// Connections that bypass wakeport.
+    Direct,
+    /// Units that would be stopped along.
+    Units,
+    /// The busy hook objects.
+    Hook,
+    /// It uses CPU.
+    Cpu,
+    /// It reads and writes.
+    Io,
+    /// It sends and receives.
+    Net,
+}
+
+impl Work {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Direct,
+        Self::Units,
+        Self::Hook,
+        Self::Cpu,
+        Self::Io,
+        Self::Net,
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Units => "units",
+            Self::Hook => "hook",
+            Self::Cpu => "cpu",
+            Self::Io => "io",
+            Self::Net => "net",
+        }
+    }
+
+    /// All that keeps a service awake, in words.
+    pub fn told(work: &BTreeMap<Self, String>) -> String {
+        work.values().cloned().collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -268,6 +317,7 @@ impl Default for Record {
             state: RecordedState::Asleep,
             since: Timestamp::UNIX_EPOCH,
             until: None,
+            kept_awake: BTreeMap::new(),
             first_seen: Timestamp::UNIX_EPOCH,
             written: Timestamp::UNIX_EPOCH,
             clients: Clients::default(),
@@ -355,6 +405,7 @@ impl Record {
             self.since = now.wall;
         }
         (self.version, self.state, self.until) = (VERSION, RecordedState::Asleep, None);
+        self.kept_awake.clear();
         (self.clients.active, self.clients.waiting) = (0, 0);
         self.process = Some(process);
     }
@@ -364,6 +415,7 @@ impl Record {
         let lasted = self.lasted(now);
         self.spend(self.state, lasted);
         (self.state, self.since, self.until) = (state, now.wall, None);
+        self.kept_awake.clear();
         if let Some(process) = &mut self.process {
             process.since_monotonic = Some(now.monotonic);
             process.until_monotonic = None;

@@ -1,8 +1,9 @@
 //! The record of a service, brought up to date with each event and handed to the writer.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::record::{Kind, Moment, Owner, Record, RecordedState};
+use super::record::{Kind, Moment, Owner, Record, RecordedState, Work};
 use super::state_file::{self, StateWriter};
 use super::status::{PACE, Tally};
 use crate::core::lifecycle::{self, ClientCounts};
@@ -61,6 +62,14 @@ impl Recorder {
             self.record.transition(state, state_file::moment());
             self.deadline = None;
             self.turned = true;
+            self.changed = true;
+        }
+    }
+
+    /// What keeps the service awake now.
+    pub fn kept_awake(&mut self, work: &BTreeMap<Work, String>) {
+        if self.record.kept_awake != *work {
+            self.record.kept_awake.clone_from(work);
             self.changed = true;
         }
     }
@@ -167,7 +176,8 @@ impl Recorder {
     /// Has the record kept if something has changed: another state at once, numbers at most as
     /// often as STATUS= follows them.
     pub fn publish(&mut self, state: lifecycle::State, counts: ClientCounts, now: Instant) {
-        let deadline = deadline(state);
+        // Until when work takes is not known.
+        let deadline = deadline(state).filter(|_| self.record.kept_awake.is_empty());
         if deadline != self.deadline {
             let left = deadline.map(|at| at.saturating_duration_since(now));
             self.record.lasts(left, state_file::moment());

@@ -38,6 +38,8 @@ pub struct Status {
     since: OnceCell<String>,
     /// Until when there is no wake, because there were too many.
     no_wake: Option<NoWake>,
+    /// What keeps the service awake although no client is here.
+    kept_awake: Option<String>,
 }
 
 #[derive(Debug)]
@@ -66,6 +68,15 @@ impl Status {
             began: SystemTime::now(),
             since: OnceCell::new(),
             no_wake: None,
+            kept_awake: None,
+        }
+    }
+
+    /// What keeps the service awake now; said at once.
+    pub fn kept_awake(&mut self, work: Option<String>) {
+        if self.kept_awake != work {
+            self.kept_awake = work;
+            self.state = None;
         }
     }
 
@@ -119,6 +130,7 @@ impl Status {
         }
         // What is left of a span is shown anew when it has shrunk by a tenth.
         let left = match state {
+            State::Cooling { .. } if self.kept_awake.is_some() => None,
             State::Cooling { sleep_at: Some(at) } => Some(at.saturating_duration_since(now)),
             State::Failed { retry_at: at, .. } => Some(at.saturating_duration_since(now)),
             State::Asleep | State::Waking { .. } | State::Awake => None,
@@ -170,9 +182,10 @@ impl Status {
                 format!("waking: {service} has started, but does not answer yet{waiting}")
             }
             State::Awake => format!("awake: {connected}{waiting}, {}", served()),
-            State::Cooling { sleep_at } => {
-                format!("cooling: {}, {}", stops(sleep_at, now), served())
-            }
+            State::Cooling { sleep_at } => match &self.kept_awake {
+                Some(work) => format!("cooling, kept awake: {work}; {}", served()),
+                None => format!("cooling: {}, {}", stops(sleep_at, now), served()),
+            },
             State::Stopping(Stop::Again { .. }) => {
                 format!("stopping: failed to stop {service}; retrying{waiting}")
             }

@@ -54,7 +54,8 @@ pub(super) fn precise(span: Duration) -> String {
     }
 }
 
-pub(super) fn count(n: usize, thing: &str) -> String {
+/// So many of these.
+pub fn count(n: usize, thing: &str) -> String {
     if n == 1 {
         format!("1 {thing}")
     } else {

@@ -22,7 +22,7 @@ use crate::program::Launcher;
 use crate::report::record::Owner;
 use crate::report::state_file::Closing;
 use crate::service::probe::Prober;
-use crate::service::{About, Entrance, Handle, Permit, Reporter, Service, Settings};
+use crate::service::{About, Entrance, Guard, Handle, Permit, Reporter, Service, Settings};
 use crate::session::{Abort, Left, Route, SessionContext};
 
 /// What a stop may take beyond its time-out, until it is known to have failed.
@@ -450,6 +450,7 @@ fn build(
         }
     };
     let settings = Settings {
+        guard: Guard::new(config, backend.clone(), targets, launcher.clone()),
         backend,
         targets: targets.to_vec(),
         prober: Prober::new(config, dialer.clone(), launcher.clone()),

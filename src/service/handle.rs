@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Settings;
 use super::gate::{Gate, Traffic};
+use super::guard;
 use super::probe::Answer;
 use crate::backend::Failure;
 use crate::config::address::Peer;
@@ -30,6 +31,8 @@ pub(super) enum Message {
     Denied(Arc<str>, Peer),
     /// A gate tells of a change.
     Gate,
+    /// The question with this number is answered.
+    Busy(u64, guard::Answer),
     /// An order to start has ended.
     Started(Result<(), Failure>),
     /// An order to stop has ended; after a failure with what the service does now.

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::gate::Totals;
+use super::guard::Answer;
 use crate::config::WakeRate;
 use crate::config::address::Peer;
 use crate::core::lifecycle::{ClientCounts, Event, State};
 use crate::core::service::{Fact, Rejection, Ticket};
 use crate::report::log::{Ended, Log};
-use crate::report::record::{Kind, Owner, Record};
+use crate::report::record::{Kind, Owner, Record, Work};
 use crate::report::recorder::Recorder;
 use crate::report::status::{Status, Tally};
 
@@ -118,6 +119,9 @@ impl Reporter {
 
     pub(super) fn fact(&mut self, fact: &Fact, first: Option<Peer>, now: Instant) {
         self.recorder.turn(fact.to);
+        if !matches!(fact.cause, Event::Busy(_)) {
+            self.status.kept_awake(None);
+        }
         match self.log.fact(fact, first, self.tally, now) {
             Ended::Nothing => (),
             Ended::Woken(took) => self.recorder.woke(took),
@@ -132,6 +136,18 @@ impl Reporter {
                 self.recorder.failed(kind, &why);
             }
         }
+    }
+
+    /// What keeps the service awake, which was just asked.
+    pub(super) fn busy(&mut self, answer: Answer) {
+        let Answer { work, unknown } = answer;
+        for why in unknown {
+            self.log.unknown(&why);
+        }
+        let told = (!work.is_empty()).then(|| Work::told(&work));
+        self.log.busy(told.as_deref());
+        self.status.kept_awake(told);
+        self.recorder.kept_awake(&work);
     }
 
     /// Why the start fails that is about to fail.

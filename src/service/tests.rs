@@ -10,13 +10,14 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 
 use super::*;
-use crate::backend::scripted;
+use crate::backend::{Usage, scripted};
 use crate::config::address::{Address, Peer, UnixAddress};
+use crate::config::busy::{Busy, DirectConnections, Percent};
 use crate::config::{self, Liveness, Readiness, ServiceConfig, WakeRate};
 use crate::core::lifecycle::Phase;
 use crate::net::dial::Dialer;
 use crate::program::Launcher;
-use crate::report::record::{self, Clients, Kind, Record};
+use crate::report::record::{self, Clients, Kind, Record, Work};
 use crate::report::recorder::Recorder;
 use crate::report::state_file::StateWriter;
 use crate::service::probe::Answer;
@@ -52,6 +53,11 @@ impl World {
     }
 
     fn with(phase: Phase, wake_rate: Option<WakeRate>) -> Self {
+        Self::with_work(phase, wake_rate, Busy::default())
+    }
+
+    /// The same, with what keeps it awake.
+    fn with_work(phase: Phase, wake_rate: Option<WakeRate>, busy: Busy) -> Self {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("answering");
         let answering = UnixListener::bind(&path).unwrap();
@@ -76,6 +82,11 @@ impl World {
             send_proxy: None,
             admission: config::Admission::default(),
             wake_rate,
+            // With a clock that is paused there is no time to read them.
+            busy: Busy {
+                direct_connections: DirectConnections::Ignore,
+                ..busy
+            },
             stop_on_exit: false,
         };
         let prober = Prober::new(
@@ -85,6 +96,7 @@ impl World {
         );
         let service = Arc::new(scripted::Service::new(phase));
         let backend = Backend::Scripted(service.clone());
+        let guard = Guard::new(&config, backend.clone(), &targets, Launcher::direct());
         let about = About {
             label: "the service".into(),
             units: Default::default(),
@@ -97,6 +109,7 @@ impl World {
             backend,
             targets,
             prober,
+            guard,
             timing: config.timing,
             about,
         };
@@ -609,4 +622,80 @@ async fn closing_waits_for_the_stop_that_it_orders() {
     sleep(SECOND * 2).await;
     assert_eq!(world.counts(), (0, 1));
     assert_eq!(world.service.script().phase, Phase::Down);
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_keeps_the_service_awake_until_it_is_done_and_is_in_the_record() {
+    let mut world = World::new(Phase::Up);
+    let backup = Some(vec!["backup.service".to_owned()]);
+    world.service.quietly(|script| script.dependents = backup);
+    sleep(COOLDOWN * 10).await;
+    assert_eq!(world.counts(), (0, 0));
+    let record = world.handle.record().await.unwrap();
+    assert_eq!(record.state, record::RecordedState::Cooling);
+    assert_eq!(Work::told(&record.kept_awake), "backup.service is running");
+    world
+        .service
+        .quietly(|script| script.dependents = Some(Vec::new()));
+    let done = now();
+    world.asleep().await;
+    assert!(now() - done < SECOND * 35);
+    let record = world.handle.record().await.unwrap();
+    assert!(record.kept_awake.is_empty());
+    assert_eq!(world.counts(), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_found_out_keeps_the_service_awake_for_ten_seconds_at_most() {
+    for (dependents, takes) in [
+        (None, Duration::ZERO),
+        (Some(vec!["x.service".into()]), HOUR),
+    ] {
+        let mut world = World::new(Phase::Up);
+        world.service.quietly(|script| {
+            (script.dependents, script.dependents_take) = (dependents, takes);
+        });
+        let began = now();
+        world.asleep().await;
+        assert!(now() - began < COOLDOWN + SECOND * 15);
+        assert_eq!(world.counts(), (0, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_comes_while_work_is_asked_for_is_let_through_at_once() {
+    let mut world = World::new(Phase::Down);
+    drop(world.served().await);
+    world
+        .service
+        .quietly(|script| script.dependents_take = SECOND * 5);
+    sleep(COOLDOWN + SECOND * 2).await;
+    let client = world.arrive(ANSWERING);
+    assert!(matches!(client, Client::Inside(_)));
+    sleep(COOLDOWN).await;
+    assert_eq!(world.counts(), (1, 0));
+    drop(client);
+    world.asleep().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_service_uses_is_measured_in_time_for_the_end_of_the_cooldown() {
+    for (percent, stops) in [(2, 0), (1, 1)] {
+        let busy = Busy {
+            cpu: Some(Percent(1_500)),
+            ..Busy::default()
+        };
+        let world = World::with_work(Phase::Up, None, busy);
+        let mut used = 0;
+        for _ in 0..400 {
+            sleep(SECOND).await;
+            used += percent * 10_000_000;
+            let usage = Usage {
+                cpu_nanos: Some(used),
+                ..Usage::default()
+            };
+            world.service.quietly(|script| script.usage = usage);
+        }
+        assert_eq!(world.counts(), (0, stops), "{percent}%");
+    }
 }

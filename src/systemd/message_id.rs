@@ -7,6 +7,8 @@ pub const WAKING: &str = "e726da7a13f24d9e89c70f6d760e5235";
 pub const AWAKE: &str = "e000bedd8e01442e8ee8efddcd1fef92";
 /// The last client has left, or a running service without clients was found.
 pub const COOLING: &str = "334f2ba325dd48fca988c16f4efcf468";
+/// Work that is not that of a client keeps the service awake.
+pub const KEPT_AWAKE: &str = "40360ffe17cd4c6d951140a9e06b2291";
 /// The service is being stopped.
 pub const STOPPING: &str = "e6f5097570474a83be68ff04e836dfbc";
 /// The service is down.

@@ -53,6 +53,12 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l wake-rate -d '
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l start-timeout -d 'Fail the wake if the service does not answer within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l stop-timeout -d 'Fail the stop if the service is not down within this time' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l direct-connections -d 'Whether connections to the targets that bypass wakeport keep the service awake: count or ignore' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l busy-hook -d 'Ask this program before the service is stopped; exit code 1 keeps it awake' -r -f -a "(__fish_complete_command)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l busy-cpu -d 'Keep the units awake while they use more CPU, as in 1% of one core; a mean over 30 s' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l busy-io -d 'Keep the units awake while they read and write more, as in 100K bytes a second; a mean over 30 s; the units need IOAccounting=yes' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l busy-net -d 'Keep the units awake while they send and receive more, as in 10K bytes a second; a mean over 30 s; the units need IPAccounting=yes' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l busy-limit -d 'Stop the service all the same after it was kept awake for this long' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l client-idle-timeout -d 'Close a connection that has been idle for this long' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l keepalive-time -d 'Send TCP keepalive probes after this time without data' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l keepalive-interval -d 'Time between two keepalive probes' -r -f
@@ -100,6 +106,12 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l wake-rate -d
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l start-timeout -d 'Fail the wake if the service does not answer within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l stop-timeout -d 'Fail the stop if the service is not down within this time' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l direct-connections -d 'Whether connections to the targets that bypass wakeport keep the service awake: count or ignore' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l busy-hook -d 'Ask this program before the service is stopped; exit code 1 keeps it awake' -r -f -a "(__fish_complete_command)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l busy-cpu -d 'Keep the units awake while they use more CPU, as in 1% of one core; a mean over 30 s' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l busy-io -d 'Keep the units awake while they read and write more, as in 100K bytes a second; a mean over 30 s; the units need IOAccounting=yes' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l busy-net -d 'Keep the units awake while they send and receive more, as in 10K bytes a second; a mean over 30 s; the units need IPAccounting=yes' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l busy-limit -d 'Stop the service all the same after it was kept awake for this long' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l client-idle-timeout -d 'Close a connection that has been idle for this long' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l keepalive-time -d 'Send TCP keepalive probes after this time without data' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l keepalive-interval -d 'Time between two keepalive probes' -r -f
@@ -154,6 +166,12 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l wake-rate -d 
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l start-timeout -d 'Fail the wake if the service does not answer within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l stop-timeout -d 'Fail the stop if the service is not down within this time' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l direct-connections -d 'Whether connections to the targets that bypass wakeport keep the service awake: count or ignore' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l busy-hook -d 'Ask this program before the service is stopped; exit code 1 keeps it awake' -r -f -a "(__fish_complete_command)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l busy-cpu -d 'Keep the units awake while they use more CPU, as in 1% of one core; a mean over 30 s' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l busy-io -d 'Keep the units awake while they read and write more, as in 100K bytes a second; a mean over 30 s; the units need IOAccounting=yes' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l busy-net -d 'Keep the units awake while they send and receive more, as in 10K bytes a second; a mean over 30 s; the units need IPAccounting=yes' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l busy-limit -d 'Stop the service all the same after it was kept awake for this long' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l client-idle-timeout -d 'Close a connection that has been idle for this long' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l keepalive-time -d 'Send TCP keepalive probes after this time without data' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l keepalive-interval -d 'Time between two keepalive probes' -r -f

@@ -1,5 +1,6 @@
 //! Tests of the built program, from outside.
 
+mod busy;
 mod check;
 mod cli;
 mod clocks;

@@ -19,6 +19,8 @@ impl World {
             (Defect::IgnoresFreezes, _, Input::Queried(Ok(Phase::Frozen))) => {
                 Some(Input::Queried(Ok(Phase::Up)))
             }
+            (Defect::IgnoresWork, _, Input::Busy(number, _)) => Some(Input::Busy(number, false)),
+            (Defect::WaitsForAnswers, _, Input::Due(Timer::Answer)) => None,
             (_, _, input) => Some(input),
         }
     }

@@ -1,9 +1,11 @@
 //! Between core and world: tells the core what has happened, and carries out what it says, as
 //! src/service.rs does.
 
-use super::world::{Client, Defect, Doing, Kind, Message, Order, Progress, Query, Stage, World};
+use super::world::{
+    Client, Defect, Doing, Kind, Message, Order, Progress, Query, Stage, Verdict, World,
+};
 use crate::core::gate::Occupancy;
-use crate::core::lifecycle::{Phase, State};
+use crate::core::lifecycle::{Phase, State, Stop};
 use crate::core::service::{Effect, Fact, Input, Rejection, Ticket};
 
 impl World {
@@ -99,6 +101,18 @@ impl World {
                 let alone = process.query.replace(Query::Unread).is_none();
                 self.expect(alone, "there are two queries at a time");
             }
+            Effect::AskBusy(number) => {
+                let process = self.process();
+                process.verdict = Verdict::Asked;
+                process.asked_at.0 = process.asked_at.0.or(Some(process.now));
+                process.questions.push(number);
+                // Those before the last two are never heard of again.
+                let old = process.questions.len().saturating_sub(2);
+                process.questions.drain(..old);
+                if !self.rules.0.guarded {
+                    self.answer(0, false);
+                }
+            }
             Effect::Probe(target) => self.process().probing[target] = true,
             Effect::CancelProbe(target) => self.process().probing[target] = false,
             Effect::Open(target) => {
@@ -130,7 +144,36 @@ impl World {
         self.expect(closed, "the service is stopped with a gate open");
     }
 
+    /// A question is answered.
+    pub(crate) fn answer(&mut self, index: usize, busy: bool) {
+        let trusting = self.has(Defect::BelievesLateAnswers);
+        let process = self.process();
+        let number = process.questions.remove(index);
+        if process.core.is_asked(number) {
+            process.verdict = match busy {
+                true => Verdict::Busy,
+                false => Verdict::Free,
+            };
+        }
+        let latest = process.questions.last().copied();
+        let number = latest.filter(|_| trusting).unwrap_or(number);
+        self.feed(Input::Busy(number, busy));
+    }
+
     fn note(&mut self, fact: Fact) {
+        let limit = self.rules.0.busy_limit;
+        let process = self.process();
+        if matches!(fact.from, State::Cooling { .. }) && fact.to == State::Stopping(Stop::Ours) {
+            let asked = process.asked_at.0.unwrap_or(process.now);
+            let over = process.now.duration_since(asked) >= limit;
+            let free = process.verdict == Verdict::Free;
+            self.expect(free || over, "the service is stopped under work");
+        }
+        let process = self.process();
+        if !matches!(fact.to, State::Cooling { .. }) {
+            process.verdict = Verdict::Unasked;
+            process.asked_at.0 = None;
+        }
         let failed = |state| matches!(state, State::Failed { .. });
         if failed(fact.to) && !failed(fact.from) {
             let may_fail = self.excuse || self.unit.hung || self.unit.phase == Phase::Frozen;

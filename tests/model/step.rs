@@ -2,7 +2,7 @@
 //! are two steps, so anything may come in between.
 
 use super::world::{
-    CLIENTS, Client, Defect, End, Kind, Message, Process, Progress, Query, Stage, World,
+    CLIENTS, Client, Defect, End, Kind, Message, Process, Progress, Query, Stage, Verdict, World,
 };
 use crate::core::lifecycle::{Phase, State};
 use crate::core::service::{Input, Timer};
@@ -32,8 +32,10 @@ pub(crate) enum Step {
     Poll,
     /// or that before the gates are read again,
     Sample,
-    /// or the stay after a client was refused.
+    /// or the stay after a client was refused,
     Lingered,
+    /// or the time that an answer may take.
+    NoAnswer,
     /// A wake is left again.
     Refill,
     /// A client's limit is over.
@@ -59,6 +61,8 @@ pub(crate) enum Step {
     /// The bus is back.
     BusBack,
     // -- may happen, or not
+    /// A question is answered: no work keeps the service awake.
+    Answer(u8),
     /// A signal tells that the service has changed, or that the bus is back.
     News,
     /// The next client connects.
@@ -72,6 +76,8 @@ pub(crate) enum Step {
 pub(crate) enum Wrong {
     /// A client leaves before it is served.
     Leave(u8),
+    /// A question is answered: work keeps the service awake.
+    Work(u8),
     /// A start takes too long, though it gets further.
     TooSlow,
     /// systemd refuses to start the service: polkit, a unit that is masked, a start limit.
@@ -106,11 +112,12 @@ pub(crate) enum Wrong {
 impl Step {
     /// What is not kept waiting even if something else comes in between each time: timers, since time
     /// passes, and what the service does as soon as its inbox is empty. So are clients' limits.
-    pub(crate) const INSISTENT: [Self; 6] = [
+    pub(crate) const INSISTENT: [Self; 7] = [
         Self::Due,
         Self::Retry,
         Self::Poll,
         Self::Sample,
+        Self::NoAnswer,
         Self::Drain,
         Self::Settle,
     ];
@@ -143,13 +150,14 @@ impl Step {
             Self::Sample => 28,
             Self::Report => 29,
             Self::ArmLate => 30,
-            Self::News | Self::Come | Self::Wrong(_) => return None,
+            Self::NoAnswer => 31,
+            Self::News | Self::Answer(_) | Self::Come | Self::Wrong(_) => return None,
         })
     }
 
     /// Whether it takes nothing from what may go wrong.
     pub(crate) fn is_possible_for_ever(self) -> bool {
-        self.kind().is_some() || self == Self::News
+        self.kind().is_some() || matches!(self, Self::News | Self::Answer(_))
     }
 }
 
@@ -213,6 +221,9 @@ impl World {
         may(!process.inbox.is_empty(), Step::Receive);
         may(!process.reports.is_empty(), Step::Report);
         may(process.told, Step::Told);
+        for index in 0..process.questions.len() {
+            may(true, Step::Answer(index as u8));
+        }
         may(matches!(process.query, Some(Query::Read(_))), Step::Query);
         for (index, probing) in (0..).zip(process.probing) {
             may(probing && self.unit.answers, Step::Probe(index));
@@ -252,6 +263,7 @@ impl World {
                 },
                 Timer::Query => may(!self.has(Defect::NeverPolls), Step::Poll),
                 Timer::Sample => may(true, Step::Sample),
+                Timer::Answer => may(true, Step::NoAnswer),
                 Timer::Linger => may(true, Step::Lingered),
                 Timer::Limit(ticket) => {
                     let client = (ticket.number % CLIENTS as u64) as u8;
@@ -319,6 +331,11 @@ impl World {
             for (client, state) in self.clients() {
                 let may_leave = matches!(state, Client::Waiting | Client::Admitted);
                 may(may_leave, Step::Wrong(Wrong::Leave(client)));
+            }
+        }
+        if left.works > 0 && process.doing.is_none() && process.stage != Stage::Stopping {
+            for index in 0..process.questions.len() {
+                may(true, Step::Wrong(Wrong::Work(index as u8)));
             }
         }
         may(left.kills > 0, Step::Wrong(Wrong::Kill));
@@ -397,6 +414,11 @@ impl World {
             Step::Poll => self.feed(Input::Due(Timer::Query)),
             Step::Sample => self.feed(Input::Due(Timer::Sample)),
             Step::Lingered => self.feed(Input::Due(Timer::Linger)),
+            Step::Answer(index) => self.answer(usize::from(index), false),
+            Step::NoAnswer => {
+                self.process().verdict = Verdict::Free;
+                self.due(Timer::Answer);
+            }
             Step::Refill => self.refill(),
             Step::Limit(client) => self.due(Timer::Limit(self.ticket(client))),
             Step::Order => self.order_on(),
@@ -426,6 +448,7 @@ impl World {
         let left = &mut self.left;
         match wrong {
             Wrong::Leave(_) => left.leaves -= 1,
+            Wrong::Work(_) => left.works -= 1,
             Wrong::AdminStarts | Wrong::AdminStops => left.admin -= 1,
             Wrong::AdminFreezes => left.freezes -= 1,
             Wrong::BusGone => left.bus -= 1,
@@ -444,6 +467,7 @@ impl World {
         let excuses = !matches!(
             wrong,
             Wrong::Leave(_)
+                | Wrong::Work(_)
                 | Wrong::AdminStarts
                 | Wrong::AdminFreezes
                 | Wrong::BusGone
@@ -455,6 +479,7 @@ impl World {
         self.excuse |= excuses && self.is_waking();
         match wrong {
             Wrong::Leave(client) => self.leave(client, End::Left),
+            Wrong::Work(index) => self.answer(usize::from(index), true),
             Wrong::TooSlow => self.take(Step::Due),
             Wrong::StartRefused => self.started(Err(())),
             Wrong::StartUnheard => {

@@ -1,6 +1,6 @@
 //! How large a world is looked at, and what must be found in one that is broken.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::check::{Counterexample, Graph};
 use crate::world::{Defect, Rules, Trouble, World};
@@ -14,6 +14,7 @@ const NO_TROUBLE: Trouble = Trouble {
     terms: 0,
     restarts: 0,
     leaves: 0,
+    works: 0,
 };
 
 /// Clients of one target each, and so many.
@@ -32,6 +33,8 @@ fn sound(clients: &'static [u8]) -> Rules {
         one_wake: false,
         can_tell: true,
         tell_last: false,
+        guarded: false,
+        busy_limit: Duration::MAX,
         defect: None,
     }
 }
@@ -257,6 +260,50 @@ fn the_service_may_be_woken_only_so_often() {
     holds(limited(ONE), failure, 950_000, &["Failed", "Rejected"]);
 }
 
+/// What keeps the service awake is asked.
+fn guarded(clients: &'static [u8]) -> Rules {
+    Rules {
+        guarded: true,
+        ..sound(clients)
+    }
+}
+
+#[test]
+fn work_keeps_the_service_awake_for_as_long_as_it_is_there() {
+    let trouble = Trouble {
+        works: 2,
+        ..NO_TROUBLE
+    };
+    holds(guarded(TWO), trouble, 160_000, &ALL_STATES);
+    holds(guarded(BOTH), trouble, 280_000, &ALL_STATES);
+    let failing = Trouble {
+        failures: 1,
+        works: 1,
+        ..NO_TROUBLE
+    };
+    holds(
+        guarded(ONE),
+        failing,
+        160_000,
+        &["Failed", "Stopping(Again)"],
+    );
+}
+
+#[test]
+fn work_keeps_the_service_awake_for_no_longer_than_the_limit() {
+    let trouble = Trouble {
+        works: 3,
+        ..NO_TROUBLE
+    };
+    for seconds in [0, 1, 40] {
+        let rules = Rules {
+            busy_limit: Duration::from_secs(seconds),
+            ..guarded(TWO)
+        };
+        holds(rules, trouble, 30_000, &ALL_STATES);
+    }
+}
+
 #[test]
 #[ignore = "takes minutes and gigabytes: for changes of the core"]
 fn more_of_everything() {
@@ -427,6 +474,23 @@ fn finds_stops_under_clients() {
         NO_TROUBLE,
         "stopped with a client inside",
     );
+}
+
+#[test]
+fn finds_stops_under_work() {
+    let works = Trouble {
+        works: 1,
+        ..NO_TROUBLE
+    };
+    let what = "stopped under work";
+    finds_in(guarded(ONE), Defect::IgnoresWork, works, what);
+    finds_in(guarded(TWO), Defect::BelievesLateAnswers, works, what);
+}
+
+#[test]
+fn finds_questions_without_an_answer() {
+    let what = "never comes to rest";
+    finds_in(guarded(ONE), Defect::WaitsForAnswers, NO_TROUBLE, what);
 }
 
 #[test]

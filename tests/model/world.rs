@@ -185,6 +185,16 @@ pub(crate) enum Query {
     Read(Option<Phase>),
 }
 
+/// Whether work keeps the service awake, as far as that was asked since there is no client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Verdict {
+    Unasked,
+    Asked,
+    Busy,
+    /// It may be stopped: there is no work, or no answer.
+    Free,
+}
+
 /// How far the process has come: the loop and what follows it in src/server.rs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Stage {
@@ -228,6 +238,12 @@ pub(crate) struct Process {
     pub(crate) query: Option<Query>,
     /// The service was seen frozen last.
     pub(crate) seen_frozen: bool,
+    /// The questions before a stop that are not answered, the oldest first,
+    pub(crate) questions: Vec<u64>,
+    /// and what the latest one has come to.
+    pub(crate) verdict: Verdict,
+    /// When the first one was asked since there is no client.
+    pub(crate) asked_at: Aside<Option<Instant>>,
     pub(crate) stage: Stage,
     /// With `Defect::WatchesTooLate`, the gates are armed some time.
     pub(crate) arms_late: bool,
@@ -244,6 +260,11 @@ impl Hash for Process {
         (self.told, self.doing, &self.inbox, &self.reports).hash(hasher);
         (self.settled, self.idle, self.probing, self.reachable).hash(hasher);
         (&self.orders, self.started, self.query, self.stage).hash(hasher);
+        let latest = |number: &u64| self.core.is_asked(*number);
+        for number in &self.questions {
+            latest(number).hash(hasher);
+        }
+        self.verdict.hash(hasher);
         (self.arms_late, self.seen_frozen).hash(hasher);
     }
 }
@@ -257,6 +278,7 @@ impl Process {
             },
             can_tell: rules.can_tell,
             can_start: true,
+            busy_limit: rules.busy_limit,
         };
         Self {
             core: core::Service::new(core_rules, rules.targets(), limiter, now),
@@ -275,6 +297,9 @@ impl Process {
             started: false,
             query: None,
             seen_frozen: false,
+            questions: Vec::new(),
+            verdict: Verdict::Unasked,
+            asked_at: Aside(None),
             stage: Stage::Serving,
             arms_late: false,
             before: Aside(Occupancy::default()),
@@ -323,6 +348,8 @@ pub(crate) struct Trouble {
     pub(crate) restarts: u8,
     /// A client leaves before it is served.
     pub(crate) leaves: u8,
+    /// Work keeps the service awake, for as long as it is asked once.
+    pub(crate) works: u8,
 }
 
 /// What makes a world.
@@ -337,6 +364,10 @@ pub(crate) struct Rules {
     pub(crate) can_tell: bool,
     /// The last connection that leaves is told: a cooldown of less than a second.
     pub(crate) tell_last: bool,
+    /// What keeps the service awake is asked, and answers when it likes; otherwise at once, and
+    /// nothing does.
+    pub(crate) guarded: bool,
+    pub(crate) busy_limit: Duration,
     /// What is wrong with this world, to see whether that is found.
     pub(crate) defect: Option<Defect>,
 }
@@ -398,6 +429,13 @@ pub(crate) enum Defect {
     WatchesTooLate,
     /// A connection that is refused leaves twice.
     LeavesTwice,
+    // -- work
+    /// It stops the service under work.
+    IgnoresWork,
+    /// It takes a late answer for that to the latest question.
+    BelievesLateAnswers,
+    /// It waits for an answer for ever.
+    WaitsForAnswers,
 }
 
 /// Everything.

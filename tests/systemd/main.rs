@@ -11,6 +11,7 @@ mod pages;
 mod rig;
 mod services;
 
+mod busy;
 mod check;
 mod config_file;
 mod external_changes;

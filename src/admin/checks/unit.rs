@@ -339,6 +339,23 @@ pub fn readiness(unit: &Unit, service: &ServiceConfig) -> Option<Finding> {
     })
 }
 
+/// Whether systemd measures what keeps the unit awake.
+pub fn accounting(name: &UnitName, unit: &Unit, service: &ServiceConfig) -> Vec<Finding> {
+    let ctl = systemctl(service.manager());
+    let needed = service.busy.accounting();
+    let missing = needed.filter(|setting| !unit.accounting.contains(setting));
+    let missing = missing.map(|setting| {
+        let option = match setting {
+            "IOAccounting" => "--busy-io",
+            _ => "--busy-net",
+        };
+        Finding::warning(format!(
+            "`{name}` is not measured for `{option}`, which does not keep it awake then; `{ctl} edit {name}`: {setting}=yes"
+        ))
+    });
+    missing.collect()
+}
+
 /// Whether a unit that is woken and the service that wakes it depend on each other.
 pub fn tied(name: &UnitName, unit: &Unit, relay: &Unit) -> Vec<Finding> {
     let mut findings = Vec::new();

@@ -126,6 +126,8 @@ impl Properties {
         unit.exit = (number("ExecMainCode"), number("ExecMainStatus"));
         unit.restarts = self.get("NRestarts").unwrap_or_default();
         unit.runtime_max = self.span("RuntimeMaxUSec");
+        let measured = ["IOAccounting", "IPAccounting"].into_iter();
+        unit.accounting = measured.filter(|name| is(name)).collect();
         unit.start_limit_burst = self.get("StartLimitBurst").unwrap_or_default();
         unit.start_limit_interval = self.span("StartLimitIntervalUSec");
         unit.start_timeout = self.span("TimeoutStartUSec");

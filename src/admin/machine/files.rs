@@ -8,18 +8,17 @@ use std::path::{Path, PathBuf};
 
 use super::programs::Identity;
 use crate::admin::system::Present;
-use crate::admin::unit_files::{DROP_IN, Places, may_be_ours};
+use crate::admin::unit_files::{DROP_IN, Places, WOKEN_DROP_IN, may_be_ours};
 
 /// What is there of `planned`, and of all that an instance may consist of.
 pub(super) fn present(places: &Places, planned: impl Iterator<Item = PathBuf>) -> Vec<Present> {
     let mut paths: BTreeSet<PathBuf> = planned.collect();
-    for path in entries(&places.units)
-        .into_iter()
-        .filter(|path| may_be_ours(path))
-    {
+    for path in entries(&places.units) {
         match path.is_dir() {
-            true => paths.extend(entries(&path)),
-            false => _ = paths.insert(path),
+            true if may_be_ours(&path) => paths.extend(entries(&path)),
+            true => _ = paths.insert(path.join(WOKEN_DROP_IN)),
+            false if may_be_ours(&path) => _ = paths.insert(path),
+            false => (),
         }
     }
     paths.extend(

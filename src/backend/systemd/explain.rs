@@ -86,11 +86,9 @@ impl LastRun {
     }
 }
 
-/// What a unit takes, in bytes; systemd reports the highest number where memory is not accounted.
-pub(super) fn memory(properties: &Properties) -> Option<u64> {
-    properties
-        .get("MemoryCurrent")
-        .filter(|&bytes| bytes < u64::MAX)
+/// What a unit takes of something; systemd reports the highest number where that is not accounted.
+pub(super) fn counter(properties: &Properties, name: &str) -> Option<u64> {
+    properties.get(name).filter(|&count| count < u64::MAX)
 }
 
 /// The manager, in words.
@@ -479,8 +477,11 @@ mod tests {
     #[test]
     fn memory_that_is_not_accounted_is_unknown() {
         let said = |bytes: u64| properties(&[("MemoryCurrent", bytes.into())]);
-        assert_eq!(memory(&said(50_646_220)), Some(50_646_220));
-        assert_eq!(memory(&said(u64::MAX)), None);
-        assert_eq!(memory(&Properties::default()), None);
+        assert_eq!(
+            counter(&said(50_646_220), "MemoryCurrent"),
+            Some(50_646_220)
+        );
+        assert_eq!(counter(&said(u64::MAX), "MemoryCurrent"), None);
+        assert_eq!(counter(&Properties::default(), "MemoryCurrent"), None);
     }
 }

@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 
 use super::numbers::{bytes, left, share, span, took};
 use super::view::View;
-use crate::report::record::{LastFailure, Moment, Owner, RecordedState};
+use crate::report::record::{LastFailure, Moment, Owner, RecordedState, Work};
 use crate::util::text::one_line;
 
 /// Wide enough for most names; a longer one is cut where there is no more room.
@@ -214,6 +214,10 @@ fn attention(view: &View) -> Vec<(Style, String)> {
     }
     if let Some(remark) = &view.remark {
         notes.push((WARNING, remark.clone()));
+    }
+    if !view.kept_awake.is_empty() {
+        let text = format!("kept awake: {}", Work::told(&view.kept_awake));
+        notes.push((DIM, text));
     }
     if view.state == Some(RecordedState::Unattended) {
         let text = "wakeport was terminated: the service may be running, and is not stopped before the next client has come and left";

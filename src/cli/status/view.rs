@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::admin::machine::inventory::{self, Inventory, Socket};
 use crate::config::UnitName;
 use crate::report::record::{
-    Bytes, Clients, Kind, LastFailure, Moment, Owner, Record, RecordedState,
+    Bytes, Clients, Kind, LastFailure, Moment, Owner, Record, RecordedState, Work,
 };
 
 /// One instance, as `--json` prints it. docs/observing.md says what the fields mean.
@@ -26,6 +26,7 @@ pub(super) struct View {
     pub(super) since: Option<Timestamp>,
     pub(super) for_seconds: Option<f64>,
     pub(super) left_seconds: Option<f64>,
+    pub(super) kept_awake: BTreeMap<Work, String>,
     pub(super) clients: Clients,
     pub(super) bytes: Bytes,
     pub(super) wakes: Wakes,
@@ -87,6 +88,10 @@ impl View {
             since: Some(record.since(alive)),
             for_seconds: Some(record.stretch(alive, now)),
             left_seconds: record.left(alive, now),
+            kept_awake: match alive {
+                true => record.kept_awake.clone(),
+                false => BTreeMap::new(),
+            },
             clients,
             bytes: record.bytes,
             wakes: Wakes {
@@ -119,6 +124,7 @@ impl View {
             since: None,
             for_seconds: None,
             left_seconds: None,
+            kept_awake: BTreeMap::new(),
             clients: Clients::default(),
             bytes: Bytes::default(),
             wakes: Wakes::default(),

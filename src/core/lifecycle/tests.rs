@@ -65,7 +65,7 @@ fn some_day() -> Instant {
     crate::service::now()
 }
 
-const EVENTS: [(&str, Event); 17] = [
+const EVENTS: [(&str, Event); 18] = [
     ("arrived", Event::Arrived),
     ("left", Event::Left),
     ("started", Event::Started),
@@ -81,6 +81,7 @@ const EVENTS: [(&str, Event); 17] = [
     ("seen:stopping", Event::Seen(Phase::Stopping)),
     ("seen:down", Event::Seen(Phase::Down)),
     ("silent", Event::Silent),
+    ("busy", Event::Busy(Duration::from_secs(30))),
     ("due", Event::Due),
     ("early", Event::Due),
 ];

@@ -32,6 +32,8 @@ impl Service {
         (self.query, self.query_again, self.query_at.is_some()).hash(hasher);
         (self.seen_down, self.frozen, self.closing).hash(hasher);
         self.linger_until.is_some().hash(hasher);
+        let last = self.lifecycle.deadline().map(|at| self.limit_is_over(at));
+        (self.question.is_some(), self.asked_at.is_some(), last).hash(hasher);
         (self.sample_at.is_some(), self.watching).hash(hasher);
         (gates == self.sampled, gates.entered == self.sampled.entered).hash(hasher);
     }

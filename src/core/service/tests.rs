@@ -2,11 +2,13 @@
 
 use std::hash::Hasher;
 
+use super::work::ASK_AGAIN;
 use super::*;
 use crate::core::gate::Word;
 
 const COOLDOWN: Duration = Duration::from_secs(300);
 const START_TIMEOUT: Duration = Duration::from_secs(90);
+const BUSY_LIMIT: Duration = Duration::from_secs(70);
 
 /// A core with the gates of its targets, and a clock.
 struct Bench {
@@ -44,6 +46,7 @@ impl Bench {
             },
             can_tell: true,
             can_start: true,
+            busy_limit: BUSY_LIMIT,
         };
         let now = crate::service::now();
         let mut bench = Self {
@@ -144,6 +147,20 @@ impl Bench {
         self.tell(Input::Due(timer))
     }
 
+    /// The cooldown is over, or the pause before the next question; the number of the question.
+    fn asked(&mut self) -> u64 {
+        match self.due(Timer::Lifecycle)[..] {
+            [Effect::AskBusy(number)] => number,
+            ref other => panic!("{other:?}"),
+        }
+    }
+
+    /// The same, and no work is found.
+    fn cooled(&mut self) -> Vec<Effect> {
+        let number = self.asked();
+        self.tell(Input::Busy(number, false))
+    }
+
     fn may_exit(&self) -> bool {
         self.core.is_idle(self.occupancy())
     }
@@ -177,7 +194,7 @@ fn clients_that_come_meanwhile_share_the_start_and_are_let_through_in_their_orde
 #[test]
 fn the_service_is_started_for_the_client_that_has_waited_longest() {
     let mut bench = Bench::cooling(2);
-    bench.due(Timer::Lifecycle);
+    bench.cooled();
     (0..2).for_each(|target| _ = bench.close_empty(target));
     bench.tell(Input::Arrived(ticket(1, 7)));
     bench.tell(Input::Arrived(ticket(0, 8)));
@@ -301,7 +318,7 @@ fn there_is_one_query_at_a_time_and_a_change_meanwhile_asks_for_another() {
 fn the_process_may_exit_when_the_service_was_seen_down_and_no_client_is_here() {
     let mut bench = Bench::cooling(1);
     assert!(!bench.may_exit());
-    bench.due(Timer::Lifecycle);
+    bench.cooled();
     assert_eq!(bench.close_empty(0), [Effect::Stop]);
     bench.tell(Input::Stopped(Ok(())));
     assert_eq!(bench.core.state(), State::Asleep);
@@ -361,7 +378,7 @@ fn a_client_that_comes_too_often_is_rejected_unless_the_service_is_up_anyway() {
 #[test]
 fn the_service_is_stopped_after_its_gates_were_closed_one_by_one() {
     let mut bench = Bench::cooling(2);
-    assert_eq!(bench.due(Timer::Lifecycle), [Effect::CloseEmpty(0)]);
+    assert_eq!(bench.cooled(), [Effect::CloseEmpty(0)]);
     assert_eq!(bench.at(Timer::Lifecycle), None, "it is being stopped");
     assert_eq!(bench.close_empty(0), [Effect::CloseEmpty(1)]);
     assert_eq!(bench.close_empty(1), [Effect::Stop]);
@@ -371,7 +388,7 @@ fn the_service_is_stopped_after_its_gates_were_closed_one_by_one() {
 #[test]
 fn a_gate_that_refuses_to_close_opens_those_that_have_closed() {
     let mut bench = Bench::cooling(2);
-    bench.due(Timer::Lifecycle);
+    bench.cooled();
     assert_eq!(bench.close_empty(0), [Effect::CloseEmpty(1)]);
     bench.enter(1);
     assert_eq!(bench.close_empty(1), [Effect::Open(0)]);
@@ -387,7 +404,67 @@ fn a_visit_without_a_message_begins_the_cooldown_anew() {
     let left_at = bench.now;
     assert_eq!(bench.due(Timer::Lifecycle), [], "not yet");
     assert_eq!(bench.at(Timer::Lifecycle), Some(left_at + COOLDOWN));
+    assert_eq!(bench.cooled(), [Effect::CloseEmpty(0)]);
+}
+
+#[test]
+fn work_keeps_the_service_awake_and_is_asked_for_again() {
+    let mut bench = Bench::cooling(1);
+    let number = bench.asked();
+    assert_eq!(bench.tell(Input::Busy(number, true)), []);
+    assert!(bench.gates[0].is_open());
+    assert_eq!(bench.at(Timer::Lifecycle), Some(bench.now + ASK_AGAIN));
+    assert_eq!(bench.cooled(), [Effect::CloseEmpty(0)]);
+}
+
+#[test]
+fn work_keeps_the_service_awake_for_no_longer_than_its_limit() {
+    let mut bench = Bench::cooling(1);
+    let began = bench.at(Timer::Lifecycle).unwrap();
+    for after in [30, 60, 70].map(Duration::from_secs) {
+        let number = bench.asked();
+        bench.tell(Input::Busy(number, true));
+        assert_eq!(bench.at(Timer::Lifecycle), Some(began + after));
+    }
     assert_eq!(bench.due(Timer::Lifecycle), [Effect::CloseEmpty(0)]);
+    assert_eq!(bench.close_empty(0), [Effect::Stop]);
+}
+
+#[test]
+fn a_client_that_comes_while_work_is_asked_for_enters_and_makes_the_answer_void() {
+    let mut bench = Bench::cooling(1);
+    let number = bench.asked();
+    bench.enter(0);
+    assert_eq!(bench.tell(Input::Busy(number, false)), []);
+    assert_eq!(bench.core.state(), State::Awake);
+    bench.leave(0);
+    bench.tell(Input::Settle);
+    // One that comes and goes between two readings begins the cooldown anew as well.
+    let number = bench.asked();
+    bench.enter(0);
+    bench.leave(0);
+    assert_eq!(bench.tell(Input::Busy(number, false)), []);
+    assert_eq!(bench.at(Timer::Lifecycle), Some(bench.now + COOLDOWN));
+    assert_eq!(bench.cooled(), [Effect::CloseEmpty(0)]);
+}
+
+#[test]
+fn without_an_answer_the_service_may_be_stopped_and_a_late_one_says_nothing() {
+    let mut bench = Bench::cooling(1);
+    let late = bench.asked();
+    assert_eq!(bench.due(Timer::Answer), [Effect::CloseEmpty(0)]);
+    bench.enter(0);
+    bench.close_empty(0);
+    bench.leave(0);
+    bench.tell(Input::Settle);
+    let number = bench.asked();
+    for busy in [true, false] {
+        assert!(!bench.core.is_asked(late));
+        assert_eq!(bench.tell(Input::Busy(late, busy)), []);
+    }
+    assert!(bench.core.is_asked(number));
+    bench.tell(Input::Busy(number, true));
+    assert_eq!(bench.tell(Input::Busy(number, false)), [], "answered twice");
 }
 
 #[test]

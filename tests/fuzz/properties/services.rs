@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use wakeport::core::gate::{Occupancy, Word};
-use wakeport::core::lifecycle::{Phase, State, Times};
-use wakeport::core::service::{Effect, Input, Rules, Service, Ticket, Timer};
+use wakeport::core::lifecycle::{Phase, State, Stop, Times};
+use wakeport::core::service::{Effect, Fact, Input, Rules, Service, Ticket, Timer};
 use wakeport::core::wake_limiter::WakeLimiter;
 
 const PHASES: [Phase; 4] = [Phase::Up, Phase::Starting, Phase::Stopping, Phase::Down];
@@ -26,6 +26,7 @@ pub(super) fn property(bytes: &[u8]) {
         },
         can_tell: first & 16 == 0,
         can_start: first & 32 == 0,
+        busy_limit: spans[usize::from(first >> 2 & 3)],
     };
     let now = wakeport::service::now();
     let wakes = usize::from(first >> 6);
@@ -43,6 +44,10 @@ pub(super) fn property(bytes: &[u8]) {
         rejected: BTreeSet::new(),
         probing: [false; TARGETS],
         querying: false,
+        asked: 0,
+        may_stop: false,
+        asked_at: None,
+        busy_limit: rules.busy_limit,
         starts: 0,
         closing: None,
     };
@@ -62,6 +67,12 @@ struct Play {
     rejected: BTreeSet<Ticket>,
     probing: [bool; TARGETS],
     querying: bool,
+    /// The number of the last question, and whether it may be stopped now.
+    asked: u64,
+    may_stop: bool,
+    /// When it was asked first since the service has no client.
+    asked_at: Option<Instant>,
+    busy_limit: Duration,
     /// Orders to start that have not ended.
     starts: usize,
     closing: Option<usize>,
@@ -120,7 +131,14 @@ impl Play {
                     Err(())
                 }));
             }
-            12 => self.tell(Input::Gate),
+            12 if value & 8 == 0 => self.tell(Input::Gate),
+            // One in four is late.
+            12 => {
+                let number = self.asked.saturating_sub(u64::from(value & 3 == 3));
+                let busy = value & 4 == 0;
+                self.may_stop |= number == self.asked && !busy;
+                self.tell(Input::Busy(number, busy));
+            }
             13 => {
                 let due = self.core.deadline().unwrap_or(self.now);
                 self.now = self.now.max(due);
@@ -161,6 +179,7 @@ impl Play {
         let due: Vec<_> = self.core.timers().filter_map(due).collect();
         for timer in due {
             let before = self.core.state();
+            self.may_stop |= timer == Timer::Answer;
             self.tell(Input::Due(timer));
             let mut timers = self.core.timers();
             let again = timers.any(|(other, at)| other == timer && at <= self.now);
@@ -187,7 +206,23 @@ impl Play {
 
     fn carry_out(&mut self, effect: Effect) -> Option<Input> {
         match effect {
-            Effect::Report(fact) => assert_ne!(fact.from, fact.to),
+            Effect::Report(Fact { from, to, .. }) => {
+                assert_ne!(from, to);
+                let stops = to == State::Stopping(Stop::Ours);
+                if stops && matches!(from, State::Cooling { .. }) {
+                    let asked = self.asked_at.unwrap_or(self.now);
+                    let over = self.now.duration_since(asked) >= self.busy_limit;
+                    assert!(self.may_stop || over, "stopped under work");
+                }
+                if !matches!(to, State::Cooling { .. }) {
+                    self.asked_at = None;
+                }
+            }
+            Effect::AskBusy(number) => {
+                assert!(number > self.asked, "an old question");
+                (self.asked, self.may_stop) = (number, false);
+                self.asked_at = self.asked_at.or(Some(self.now));
+            }
             Effect::Admit { ticket, first } => {
                 assert!(self.waiting.remove(&ticket), "{ticket:?} does not wait");
                 let gate = &mut self.gates[ticket.target];

@@ -1,0 +1,359 @@
+//! Finds out whether work keeps a service awake although no client is here.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::time::{sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+
+use super::handle::{Handle, Message};
+use super::now;
+use crate::backend::{Backend, Usage};
+use crate::config::ServiceConfig;
+use crate::config::busy::{Busy, DirectConnections, Percent, Rate};
+use crate::core::lifecycle::State;
+use crate::net::dial::Target;
+use crate::net::direct;
+use crate::program::Launcher;
+use crate::report::record::Work;
+use crate::report::text::count;
+
+/// How long each of those that are asked may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// CPU, disks and networks are measured for so long. Less would take a pause for the end.
+const WINDOW: Duration = Duration::from_secs(30);
+
+/// A timer may be a little early or late.
+const SLACK: Duration = Duration::from_secs(1);
+
+/// The exit code of a busy hook that objects.
+const BUSY: i32 = 1;
+
+/// What may keep a service awake.
+#[derive(Clone, Debug)]
+pub struct Guard {
+    busy: Busy,
+    backend: Backend,
+    targets: Vec<Arc<Target>>,
+    launcher: Launcher,
+    measured: Arc<Mutex<Option<Measured>>>,
+}
+
+/// The questions before a stop, one at a time.
+#[derive(Debug)]
+pub(super) struct Questions {
+    guard: Guard,
+    handle: Handle,
+    tasks: TaskTracker,
+    asked: Option<(u64, AbortOnDropHandle<()>)>,
+    prepared: Option<AbortOnDropHandle<()>>,
+}
+
+impl Questions {
+    pub(super) fn new(guard: Guard, handle: Handle, tasks: TaskTracker) -> Self {
+        Self {
+            guard,
+            handle,
+            tasks,
+            asked: None,
+            prepared: None,
+        }
+    }
+
+    /// Asks, and asks no more what was asked before.
+    pub(super) fn ask(&mut self, number: u64) {
+        let (guard, handle) = (self.guard.clone(), self.handle.clone());
+        let task = self.tasks.spawn(async move {
+            let answer = guard.ask().await;
+            handle.post(Message::Busy(number, answer));
+        });
+        self.asked = Some((number, AbortOnDropHandle::new(task)));
+    }
+
+    /// The question with this number is answered; whether it is the one that was asked last.
+    pub(super) fn is_answered(&mut self, number: u64) -> bool {
+        let asked = self.asked.take_if(|(asked, _)| *asked == number);
+        asked.is_some()
+    }
+
+    /// The service is in this state now: what is measured has to be measured in time.
+    pub(super) fn follow(&mut self, state: State) {
+        self.prepared = None;
+        if let State::Cooling { sleep_at: Some(at) } = state
+            && self.guard.busy.measured().is_some()
+        {
+            let task = self.tasks.spawn(self.guard.clone().prepare(at));
+            self.prepared = Some(AbortOnDropHandle::new(task));
+        }
+    }
+}
+
+/// What had been used at some time.
+#[derive(Clone, Copy, Debug)]
+struct Measured {
+    at: Instant,
+    usage: Usage,
+}
+
+/// What keeps the service awake, and what could not be found out.
+#[derive(Debug, Default)]
+pub(super) struct Answer {
+    pub(super) work: BTreeMap<Work, String>,
+    pub(super) unknown: Vec<String>,
+}
+
+impl Answer {
+    /// What there is if those that were asked say nothing at all.
+    pub(super) fn late() -> Self {
+        Self {
+            unknown: vec!["no answer in time".into()],
+            ..Self::default()
+        }
+    }
+}
+
+/// One objection, or none; or why it is not known.
+type Found = Result<Option<String>, String>;
+
+impl Guard {
+    /// The guard of a service with this backend and these targets.
+    pub fn new(
+        config: &ServiceConfig,
+        backend: Backend,
+        targets: &[Arc<Target>],
+        launcher: Launcher,
+    ) -> Self {
+        Self {
+            busy: config.busy.clone(),
+            backend,
+            targets: targets.to_vec(),
+            launcher,
+            measured: Arc::default(),
+        }
+    }
+
+    /// How long the service may be kept awake.
+    pub(super) fn limit(&self) -> Duration {
+        self.busy.limit
+    }
+
+    /// Asks all at once.
+    pub(super) async fn ask(&self) -> Answer {
+        let (direct, units, hook, usage) = tokio::join!(
+            in_time("direct connections", self.direct()),
+            in_time("units that require it", self.units()),
+            in_time("the busy hook", self.hook()),
+            self.usage(),
+        );
+        let mut answer = Answer::default();
+        let found = [
+            (Work::Direct, direct),
+            (Work::Units, units),
+            (Work::Hook, hook),
+        ];
+        for (kind, found) in found.into_iter().chain(usage) {
+            match found {
+                Ok(Some(objection)) => _ = answer.work.insert(kind, objection),
+                Ok(None) => (),
+                Err(why) => answer.unknown.push(why),
+            }
+        }
+        answer
+    }
+
+    async fn direct(&self) -> Found {
+        if self.busy.direct_connections == DirectConnections::Ignore {
+            return Ok(None);
+        }
+        let targets: Vec<_> = self.targets.iter().map(|target| &**target).collect();
+        match direct::count(&targets).await {
+            Ok(0) => Ok(None),
+            Ok(n) => Ok(Some(count(n, "direct connection"))),
+            Err(error) => Err(format!("direct connections cannot be read: {error}")),
+        }
+    }
+
+    async fn units(&self) -> Found {
+        let units = self.backend.dependents().await;
+        match &units.map_err(|why| why.to_string())?[..] {
+            [] => Ok(None),
+            [unit] => Ok(Some(format!("{unit} is running"))),
+            units => Ok(Some(format!("{} are running", units.join(", ")))),
+        }
+    }
+
+    async fn hook(&self) -> Found {
+        let Some(hook) = &self.busy.hook else {
+            return Ok(None);
+        };
+        let mut variables = vec![("WAKEPORT_EVENT", "busy".to_owned())];
+        if let Some(target) = self.targets.first() {
+            variables.push(("WAKEPORT_TARGET", target.address.to_string()));
+        }
+        // Dropping it ends it.
+        let never = CancellationToken::new();
+        let run = self
+            .launcher
+            .run("busy hook", hook, &variables, Duration::MAX, &never);
+        let status = run.await.map_err(|error| error.to_string())?;
+        match status.code() {
+            Some(0) => Ok(None),
+            Some(BUSY) => Ok(Some("the busy hook says so".into())),
+            _ => Err(format!("the busy hook `{hook}` failed ({status})")),
+        }
+    }
+
+    // -- what is measured
+
+    /// Begins to measure so early that it has lasted for long enough when the service would be
+    /// stopped.
+    async fn prepare(self, stop_at: Instant) {
+        let begin = stop_at.checked_sub(WINDOW).unwrap_or(stop_at);
+        sleep_until(begin.into()).await;
+        if let Ok(usage) = self.backend.usage().await {
+            self.keep(Some(Measured { at: now(), usage }));
+        }
+    }
+
+    fn keep(&self, measured: Option<Measured>) -> Option<Measured> {
+        let mut kept = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut kept, measured)
+    }
+
+    async fn usage(&self) -> Vec<(Work, Found)> {
+        if self.busy.measured().is_none() {
+            return Vec::new();
+        }
+        let usage = async { self.backend.usage().await.map_err(|why| why.to_string()) };
+        let usage = match in_time("what it uses", usage).await {
+            Ok(usage) => usage,
+            Err(why) => return vec![(Work::Cpu, Err(why))],
+        };
+        let after = Measured { at: now(), usage };
+        let before = self.keep(Some(after));
+        let long_ago =
+            |before: &Measured| after.at.saturating_duration_since(before.at) + SLACK >= WINDOW;
+        compare(&self.busy, before.filter(long_ago), after)
+    }
+}
+
+/// What was used too much between two times. Without the first, it has to be measured first.
+fn compare(busy: &Busy, before: Option<Measured>, after: Measured) -> Vec<(Work, Found)> {
+    let used = |of: fn(Usage) -> Option<u64>, setting: &str| {
+        let now = of(after.usage).ok_or_else(|| {
+            format!("what it uses is not measured; set {setting}=yes in its units")
+        })?;
+        let Some(before) = before else {
+            return Ok(None);
+        };
+        let then = of(before.usage).unwrap_or(now);
+        // A counter that is smaller than before has begun anew.
+        let count = now.checked_sub(then).unwrap_or(now);
+        Ok(Some((count, after.at.saturating_duration_since(before.at))))
+    };
+    let mut found = Vec::new();
+    if let Some(limit) = busy.cpu {
+        let used = used(|usage| usage.cpu_nanos, "CPUAccounting");
+        found.push((Work::Cpu, over("CPU", used, Percent::of, limit)));
+    }
+    if let Some(limit) = busy.io {
+        let used = used(|usage| usage.io, "IOAccounting");
+        found.push((Work::Io, over("I/O", used, Rate::of, limit)));
+    }
+    if let Some(limit) = busy.net {
+        let used = used(|usage| usage.net, "IPAccounting");
+        found.push((Work::Net, over("network", used, Rate::of, limit)));
+    }
+    found
+}
+
+fn over<T: Ord + Display>(
+    what: &str,
+    used: Result<Option<(u64, Duration)>, String>,
+    mean: fn(u64, Duration) -> T,
+    limit: T,
+) -> Found {
+    let Some((count, time)) = used? else {
+        return Ok(Some(format!("{what} is being measured")));
+    };
+    let mean = mean(count, time);
+    Ok((mean > limit).then(|| format!("{what} {mean}, more than {limit}")))
+}
+
+async fn in_time<T>(
+    what: &str,
+    answer: impl Future<Output = Result<T, String>>,
+) -> Result<T, String> {
+    let late = || format!("no answer about {what} within 10s");
+    timeout(ANSWER_TIMEOUT, answer)
+        .await
+        .unwrap_or_else(|_| Err(late()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured(seconds: u64, counts: Option<u64>) -> Measured {
+        // Any time will do.
+        let began = now();
+        Measured {
+            at: began + Duration::from_secs(seconds),
+            usage: Usage {
+                cpu_nanos: counts,
+                io: counts,
+                net: None,
+            },
+        }
+    }
+
+    #[test]
+    fn more_than_the_limit_is_work() {
+        let busy = Busy {
+            cpu: Some(Percent(1_000)),
+            io: Some(Rate(20_000_000)),
+            ..Busy::default()
+        };
+        let (before, after) = (measured(0, Some(0)), measured(30, Some(600_000_000)));
+        let found = compare(&busy, Some(before), after);
+        let cpu = "CPU 2%, more than 1%".to_owned();
+        assert_eq!(found, [(Work::Cpu, Ok(Some(cpu))), (Work::Io, Ok(None))]);
+        let found = compare(&busy, None, after);
+        let io = "I/O is being measured".to_owned();
+        assert_eq!(found[1], (Work::Io, Ok(Some(io))));
+    }
+
+    #[test]
+    fn what_is_not_accounted_is_not_known() {
+        let busy = Busy {
+            net: Some(Rate(1)),
+            ..Busy::default()
+        };
+        let found = compare(&busy, None, measured(30, None));
+        assert!(matches!(&found[..], [(Work::Net, Err(why))] if why.contains("IPAccounting=yes")));
+    }
+
+    #[test]
+    fn a_counter_that_has_begun_anew_counts_from_there() {
+        let busy = Busy {
+            io: Some(Rate(9)),
+            ..Busy::default()
+        };
+        let found = |now| {
+            compare(
+                &busy,
+                Some(measured(0, Some(1_000))),
+                measured(30, Some(now)),
+            )
+        };
+        assert_eq!(
+            found(300)[0],
+            (Work::Io, Ok(Some("I/O 10B/s, more than 9B/s".into())))
+        );
+        assert_eq!(found(1_240)[0], (Work::Io, Ok(None)));
+    }
+}
