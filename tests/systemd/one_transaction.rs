@@ -43,7 +43,7 @@ fn quick_rounds_count_as_wakes_and_meet_no_start_limit() {
 
     // Without a client it sleeps again.
     rig.systemctl(&format!("start {SERVICE}"));
-    rig.wait_until("active", "nginx.service");
+    rig.wait_for("nginx starts", || rig.starts("nginx.service") > ROUNDS);
     rig.wait_until_asleep("nginx");
 
     // With a filter wakeport is first, and without one again it is not.
