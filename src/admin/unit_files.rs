@@ -294,9 +294,10 @@ fn polkit(instance: &Instance, ids: &[String]) -> String {
 polkit.addRule(function(action, subject) {{
     var units = [{}];
     var verbs = ["start", "stop", "reset-failed"];
-    // From systemd 257 on, freezing a unit, mounting on it and making a transient one have the same verbs.
-    var asked = /to (start|stop|reset the "failed" state of) '\$\(unit\)'/.test(action.lookup("polkit.message"));
-    if (action.id == "org.freedesktop.systemd1.manage-units" && subject.user == "wakeport" && asked &&
+    // From systemd 257 on, other requests have the same verbs: to freeze a unit, to mount on it. To thaw it has "start".
+    var asked = action.lookup("verb") + ": " + action.lookup("polkit.message");
+    var known = /to (start|stop|reset the "failed" state of) '\$\(unit\)'|^start: .* to freeze or thaw /.test(asked);
+    if (action.id == "org.freedesktop.systemd1.manage-units" && subject.user == "wakeport" && known &&
         units.indexOf(action.lookup("unit")) >= 0 && verbs.indexOf(action.lookup("verb")) >= 0) {{
         return polkit.Result.YES;
     }}

@@ -241,6 +241,15 @@ fn a_frozen_unit_that_may_not_be_thawed_refuses_clients_with_the_remedy() {
     rig.wait_for("it is reported", || {
         rig.run("wakeport status echo").contains(FROZEN)
     });
+    let version = rig.run("systemctl show --value --property=Version");
+    let number = version.split(|part: char| !part.is_ascii_digit()).next();
+    let number = number.and_then(|number| number.parse::<u32>().ok());
+    if number.is_some_and(|number| number >= 262) {
+        // polkit is asked, and the rule of the unit grants it.
+        echo.serves(&Exchange::short());
+        assert_eq!(rig.starts("echo.service"), 1);
+        return;
+    }
     assert!(echo.refuses());
     let line = "cannot thaw `echo.service`: not authorized: before systemd 262 only root may; `systemctl thaw echo.service`";
     assert_eq!(rig.said("wakeport@echo.service", line), 1);

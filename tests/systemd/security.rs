@@ -58,7 +58,7 @@ fn polkit_grants_three_verbs_for_the_listed_units_and_nothing_else() {
         "KillUnit ssi web.service all 9",
         "SetUnitProperties 'sba(sv)' web.service true 1 CPUWeight t 1",
         "FreezeUnit s web.service",
-        "ThawUnit s web.service",
+        "ThawUnit s secret.service",
         "CleanUnit sas web.service 1 state",
         "BindMountUnit sssbb web.service /etc /mnt true false",
         "EnableUnitFiles asbb 1 web.service true false",
@@ -118,6 +118,8 @@ fn the_rule_tells_other_requests_from_starts_and_stops() {
         };
         assert!(asks("start", "start '$(unit)'."), "{unit}");
         assert!(asks("stop", "stop '$(unit)'."), "{unit}");
+        let freezes_or_thaws = "freeze or thaw the processes of '$(unit)' unit.";
+        assert!(asks("start", freezes_or_thaws), "{unit} may be thawed");
         assert!(
             asks("reset-failed", "reset the \"failed\" state of '$(unit)'."),
             "{unit}"
@@ -125,8 +127,7 @@ fn the_rule_tells_other_requests_from_starts_and_stops() {
         for (verb, what) in [
             ("start", "start transient unit '$(unit)'."),
             ("start", "mount on '$(unit)'."),
-            ("start", "freeze or thaw the processes of '$(unit)' unit."),
-            ("stop", "freeze or thaw the processes of '$(unit)' unit."),
+            ("stop", freezes_or_thaws),
         ] {
             assert!(!asks(verb, what), "{unit}: {verb}: {what}");
         }
