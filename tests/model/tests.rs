@@ -239,7 +239,7 @@ fn wakeport_is_restarted_and_goes_on_with_its_connections() {
         failures: 1,
         ..NO_TROUBLE
     };
-    holds(sound(TWO), trouble, 1, &["Failed", "Served"]);
+    holds(sound(TWO), trouble, 1_900_000, &["Failed", "Served"]);
 }
 
 #[test]
