@@ -64,7 +64,7 @@ impl Page<'_> {
         self.each(
             "wakeport_instance_info",
             "gauge",
-            "Always 1; the unit that runs wakeport, and the service that it puts to sleep.",
+            "Always 1; the unit that runs wakeport, and the service that it starts and stops.",
             |Instance { record, .. }, row| {
                 let unit = record.unit.as_deref().unwrap_or_default();
                 row.with("unit", unit)
@@ -107,7 +107,7 @@ impl Page<'_> {
         self.each(
             "wakeport_memory_freed_bytes",
             "gauge",
-            "What the service took just before it was last put to sleep; absent where memory is not accounted.",
+            "What the service took just before its last stop; absent where memory is not accounted.",
             |Instance { record, .. }, row| {
                 if let Some(bytes) = record.memory_freed {
                     row.is(bytes as f64);
@@ -204,7 +204,7 @@ impl Page<'_> {
         self.each(
             "wakeport_sleeps_total",
             "counter",
-            "How often the service was put to sleep.",
+            "How often the service was stopped after its cooldown.",
             |Instance { record, .. }, row| row.is(record.sleeps as f64),
         );
     }
