@@ -28,10 +28,11 @@ pub fn preflight(instance: &Instance, system: &System, plan: &Plan) -> Vec<Findi
     findings.extend(target::owners(&listeners, config));
     findings.extend(target::shared(config));
     let mut units = system.units.as_deref().unwrap_or_default();
+    let mut hidden = system.hidden.iter();
     for service in &config.services {
         let names = service.units();
         let woken = units.split_off(..names.len()).unwrap_or_default();
-        let mut found = Vec::new();
+        let mut found = target::hidden(hidden.next().map_or(&[], Vec::as_slice), &system.runs_as);
         for (name, unit) in names.iter().zip(woken) {
             found.extend(unit::woken(name.as_str(), unit, service));
             found.extend(unit::readiness(unit, service));
@@ -95,6 +96,7 @@ pub fn findings(subject: &Subject) -> Vec<Finding> {
         let mut found = target::routes(&listeners, config);
         found.extend(target::lookups(&system.lookups));
         found.extend(target::loops(&system.loops));
+        found.extend(target::hidden(&system.hidden, &subject.user));
         match &system.units {
             Err(reason) => found.push(unit::out_of_reach(reason)),
             Ok(units) => {
@@ -102,6 +104,7 @@ pub fn findings(subject: &Subject) -> Vec<Finding> {
                     found.extend(unit::woken(name.as_str(), unit, config));
                     found.extend(unit::accounting(name, unit, config));
                     found.extend(relay.iter().flat_map(|relay| unit::tied(name, unit, relay)));
+                    found.extend(relay.and_then(|relay| target::networks(unit, relay, config)));
                 }
             }
         }

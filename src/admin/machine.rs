@@ -11,10 +11,11 @@ pub mod inventory;
 
 use std::path::{Path, PathBuf};
 
-use crate::admin::system::{Present, SocketUnit, System, Unit};
+use crate::admin::system::{Hidden, Holder, Listening, Present, SocketUnit, System, Unit};
 use crate::admin::unit_files::{DROP_IN, Mark, Places};
 use crate::admin::{self, Instance};
-use crate::config::{Manager, UnitName};
+use crate::config::address::{Address, Bound, UnixAddress};
+use crate::config::{Manager, Named, ServiceConfig, UnitName};
 
 pub use crate::systemd::dbus::Bus;
 pub use bus::has_polkit;
@@ -50,11 +51,34 @@ pub async fn system(instance: &Instance, places: &Places) -> (System, Result<Bus
             });
         }
     }
+    let listening = listening(instance.manager, bus.as_ref().ok()).await;
+    let identity = match instance.manager {
+        Manager::System => Some(Identity::of_template(service.as_ref())),
+        Manager::User => Some(Identity::own()),
+    };
+    let mut left = units.as_deref().unwrap_or_default();
+    let mut hidden = Vec::new();
+    for config in &instance.config.services {
+        let woken = left.split_off(..config.units().len()).unwrap_or_default();
+        let own = instance.service();
+        hidden.push(self::hidden(
+            config,
+            woken,
+            identity.as_ref(),
+            &own,
+            &listening,
+        ));
+    }
     let system = System {
         units,
         service,
         sockets,
-        listening: listening(instance.manager, bus.as_ref().ok()).await,
+        listening,
+        hidden,
+        runs_as: match instance.manager {
+            Manager::System => "wakeport".to_owned(),
+            Manager::User => own_name(),
+        },
         elsewhere: Vec::new(),
         present,
         user: has_user("wakeport"),
@@ -192,6 +216,72 @@ fn has_user(name: &str) -> bool {
 pub fn identity(name: &str) -> Option<(u32, u32)> {
     let (_, uid, gid) = user(|known, _| known == name)?;
     Some((uid, gid))
+}
+
+/// The ID of the group `name`.
+fn group(name: &str) -> Option<u32> {
+    groups()
+        .into_iter()
+        .find(|(known, _)| known == name)
+        .map(|(_, gid)| gid)
+}
+
+/// The name of the group with this ID.
+fn group_name(gid: u32) -> Option<String> {
+    groups()
+        .into_iter()
+        .find(|(_, known)| *known == gid)
+        .map(|(name, _)| name)
+}
+
+/// The groups of group(5).
+fn groups() -> Vec<(String, u32)> {
+    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    let group = |line: &str| {
+        let mut fields = line.split(':');
+        Some((fields.next()?.to_owned(), fields.nth(1)?.parse().ok()?))
+    };
+    groups.lines().filter_map(group).collect()
+}
+
+/// Which Unix targets of a service `identity` cannot reach, and why. `units` are those that it
+/// wakes, `ours` the service that relays.
+pub fn hidden(
+    service: &ServiceConfig,
+    units: &[Unit],
+    identity: Option<&Identity>,
+    ours: &str,
+    listening: &[Listening],
+) -> Vec<Hidden> {
+    let Some(identity) = identity else {
+        return Vec::new();
+    };
+    // What is in a /tmp that both share cannot be seen from here.
+    let mut private = units.iter().filter(|unit| unit.private_tmp);
+    let shares_tmp = private.any(|unit| unit.joins.iter().any(|it| it == ours));
+    let mut hidden: Vec<Hidden> = Vec::new();
+    for Named { value, .. } in &service.routes {
+        let Address::Unix(UnixAddress::Path(path)) = value else {
+            continue;
+        };
+        if shares_tmp && ["/tmp", "/var/tmp"].iter().any(|tmp| path.starts_with(tmp)) {
+            continue;
+        }
+        let at = Bound::Unix(UnixAddress::Path(path.clone()));
+        let found = listening.iter().find(|listening| listening.at == at);
+        // systemd would start the service of a socket unit.
+        let listens = found.is_some_and(
+            |found| !matches!(&found.holder, Holder::Unit(unit) if unit.ends_with(".socket")),
+        );
+        let unit = units
+            .iter()
+            .find(|unit| unit.runtime_directory(path).is_some());
+        if hidden.iter().all(|(known, _)| known != value) {
+            let outcome = identity.can_connect(path, unit, ours, listens);
+            hidden.extend(outcome.err().map(|why| (value.clone(), why)));
+        }
+    }
+    hidden
 }
 
 /// Our own user and group IDs.

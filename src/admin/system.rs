@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::address::{Address, Bound};
@@ -63,6 +63,12 @@ pub struct Unit {
     pub failure_action: String,
     /// `PrivateTmp=`.
     pub private_tmp: bool,
+    /// `ProtectHome=` hides home directories.
+    pub hides_home: bool,
+    /// `RuntimeDirectory=`, below /run or the user's own, and the mode of each.
+    pub runtime: (Vec<String>, u32),
+    /// `Group=`, or that of `User=`; empty where that is root's.
+    pub group: String,
     /// `RefuseManualStart=`.
     pub refuse_manual_start: bool,
     /// `RefuseManualStop=`.
@@ -81,6 +87,8 @@ pub struct Unit {
     pub bound_to: Vec<String>,
     /// What cannot run without it: stopping it stops these.
     pub required_by: Vec<String>,
+    /// `JoinsNamespaceOf=`, of either side.
+    pub joins: Vec<String>,
     /// What is `PartOf=` it.
     pub parts: Vec<String>,
     /// `Conflicts=`, of either side; those that are active for a unit that is woken.
@@ -109,6 +117,16 @@ pub enum Holder {
     User(u32),
     /// Nothing is known.
     Unknown,
+}
+
+impl Unit {
+    /// Which `RuntimeDirectory=` of a unit of the system a path is in, and its mode.
+    pub fn runtime_directory(&self, path: &Path) -> Option<(PathBuf, u32)> {
+        let (names, mode) = &self.runtime;
+        let mut directories = names.iter().map(|name| Path::new("/run").join(name));
+        let directory = directories.find(|directory| path.starts_with(directory))?;
+        Some((directory, *mode))
+    }
 }
 
 impl fmt::Display for Holder {
@@ -149,9 +167,13 @@ pub struct System {
     pub listening: Vec<Listening>,
     /// The units that other instances wake.
     pub elsewhere: Vec<Elsewhere>,
+    /// Unix targets that the user of the instance cannot reach, and why, for each service in turn.
+    pub hidden: Vec<Vec<Hidden>>,
     /// The files that are there: where we want to write, what an earlier `init` has written for
     /// this instance, and what lies beside it.
     pub present: Vec<Present>,
+    /// The user that the instance will run as.
+    pub runs_as: String,
     /// Whether the user `wakeport` is there.
     pub user: bool,
     /// Whether polkit is there.
@@ -220,7 +242,12 @@ pub struct ServiceSystem {
     pub lookups: Vec<Lookup>,
     /// Targets that lead back to our own listeners.
     pub loops: Vec<Loop>,
+    /// Unix targets that the user cannot reach, and why.
+    pub hidden: Vec<Hidden>,
 }
+
+/// A target that cannot be reached, and why, with the remedy.
+pub type Hidden = (Address, String);
 
 /// What a program is for, its path, and why it cannot be run, if so.
 pub type Program = (&'static str, String, Result<(), String>);

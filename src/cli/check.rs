@@ -247,13 +247,18 @@ async fn subject(
         }
     }
     let mut services = Vec::new();
+    let listening = machine::listening(manager, bus.as_ref().ok()).await;
+    let ours = found.map_or("wakeport", |found| found.units.service.id.as_str());
     for service in &config.services {
         let units = woken(service, manager, bus).await;
         let lookups = lookups(&service.routes).await;
+        let known = units.as_deref().unwrap_or_default();
+        let hidden = machine::hidden(service, known, identity.as_ref(), ours, &listening);
         services.push(ServiceSystem {
             permissions: permissions(service, &units, found).await,
             units,
             programs: programs(service, identity.as_ref()),
+            hidden,
             loops: loops(service, &lookups, &listeners, &others),
             lookups,
         });
@@ -266,7 +271,7 @@ async fn subject(
         open_files: found.map_or_else(machine::open_files, |found| found.open_files),
         polkit: machine::has_polkit(bus.as_ref().ok()).await,
         rules_closed: found.and_then(|_| machine::rules_closed(manager)),
-        listening: machine::listening(manager, bus.as_ref().ok()).await,
+        listening,
         linger: found.and_then(|_| machine::linger(manager)),
         instance: found.map(|found| found.units.clone()),
         config,

@@ -615,6 +615,109 @@ fn a_port_in_use_and_a_hook_that_cannot_be_run_are_reported() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
+fn a_unix_target_that_the_user_of_the_instance_cannot_reach_is_reported() {
+    let rig = good();
+    rig.run("groupadd app; useradd --no-create-home app --gid app");
+    let server = |path: &str, more: &str| {
+        rig.systemctl("stop web.service");
+        rig.unit(
+            "web.service",
+            &format!("[Service]\nUser=app\nRuntimeDirectory=app\n{more}\nExecStart=python3 /run/rig/serve.py {path}\n"),
+        );
+        let to = format!("[Service]\nEnvironment=WAKEPORT_TO={path}\n");
+        rig.drop_in(SERVICE, "zz-to", &to);
+    };
+    rig.write(
+        "/run/rig/serve.py",
+        "import os, socket, sys\n\
+         listener = socket.socket(socket.AF_UNIX)\n\
+         if os.path.exists(sys.argv[1]): os.unlink(sys.argv[1])\n\
+         listener.bind(sys.argv[1])\n\
+         os.chmod(sys.argv[1], int(os.environ.get('MODE', '666'), 8))\n\
+         listener.listen()\n\
+         while True:\n    \
+             client = listener.accept()[0]\n    \
+             client.recv(999) and client.send(b'HTTP/1.0 200 OK\\r\\n\\r\\nhello')\n    \
+             client.close()\n",
+    );
+    let hidden = |path: &str, parts: &[&str]| {
+        let prefix =
+            format!("error: wakeport@web: target `{path}` cannot be reached by user `wakeport`: ");
+        finds(&rig, "web", 1, &[&[prefix.as_str()], parts].concat());
+        let init = format!("wakeport init web --listen {PORT} --to {path} 2>&1");
+        let said = rig.ask(&init);
+        assert!(
+            said.contains(&prefix.replace("wakeport@web: ", "")),
+            "{said}"
+        );
+    };
+    // The sandbox.
+    server("/tmp/app.sock", "");
+    hidden(
+        "/tmp/app.sock",
+        &["the sandbox has a /tmp of its own; let the service listen below /run, or PrivateTmp=no"],
+    );
+    server("/home/app.sock", "");
+    hidden("/home/app.sock", &["the sandbox hides home directories"]);
+    rig.run("ln -s /tmp/app.sock /run/link.sock");
+    server("/run/link.sock", "");
+    rig.run("touch /tmp/app.sock");
+    hidden("/run/link.sock", &["/tmp of its own"]);
+    rig.run("rm /tmp/app.sock /run/link.sock");
+
+    // Its directory, asleep.
+    let path = "/run/app/app.sock";
+    server(path, "RuntimeDirectoryMode=0750");
+    hidden(
+        path,
+        &[
+            "the directory `/run/app` gets the mode 750; `systemctl edit web.service`: RuntimeDirectoryMode=0755, or `systemctl edit wakeport@web.service`: SupplementaryGroups=app",
+        ],
+    );
+    rig.drop_in(SERVICE, "group", "[Service]\nSupplementaryGroups=app\n");
+    finds(&rig, "web", 0, &["ok"]);
+    assert_eq!(rig.curl(URL), "hello");
+    rig.wait_until_asleep("web");
+    rig.drop_in(SERVICE, "group", "");
+
+    // Its own mode, awake.
+    server(path, "Environment=MODE=660");
+    rig.systemctl("start web.service");
+    rig.wait_for("it listens", || {
+        rig.attempt(&format!("test \"$(stat -c %a {path})\" = 660"))
+            .status
+            .success()
+    });
+    hidden(
+        path,
+        &[
+            "its mode is 660, and its group is `app`; let the service make it 666, or `systemctl edit wakeport@web.service`: SupplementaryGroups=app",
+        ],
+    );
+    rig.drop_in(SERVICE, "group", "[Service]\nSupplementaryGroups=app\n");
+    finds(&rig, "web", 0, &["ok"]);
+    assert_eq!(rig.curl(URL), "hello");
+    rig.drop_in(SERVICE, "group", "");
+    server(path, "");
+    assert_eq!(rig.curl(URL), "hello");
+    finds(&rig, "web", 0, &["ok"]);
+
+    // A network of its own.
+    rig.drop_in(SERVICE, "zz-to", "");
+    with(
+        &rig,
+        SERVICE,
+        "[Service]\nPrivateNetwork=yes\n",
+        1,
+        &[
+            "`wakeport@web.service` has a network of its own",
+            "JoinsNamespaceOf= of each other",
+        ],
+    );
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
 fn variables_from_a_file_count() {
     let rig = good();
     rig.write("/etc/web.env", "# how long\nWAKEPORT_COOLDOWN=\"ever\"\n");

@@ -3,9 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::port::overlap;
-use crate::admin::system::{Listening, Lookup, Loop, Unit};
+use crate::admin::system::{Hidden, Listening, Lookup, Loop, Unit};
 use crate::admin::{Finding, in_a_row};
-use crate::config::address::{Address, Bound};
+use crate::config::address::{Address, Bound, UnixAddress};
 use crate::config::{Config, Named, ServiceConfig};
 
 /// Whether every listener of `service`, by its name and address, leads somewhere, and not back to
@@ -115,6 +115,34 @@ pub fn lookups(lookups: &[Lookup]) -> Vec<Finding> {
         Ok(_) => None,
     });
     unknown.map(Finding::error).collect()
+}
+
+/// Unix targets that cannot be reached.
+pub fn hidden(hidden: &[Hidden], user: &str) -> Vec<Finding> {
+    let text = |(address, why): &Hidden| {
+        Finding::error(format!(
+            "target `{address}` cannot be reached by user `{user}`: {why}"
+        ))
+    };
+    hidden.iter().map(text).collect()
+}
+
+/// Targets in another network than the service that relays: each `PrivateNetwork=` is one, unless
+/// `JoinsNamespaceOf=` makes it the same.
+pub fn networks(unit: &Unit, relay: &Unit, service: &ServiceConfig) -> Option<Finding> {
+    let is_file = |address: &Address| matches!(address, Address::Unix(UnixAddress::Path(_)));
+    let over_network = service.routes.iter().any(|route| !is_file(&route.value));
+    let (own, other) = match (relay.private_network, unit.private_network) {
+        (true, false) => (relay, unit),
+        (false, true) => (unit, relay),
+        _ => return None,
+    };
+    over_network.then(|| {
+        Finding::error(format!(
+            "`{}` has a network of its own (PrivateNetwork=yes), where `{}` is not; give both PrivateNetwork=yes, and JoinsNamespaceOf= of each other",
+            own.id, other.id
+        ))
+    })
 }
 
 /// Targets by which clients come back to us.

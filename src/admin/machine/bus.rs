@@ -121,6 +121,14 @@ impl Properties {
         unit.refuse_manual_stop = is("RefuseManualStop");
         unit.private_network = is("PrivateNetwork");
         unit.private_tmp = is("PrivateTmp");
+        unit.hides_home = self
+            .get::<&str>("ProtectHome")
+            .is_some_and(|home| ["yes", "tmpfs"].contains(&home));
+        unit.group = match (self.get::<&str>("User"), self.get::<&str>("Group")) {
+            (_, Some(group)) if !group.is_empty() => group.to_owned(),
+            (user, _) => user.unwrap_or_default().to_owned(),
+        };
+        unit.runtime.1 = self.get("RuntimeDirectoryMode").unwrap_or(0o755);
         unit.never_killed = self.get("SendSIGKILL") == Some(false);
         let number = |name| self.get(name).unwrap_or_default();
         unit.exit = (number("ExecMainCode"), number("ExecMainStatus"));
@@ -140,7 +148,9 @@ impl Properties {
         unit.bound_to = [required, names("Requisite"), names("PartOf")].concat();
         let by = ["RequiredBy", "RequisiteOf", "BoundBy", "PropagatesStopTo"];
         unit.required_by = by.map(&mut names).concat();
+        unit.joins = names("JoinsNamespaceOf");
         unit.parts = names("ConsistsOf");
+        unit.runtime.0 = names("RuntimeDirectory");
         unit.conflicts = [names("Conflicts"), names("ConflictedBy")].concat();
         unit
     }

@@ -29,8 +29,6 @@ pub struct Found {
     pub dynamic_user: bool,
     /// Its groups beside its user's.
     groups: Vec<String>,
-    hides_home: bool,
-    private_tmp: bool,
     /// The hard limit on open files.
     pub open_files: u64,
 }
@@ -58,7 +56,7 @@ pub async fn instance(bus: &Bus, service: &str) -> Result<Found, String> {
     let files = properties.take("EnvironmentFiles").unwrap_or_default();
     let (variables, unread) = variables(pairs, files);
     let mut text = |name| properties.take::<String>(name).unwrap_or_default();
-    let (mut user, home) = (text("User"), text("ProtectHome"));
+    let mut user = text("User");
     if user.is_empty() {
         user = match bus.manager {
             Manager::System => "root".to_owned(),
@@ -67,7 +65,6 @@ pub async fn instance(bus: &Bus, service: &str) -> Result<Found, String> {
     }
     let dynamic_user = properties.take("DynamicUser").unwrap_or_default();
     let groups = properties.take("SupplementaryGroups").unwrap_or_default();
-    let private_tmp = properties.get("PrivateTmp").unwrap_or_default();
     let open_files = properties.take("LimitNOFILE").unwrap_or(u64::MAX);
     let unit = properties.unit();
     let sockets = sockets(bus, service, &unit).await?;
@@ -86,8 +83,6 @@ pub async fn instance(bus: &Bus, service: &str) -> Result<Found, String> {
         user,
         dynamic_user,
         groups,
-        hides_home: ["yes", "tmpfs"].contains(&home.as_str()),
-        private_tmp,
         open_files,
     })
 }
@@ -170,8 +165,8 @@ impl Found {
         let path = self.variables.iter().rev().find(|(name, _)| name == "PATH");
         Some(Identity {
             path: path.map_or(PATH, |(_, value)| value).to_owned(),
-            hides_home: self.hides_home,
-            private_tmp: self.private_tmp,
+            hides_home: self.units.service.hides_home,
+            private_tmp: self.units.service.private_tmp,
             ..Identity::of(&self.user, &self.groups)?
         })
     }

@@ -1,10 +1,16 @@
-//! Whether another user could run a program.
+//! Whether another user could run a program, read a file or reach a Unix socket.
 
 use std::fs::{self, Metadata};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::thread;
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+use rustix::process::{Gid, Uid};
+use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
+
+use crate::admin::system::Unit;
 use crate::config::CommandLine;
 
 /// The user that would run a program, and what is visible to it.
@@ -41,6 +47,23 @@ impl Identity {
     /// polkit's, where it has a user of its own.
     pub fn polkit() -> Option<Self> {
         Self::of("polkitd", &[])
+    }
+
+    /// That of an instance that is being made: the sandbox is the template's, unless its service
+    /// has one already.
+    pub fn of_template(service: Option<&Unit>) -> Self {
+        let service = service.filter(|service| service.load == "loaded");
+        // A user that is not there yet owns nothing.
+        let nobody = || Self {
+            uid: u32::MAX,
+            gids: Vec::new(),
+            ..Self::own()
+        };
+        Self {
+            hides_home: service.is_none_or(|service| service.hides_home),
+            private_tmp: service.is_none_or(|service| service.private_tmp),
+            ..Self::of("wakeport", &[]).unwrap_or_else(nobody)
+        }
     }
 
     /// That of the user `name`, with these groups as well, without a sandbox.
@@ -135,6 +158,87 @@ impl Identity {
         }
     }
 
+    /// Whether the socket of a target could be connected to, if it is there, or else whether its
+    /// directory could be entered; if not, why. `unit` is the one that makes it, `ours` the service
+    /// that relays. Connects where `listens` says that this wakes nothing.
+    pub fn can_connect(
+        &self,
+        path: &Path,
+        unit: Option<&Unit>,
+        ours: &str,
+        listens: bool,
+    ) -> Result<(), String> {
+        let socket = "let the service listen below /run";
+        self.sees_else(path, socket)?;
+        let runtime = unit.and_then(|unit| unit.runtime_directory(path).map(|dir| (unit, dir)));
+        if let Some((unit, (directory, mode))) = runtime {
+            let group = super::group(&unit.group).unwrap_or_default();
+            let member = mode & 0o010 != 0 && self.gids.contains(&group);
+            let entered = self.uid == 0 || mode & 0o001 != 0 || member;
+            if !entered {
+                return Err(format!(
+                    "the directory `{0}` gets the mode {mode:o}; `systemctl edit {1}`: RuntimeDirectoryMode=0755{2}",
+                    directory.display(),
+                    unit.id,
+                    membership(mode & 0o010 != 0, &unit.group, ours)
+                ));
+            }
+        }
+        let Ok(real) = fs::canonicalize(path) else {
+            // It comes with the service.
+            return match path.ancestors().skip(1).find(|folder| folder.exists()) {
+                Some(folder) => self.can_enter(&folder.join("socket")),
+                None => Ok(()),
+            };
+        };
+        self.sees_else(&real, socket)?;
+        self.can_enter(&real)?;
+        let meta = fs::metadata(&real).map_err(|error| why(&real, &error))?;
+        if !meta.file_type().is_socket() {
+            return Err("it is not a socket".to_owned());
+        }
+        if !(self.uid == 0 || self.has(&meta, 1)) {
+            let mode = meta.mode() & 0o777;
+            let group = super::group_name(meta.gid()).unwrap_or_else(|| meta.gid().to_string());
+            return Err(format!(
+                "its mode is {mode:o}, and its group is `{group}`; let the service make it 666{}",
+                membership(mode & 0o020 != 0, &group, ours)
+            ));
+        }
+        match listens {
+            true => self.try_connect(&real),
+            false => Ok(()),
+        }
+    }
+
+    /// Connects as this user, for what modes do not tell: access lists, SELinux, AppArmor.
+    fn try_connect(&self, path: &Path) -> Result<(), String> {
+        let (own, _) = super::own_ids();
+        if own != 0 && own != self.uid {
+            return Ok(());
+        }
+        let connect = || -> io::Result<()> {
+            if own != self.uid {
+                let gids: Vec<_> = self.gids.iter().map(|&gid| Gid::from_raw(gid)).collect();
+                set_thread_groups(&gids)?;
+                set_thread_gid(gids[0])?;
+                set_thread_uid(Uid::from_raw(self.uid))?;
+            }
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+            Ok(rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?)
+        };
+        // The thread ends as the user that it has become.
+        let connected = thread::scope(|scope| scope.spawn(connect).join());
+        match connected {
+            Ok(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => Err(format!(
+                "connecting to it fails ({error}); see its access list (`getfacl {}`), and the log of SELinux or AppArmor",
+                path.display()
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether the files in `folder` can be found, as far as modes tell; if not, why.
     pub fn can_list(&self, folder: &Path) -> Result<(), String> {
         let Ok(meta) = fs::metadata(folder) else {
@@ -171,12 +275,21 @@ impl Identity {
 
     /// Whether the sandbox leaves a path visible.
     fn sees(&self, path: &Path) -> Result<(), String> {
+        self.sees_else(path, "move it to /usr/local/libexec")
+    }
+
+    /// The same, with another remedy than loosening the sandbox.
+    fn sees_else(&self, path: &Path, remedy: &str) -> Result<(), String> {
         let below = |folders: &[&str]| folders.iter().any(|folder| path.starts_with(folder));
         if self.hides_home && below(&["/home", "/root", "/run/user"]) {
-            return Err("the sandbox hides home directories; move it to /usr/local/libexec, or ProtectHome=no".to_owned());
+            return Err(format!(
+                "the sandbox hides home directories; {remedy}, or ProtectHome=no"
+            ));
         }
         if self.private_tmp && below(&["/tmp", "/var/tmp"]) {
-            return Err("the sandbox has a /tmp of its own; move it to /usr/local/libexec, or PrivateTmp=no".to_owned());
+            return Err(format!(
+                "the sandbox has a /tmp of its own; {remedy}, or PrivateTmp=no"
+            ));
         }
         Ok(())
     }
@@ -197,6 +310,14 @@ impl Identity {
             () => 0,
         };
         meta.mode() >> (shift + bit) & 1 == 1
+    }
+}
+
+/// What to set to belong to a group, where that helps.
+fn membership(helps: bool, group: &str, ours: &str) -> String {
+    match helps && !group.is_empty() {
+        true => format!(", or `systemctl edit {ours}`: SupplementaryGroups={group}"),
+        false => String::new(),
     }
 }
 
