@@ -20,7 +20,7 @@ pub fn escape_controls(text: &str) -> Cow<'_, str> {
     safe.into()
 }
 
-/// Whether to print in colours: to a terminal, unless NO_COLOR (https://no-color.org) is set.
+/// Whether to print in colours: to a terminal, unless NO_COLOR (<https://no-color.org>) is set.
 pub fn in_colours(out: &impl IsTerminal) -> bool {
     let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     !refused && out.is_terminal()
