@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use crate::repository::text;
 use crate::support::{
-    Client, Place, Run, Scene, Server, Stage, directory, echo, now, script, throughout,
+    Client, HookService, Place, Run, Scene, Server, directory, echo, now, script, throughout,
 };
 
 /// Asserts that `stage` is not stopped for a while.
-fn stays_up(stage: &Stage) {
+fn stays_up(stage: &HookService) {
     throughout(Duration::from_millis(300), "up", || {
         stage.count("stop") == 0
     });
@@ -24,7 +24,7 @@ fn visit(front: &Place) {
 }
 
 /// Direct connections to `target` keep the service of `stage` awake, until they end.
-fn kept_awake_by_direct(stage: &Stage, run: Run, direct: &[&Client]) {
+fn kept_awake_by_direct(stage: &HookService, run: Run, direct: &[&Client]) {
     let front = Place::tcp();
     let wakeport = run.listen(&front).cooldown("10ms").start();
     let shown = match direct.len() {
@@ -46,7 +46,7 @@ fn kept_awake_by_direct(stage: &Stage, run: Run, direct: &[&Client]) {
 
 #[test]
 fn direct_connections_over_tcp_keep_the_service_awake_until_they_are_closed() {
-    let stage = Stage::new();
+    let stage = HookService::new();
     stage.scene().up();
     let direct = [(); 2].map(|()| stage.scene().place.connect());
     direct.iter().for_each(|client| client.echoes("hello"));
@@ -69,7 +69,7 @@ fn direct_connections_to_a_server_on_all_addresses_count_on_each() {
         let _server = Server::on(listener.into(), echo);
         let direct = Place::Tcp(([127, 0, 0, 2], port).into()).connect();
         direct.echoes("hello");
-        let stage = Stage::direct(echo, |_, _| 0);
+        let stage = HookService::direct(echo, |_, _| 0);
         let hook = stage.hook();
         let run = Run::new().to(format!("127.0.0.1:{port}"));
         let run = run
@@ -86,7 +86,7 @@ fn direct_connections_to_a_unix_socket_keep_the_service_awake() {
         let _server = Server::echo(&target);
         let direct = target.connect();
         direct.echoes("hello");
-        let stage = Stage::direct(echo, |_, _| 0);
+        let stage = HookService::direct(echo, |_, _| 0);
         let hook = stage.hook();
         let run = Run::new().to(&target).option("--start-hook", &hook);
         kept_awake_by_direct(&stage, run.option("--stop-hook", &hook), &[&direct]);
@@ -95,7 +95,7 @@ fn direct_connections_to_a_unix_socket_keep_the_service_awake() {
 
 #[test]
 fn direct_connections_can_be_ignored() {
-    let stage = Stage::new();
+    let stage = HookService::new();
     stage.scene().up();
     let direct = stage.scene().place.connect();
     direct.echoes("hello");
@@ -107,7 +107,7 @@ fn direct_connections_can_be_ignored() {
 }
 
 /// A service whose busy hook exits with the code that is here then.
-fn hooked(code: &Arc<AtomicI32>) -> Stage {
+fn hooked(code: &Arc<AtomicI32>) -> HookService {
     let code = code.clone();
     let act = move |scene: &Scene, call: &crate::support::Call| {
         match call.event.as_str() {
@@ -118,10 +118,10 @@ fn hooked(code: &Arc<AtomicI32>) -> Stage {
         }
         0
     };
-    Stage::direct(echo, act)
+    HookService::direct(echo, act)
 }
 
-fn with_busy_hook(stage: &Stage, front: &Place) -> Run {
+fn with_busy_hook(stage: &HookService, front: &Place) -> Run {
     let run = stage.run().option("--busy-hook", stage.hook());
     run.listen(front).cooldown("10ms")
 }
@@ -154,7 +154,7 @@ fn a_busy_hook_that_fails_is_logged_and_keeps_nothing_awake() {
         wakeport.logs(words);
         wakeport.logs("cannot tell whether the service has work to do, so it may be stopped");
     }
-    let (stage, front) = (Stage::new(), Place::tcp());
+    let (stage, front) = (HookService::new(), Place::tcp());
     let run = stage.run().option("--busy-hook", "/no/such/program");
     let wakeport = run.listen(&front).cooldown("10ms").start();
     visit(&front);
@@ -164,7 +164,7 @@ fn a_busy_hook_that_fails_is_logged_and_keeps_nothing_awake() {
 
 #[test]
 fn a_busy_hook_that_hangs_delays_the_stop_by_ten_seconds_and_no_client() {
-    let (dir, stage, front) = (directory(), Stage::new(), Place::tcp());
+    let (dir, stage, front) = (directory(), HookService::new(), Place::tcp());
     let pid = dir.path().join("pid");
     let hook = script(
         &dir.path().join("hangs"),
@@ -187,7 +187,7 @@ fn a_busy_hook_that_hangs_delays_the_stop_by_ten_seconds_and_no_client() {
 
 #[test]
 fn a_busy_hook_has_the_variables_of_a_hook_and_no_others() {
-    let (dir, stage, front) = (directory(), Stage::new(), Place::tcp());
+    let (dir, stage, front) = (directory(), HookService::new(), Place::tcp());
     let (seen, target) = (dir.path().join("seen"), stage.scene().place.to_string());
     let hook = script(
         &dir.path().join("hook"),
@@ -236,12 +236,12 @@ fn work_keeps_the_service_awake_for_no_longer_than_its_limit() {
 
 #[test]
 fn work_of_one_service_does_not_concern_another_in_the_same_process() {
-    let (dir, idle) = (directory(), Stage::new());
+    let (dir, idle) = (directory(), HookService::new());
     let busy = hooked(&Arc::new(AtomicI32::new(1)));
     let fronts = [Place::tcp(), Place::tcp()];
     let sockets = [fronts[0].listen(), fronts[1].listen()];
     let path = dir.path().join("web.toml");
-    let service = |name: &str, stage: &Stage, more: &str| {
+    let service = |name: &str, stage: &HookService, more: &str| {
         let (hook, to) = (stage.hook(), &stage.scene().place);
         format!(
             "[service.{name}]\nlistener = '{name}'\nto = '{to}'\nstart-hook = '{hook}'\nstop-hook = '{hook}'\n{more}\n"

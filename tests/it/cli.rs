@@ -4,7 +4,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{Place, Run, Stage, Wakeport, throughout};
+use crate::support::{HookService, Place, Run, Wakeport, throughout};
 
 const USAGE: i32 = 64;
 
@@ -133,7 +133,7 @@ fn an_invalid_variable_gets_one_line_too() {
 
 #[test]
 fn every_option_can_be_a_variable() {
-    let stage = Stage::new();
+    let stage = HookService::new();
     let (one, two) = (Place::tcp(), Place::tcp());
     let target = &stage.scene().place;
     let wakeport = Run::new()
@@ -159,7 +159,7 @@ fn every_option_can_be_a_variable() {
 
 #[test]
 fn an_empty_variable_counts_as_unset_and_the_command_line_has_precedence() {
-    let stage = Stage::new();
+    let stage = HookService::new();
     let front = Place::tcp();
     let run = stage
         .run()

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::repository::{run, text};
-use crate::support::{Place, Run, Stage, directory, throughout, until};
+use crate::support::{HookService, Place, Run, directory, throughout, until};
 
 /// Sets the wall clock of what follows from a file: Debian's faketime. The file is read each time the
 /// clock is read; all other clocks are untouched.
@@ -19,7 +19,7 @@ const FAKETIME: &str = "LD_PRELOAD=$(ls /usr/lib/*/faketime/libfaketimeMT.so.1) 
 /// An instance with a record, and a wall clock of its own.
 struct Clocked {
     dir: TempDir,
-    stage: Stage,
+    stage: HookService,
     front: Place,
 }
 
@@ -27,7 +27,7 @@ impl Clocked {
     fn new() -> Self {
         let clocked = Self {
             dir: directory(),
-            stage: Stage::new(),
+            stage: HookService::new(),
             front: Place::tcp(),
         };
         clocked.jumps("+0");

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::{
-    Client, Place, Run, Server, Stage, directory, echo, noise, now, script, until,
+    Client, HookService, Place, Run, Server, directory, echo, noise, now, script, until,
 };
 
 /// Clients that connect and close for `span`, with pauses of up to `pause`; returns how many were served.
@@ -37,8 +37,8 @@ fn run_clients(front: &Place, count: u64, span: Duration, pause: u64) -> usize {
 }
 
 /// A service that starts and stops slowly, and counts how often.
-fn sluggish() -> Stage {
-    Stage::play(|_, call| {
+fn sluggish() -> HookService {
+    HookService::play(|_, call| {
         let lengths = noise(u64::from(call.pid), 1);
         thread::sleep(Duration::from_millis(u64::from(lengths[0]) / 10));
     })
@@ -96,7 +96,7 @@ fn clients_that_come_and_go_at_any_time_are_served_by_one_instance_or_another() 
 
 #[test]
 fn clients_of_a_service_that_keeps_crashing_are_served_or_disconnected_but_never_hang() {
-    let stage = Stage::new();
+    let stage = HookService::new();
     let front = Place::tcp();
     // A service that crashes between its start and the first probe is waited for that long.
     let run = stage.run().option("--start-timeout", "5s");
@@ -190,7 +190,7 @@ fn a_client_over_a_unix_socket_that_closes_while_it_waits_is_dropped() {
 #[test]
 fn a_stop_hook_that_hangs_is_killed_and_retried() {
     let first = Mutex::new(None);
-    let stage = Stage::direct(echo, move |scene, call| {
+    let stage = HookService::direct(echo, move |scene, call| {
         if call.event == "start" {
             scene.up();
         } else if first.lock().expect("no panic").get_or_insert(call.pid) == &call.pid {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 
-use crate::support::{Place, Run, Stage, directory};
+use crate::support::{HookService, Place, Run, directory};
 
 const USAGE: i32 = 64;
 const CONFIG: i32 = 78;
@@ -38,7 +38,7 @@ impl File {
 }
 
 /// A service of a file that the hooks of `stage` start and stop.
-fn service(name: &str, listener: &str, stage: &Stage) -> String {
+fn service(name: &str, listener: &str, stage: &HookService) -> String {
     format!(
         "[service.{name}]\nlistener = '{listener}'\nto = '{}'\nstart-hook = '{hook}'\nstop-hook = '{hook}'\n",
         stage.scene().place,
@@ -102,7 +102,7 @@ fn a_mistake_in_a_drop_in_names_the_drop_in() {
 
 #[test]
 fn a_file_that_is_not_there_is_a_mistake_unless_it_may_be_missing() {
-    let (dir, stage, front) = (directory(), Stage::new(), Place::tcp());
+    let (dir, stage, front) = (directory(), HookService::new(), Place::tcp());
     let path = dir.path().join("no.toml");
     let missing = Run::new().option("--config", path.display());
     refused(
@@ -145,7 +145,7 @@ fn with_a_broken_file_waiting_clients_are_reset_and_the_port_stays_open() {
     refused(&run, CONFIG, &["web.toml:1:11: not TOML"]);
     client.is_reset();
     // The socket is systemd's, so that the next client starts the next attempt.
-    let (stage, client) = (Stage::new(), front.connect());
+    let (stage, client) = (HookService::new(), front.connect());
     fs::write(file.path(), service("a", "web", &stage)).expect("a file of ours");
     let _wakeport = run.start();
     client.echoes("hello");
@@ -153,7 +153,7 @@ fn with_a_broken_file_waiting_clients_are_reset_and_the_port_stays_open() {
 
 #[test]
 fn a_service_of_a_file_is_woken_and_stopped_as_its_keys_say() {
-    let (stage, front) = (Stage::new(), Place::tcp());
+    let (stage, front) = (HookService::new(), Place::tcp());
     let file = File::new(&(service("shop", "web", &stage) + "cooldown = '1h'\n"));
     // As the template has it, for an instance without a file.
     let run = || {

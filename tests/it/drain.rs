@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::support::{Place, Run, Server, Stage, echo, noise, now, runs, throughout, until};
+use crate::support::{HookService, Place, Run, Server, echo, noise, now, runs, throughout, until};
 
 #[test]
 fn with_sockets_passed_in_it_exits_when_the_service_sleeps() {
-    let stage = Stage::new();
+    let stage = HookService::new();
     let front = Place::tcp();
     let listener = front.listen();
     let run = stage.run().inherit("web", &listener).cooldown("100ms");
@@ -62,7 +62,7 @@ fn with_stay_or_listen_it_does_not_exit() {
 
 #[test]
 fn a_client_at_any_moment_of_the_exit_is_served_by_this_process_or_the_next() {
-    let stage = Stage::new();
+    let stage = HookService::new();
     let front = Place::tcp();
     let listener = front.listen();
     let over = Arc::new(AtomicBool::new(false));
@@ -106,7 +106,7 @@ fn a_client_at_any_moment_of_the_exit_is_served_by_this_process_or_the_next() {
 #[test]
 fn on_sigterm_it_drains_open_connections_and_accepts_no_others() {
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
-        let stage = Stage::new();
+        let stage = HookService::new();
         let front = Place::tcp();
         let listener = front.listen();
         let mut wakeport = stage.run().inherit("web", &listener).start();
@@ -135,7 +135,7 @@ fn on_sigterm_it_drains_open_connections_and_accepts_no_others() {
 
 #[test]
 fn when_the_drain_timeout_expires_open_connections_are_reset() {
-    let stage = Stage::new();
+    let stage = HookService::new();
     let front = Place::tcp();
     let mut wakeport = stage
         .run()
@@ -158,7 +158,7 @@ fn when_the_drain_timeout_expires_open_connections_are_reset() {
 
 #[test]
 fn a_second_signal_exits_immediately() {
-    let stage = Stage::new();
+    let stage = HookService::new();
     let front = Place::tcp();
     let mut wakeport = stage
         .run()
@@ -183,7 +183,7 @@ fn a_second_signal_exits_immediately() {
 #[test]
 fn waiting_clients_are_served_while_it_drains() {
     let go = Arc::new(AtomicBool::new(false));
-    let stage = Stage::play({
+    let stage = HookService::play({
         let go = go.clone();
         move |_, call| {
             if call.event == "start" {
@@ -206,7 +206,7 @@ fn waiting_clients_are_served_while_it_drains() {
 
 #[test]
 fn with_stop_on_exit_the_service_is_stopped_after_draining() {
-    let stage = Stage::new();
+    let stage = HookService::new();
     let front = Place::tcp();
     let mut wakeport = stage.run().listen(&front).flag("--stop-on-exit").start();
     let client = front.connect();
@@ -223,7 +223,7 @@ fn with_stop_on_exit_the_service_is_stopped_after_draining() {
 
 #[test]
 fn on_sigterm_without_connections_it_exits_at_once() {
-    let stage = Stage::new();
+    let stage = HookService::new();
     let front = Place::tcp();
     let mut wakeport = stage
         .run()
@@ -245,7 +245,7 @@ fn on_sigterm_without_connections_it_exits_at_once() {
 #[test]
 fn a_running_stop_hook_finishes_before_the_exit() {
     let ended = Arc::new(AtomicBool::new(false));
-    let stage = Stage::play({
+    let stage = HookService::play({
         let ended = ended.clone();
         move |_, call| {
             if call.event == "stop" {
@@ -266,7 +266,7 @@ fn a_running_stop_hook_finishes_before_the_exit() {
 #[test]
 fn a_start_hook_without_waiting_clients_is_killed_at_the_exit() {
     let pid = Arc::new(Mutex::new(0));
-    let stage = Stage::direct(echo, {
+    let stage = HookService::direct(echo, {
         let pid = pid.clone();
         move |_, call| {
             *pid.lock().expect("no panic") = call.pid;
@@ -310,7 +310,7 @@ fn bytes_in_flight_arrive_after_sigterm() {
 
 #[test]
 fn after_sigkill_the_next_instance_adopts_the_service() {
-    let stage = Stage::new();
+    let stage = HookService::new();
     let front = Place::tcp();
     let listener = front.listen();
     let run = stage.run().inherit("web", &listener).cooldown("300ms");
@@ -328,7 +328,7 @@ fn after_sigkill_the_next_instance_adopts_the_service() {
 
 #[test]
 fn it_does_not_exit_during_the_back_off() {
-    let stage = Stage::direct(echo, |_, call| i32::from(call.event == "start"));
+    let stage = HookService::direct(echo, |_, call| i32::from(call.event == "start"));
     let front = Place::tcp();
     let listener = front.listen();
     let mut wakeport = stage.run().inherit("web", &listener).start();

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use socket2::{Domain, Socket, Type};
 
 use crate::support::{
-    Client, Place, Run, Server, Stage, Wakeport, directory, now, throughout, until,
+    Client, HookService, Place, Run, Server, Wakeport, directory, now, throughout, until,
 };
 
 const HOLD_TIME: Duration = Duration::from_millis(500);
@@ -43,7 +43,7 @@ fn keeping(run: Run, state: &Path) -> Run {
 
 #[test]
 fn a_client_from_a_denied_network_is_reset_and_wakes_nothing() {
-    let (stage, front, state) = (Stage::new(), Place::tcp(), directory());
+    let (stage, front, state) = (HookService::new(), Place::tcp(), directory());
     let run = keeping(stage.run().listen(&front), state.path())
         .option("--deny", "127.9.0.0/16")
         .option("--allow", "127.9.9.9");
@@ -67,7 +67,7 @@ fn a_client_from_a_denied_network_is_reset_and_wakes_nothing() {
 
 #[test]
 fn refused_clients_do_not_keep_the_service_awake() {
-    let (stage, front) = (Stage::new(), Place::tcp());
+    let (stage, front) = (HookService::new(), Place::tcp());
     let _wakeport = stage
         .run()
         .listen(&front)
@@ -131,7 +131,7 @@ fn clients_of_unix_sockets_are_allowed() {
 
 #[test]
 fn behind_a_load_balancer_the_address_in_the_header_decides() {
-    let (stage, front) = (Stage::new(), Place::tcp());
+    let (stage, front) = (HookService::new(), Place::tcp());
     let wakeport = stage
         .run()
         .listen(&front)
@@ -155,7 +155,7 @@ fn behind_a_load_balancer_the_address_in_the_header_decides() {
 
 #[test]
 fn many_refused_clients_take_one_process() {
-    let (stage, front) = (Stage::new(), Place::tcp());
+    let (stage, front) = (HookService::new(), Place::tcp());
     let listener = front.listen();
     let run = stage
         .run()
@@ -205,12 +205,12 @@ fn an_invalid_network_or_rate_gets_one_line() {
 // -- by data
 
 /// With `--wake-on-data`, for a service with hooks.
-fn on_data(stage: &Stage, front: &Place) -> Run {
+fn on_data(stage: &HookService, front: &Place) -> Run {
     stage.run().listen(front).flag("--wake-on-data")
 }
 
 /// Asserts that nothing is woken for a while.
-fn nobody_is_woken(stage: &Stage, wakeport: &Wakeport) {
+fn nobody_is_woken(stage: &HookService, wakeport: &Wakeport) {
     throughout(HOLD_TIME, "nothing is woken", || {
         stage.calls().is_empty() && !wakeport.log().contains("waking")
     });
@@ -220,7 +220,7 @@ fn nobody_is_woken(stage: &Stage, wakeport: &Wakeport) {
 fn a_port_scan_wakes_nothing_and_a_first_byte_does() {
     let dir = directory();
     for front in [Place::tcp(), Place::path(&dir)] {
-        let stage = Stage::new();
+        let stage = HookService::new();
         let wakeport = on_data(&stage, &front).start();
         for _ in 0..10 {
             drop(front.connect());
@@ -244,7 +244,7 @@ fn a_port_scan_wakes_nothing_and_a_first_byte_does() {
 
 #[test]
 fn a_silent_connection_prevents_the_exit_and_nothing_else() {
-    let (stage, front) = (Stage::new(), Place::tcp());
+    let (stage, front) = (HookService::new(), Place::tcp());
     let listener = front.listen();
     let mut wakeport = stage
         .run()
@@ -269,7 +269,7 @@ fn a_silent_connection_prevents_the_exit_and_nothing_else() {
 
 #[test]
 fn a_silent_connection_takes_a_slot_until_its_idle_timeout() {
-    let (stage, front, state) = (Stage::new(), Place::tcp(), directory());
+    let (stage, front, state) = (HookService::new(), Place::tcp(), directory());
     let wakeport = keeping(on_data(&stage, &front), state.path())
         .option("--max-connections", 1)
         .option("--client-idle-timeout", "1s")
@@ -289,7 +289,7 @@ fn a_silent_connection_takes_a_slot_until_its_idle_timeout() {
 
 #[test]
 fn a_silent_connection_is_reset_when_draining_ends() {
-    let (stage, front) = (Stage::new(), Place::tcp());
+    let (stage, front) = (HookService::new(), Place::tcp());
     let mut wakeport = on_data(&stage, &front)
         .option("--drain-timeout", "500ms")
         .start();
@@ -303,7 +303,7 @@ fn a_silent_connection_is_reset_when_draining_ends() {
 
 #[test]
 fn a_silent_connection_that_sends_during_draining_is_served() {
-    let (stage, front) = (Stage::new(), Place::tcp());
+    let (stage, front) = (HookService::new(), Place::tcp());
     let run = on_data(&stage, &front).option("--drain-timeout", "30s");
     let mut wakeport = run.start();
     let late = front.connect();
@@ -326,7 +326,7 @@ fn behind_a_load_balancer_the_first_byte_is_the_one_after_the_header() {
         "PROXY TCP4 203.0.113.7 198.51.100.1 4711 443\r\n",
         "PROXY UNKNOWN\r\n",
     ] {
-        let (stage, front) = (Stage::new(), Place::tcp());
+        let (stage, front) = (HookService::new(), Place::tcp());
         let run = on_data(&stage, &front).flag("--accept-proxy");
         let wakeport = run.start();
         let gone = front.connect();
@@ -347,7 +347,7 @@ fn behind_a_load_balancer_the_first_byte_is_the_one_after_the_header() {
 // -- by rate
 
 /// Wakes the service and waits until it sleeps again.
-fn round(stage: &Stage, front: &Place, count: usize) {
+fn round(stage: &HookService, front: &Place, count: usize) {
     let client = front.connect();
     client.echoes("hello");
     drop(client);
@@ -356,7 +356,7 @@ fn round(stage: &Stage, front: &Place, count: usize) {
 
 #[test]
 fn a_service_is_woken_as_often_as_allowed() {
-    let (stage, front, state) = (Stage::new(), Place::tcp(), directory());
+    let (stage, front, state) = (HookService::new(), Place::tcp(), directory());
     let wakeport = keeping(stage.run().listen(&front), state.path())
         .cooldown("0")
         .option("--wake-rate", "2/1h")
@@ -378,7 +378,7 @@ fn a_service_is_woken_as_often_as_allowed() {
 
 #[test]
 fn when_the_window_is_over_it_is_woken_again() {
-    let (stage, front) = (Stage::new(), Place::tcp());
+    let (stage, front) = (HookService::new(), Place::tcp());
     let run = stage.run().listen(&front).cooldown("0");
     let wakeport = run.option("--wake-rate", "1/4s").start();
     let began = now();
@@ -396,7 +396,7 @@ fn when_the_window_is_over_it_is_woken_again() {
 
 #[test]
 fn wakes_count_over_restarts_of_wakeport() {
-    let (stage, front, state) = (Stage::new(), Place::tcp(), directory());
+    let (stage, front, state) = (HookService::new(), Place::tcp(), directory());
     let listener = front.listen();
     let run = keeping(stage.run().inherit("web", &listener), state.path())
         .cooldown("0")
@@ -432,7 +432,7 @@ fn wakes_count_over_restarts_of_wakeport() {
 
 #[test]
 fn the_wake_rate_does_not_concern_a_running_service() {
-    let (stage, front) = (Stage::new(), Place::tcp());
+    let (stage, front) = (HookService::new(), Place::tcp());
     let _wakeport = stage
         .run()
         .listen(&front)
@@ -458,7 +458,7 @@ fn the_wake_rate_does_not_concern_a_running_service() {
 fn a_client_during_the_stop_is_reset_if_the_wake_rate_is_exceeded() {
     let (begin, go) = std::sync::mpsc::channel::<()>();
     let go = std::sync::Mutex::new(go);
-    let stage = Stage::play(move |_, call| {
+    let stage = HookService::play(move |_, call| {
         if call.event == "stop" {
             let _ = go.lock().expect("no panic").recv();
         }
@@ -486,7 +486,7 @@ fn a_client_during_the_stop_is_reset_if_the_wake_rate_is_exceeded() {
 
 #[test]
 fn starts_that_fail_count_as_well() {
-    let stage = Stage::direct(|_| (), |_, call| i32::from(call.event == "start"));
+    let stage = HookService::direct(|_| (), |_, call| i32::from(call.event == "start"));
     let front = Place::tcp();
     let run = stage.run().listen(&front).option("--wake-rate", "2/1h");
     let wakeport = run.start();
@@ -503,7 +503,7 @@ fn starts_that_fail_count_as_well() {
 
 #[test]
 fn without_a_record_a_warning_says_that_earlier_wakes_do_not_count() {
-    let (stage, front) = (Stage::new(), Place::tcp());
+    let (stage, front) = (HookService::new(), Place::tcp());
     let listener = front.listen();
     let run = stage.run().option("--wake-rate", "2/1h");
     let wakeport = run.inherit("web", &listener).start();

@@ -13,7 +13,9 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use socket2::Socket;
 
-use crate::support::{Client, Place, Run, Server, Stage, directory, noise, throughout, until};
+use crate::support::{
+    Client, HookService, Place, Run, Server, directory, noise, throughout, until,
+};
 
 const NAME: &str = "wakeport-connections";
 
@@ -154,7 +156,7 @@ fn a_way_that_has_ended_stays_ended_and_a_broken_one_breaks_the_other() {
 
 #[test]
 fn waiting_clients_wake_the_service_and_are_served() {
-    let stage = Stage::new();
+    let stage = HookService::new();
     let front = Place::tcp();
     let listener = front.listen();
     let pairs: Vec<_> = (0..3).map(|_| pair(&front, &listener)).collect();
@@ -204,7 +206,7 @@ fn a_client_of_a_load_balancer_keeps_its_header() {
 
 #[test]
 fn the_service_is_not_stopped_and_the_process_stays_while_such_a_connection_is_open() {
-    let stage = Stage::new();
+    let stage = HookService::new();
     stage.scene().up();
     let front = Place::tcp();
     let listener = front.listen();

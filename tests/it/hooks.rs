@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use crate::support::{Place, Run, Server, Stage, directory, echo, script, until};
+use crate::support::{HookService, Place, Run, Server, directory, echo, script, until};
 
 /// A hook that records its environment and its limits, and succeeds.
 fn recorder(dir: &Path) -> String {
@@ -160,7 +160,7 @@ fn a_ready_hook_decides_when_the_first_client_is_admitted() {
         &dir.path().join("ready"),
         &format!("#!/bin/sh\ntest -e {}\n", go.display()),
     );
-    let stage = Stage::new();
+    let stage = HookService::new();
     let front = Place::tcp();
     let wakeport = stage
         .run()
@@ -179,7 +179,7 @@ fn a_ready_hook_decides_when_the_first_client_is_admitted() {
 #[test]
 fn a_service_without_a_stop_hook_does_not_hold_up_the_exit() {
     // A start hook alone: the service stops by itself, like a machine that suspends itself.
-    let stage = Stage::new();
+    let stage = HookService::new();
     let front = Place::tcp();
     let listener = front.listen();
     let mut wakeport = Run::new()
@@ -195,7 +195,7 @@ fn a_service_without_a_stop_hook_does_not_hold_up_the_exit() {
 
 #[test]
 fn a_stop_hook_alone_stops_a_service_that_is_started_elsewhere() {
-    let stage = Stage::new();
+    let stage = HookService::new();
     let front = Place::tcp();
     let wakeport = Run::new()
         .to(&stage.scene().place)
@@ -214,7 +214,7 @@ fn a_stop_hook_alone_stops_a_service_that_is_started_elsewhere() {
 
 #[test]
 fn a_target_that_still_answers_after_the_stop_hook_gets_no_client_before_it_is_down() {
-    let stage = Stage::direct(echo, |scene, call| {
+    let stage = HookService::direct(echo, |scene, call| {
         match call.event.as_str() {
             "start" => scene.up(),
             // The hook returns at once; the machine starts slowly.

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use rustix::net::sockopt;
 
-use crate::support::{Flow, Place, Run, Server, Stage, Wire, throughout, until};
+use crate::support::{Flow, HookService, Place, Run, Server, Wire, throughout, until};
 
 #[test]
 fn an_idle_connection_is_closed_at_its_timeout_and_the_service_sleeps() {
-    let stage = Stage::new();
+    let stage = HookService::new();
     let front = Place::tcp();
     let wakeport = stage
         .run()

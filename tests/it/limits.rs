@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::support::{
-    Client, Place, Run, Server, Stage, Trace, Wakeport, Wire, now, soon, throughout, until,
+    Client, HookService, Place, Run, Server, Trace, Wakeport, Wire, now, soon, throughout, until,
 };
 
 #[test]
@@ -182,7 +182,7 @@ fn the_soft_limit_on_open_files_is_raised() {
 
 #[test]
 fn max_connections_defaults_to_what_open_files_allow() {
-    let stage = Stage::new();
+    let stage = HookService::new();
     let front = Place::tcp();
     let mut wakeport = stage
         .run()
@@ -318,7 +318,7 @@ fn ten_thousand_clients_that_wait_for_one_start_are_served_in_batches() {
         ..limit
     };
     setrlimit(Resource::Nofile, raised).expect("up to the hard limit");
-    let stage = Stage::direct(|_| (), |_, _| 0);
+    let stage = HookService::direct(|_| (), |_, _| 0);
     let front = Place::tcp();
     let run = stage.run().listen(&front);
     let wakeport = run.option("--max-waiting", CLIENTS).start();

@@ -516,7 +516,7 @@ impl Drop for Activated {
 
 #[test]
 fn the_first_connection_starts_it_and_it_exits_when_the_service_sleeps() {
-    let stage = crate::support::Stage::new();
+    let stage = crate::support::HookService::new();
     let (one, two) = (Place::tcp(), Place::tcp());
     let run = stage.run().cooldown("100ms").to("two=127.0.0.1:9");
     let listen = [format!("--listen={one}"), format!("--listen={two}")];

@@ -9,13 +9,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::support::{
-    Client, Place, Run, Server, Stage, Trace, Wakeport, directory, echo, now, script, throughout,
-    until,
+    Client, HookService, Place, Run, Server, Trace, Wakeport, directory, echo, now, script,
+    throughout, until,
 };
 
 #[test]
 fn the_status_shows_every_state() {
-    let stage = Stage::direct(echo, |scene, call| {
+    let stage = HookService::direct(echo, |scene, call| {
         match call.event.as_str() {
             "start" => scene.up(),
             _ => scene.down(),
@@ -162,7 +162,7 @@ fn a_service_manager_that_does_not_read_delays_no_client() {
     let dir = directory();
     let path = dir.path().join("notify");
     let _deaf = UnixDatagram::bind(&path).expect("a socket of ours");
-    let stage = Stage::new();
+    let stage = HookService::new();
     let front = Place::tcp();
     let listener = front.listen();
     let mut wakeport = stage

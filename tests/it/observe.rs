@@ -13,12 +13,12 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::repository::{repo, run, text};
-use crate::support::{Place, Run, Stage, Wakeport, directory, soon, until};
+use crate::support::{HookService, Place, Run, Wakeport, directory, soon, until};
 
 /// An instance with its record here.
 struct Kept {
     dir: TempDir,
-    stage: Stage,
+    stage: HookService,
     front: Place,
 }
 
@@ -26,7 +26,7 @@ impl Kept {
     fn new() -> Self {
         Self {
             dir: directory(),
-            stage: Stage::new(),
+            stage: HookService::new(),
             front: Place::tcp(),
         }
     }
@@ -182,7 +182,7 @@ fn after_sigkill_the_service_is_unattended_and_the_next_instance_adopts_it() {
 #[test]
 fn a_failure_is_shown_with_its_reason() {
     let kept = Kept {
-        stage: Stage::direct(crate::support::echo, |_, call| {
+        stage: HookService::direct(crate::support::echo, |_, call| {
             i32::from(call.event == "start")
         }),
         ..Kept::new()

@@ -9,7 +9,8 @@ use std::time::Duration;
 use socket2::{Domain, Socket, Type};
 
 use crate::support::{
-    Client, Place, Run, Server, Stage, Wakeport, directory, echo, noise, script, throughout, until,
+    Client, HookService, Place, Run, Server, Wakeport, directory, echo, noise, script, throughout,
+    until,
 };
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -244,7 +245,7 @@ fn an_http_probe_sends_the_header_to_the_target_only() {
 fn a_probe_announces_itself_as_local() {
     for version in VERSIONS {
         let heard = Heard::default();
-        let stage = Stage::direct(heard.then(echo), |scene, call| {
+        let stage = HookService::direct(heard.then(echo), |scene, call| {
             match call.event.as_str() {
                 "start" => scene.up(),
                 _ => scene.down(),

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use socket2::Socket;
 use tempfile::TempDir;
 
-use crate::support::{Place, Run, Stage, Wakeport, directory, script, until};
+use crate::support::{HookService, Place, Run, Wakeport, directory, script, until};
 
 /// A file, and the sockets of the listeners `a` and `b`.
 struct Front {
@@ -47,7 +47,7 @@ impl Front {
 }
 
 /// A service that the hooks of `stage` start and stop.
-fn service(name: &str, stage: &Stage, cooldown: &str) -> String {
+fn service(name: &str, stage: &HookService, cooldown: &str) -> String {
     format!(
         "[service.{name}]\nlistener = '{name}'\nto = '{}'\ncooldown = '{cooldown}'\nstart-hook = '{hook}'\nstop-hook = '{hook}'\n",
         stage.scene().place,
@@ -57,7 +57,7 @@ fn service(name: &str, stage: &Stage, cooldown: &str) -> String {
 
 #[test]
 fn each_is_woken_and_stopped_by_itself_and_the_process_exits_when_all_sleep() {
-    let (front, a, b) = (Front::new(), Stage::new(), Stage::new());
+    let (front, a, b) = (Front::new(), HookService::new(), HookService::new());
     front.write(&[service("a", &a, "10ms"), service("b", &b, "10ms")]);
     let mut wakeport = front.run().start();
     let client = front.places[0].connect();
@@ -82,8 +82,8 @@ fn each_is_woken_and_stopped_by_itself_and_the_process_exits_when_all_sleep() {
 
 #[test]
 fn one_that_fails_does_not_concern_the_clients_of_another() {
-    let (front, a) = (Front::new(), Stage::new());
-    let b = Stage::direct(|_| (), |_, call| i32::from(call.event == "start"));
+    let (front, a) = (Front::new(), HookService::new());
+    let b = HookService::direct(|_| (), |_, call| i32::from(call.event == "start"));
     front.write(&[service("a", &a, "10ms"), service("b", &b, "10ms")]);
     let wakeport = front.run().start();
     let client = front.places[0].connect();
@@ -122,7 +122,7 @@ fn reload(wakeport: &Wakeport) {
 
 #[test]
 fn a_reload_adds_changes_and_removes_a_service_under_load() {
-    let (front, a, b) = (Front::new(), Stage::new(), Stage::new());
+    let (front, a, b) = (Front::new(), HookService::new(), HookService::new());
     front.write(&[service("a", &a, "1h")]);
     let wakeport = front.run().start();
     wakeport.logs("listener `b` belongs to no service");
@@ -155,10 +155,10 @@ fn a_reload_adds_changes_and_removes_a_service_under_load() {
 
 #[test]
 fn clients_that_wait_are_served_after_a_reload() {
-    let (front, a) = (Front::new(), Stage::new());
+    let (front, a) = (Front::new(), HookService::new());
     let (begin, begins) = std::sync::mpsc::channel::<()>();
     let begins = std::sync::Mutex::new(Some(begins));
-    let slow = Stage::play(move |_, call| {
+    let slow = HookService::play(move |_, call| {
         let begins = begins.lock().expect("no panic").take();
         if let ("start", Some(begins)) = (call.event.as_str(), begins) {
             let _ = begins.recv();
@@ -193,7 +193,7 @@ while True:
 
 #[test]
 fn a_changed_child_process_is_started_when_the_one_before_has_ended() {
-    let (front, a) = (Front::new(), Stage::new());
+    let (front, a) = (Front::new(), HookService::new());
     let program = front.dir.path().join("child");
     script(&program, CHILD);
     let child = |word: &str| {
@@ -245,7 +245,7 @@ fn a_changed_child_process_is_started_when_the_one_before_has_ended() {
 
 #[test]
 fn a_wrong_file_changes_nothing_and_is_named_in_one_line() {
-    let (front, a) = (Front::new(), Stage::new());
+    let (front, a) = (Front::new(), HookService::new());
     front.write(&[service("a", &a, "1h")]);
     let wakeport = front.run().start();
     let client = front.places[0].connect();

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::support::{
-    Client, Pattern, Place, Run, Server, Stage, Wakeport, directory, echo, noise, now,
+    Client, HookService, Pattern, Place, Run, Server, Wakeport, directory, echo, noise, now,
 };
 
 /// How long the load lasts unless `WAKEPORT_SOAK` says otherwise.
@@ -79,7 +79,7 @@ impl fmt::Display for Tally {
 
 /// A service with three targets, and their listeners.
 struct Load {
-    stage: Stage,
+    stage: HookService,
     fronts: [Place; 3],
     targets: [Place; 3],
     _dir: TempDir,
@@ -92,7 +92,7 @@ impl Load {
         let dir = directory();
         let targets = [Place::tcp(), Place::path(&dir), Place::tcp()];
         let servers = Mutex::new(Vec::new());
-        let stage = Stage::direct(echo, {
+        let stage = HookService::direct(echo, {
             let targets = targets.clone();
             move |_, call| {
                 thread::sleep(Duration::from_millis(u64::from(call.pid % 30)));

@@ -486,7 +486,7 @@ impl Scene {
 
 /// A service whose hooks are real programs. What they do happens here: each hook says what it is run for, and ends with
 /// the exit code that the play returns.
-pub(crate) struct Stage {
+pub(crate) struct HookService {
     dir: TempDir,
     scene: Scene,
     calls: Arc<Mutex<Vec<Call>>>,
@@ -500,7 +500,7 @@ read -r code <"$d/$$"
 exit "$code"
 "#;
 
-impl Stage {
+impl HookService {
     /// An echo service that starts and stops at once.
     pub(crate) fn new() -> Self {
         Self::play(|_, _| ())
@@ -596,7 +596,7 @@ impl Stage {
     }
 }
 
-impl Drop for Stage {
+impl Drop for HookService {
     fn drop(&mut self) {
         if let Ok(mut fifo) = both_ways(&self.dir.path().join("calls")) {
             let _ = fifo.write_all(b"end\n");

@@ -17,7 +17,9 @@ use rustix::process::Signal;
 use socket2::Socket;
 use tempfile::TempDir;
 
-use crate::support::{Client, Pattern, Place, Run, Stage, Trace, Wakeport, directory, now, until};
+use crate::support::{
+    Client, HookService, Pattern, Place, Run, Trace, Wakeport, directory, now, until,
+};
 
 /// What may go wrong with a call, as its manual page has it.
 const FAULTS: [(&str, &str); 44] = [
@@ -142,7 +144,7 @@ enum Outcome {
 
 /// A service behind `wakeport`, and the test as systemd: a connection in the backlog starts it.
 struct Round {
-    stage: Stage,
+    stage: HookService,
     front: Place,
     listener: Socket,
     state: TempDir,
@@ -153,7 +155,7 @@ impl Round {
     fn new() -> Self {
         let front = Place::tcp();
         Self {
-            stage: Stage::new(),
+            stage: HookService::new(),
             listener: front.listen(),
             front,
             state: directory(),

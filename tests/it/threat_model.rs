@@ -14,7 +14,8 @@ use rustix::process::Signal;
 
 use crate::repository::text;
 use crate::support::{
-    Client, Place, Run, Server, Stage, Wakeport, directory, runs, script, soon, throughout, until,
+    Client, HookService, Place, Run, Server, Wakeport, directory, runs, script, soon, throughout,
+    until,
 };
 
 const WAKEPORT: &str = env!("CARGO_BIN_EXE_wakeport");
@@ -115,7 +116,7 @@ fn clients_of_a_service_that_never_starts_cost_bounded_memory_and_leak_nothing()
 
 #[test]
 fn huge_or_endless_headers_cost_bounded_memory_and_delay_no_client() {
-    let (front, stage) = (Place::tcp(), Stage::new());
+    let (front, stage) = (Place::tcp(), HookService::new());
     let run = stage.run().listen(&front).flag("--accept-proxy");
     let wakeport = run.option("--log-level", "trace").start();
     let memory = wakeport.memory();

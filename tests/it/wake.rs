@@ -6,12 +6,12 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::{
-    Client, Place, Run, Server, Stage, directory, echo, now, runs, script, throughout, until,
+    Client, HookService, Place, Run, Server, directory, echo, now, runs, script, throughout, until,
 };
 
 #[test]
 fn the_first_client_wakes_the_service_and_it_sleeps_after_the_last() {
-    let stage = Stage::new();
+    let stage = HookService::new();
     let front = Place::tcp();
     let wakeport = stage.run().listen(&front).cooldown("100ms").start();
     assert!(stage.calls().is_empty(), "no client yet");
@@ -29,7 +29,7 @@ fn the_first_client_wakes_the_service_and_it_sleeps_after_the_last() {
 
 #[test]
 fn a_hundred_clients_at_once_start_the_service_once() {
-    let stage = Stage::play(|_, call| {
+    let stage = HookService::play(|_, call| {
         if call.event == "start" {
             thread::sleep(Duration::from_millis(300));
         }
@@ -54,7 +54,7 @@ fn a_hundred_clients_at_once_start_the_service_once() {
 
 #[test]
 fn the_service_stays_awake_while_a_silent_client_is_connected() {
-    let stage = Stage::new();
+    let stage = HookService::new();
     let front = Place::tcp();
     let wakeport = stage.run().listen(&front).cooldown("0").start();
     let (quiet, other) = (front.connect(), front.connect());
@@ -72,7 +72,7 @@ fn the_service_stays_awake_while_a_silent_client_is_connected() {
 
 #[test]
 fn a_start_hook_that_exits_with_75_is_run_again() {
-    let stage = Stage::direct(echo, |scene, call| match call.event.as_str() {
+    let stage = HookService::direct(echo, |scene, call| match call.event.as_str() {
         "start" if call.attempt < 3 => 75,
         "start" => {
             scene.up();
@@ -90,7 +90,7 @@ fn a_start_hook_that_exits_with_75_is_run_again() {
 #[test]
 fn when_the_start_fails_clients_are_reset_and_later_ones_retry() {
     let mended = Arc::new(AtomicBool::new(false));
-    let stage = Stage::direct(echo, {
+    let stage = HookService::direct(echo, {
         let mended = mended.clone();
         move |scene, call| match (call.event.as_str(), mended.load(Ordering::SeqCst)) {
             ("start", false) => {
@@ -157,7 +157,7 @@ fn a_start_hook_that_hangs_is_killed_with_its_children_and_the_client_is_reset()
 
 #[test]
 fn a_stop_hook_that_fails_is_retried_until_it_succeeds() {
-    let stage = Stage::direct(echo, {
+    let stage = HookService::direct(echo, {
         let tries = std::sync::atomic::AtomicUsize::new(0);
         move |scene, call| match call.event.as_str() {
             "start" => {
@@ -182,7 +182,7 @@ fn a_stop_hook_that_fails_is_retried_until_it_succeeds() {
 
 #[test]
 fn a_client_that_comes_while_the_stop_hook_runs_is_served_after_a_new_start() {
-    let stage = Stage::play(|_, call| {
+    let stage = HookService::play(|_, call| {
         if call.event == "stop" {
             thread::sleep(Duration::from_millis(500));
         }
@@ -199,7 +199,7 @@ fn a_client_that_comes_while_the_stop_hook_runs_is_served_after_a_new_start() {
 
 #[test]
 fn clients_at_every_phase_of_a_stop_are_served() {
-    let stage = Stage::play(|_, call| {
+    let stage = HookService::play(|_, call| {
         if call.event == "stop" {
             thread::sleep(Duration::from_millis(60));
         }
@@ -215,7 +215,7 @@ fn clients_at_every_phase_of_a_stop_are_served() {
 
 #[test]
 fn a_slow_hook_does_not_delay_another_connection() {
-    let stage = Stage::direct(echo, |scene, call| {
+    let stage = HookService::direct(echo, |scene, call| {
         // The ready hook of a target that was started elsewhere, and then the stop hook.
         if call.event == "start" {
             scene.up();
@@ -256,7 +256,7 @@ fn a_slow_hook_does_not_delay_another_connection() {
 
 #[test]
 fn a_running_service_is_adopted_and_stopped_later() {
-    let stage = Stage::new();
+    let stage = HookService::new();
     stage.scene().up();
     let front = Place::tcp();
     let wakeport = stage.run().listen(&front).cooldown("300ms").start();
@@ -267,7 +267,7 @@ fn a_running_service_is_adopted_and_stopped_later() {
 
 #[test]
 fn a_target_that_answers_already_is_used_without_the_start_hook() {
-    let stage = Stage::new();
+    let stage = HookService::new();
     let front = Place::tcp();
     let wakeport = stage.run().listen(&front).cooldown("100ms").start();
     wakeport.is("asleep");
@@ -280,7 +280,7 @@ fn a_target_that_answers_already_is_used_without_the_start_hook() {
 
 #[test]
 fn a_service_that_crashes_under_clients_is_woken_by_the_next_one() {
-    let stage = Stage::new();
+    let stage = HookService::new();
     let front = Place::tcp();
     let _wakeport = stage.run().listen(&front).start();
     let client = front.connect();
@@ -293,7 +293,7 @@ fn a_service_that_crashes_under_clients_is_woken_by_the_next_one() {
 
 #[test]
 fn a_client_that_half_closes_while_it_waits_gets_its_answer() {
-    let stage = Stage::play(|_, call| {
+    let stage = HookService::play(|_, call| {
         if call.event == "start" {
             thread::sleep(Duration::from_millis(300));
         }
@@ -311,7 +311,7 @@ fn a_client_that_half_closes_while_it_waits_gets_its_answer() {
 
 #[test]
 fn a_client_that_resets_while_it_waits_is_dropped() {
-    let stage = Stage::play(|_, call| {
+    let stage = HookService::play(|_, call| {
         if call.event == "start" {
             thread::sleep(Duration::from_millis(500));
         }
