@@ -200,7 +200,7 @@ fn each_defect_of_the_unit_is_named_with_its_remedy() {
     defect(failed("timeout", (2, 9)), "it exceeded TimeoutStartSec=");
     defect(
         |unit| unit.freezer = text("frozen"),
-        "warning: `nginx.service` is frozen, so it answers no client; `systemctl thaw nginx.service`",
+        "warning: `nginx.service` is frozen, so connected clients wait; the next client has it thawed, or `systemctl thaw nginx.service`",
     );
     defect(
         |unit| unit.needs_reload = true,
@@ -228,7 +228,7 @@ fn each_defect_of_the_unit_is_named_with_its_remedy() {
     );
     defect(
         |unit| unit.required_by = vec![text("backup.service"), text("wakeport@nginx.service")],
-        "warning: a stop of `nginx.service` stops `backup.service` as well",
+        "warning: `nginx.service` is not stopped while `backup.service` runs, which requires it",
     );
     defect(
         |unit| unit.conflicts = vec![text("apache2.service")],

@@ -296,7 +296,7 @@ fn what_breaks_the_stop_of_the_service_is_reported() {
         0,
         &[
             "warning: ",
-            "a stop of `web.service` stops `backup.service` as well",
+            "`web.service` is not stopped while `backup.service` runs, which requires it",
             "use Wants=",
         ],
     );

@@ -94,7 +94,7 @@ fn stops(name: &str, unit: &Unit, service: &ServiceConfig, ctl: &str) -> Vec<Fin
     let others: Vec<_> = unit.required_by.iter().filter(together).cloned().collect();
     if !others.is_empty() {
         warning(format!(
-            "a stop of `{name}` stops {} as well (Requires=, BindsTo= or the like); use Wants= there if it can do without",
+            "`{name}` is not stopped while {} runs, which requires it (Requires=, BindsTo= or the like); use Wants= there if it can do without",
             in_a_row(&others)
         ));
     }
@@ -141,7 +141,7 @@ fn state(name: &str, unit: &Unit, manager: Manager) -> Vec<Finding> {
     }
     if unit.freezer == "frozen" {
         warning(format!(
-            "`{name}` is frozen, so it answers no client; `{ctl} thaw {name}`"
+            "`{name}` is frozen, so connected clients wait; the next client has it thawed, or `{ctl} thaw {name}`"
         ));
     }
     findings
