@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -114,12 +115,27 @@ impl Sessions {
     }
 }
 
+/// Where the connections of a listener go.
+#[derive(Debug)]
+enum Lead {
+    To(Arc<Route>),
+    /// They are reset.
+    Nowhere,
+    /// They stay in the backlog until it is known where they go from now on.
+    Held(Arc<Route>),
+}
+
+impl From<Option<Arc<Route>>> for Lead {
+    fn from(route: Option<Arc<Route>>) -> Self {
+        route.map_or(Self::Nowhere, Self::To)
+    }
+}
+
 /// A listener, and where its connections go.
 #[derive(Debug)]
 struct Acceptor {
     listener: Listener,
-    /// Connections are reset while there is none.
-    route: RwLock<Option<Arc<Route>>>,
+    lead: watch::Sender<Lead>,
     sessions: Sessions,
     /// It was logged that nothing can be accepted, and nothing was since.
     warned: AtomicBool,
@@ -153,28 +169,45 @@ impl Acceptor {
                 continue;
             }
             let slot = self.sessions.slots.get().await;
-            match socket.try_accept() {
-                Ok(connection) => {
-                    self.begin(connection, slot, own);
-                    backoff.reset();
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
-                Err(error) if concerns_one_client(&error) => (),
-                Err(error) => {
-                    drop(slot);
-                    self.cannot(&error, &mut backoff).await;
-                }
+            match self.begin(|| socket.try_accept(), slot, own) {
+                None => self.released().await,
+                Some(Ok(())) => backoff.reset(),
+                Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => (),
+                Some(Err(error)) if concerns_one_client(&error) => (),
+                Some(Err(error)) => self.cannot(&error, &mut backoff).await,
             }
         }
     }
 
-    fn begin(&self, connection: (RawStream, Peer), slot: ConnectionSlot, own: Option<usize>) {
-        self.warned.store(false, Ordering::Relaxed);
-        let route = self.route.read().unwrap_or_else(PoisonError::into_inner);
-        match &*route {
-            Some(route) => self.sessions.begin(route, connection, slot, own),
-            None => connection.0.reset(),
-        }
+    /// Accepts a connection and begins its session, unless they are held. No connection goes where
+    /// the listener led before.
+    fn begin(
+        &self,
+        accept: impl FnOnce() -> io::Result<(RawStream, Peer)>,
+        slot: ConnectionSlot,
+        own: Option<usize>,
+    ) -> Option<io::Result<()>> {
+        let lead = self.lead.borrow();
+        let route = match &*lead {
+            Lead::To(route) => Some(route),
+            Lead::Nowhere => None,
+            Lead::Held(_) => return None,
+        };
+        Some(accept().map(|connection| {
+            self.warned.store(false, Ordering::Relaxed);
+            match route {
+                Some(route) => self.sessions.begin(route, connection, slot, own),
+                None => connection.0.reset(),
+            }
+        }))
+    }
+
+    /// Waits until they are held no more.
+    async fn released(&self) {
+        let mut lead = self.lead.subscribe();
+        let is_held = |lead: &Lead| matches!(lead, Lead::Held(_));
+        // The sender is ours, so it is not gone.
+        let _ = lead.wait_for(|lead| !is_held(lead)).await;
     }
 
     /// Waits until it may be tried again; says why, but not each time.
@@ -191,14 +224,10 @@ impl Acceptor {
         let Some(slot) = self.sessions.slots.try_get() else {
             return true;
         };
-        match self.listener.try_accept() {
-            Ok(connection) => {
-                self.begin(connection, slot, None);
-                true
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+        match self.begin(|| self.listener.try_accept(), slot, None) {
+            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => false,
             // One may wait; it is found when accepting goes on.
-            Err(_) => true,
+            None | Some(Ok(()) | Err(_)) => true,
         }
     }
 }
@@ -249,7 +278,7 @@ impl Listeners {
             }
             Arc::new(Acceptor {
                 listener,
-                route: RwLock::new(route),
+                lead: watch::Sender::new(route.into()),
                 sessions: sessions.clone(),
                 warned: AtomicBool::new(false),
             })
@@ -272,10 +301,34 @@ impl Listeners {
     /// Has the next connections go by these routes, one for each listener.
     pub(super) fn reroute(&self, routes: impl IntoIterator<Item = Option<Arc<Route>>>) {
         for (acceptor, route) in self.acceptors.iter().zip(routes) {
-            *acceptor
-                .route
-                .write()
-                .unwrap_or_else(PoisonError::into_inner) = route;
+            acceptor.lead.send_replace(route.into());
+        }
+    }
+
+    /// Leaves the connections of the listeners whose route is one of these in the backlog, until they
+    /// are released or go by other routes. The services know of all that were accepted before.
+    pub(super) fn hold(&self, is_held: impl Fn(&Route) -> bool) {
+        for acceptor in &self.acceptors {
+            acceptor.lead.send_if_modified(|lead| match lead {
+                Lead::To(route) if is_held(route) => {
+                    *lead = Lead::Held(route.clone());
+                    true
+                }
+                _ => false,
+            });
+        }
+    }
+
+    /// Has the connections that are held go where they went before.
+    pub(super) fn release(&self) {
+        for acceptor in &self.acceptors {
+            acceptor.lead.send_if_modified(|lead| match lead {
+                Lead::Held(route) => {
+                    *lead = Lead::To(route.clone());
+                    true
+                }
+                _ => false,
+            });
         }
     }
 
@@ -307,8 +360,10 @@ impl Listeners {
         let acceptors = self.acceptors.iter();
         let named = acceptors.filter(|a| a.listener.name == received.connection.listener);
         let acceptor = named.min_by_key(|a| a.listener.address.port() != port)?;
-        let route = acceptor.route.read();
-        route.unwrap_or_else(PoisonError::into_inner).clone()
+        match &*acceptor.lead.borrow() {
+            Lead::To(route) | Lead::Held(route) => Some(route.clone()),
+            Lead::Nowhere => None,
+        }
     }
 
     /// Begins to accept.

@@ -243,12 +243,17 @@ impl Services {
     /// Goes on with what was read from the file, or as before if that is wrong.
     pub(super) async fn reload(&mut self, read: Result<Config, String>, listeners: &Listeners) {
         let planned = match read {
-            Ok(config) => self.plan(config, listeners).await,
+            Ok(config) => {
+                // Or a connection would wait at a target that its service has no more.
+                listeners.hold(|route| self.changes(route, &config));
+                self.plan(config, listeners).await
+            }
             Err(why) => Err(why),
         };
         let (config, routes, outdated) = match planned {
             Ok(planned) => planned,
             Err(why) => {
+                listeners.release();
                 tracing::error!("cannot reload: {why}; nothing was changed");
                 // Not to be tried again and again.
                 self.services.iter_mut().for_each(|it| it.outdated = false);
@@ -298,6 +303,16 @@ impl Services {
         // One that leaves may be idle already.
         self.surroundings.changed.notify_one();
         tracing::info!("reloaded: {count} services");
+    }
+
+    /// Whether a route leads to a service that has other settings in `next`.
+    fn changes(&self, route: &Route, next: &Config) -> bool {
+        let is_its_own = |running: &&Running| Arc::ptr_eq(&running.context, &route.context);
+        let running = self.services.iter().find(is_its_own);
+        running.is_some_and(|running| {
+            let mut next = next.services.iter();
+            next.any(|next| next.name == running.config.name && *next != running.config)
+        })
     }
 
     /// What a new configuration comes to, unless it is wrong. Services that are in use and would start
