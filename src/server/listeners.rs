@@ -314,7 +314,7 @@ impl Listeners {
                     *lead = Lead::Held(route.clone());
                     true
                 }
-                _ => false,
+                Lead::To(_) | Lead::Nowhere | Lead::Held(_) => false,
             });
         }
     }
@@ -327,7 +327,7 @@ impl Listeners {
                     *lead = Lead::To(route.clone());
                     true
                 }
-                _ => false,
+                Lead::To(_) | Lead::Nowhere => false,
             });
         }
     }
