@@ -1,8 +1,8 @@
 //! What the kernel tells in /proc: processes, control groups, sockets.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// A process that runs (proc_pid_stat(5)).
@@ -173,10 +173,15 @@ fn table<T>(
     keep: impl Fn(&T) -> bool,
 ) -> io::Result<Vec<T>> {
     // /proc/net is hidden by `ProcSubset=pid`.
-    let text = fs::read(format!("/proc/self/net/{name}"))?;
-    let rows = text.split(|&byte| byte == b'\n');
-    let rows = rows.filter_map(|text| row(&String::from_utf8_lossy(text)));
-    Ok(rows.filter(keep).collect())
+    let mut table = BufReader::new(File::open(format!("/proc/self/net/{name}"))?);
+    // Row by row: there may be megabytes of them.
+    let (mut text, mut kept) = (Vec::new(), Vec::new());
+    while table.read_until(b'\n', &mut text)? > 0 {
+        let text_of_row = text.strip_suffix(b"\n").unwrap_or(&text);
+        kept.extend(row(&String::from_utf8_lossy(text_of_row)).filter(&keep));
+        text.clear();
+    }
+    Ok(kept)
 }
 
 /// A row of the tables tcp and tcp6.
