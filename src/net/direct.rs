@@ -10,7 +10,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use super::dial::{Target, on_a_thread, resolve};
 use super::reach::reaches_over_tcp;
@@ -22,6 +24,9 @@ use crate::util::proc::{self, SocketState, TcpSocket, UnixSocket};
 /// is counted again after these pauses.
 const RECOUNTS: usize = 5;
 const RECOUNT: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(400));
+
+/// How many read the tables at once.
+static READERS: Semaphore = Semaphore::const_new(1);
 
 /// How many connections there are to `targets` that are not ours.
 pub async fn count(targets: &[&Target]) -> io::Result<usize> {
@@ -44,18 +49,29 @@ pub async fn count(targets: &[&Target]) -> io::Result<usize> {
     once(&tcp, &unix).await
 }
 
-/// The tables may be long.
+/// The tables may be long: they are read once at a time, however fast clients come and go, and reading
+/// ends early when the count is not waited for any more.
 async fn once(tcp: &[SocketAddr], unix: &[UnixAddress]) -> io::Result<usize> {
     let (tcp, unix) = (tcp.to_vec(), unix.to_vec());
+    let turn = READERS.acquire().await.map_err(io::Error::other)?;
+    let unwanted = CancellationToken::new();
+    let _waits = unwanted.clone().drop_guard();
     let read = move || {
+        let _turn = turn;
+        let go_on = || match unwanted.is_cancelled() {
+            true => Err(io::Error::from(io::ErrorKind::Interrupted)),
+            false => Ok(()),
+        };
         let mut count = 0;
         if !tcp.is_empty() {
             let known = |address: SocketAddr| tcp.iter().any(|it| it.port() == address.port());
-            let sockets = proc::tcp_sockets(|it| known(it.local) || known(it.peer))?;
+            let is_target = |it: &TcpSocket| known(it.local) || known(it.peer);
+            let sockets = proc::tcp_sockets(|it| go_on().map(|()| is_target(it)))?;
             count += over_tcp(&tcp, &sockets, proc::own_sockets);
         }
         if !unix.is_empty() {
             let is_target = |it: &UnixSocket| unix.iter().any(|at| is_called(&it.name, at));
+            let is_target = |it: &UnixSocket| go_on().map(|()| is_target(it));
             count += over_unix(&proc::unix_sockets(is_target)?, proc::own_sockets);
         }
         Ok(count)

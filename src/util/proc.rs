@@ -134,13 +134,13 @@ pub struct ListeningSocket {
 
 /// All listening stream sockets, as far as they can be read.
 pub fn listening() -> Vec<ListeningSocket> {
-    let tcp = tcp_sockets(|socket| socket.state == SocketState::Listens);
+    let tcp = tcp_sockets(|socket| Ok(socket.state == SocketState::Listens));
     let tcp = tcp.into_iter().flatten().map(|socket| ListeningSocket {
         at: socket.local.to_string(),
         inode: socket.inode,
         uid: Some(socket.uid),
     });
-    let unix = unix_sockets(|socket| socket.state == SocketState::Listens);
+    let unix = unix_sockets(|socket| Ok(socket.state == SocketState::Listens));
     let unix = unix.into_iter().flatten().map(|socket| ListeningSocket {
         at: socket.name,
         inode: socket.inode,
@@ -149,8 +149,8 @@ pub fn listening() -> Vec<ListeningSocket> {
     tcp.chain(unix).collect()
 }
 
-/// Those TCP sockets that are to be kept.
-pub fn tcp_sockets(keep: impl Fn(&TcpSocket) -> bool) -> io::Result<Vec<TcpSocket>> {
+/// Those TCP sockets that are to be kept; an error of `keep` ends it.
+pub fn tcp_sockets(keep: impl Fn(&TcpSocket) -> io::Result<bool>) -> io::Result<Vec<TcpSocket>> {
     let mut sockets = table("tcp", tcp, &keep)?;
     match table("tcp6", tcp, &keep) {
         Ok(more) => sockets.extend(more),
@@ -161,8 +161,8 @@ pub fn tcp_sockets(keep: impl Fn(&TcpSocket) -> bool) -> io::Result<Vec<TcpSocke
     Ok(sockets)
 }
 
-/// Those Unix stream sockets that are to be kept.
-pub fn unix_sockets(keep: impl Fn(&UnixSocket) -> bool) -> io::Result<Vec<UnixSocket>> {
+/// The same for Unix stream sockets.
+pub fn unix_sockets(keep: impl Fn(&UnixSocket) -> io::Result<bool>) -> io::Result<Vec<UnixSocket>> {
     table("unix", unix, keep)
 }
 
@@ -170,15 +170,19 @@ pub fn unix_sockets(keep: impl Fn(&UnixSocket) -> bool) -> io::Result<Vec<UnixSo
 fn table<T>(
     name: &str,
     row: fn(&str) -> Option<T>,
-    keep: impl Fn(&T) -> bool,
+    keep: impl Fn(&T) -> io::Result<bool>,
 ) -> io::Result<Vec<T>> {
     // /proc/net is hidden by `ProcSubset=pid`.
     let mut table = BufReader::new(File::open(format!("/proc/self/net/{name}"))?);
     // Row by row: there may be megabytes of them.
     let (mut text, mut kept) = (Vec::new(), Vec::new());
     while table.read_until(b'\n', &mut text)? > 0 {
-        let text_of_row = text.strip_suffix(b"\n").unwrap_or(&text);
-        kept.extend(row(&String::from_utf8_lossy(text_of_row)).filter(&keep));
+        let line = text.strip_suffix(b"\n").unwrap_or(&text);
+        if let Some(socket) = row(&String::from_utf8_lossy(line))
+            && keep(&socket)?
+        {
+            kept.push(socket);
+        }
         text.clear();
     }
     Ok(kept)
@@ -356,7 +360,7 @@ mod tests {
     fn our_own_sockets_are_known() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
         let here = listener.local_addr().expect("it is bound");
-        let listens = |socket: &TcpSocket| socket.local == here;
+        let listens = |socket: &TcpSocket| Ok(socket.local == here);
         let found = tcp_sockets(listens).expect("it can be read");
         assert_eq!(found.len(), 1, "{found:?}");
         assert_eq!(found[0].state, SocketState::Listens);

@@ -106,6 +106,33 @@ fn direct_connections_can_be_ignored() {
     stage.reaches("stop", 1);
 }
 
+#[test]
+fn clients_that_come_and_go_quickly_cost_few_threads() {
+    // The sockets of the host take a while to read.
+    let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let at = other.local_addr().expect("it is bound");
+    let pair = |_| {
+        let client = std::net::TcpStream::connect(at).expect("it listens");
+        (client, other.accept().expect("one waits"))
+    };
+    let _sockets: Vec<_> = (0..1000).map(pair).collect();
+    let stage = HookService::new();
+    let front = Place::tcp();
+    let run = stage.run().listen(&front).option("--threads", 1);
+    let wakeport = run.cooldown("0").start();
+    visit(&front);
+    stage.reaches("stop", 1);
+    wakeport.is("asleep");
+    let asleep = wakeport.threads();
+    let awake = (0..300).map(|_| {
+        visit(&front);
+        wakeport.threads()
+    });
+    let most = awake.max().expect("some");
+    // One that reads, and one that ends.
+    assert!(most <= asleep + 2, "{most} instead of {asleep}");
+}
+
 /// A service whose busy hook exits with the code that is here then.
 fn hooked(code: &Arc<AtomicI32>) -> HookService {
     let code = code.clone();

@@ -433,12 +433,14 @@ fn rounds_with_cooldowns_from_0_to_200_ms_lose_no_client() {
     nginx(&rig);
     let served = AtomicUsize::new(0);
     let mut woken = 0;
+    // To read the sockets of the host takes longer than these clients leave the service alone.
+    let quick = "WAKEPORT_DIRECT_CONNECTIONS=ignore";
     for (share, cooldown) in (1..).zip([0, 1, 20, 75, 200]) {
         let setting = format!("WAKEPORT_COOLDOWN={cooldown}ms");
         if share == 1 {
-            rig.instance("nginx", PORT, TARGET, &[&setting]);
+            rig.instance("nginx", PORT, TARGET, &[&setting, quick]);
         } else {
-            rig.settings("nginx", &[&setting]);
+            rig.settings("nginx", &[&setting, quick]);
         }
         while woken < rounds * share / 5 {
             let (served, together) = (&served, &Barrier::new(CLIENTS));
