@@ -67,7 +67,7 @@ fn direct_connections_to_a_server_on_all_addresses_count_on_each() {
         let listener = std::net::TcpListener::bind(wildcard).expect("a free port");
         let port = listener.local_addr().expect("it is bound").port();
         let _server = Server::on(listener.into(), echo);
-        let direct = Place::Tcp(([127, 0, 0, 2], port).into()).connect();
+        let direct = Place::from(([127, 0, 0, 2], port)).connect();
         direct.echoes("hello");
         let stage = HookService::direct(echo, |_, _| 0);
         let hook = stage.hook();

@@ -1,7 +1,7 @@
 //! Which connections wake the service: `--allow` and `--deny`, `--wake-on-data`, `--wake-rate`.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -93,8 +93,8 @@ fn ipv4_and_ipv6_rules_apply_on_one_socket() {
     socket.listen(16).expect("a listener");
     let bound = socket.local_addr().expect("it is bound");
     let port = bound.as_socket().expect("TCP").port();
-    let four = Place::Tcp(([127, 0, 0, 1], port).into());
-    let six = Place::Tcp(([0, 0, 0, 0, 0, 0, 0, 1], port).into());
+    let four = Place::from(([127, 0, 0, 1], port));
+    let six = Place::from((Ipv6Addr::LOCALHOST, port));
     for (allow, deny, four_may, six_may) in [
         ("127.0.0.0/8", "", true, false),
         ("::1", "", false, true),

@@ -267,10 +267,9 @@ fn without_relay_threads_clients_are_served_on_the_main_thread() {
 
 #[test]
 fn without_a_resolver_thread_the_lookup_is_retried() {
-    let (front, Place::Tcp(target)) = (Place::tcp(), Place::tcp()) else {
-        panic!("it is TCP");
-    };
-    let _server = Server::echo(&Place::Tcp(target));
+    let (front, target) = (Place::tcp(), Place::tcp());
+    let _server = Server::echo(&target);
+    let target = target.tcp_address();
     // One that only the resolver knows: two numbers in place of four.
     let IpAddr::V4(ip) = target.ip() else {
         panic!("it is IPv4");

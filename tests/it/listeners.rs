@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Read;
-use std::net::{TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Child, Command, Stdio};
@@ -74,7 +74,7 @@ fn a_listener_over_ipv6_accepts_ipv4_and_ipv6_clients() {
     let _server = Server::echo(&target);
     let socket = Socket::new(Domain::IPV6, Type::STREAM, None).expect("a socket");
     socket.set_only_v6(false).expect("an option");
-    let wildcard: std::net::SocketAddr = "[::]:0".parse().expect("an address");
+    let wildcard: SocketAddr = "[::]:0".parse().expect("an address");
     socket.bind(&wildcard.into()).expect("a free port");
     socket.listen(16).expect("a listener");
     let port = socket
@@ -85,7 +85,8 @@ fn a_listener_over_ipv6_accepts_ipv4_and_ipv6_clients() {
         .port();
     let wakeport = Run::new().to(&target).inherit("web", &socket).start();
     for ip in ["127.0.0.1", "[::1]"] {
-        let place = Place::Tcp(format!("{ip}:{port}").parse().expect("an address"));
+        let address: SocketAddr = format!("{ip}:{port}").parse().expect("an address");
+        let place = Place::from(address);
         place.connect().echoes("hello");
     }
     // Whatever the socket, an IPv4 client is named as such.
@@ -200,16 +201,18 @@ fn a_listener_over_mptcp_accepts_clients_with_and_without_mptcp() {
         // Skipped on a kernel without it.
         return;
     };
-    let (Place::Tcp(front), target) = (Place::tcp(), Place::tcp()) else {
-        panic!("it is TCP");
-    };
+    let (front, target) = (Place::tcp(), Place::tcp());
     let server = Server::echo(&target);
-    listener.bind(&front.into()).expect("a free address");
+    listener
+        .bind(&front.tcp_address().into())
+        .expect("a free address");
     listener.listen(128).expect("a listener");
     let _wakeport = Run::new().to(&target).inherit("web", &listener).start();
     for protocol in [Protocol::MPTCP, Protocol::TCP] {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(protocol)).expect("a socket");
-        socket.connect(&front.into()).expect("a listener");
+        socket
+            .connect(&front.tcp_address().into())
+            .expect("a listener");
         let (client, bytes) = (Client::from(socket), noise(1, 1_000_000));
         let sender = send_in_pieces(&client, bytes.clone(), 1);
         assert!(client.all() == bytes);
@@ -362,9 +365,7 @@ fn a_name_that_resolves_to_its_own_listener_is_never_dialled() {
         .inherit("web", &listener)
         .option("--start-timeout", "300ms");
     let wakeport = run.start();
-    Place::Tcp(format!("127.0.0.1:{port}").parse().expect("an address"))
-        .connect()
-        .is_reset();
+    Place::from(([127, 0, 0, 1], port)).connect().is_reset();
     wakeport.logs("cannot start the target");
     wakeport.is("failed: it does not answer in time");
 }

@@ -375,9 +375,7 @@ fn a_watch_gives_the_terminal_back_as_it_was() {
 
 /// The whole answer to a request.
 fn ask(place: &Place, request: &str) -> String {
-    let Place::Tcp(address) = place else {
-        panic!("{place} is no address")
-    };
+    let address = place.tcp_address();
     let mut stream = soon("a connection", || TcpStream::connect(address).ok());
     stream.write_all(request.as_bytes()).expect("a peer");
     let mut answer = String::new();
@@ -441,9 +439,7 @@ fn invalid_requests_are_answered_in_one_line() {
         assert!(first.ends_with(status), "{request:?}: {answer}");
     }
     let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(100_000));
-    let Place::Tcp(address) = &metrics else {
-        panic!("an address")
-    };
+    let address = metrics.tcp_address();
     let mut stream = TcpStream::connect(address).expect("a listener");
     // It may close before all is sent.
     let _ = stream.write_all(long.as_bytes());

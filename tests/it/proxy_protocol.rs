@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Read;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -53,10 +53,8 @@ fn local(version: &str) -> Vec<u8> {
 
 /// The address of a client of `place`, as seen from there.
 fn of(client: &Client, place: &Place, version: &str) -> Vec<u8> {
-    let Place::Tcp(server) = place else {
-        panic!("{place} is no TCP address")
-    };
-    tcp(version, own(client), *server)
+    let server = place.tcp_address();
+    tcp(version, own(client), server)
 }
 
 fn own(client: &Client) -> SocketAddr {
@@ -127,7 +125,7 @@ fn each_client_is_announced(front: &Place, run: &Run, heard: &Heard, server: &Se
         let heard = heard.all();
         assert_eq!(heard.len() as u64, count);
         let expected = match front {
-            Place::Tcp(_) => of(&client, front, v),
+            Place::Tcp(..) => of(&client, front, v),
             // There is no address to send.
             Place::Path(_) | Place::Abstract(_) => local(v),
         };
@@ -140,9 +138,7 @@ fn each_client_is_announced(front: &Place, run: &Run, heard: &Heard, server: &Se
 fn the_target_gets_the_proxy_header_first() {
     let dir = directory();
     for version in VERSIONS {
-        let free = TcpListener::bind("[::1]:0").expect("a free port");
-        let six = Place::Tcp(free.local_addr().expect("it is bound"));
-        drop(free);
+        let six = Place::free(Ipv6Addr::LOCALHOST);
         for front in [Place::tcp(), six, Place::path(&dir), Place::abstract_name()] {
             for target in [Place::tcp(), Place::path(&dir)] {
                 let heard = Heard::default();
@@ -167,7 +163,7 @@ fn an_ipv4_client_on_an_ipv6_socket_is_announced_as_ipv4() {
     for version in VERSIONS {
         let (target, heard) = (Place::tcp(), Heard::default());
         let server = Server::at(&target, heard.then(echo));
-        let front = Place::Tcp(([127, 0, 0, 1], port).into());
+        let front = Place::from(([127, 0, 0, 1], port));
         let run = Run::new().inherit("web", &socket).to(&target);
         let run = run.variable("WAKEPORT_SEND_PROXY", version);
         each_client_is_announced(&front, &run, &heard, &server, version);
@@ -393,7 +389,7 @@ fn the_target_gets_the_address_in_the_header() {
             client.send(local(accepted));
             client.echoes("hello");
             let expected = match &front {
-                Place::Tcp(_) => of(&client, &front, sent),
+                Place::Tcp(..) => of(&client, &front, sent),
                 Place::Path(_) | Place::Abstract(_) => local(sent),
             };
             assert_eq!(heard.all().last(), Some(&expected));

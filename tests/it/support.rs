@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
@@ -119,11 +119,24 @@ fn number() -> u32 {
 }
 
 /// An address to listen on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Place {
-    Tcp(SocketAddr),
+    /// With a socket that is bound to it and does not listen, so that the kernel gives the port to no other,
+    /// not to a listener on all addresses either. Sockets with `SO_REUSEADDR` may be bound to it as well,
+    /// and one of them may listen (socket(7)).
+    Tcp(
+        SocketAddr,
+        #[expect(dead_code, reason = "it keeps the port until it is dropped")] Option<Arc<Socket>>,
+    ),
     Path(PathBuf),
     Abstract(String),
+}
+
+impl<A: Into<SocketAddr>> From<A> for Place {
+    /// An address that the caller has.
+    fn from(address: A) -> Self {
+        Self::Tcp(address.into(), None)
+    }
 }
 
 impl Place {
@@ -132,8 +145,26 @@ impl Place {
         let (process, number) = (std::process::id(), number());
         let [a, b] = [process % 250 + 1, process / 250 % 250].map(|n| n as u8);
         let ip = Ipv4Addr::new(127, a, b ^ (number / 250) as u8, (number % 250) as u8 + 1);
-        let free = TcpListener::bind((ip, 0)).expect("a free port");
-        Self::Tcp(free.local_addr().expect("it has an address"))
+        Self::free(ip)
+    }
+
+    /// A free port of `ip`, kept for as long as this or a clone of it lives.
+    pub(crate) fn free(ip: impl Into<IpAddr>) -> Self {
+        let any_port = SocketAddr::new(ip.into(), 0);
+        let domain = Domain::for_address(any_port);
+        let socket = Socket::new(domain, Type::STREAM, None).expect("a socket");
+        socket.set_reuse_address(true).expect("an option");
+        socket.bind(&any_port.into()).expect("a free port");
+        let bound = socket.local_addr().expect("it is bound");
+        Self::Tcp(bound.as_socket().expect("TCP"), Some(Arc::new(socket)))
+    }
+
+    /// The address of a TCP socket.
+    pub(crate) fn tcp_address(&self) -> SocketAddr {
+        match self {
+            Self::Tcp(address, _) => *address,
+            Self::Path(_) | Self::Abstract(_) => panic!("{self} is no TCP address"),
+        }
     }
 
     /// The name of a socket file in `dir`.
@@ -147,15 +178,12 @@ impl Place {
     }
 
     pub(crate) fn port(&self) -> u16 {
-        match self {
-            Self::Tcp(address) => address.port(),
-            Self::Path(_) | Self::Abstract(_) => panic!("{self} has no port"),
-        }
+        self.tcp_address().port()
     }
 
     fn socket(&self) -> Socket {
         let domain = match self {
-            Self::Tcp(address) => Domain::for_address(*address),
+            Self::Tcp(address, _) => Domain::for_address(*address),
             Self::Path(_) | Self::Abstract(_) => Domain::UNIX,
         };
         Socket::new(domain, Type::STREAM, None).expect("a socket")
@@ -163,7 +191,7 @@ impl Place {
 
     fn address(&self) -> SockAddr {
         match self {
-            Self::Tcp(address) => (*address).into(),
+            Self::Tcp(address, _) => (*address).into(),
             Self::Path(path) => SockAddr::unix(path).expect("a short path"),
             Self::Abstract(name) => SockAddr::unix(format!("\0{name}")).expect("a short name"),
         }
@@ -176,7 +204,7 @@ impl Place {
 
     pub(crate) fn listen_with_backlog(&self, backlog: i32) -> Socket {
         let socket = self.socket();
-        if let Self::Tcp(_) = self {
+        if let Self::Tcp(..) = self {
             socket.set_reuse_address(true).expect("an option");
         }
         if let Self::Path(path) = self {
@@ -221,7 +249,7 @@ impl Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp(address) => address.fmt(f),
+            Self::Tcp(address, _) => address.fmt(f),
             Self::Path(path) => path.display().fmt(f),
             Self::Abstract(name) => write!(f, "@{name}"),
         }

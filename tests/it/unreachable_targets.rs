@@ -71,9 +71,7 @@ fn after_any_network_error_clients_wait_until_the_target_is_reachable() {
     // EHOSTUNREACH, EACCES, EINVAL, ENETUNREACH (ip-route(8)).
     for kind in ["unreachable", "prohibit", "blackhole", "throw"] {
         let front = Place::tcp();
-        let Place::Tcp(far) = Network::far() else {
-            panic!("it is TCP");
-        };
+        let far = Network::far().tcp_address();
         network
             .ours
             .run(&format!("ip route add {kind} {}", far.ip()));
@@ -104,7 +102,7 @@ fn without_ephemeral_ports_clients_wait_for_one() {
     let (network, dir) = (Network::new(), directory());
     let front = Place::path(&dir);
     // Only on loopback the kernel soon gives out a port again that was used.
-    let target = Place::Tcp(([127, 0, 0, 1], 8080).into());
+    let target = Place::from(([127, 0, 0, 1], 8080));
     let _server = Server::echo(&target);
     network
         .ours
@@ -202,7 +200,7 @@ fn answers(socket: &UdpSocket, mood: &Mutex<Mood>) {
 fn an_unresolvable_name_delays_only_its_own_clients_until_it_resolves() {
     let _network = Network::new();
     let names = NameServer::new();
-    let [named, known] = [8080, 8081].map(|port| Place::Tcp(([127, 0, 0, 1], port).into()));
+    let [named, known] = [8080, 8081].map(|port| Place::from(([127, 0, 0, 1], port)));
     let _servers = [Server::echo(&named), Server::echo(&known)];
     let (front, other_front) = (Place::tcp(), Place::tcp());
     let run = Run::new()
@@ -252,9 +250,7 @@ fn a_pending_lookup_does_not_delay_the_exit() {
 fn a_silent_address_of_a_name_delays_no_client_and_the_one_that_answers_goes_first() {
     let (network, dir, front) = (Network::new(), directory(), Place::tcp());
     let _server = echo_there(&network);
-    let Place::Tcp(good) = Network::far() else {
-        panic!("it is TCP");
-    };
+    let good = Network::far().tcp_address();
     // What is for the others arrives at the other host, which is none of them.
     let silent = ["192.0.2.3", "192.0.2.6", "192.0.2.7"];
     let mut hosts = String::new();

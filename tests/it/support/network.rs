@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -27,7 +27,7 @@ const THEIRS: &str = "192.0.2.2";
 const ADDRESS: &str = "02:00:00:00:00:02";
 
 fn place(host: &str) -> Place {
-    Place::Tcp(SocketAddr::new(host.parse().expect("an address"), 8080))
+    Place::from((host.parse::<IpAddr>().expect("an address"), 8080))
 }
 
 impl Network {
