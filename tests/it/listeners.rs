@@ -201,18 +201,16 @@ fn a_listener_over_mptcp_accepts_clients_with_and_without_mptcp() {
         // Skipped on a kernel without it.
         return;
     };
-    let (front, target) = (Place::tcp(), Place::tcp());
-    let server = Server::echo(&target);
-    listener
-        .bind(&front.tcp_address().into())
-        .expect("a free address");
+    let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+    listener.bind(&any_port.into()).expect("a free port");
     listener.listen(128).expect("a listener");
+    let front = listener.local_addr().expect("it is bound");
+    let target = Place::tcp();
+    let server = Server::echo(&target);
     let _wakeport = Run::new().to(&target).inherit("web", &listener).start();
     for protocol in [Protocol::MPTCP, Protocol::TCP] {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(protocol)).expect("a socket");
-        socket
-            .connect(&front.tcp_address().into())
-            .expect("a listener");
+        socket.connect(&front).expect("a listener");
         let (client, bytes) = (Client::from(socket), noise(1, 1_000_000));
         let sender = send_in_pieces(&client, bytes.clone(), 1);
         assert!(client.all() == bytes);
