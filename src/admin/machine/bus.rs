@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use tokio::time::sleep;
+
 use crate::admin::system::Unit;
 use crate::config::Manager;
 use crate::config::address::Bound;
@@ -10,6 +12,10 @@ use crate::systemd::dbus::{self, Bus, Properties, UnitStatus};
 
 /// How long a reply may take: it is waited for at a terminal.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a unit that is being restarted is asked for its exit code, and the time between.
+const ATTEMPTS: usize = 20;
+const ATTEMPT: Duration = Duration::from_millis(50);
 
 impl Bus {
     /// Connects, or says why that cannot be.
@@ -29,8 +35,22 @@ impl Bus {
         Ok(self.all_properties(name).await?.unit())
     }
 
-    /// All properties of the unit with this name.
+    /// All properties of the unit with this name. While systemd starts it once more after a failure they do
+    /// not say how it failed: then they are read again.
     pub async fn all_properties(&self, name: &str) -> Result<Properties, String> {
+        for _ in 0..ATTEMPTS {
+            let properties = self.properties_now(name).await?;
+            let failed = properties.get("NRestarts").unwrap_or(0_u32) > 0;
+            let starts = properties.get("ActiveState") == Some("activating");
+            if !(failed && starts && properties.get("ExecMainCode") == Some(0_i32)) {
+                return Ok(properties);
+            }
+            sleep(ATTEMPT).await;
+        }
+        self.properties_now(name).await
+    }
+
+    async fn properties_now(&self, name: &str) -> Result<Properties, String> {
         let ask = async {
             let path = self.systemd.load_unit(name).await?;
             let mut properties = self.properties(&path, "Unit").await?;
