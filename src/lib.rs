@@ -32,19 +32,13 @@
 //! server.rs server/    what the process has once: signals, drain, reload, exit
 //!   running.rs         its services: built, reconfigured, let go
 //!   routes.rs          which listener leads to which target of which service
-//!   listeners.rs       the accept loops
-//!   workers.rs         the threads that accept and relay
-//!   slots.rs limits.rs how many connections at once, and which are still pending; open files
-//!   signals.rs         SIGTERM, SIGINT, SIGHUP
-//!   status_line.rs     STATUS= of all services; their metrics: metrics.rs
-//!   instance.rs        what the process is called, where its records are
-//!   unit_lock.rs       one instance stops a unit
+//!   listeners.rs       the accept loops, on the threads of workers.rs, as slots.rs has room
 //!   handover.rs        connections that the next process goes on with
+//!   unit_lock.rs       one instance stops a unit
 //! service.rs service/  carries out one core's effects: the one loop of a service
 //!   handle.rs          a connection's side of it: entrance, permit, verdict
-//!   gate.rs            the gate of a target
+//!   targets.rs         its targets, each with its gate (gate.rs) and its probe (probe.rs)
 //!   orders.rs          start, stop, give up: one at a time; queries
-//!   probe.rs           does the target answer?
 //!   guard.rs           does work keep it awake without clients?
 //!   reporter.rs        tells the log, STATUS= and the record
 //! session.rs session/  one connection from accept to close; behind a balancer, whose it is
@@ -59,10 +53,8 @@
 //! util.rs util/        backoff, text (control characters), file (whole or not at all), proc (/proc)
 //! -- commands
 //! admin.rs admin/      the files of an instance, what is wrong with one, what is on the machine
-//! cli.rs cli/          options (flags and variables), config_file (the file of several services),
-//!                      run (takes the sockets, begins the server), observed (name, record, metrics),
-//!                      status and exporter (show all records), init (sets an instance up), check
-//!                      (verifies one), instances (all of them), output (of commands), test_api
+//! cli.rs cli/          options and config_file; run begins the server; init sets an instance up, check
+//!                      verifies one; status and exporter show all records
 //! ```
 //!
 //! # The life of a connection
@@ -95,20 +87,15 @@
 //! and no work objects, the gates of all targets are closed one after the other, each only while no
 //! connection is inside; if one refuses, those already closed open again. Only after all have closed
 //! is the order to stop given: a connection is inside before that, or finds a closed gate and waits.
-//! The core follows the counts by reading them once a second while connections come and go, and by
-//! one message when the gates have been quiet.
 //!
 //! # A restart
 //!
-//! If the manager says that our unit starts again, [`session::Abort`] has every session pause where it
-//! is: the client's socket, the target's, what was read and not passed on, how each way has ended.
-//! [`server::handover`] writes them into a queue, which is a socket pair: 100 connections a message,
-//! a line of JSON with their sockets (SCM_RIGHTS) and a file with the rest. One end of it goes into
-//! the manager's file descriptor store; that is one descriptor for thousands of connections. Until the
-//! process ends, a permit for each service keeps it from being stopped. The next process takes the queue
-//! before its first accept: a relayed connection is inside the gate of the target that its listener
-//! leads to now before the service asks or stops anything, and a waiting one waits again. What cannot
-//! be stored goes on here and drains.
+//! If the manager says that our unit starts again, every session pauses where it is, and
+//! [`server::handover`] leaves them to the next process by way of the manager's file descriptor store.
+//! Until this process ends, a permit for each service keeps it from being stopped. The next one takes
+//! them before its first accept: a relayed connection is inside the gate of the target that its
+//! listener leads to now before the service asks or stops anything, and a waiting one waits again.
+//! What cannot be stored goes on here and drains.
 //!
 //! # Invariants
 //!

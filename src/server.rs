@@ -18,11 +18,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
-use tokio::time::{sleep, sleep_until, timeout};
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, sleep_until};
+use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, span};
+use crate::config::Config;
 use crate::net::listen::{Listener, Stored};
 use crate::program::Launcher;
 use crate::service::now;
@@ -33,11 +34,10 @@ pub use instance::Instance;
 pub use routes::Routes;
 pub use signals::Signals;
 
-use listeners::{Listeners, Sessions};
+use listeners::{Listeners, Sessions, count};
 use running::{End, Services, Surroundings};
-use slots::{PendingCount, Slots};
+use slots::PendingCount;
 use status_line::StatusLine;
-use workers::Workers;
 
 /// systemd counts how often a socket starts its service: no life is shorter than this, whatever
 /// ends it.
@@ -77,14 +77,14 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
     notifier.ready();
 
     let open_files = limits::raise_open_files()?;
-    let slots = Slots::new(&config.process.limits, open_files.raised);
     let changed = Arc::new(Notify::new());
     let pending = PendingCount::new(changed.clone());
-    let workers = Workers::new(config.process.limits.threads);
-    let sessions = Sessions::new(slots, workers, pending.clone());
-    let tasks = TaskTracker::new();
+    let sessions = Sessions::new(&config.process.limits, open_files.raised, pending.clone());
     let launcher = Launcher::new(open_files.original);
-    let _orphans = AbortOnDropHandle::new(tasks.spawn(launcher.clone().reap_orphans()));
+    // Nothing waits for these when we end.
+    let mut background = JoinSet::new();
+    background.spawn(launcher.clone().reap_orphans());
+    background.spawn(notifier.clone().feed_watchdog());
     let own = listeners.iter().filter_map(|own| own.address.tcp());
     let unit = setup.instance.unit().cloned();
     let surroundings = Surroundings {
@@ -92,20 +92,16 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
         launcher,
         instance: setup.instance,
         status_line: StatusLine::new(notifier.clone()),
-        tasks: tasks.clone(),
+        tasks: TaskTracker::new(),
         abort: sessions.abort(),
         changed: changed.clone(),
         stays: config.process.stay,
         drain_timeout: config.process.drain_timeout,
     };
     let mut services = Services::new(surroundings, config.services, &setup.routes);
-    let (handles, scraped) = watch::channel(services.handles());
-    // Nothing waits for these when we end.
-    let metrics = setup
-        .metrics
-        .map(|listener| tasks.spawn(metrics::serve(listener, scraped)));
-    let _metrics = metrics.map(AbortOnDropHandle::new);
-    let _watchdog = AbortOnDropHandle::new(tasks.spawn(notifier.clone().feed_watchdog()));
+    if let Some(listener) = setup.metrics {
+        background.spawn(metrics::serve(listener, services.handles()));
+    }
     let routes = services.routes(&listeners, &setup.routes);
     let mut listeners = Listeners::new(listeners.into_iter().zip(routes), &sessions);
 
@@ -117,16 +113,12 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
     let signal = loop {
         tokio::select! {
             signal = signals.next() => match &setup.reload {
-                Some(reload) if signal == "SIGHUP" => {
-                    services.reload(reload(), &listeners).await;
-                    handles.send_replace(services.handles());
-                }
+                Some(reload) if signal == "SIGHUP" => services.reload(reload(), &listeners).await,
                 _ => break signal,
             },
             () = changed.notified() => {
                 if services.reap().await && let Some(reload) = &setup.reload {
                     services.reload(reload(), &listeners).await;
-                    handles.send_replace(services.handles());
                 }
                 if config.process.stay || !services.are_idle() || !pending.is_empty() {
                     continue;
@@ -165,7 +157,7 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
         match handover::hand_over(&sessions, &services, &notifier, unit, drain_timeout).await {
             Some(_handed_over) => services.close_all(End::Restart).await,
             None => {
-                drain(&sessions, signal, drain_timeout).await;
+                sessions.drain(signal, drain_timeout).await;
                 services.close_all(End::Signal).await;
             }
         }
@@ -179,26 +171,4 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
     }
     notifier.stopping();
     Ok(())
-}
-
-/// So many connections, in words.
-fn count(connections: usize) -> String {
-    match connections {
-        1 => "1 connection".to_owned(),
-        n => format!("{n} connections"),
-    }
-}
-
-/// Waits until the connections have closed, at most `limit`, then resets the others.
-async fn drain(sessions: &Sessions, signal: &str, limit: Duration) {
-    let what = match sessions.count() {
-        0 => "no open connections; exiting".to_owned(),
-        open => format!("draining {} for at most {}", count(open), span::show(limit)),
-    };
-    tracing::info!(message_id = message::DRAINING, "{signal}: {what}");
-    if timeout(limit, sessions.ended()).await.is_err() {
-        let left = count(sessions.count());
-        tracing::warn!("drain timed out; resetting {left}");
-        sessions.reset().await;
-    }
 }

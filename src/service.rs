@@ -8,6 +8,8 @@ mod handle;
 mod orders;
 pub mod probe;
 mod reporter;
+mod settings;
+mod targets;
 #[cfg(test)]
 mod tests;
 
@@ -20,24 +22,22 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
-use crate::backend::{Backend, WakeOrder};
-use crate::config::Timing;
 use crate::core::gate::Occupancy;
-use crate::core::lifecycle::{State, Times};
-use crate::core::service::{self as core, Effect, Input, Rules, Ticket, Timer};
-use crate::core::wake_limiter::WakeLimiter;
-use crate::net::dial::Target;
-use gate::{Gate, Totals};
+use crate::core::lifecycle::State;
+use crate::core::service::{self as core, Effect, Input, Ticket, Timer};
+use gate::Gate;
 use guard::Questions;
-use handle::{Message, Stopped, Waiter};
+use handle::{Message, Waiter};
 use orders::Orders;
-use probe::{Answer, Probed, Prober};
+use probe::Answer;
 use reporter::Rejected;
+use targets::Targets;
 
 pub use gate::Traffic;
 pub use guard::Guard;
-pub use handle::{Entrance, Handle, Permit, Queued, Verdict};
+pub use handle::{Entrance, Handle, LastOrder, Permit, Queued, Verdict};
 pub use reporter::{About, Reporter, Say};
+pub use settings::Settings;
 
 /// One service, as far as it acts.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ pub struct Service {
     tasks: TaskTracker,
     inbox: mpsc::UnboundedReceiver<Message>,
     handle: Handle,
-    targets: Vec<Probed>,
+    targets: Targets,
     /// The connections that the core knows as tickets.
     waiters: BTreeMap<Ticket, Waiter>,
     orders: Orders,
@@ -56,23 +56,6 @@ pub struct Service {
     idle: watch::Sender<bool>,
     /// Notified when the service has become idle.
     changed: Arc<Notify>,
-}
-
-/// What a service does its work with, and may be replaced while it runs.
-#[derive(Debug)]
-pub struct Settings {
-    /// What starts and stops it.
-    pub backend: Backend,
-    /// Where its connections go.
-    pub targets: Vec<Arc<Target>>,
-    /// What asks whether they answer.
-    pub prober: Prober,
-    /// What may keep it awake without clients.
-    pub guard: Guard,
-    /// How long things may take.
-    pub timing: Timing,
-    /// What it is called, and how often it may be woken.
-    pub about: About,
 }
 
 impl Service {
@@ -85,55 +68,38 @@ impl Service {
     ) -> Self {
         let (post, inbox) = mpsc::unbounded_channel();
         let handle = Handle::new(post);
-        let mut service = Self {
-            core: core(&settings, settings.targets.len(), &reporter),
+        let mut targets = Targets::default();
+        targets.follow(&settings, &handle);
+        Self {
+            core: settings.core(targets.len(), &reporter),
             orders: Orders::new(&settings, handle.clone(), tasks.clone()),
             questions: Questions::new(settings.guard.clone(), handle.clone(), tasks.clone()),
             settings,
             tasks,
             inbox,
             handle,
-            targets: Vec::new(),
+            targets,
             waiters: BTreeMap::new(),
             reporter,
             idle: watch::Sender::new(false),
             changed,
-        };
-        service.add_targets();
-        service
-    }
-
-    /// Adds the targets of the settings that are not known yet.
-    fn add_targets(&mut self) {
-        for target in &self.settings.targets {
-            if !self.targets.iter().any(|known| known.target == *target) {
-                let cooldown = self.settings.timing.cooldown;
-                let entrance = self.handle.entrance(self.targets.len(), cooldown);
-                self.targets.push(Probed::new(target.clone(), entrance));
-            }
         }
     }
 
     /// Goes on with other settings. Those that wait, wait anew; those inside stay; the service is
-    /// found as it is, or, with `stop`, stopped unless it is down.
-    async fn reconfigure(&mut self, settings: Settings, stop: bool, limit: Duration) {
+    /// found as it is, or, if the last order says so, stopped unless it is down.
+    async fn reconfigure(&mut self, settings: Settings, mut last: LastOrder) {
         let (handle, tasks) = (self.handle.clone(), self.tasks.clone());
         self.questions = Questions::new(settings.guard.clone(), handle.clone(), tasks.clone());
         let mut next = Orders::new(&settings, handle, tasks);
         next.watch();
         let orders = std::mem::replace(&mut self.orders, next);
-        let stop = stop && !self.core.is_down(self.occupancy());
-        orders.close(stop, limit).await;
+        last.stop &= !self.core.is_down(self.occupancy());
+        orders.close(last).await;
         self.reporter.reconfigured(settings.about.clone());
         self.settings = settings;
-        // Those that are gone from the settings may have connections inside.
-        self.add_targets();
-        for target in &mut self.targets {
-            target.cancel();
-            target.entrance.gate().close();
-            target.entrance.gate().follow(self.settings.timing.cooldown);
-        }
-        self.core = core(&self.settings, self.targets.len(), &self.reporter);
+        self.targets.follow(&self.settings, &self.handle);
+        self.core = self.settings.core(self.targets.len(), &self.reporter);
         let tickets: Vec<Ticket> = self.waiters.keys().copied().collect();
         for ticket in tickets {
             self.handle_input(Input::Arrived(ticket));
@@ -142,10 +108,7 @@ impl Service {
 
     /// The ways to the targets of the settings, in their order.
     pub fn entrances(&self) -> Vec<Entrance> {
-        let known =
-            |target: &Arc<Target>| self.targets.iter().find(|known| known.target == *target);
-        let targets = self.settings.targets.iter().filter_map(known);
-        targets.map(|target| target.entrance.clone()).collect()
+        self.targets.entrances(&self.settings.targets)
     }
 
     /// How connections reach this service.
@@ -166,12 +129,11 @@ impl Service {
         let mut next = self.inbox.try_recv().ok();
         loop {
             while let Some(message) = next {
-                if let Message::Close { stop, limit } = message {
-                    self.reporter.carried(self.totals());
-                    let down = self.orders.close(stop, limit).await;
+                if let Some(last) = self.receive(message).await {
+                    self.reporter.carried(self.targets.totals());
+                    let down = self.orders.close(last).await;
                     return self.reporter.close(down);
                 }
-                self.receive(message).await;
                 next = self.inbox.try_recv().ok();
             }
             self.tick();
@@ -190,8 +152,8 @@ impl Service {
         }
     }
 
-    /// Tells the core what a message says.
-    async fn receive(&mut self, message: Message) {
+    /// Tells the core what a message says. Returns the last order.
+    async fn receive(&mut self, message: Message) -> Option<LastOrder> {
         match message {
             Message::Arrived(waiter) => {
                 let input = Input::Arrived(waiter.ticket);
@@ -229,19 +191,12 @@ impl Service {
                 self.handle_input(Input::Started(result));
             }
             Message::Stopped(result) => {
-                let result = match result {
-                    Ok(Stopped { freed, remark }) => {
-                        if let State::Stopping(_) = self.core.state() {
-                            self.reporter.stopped(freed);
-                        }
-                        self.reporter.remark(remark);
-                        Ok(())
-                    }
-                    Err((why, phase)) => {
-                        self.reporter.stop_fails(why.0);
-                        Err(phase)
-                    }
-                };
+                let result =
+                    result.map(|stopped| self.reporter.stopped(self.core.state(), stopped));
+                let result = result.map_err(|(why, phase)| {
+                    self.reporter.stop_fails(why.0);
+                    phase
+                });
                 self.handle_input(Input::Stopped(result));
             }
             Message::Remark(remark) => self.reporter.remark(Some(remark)),
@@ -254,39 +209,18 @@ impl Service {
             Message::Changed => self.handle_input(Input::Changed),
             Message::Queried(result, why) => {
                 if self.core.query_is_fresh() {
-                    let failure = result.as_ref().err().map(|failure| &*failure.0);
-                    self.reporter.queried(failure);
-                    if let Some(why) = why {
-                        self.reporter.start_fails(why);
-                    }
+                    self.reporter.queried(result.as_ref().err(), why);
                 }
                 self.handle_input(Input::Queried(result.map_err(drop)));
             }
-            Message::MayExit(reply) => {
-                let _ = reply.send(self.core.is_idle(self.occupancy()));
-            }
-            Message::IsDown(reply) => {
-                let _ = reply.send(self.core.is_down(self.occupancy()));
-            }
-            Message::HasOrder(reply) => {
-                let _ = reply.send(self.orders.is_under_way());
-            }
-            Message::Record(reply) => {
-                self.reporter.carried(self.totals());
-                let _ = reply.send(self.reporter.record());
-            }
-            Message::Reconfigure {
-                settings,
-                stop,
-                limit,
-                reply,
-            } => {
-                self.reconfigure(*settings, stop, limit).await;
+            Message::Ask(ask) => ask(self),
+            Message::Reconfigure(settings, last, reply) => {
+                self.reconfigure(*settings, last).await;
                 let _ = reply.send(self.entrances());
             }
-            // That ends the loop.
-            Message::Close { .. } => (),
+            Message::Close(last) => return Some(last),
         }
+        None
     }
 
     /// Reports the timers that have run out.
@@ -309,20 +243,8 @@ impl Service {
         }
     }
 
-    fn gate(&self, index: usize) -> &Gate {
-        self.targets[index].entrance.gate()
-    }
-
-    fn gates(&self) -> impl Iterator<Item = &Gate> + Clone {
-        self.targets.iter().map(|target| target.entrance.gate())
-    }
-
     fn occupancy(&self) -> Occupancy {
-        gate::occupancy(self.gates())
-    }
-
-    fn totals(&self) -> Totals {
-        gate::totals(self.gates())
+        self.targets.occupancy()
     }
 
     fn handle_input(&mut self, input: Input) {
@@ -340,7 +262,7 @@ impl Service {
                     Effect::Report(fact) => {
                         let first = fact.first.and_then(|first| self.waiters.get(&first));
                         let first = first.map(|waiter| waiter.peer);
-                        self.reporter.carried(self.totals());
+                        self.reporter.carried(self.targets.totals());
                         self.reporter.fact(&fact, first, now());
                         self.questions.follow(fact.to);
                     }
@@ -348,13 +270,8 @@ impl Service {
                         let entrance = &self.targets[ticket.target].entrance;
                         entrance.gate().admit(first);
                         let permit = entrance.permit();
-                        let Some(waiter) = self.waiters.remove(&ticket) else {
-                            continue;
-                        };
-                        let verdict = Verdict::Admitted(permit, answer.take());
-                        // One that has just left returns what it was given; the next one gets it.
-                        if let Err(Verdict::Admitted(_, returned)) = waiter.reply.send(verdict) {
-                            answer = returned;
+                        if let Some(waiter) = self.waiters.remove(&ticket) {
+                            answer = waiter.admit(permit, answer);
                         }
                     }
                     Effect::Reject(ticket, why) => {
@@ -366,14 +283,8 @@ impl Service {
                     Effect::Start(ticket) => {
                         self.reporter.starts();
                         if let Some(waiter) = self.waiters.get(&ticket) {
-                            let order = WakeOrder {
-                                target: self.targets[ticket.target].target.clone(),
-                                listener: waiter.listener.clone(),
-                                client: waiter.peer,
-                                limit: self.settings.timing.start_timeout,
-                                given_up: self.orders.next_start(),
-                            };
-                            self.orders.start(order);
+                            let target = self.targets[ticket.target].target.clone();
+                            self.orders.start(target, waiter);
                         }
                     }
                     Effect::Stop => self.orders.stop(),
@@ -384,14 +295,14 @@ impl Service {
                         self.targets[index].probe(&self.settings.prober, &self.tasks);
                     }
                     Effect::CancelProbe(index) => self.targets[index].cancel(),
-                    Effect::Open(index) => self.gate(index).open(),
-                    Effect::Close(index) => self.gate(index).close(),
+                    Effect::Open(index) => self.targets.gate(index).open(),
+                    Effect::Close(index) => self.targets.gate(index).close(),
                     Effect::CloseEmpty(index) => {
-                        let closed = self.gate(index).close_empty();
+                        let closed = self.targets.gate(index).close_empty();
                         inputs.push_back(Input::Closed(index, closed));
                     }
                     Effect::Watch => {
-                        self.gates().for_each(Gate::watch);
+                        self.targets.gates().for_each(Gate::watch);
                         inputs.push_back(Input::Gate);
                     }
                 }
@@ -404,38 +315,14 @@ impl Service {
 
     /// What others may see.
     fn publish(&mut self) {
-        let (occupancy, now) = (self.occupancy(), now());
-        let is_idle = self.core.is_idle(occupancy);
+        let is_idle = self.core.is_idle(self.occupancy());
         let turned = |idle: &mut bool| std::mem::replace(idle, is_idle) != is_idle;
         if self.idle.send_if_modified(turned) && is_idle {
             self.changed.notify_one();
         }
-        self.reporter.carried(self.totals());
-        let until = self.core.no_wake_until(now);
-        self.reporter.no_wake_until(until, now);
-        let label = &self.settings.about.label;
-        self.reporter.frozen(label, self.core.is_frozen());
-        let (state, clients) = (self.core.state(), self.core.clients());
-        self.reporter.publish(state, clients, now);
+        self.reporter.carried(self.targets.totals());
+        self.reporter.publish(&self.core, now());
     }
-}
-
-/// A core that knows only how often its service was woken.
-fn core(settings: &Settings, targets: usize, reporter: &Reporter) -> core::Service {
-    let rules = Rules {
-        times: Times {
-            cooldown: settings.timing.cooldown,
-            start_timeout: settings.timing.start_timeout,
-        },
-        can_tell: settings.backend.can_tell(),
-        can_start: settings.backend.can_start(),
-        busy_limit: settings.guard.limit(),
-    };
-    let limiter = reporter.wakes().map(|(rate, ages)| {
-        let spent = ages.into_iter().filter_map(|age| now().checked_sub(age));
-        WakeLimiter::new(rate.wakes, rate.per, spent)
-    });
-    core::Service::new(rules, targets, limiter.unwrap_or_default(), now())
 }
 
 /// Tokio's clock, so that tests can pause it.

@@ -63,19 +63,7 @@ pub enum State {
 }
 
 impl State {
-    /// Its name, as in the journal's `WAKEPORT_STATE`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Asleep => "asleep",
-            Waking { .. } => "waking",
-            Awake => "awake",
-            Cooling { .. } => "cooling",
-            Stopping(_) => "stopping",
-            Failed { .. } => "failed",
-        }
-    }
-
-    /// The same, with nothing left of the failed start.
+    /// The same, with nothing left of a start that has failed.
     fn undone(mut self) -> Self {
         if let Failed { undoing, .. } = &mut self {
             *undoing = false;

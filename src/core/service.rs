@@ -5,8 +5,10 @@
 //! the [`Effect`]s in their order, and reports back. [`Input::Settle`] follows whenever no other
 //! input is left, and [`Input::Due`] when a timer of [`Service::timers`] has run out.
 
-mod model;
 mod work;
+#[cfg(any(test, feature = "model"))]
+#[path = "../../tests/model/fingerprint.rs"]
+mod fingerprint;
 #[cfg(test)]
 mod tests;
 
@@ -188,13 +190,6 @@ struct Target {
     open: bool,
 }
 
-/// A query under way.
-#[derive(Clone, Copy, Debug, Hash)]
-struct Query {
-    /// No order was begun or has ended since; if one has, the answer says nothing.
-    fresh: bool,
-}
-
 /// Everything that is known of a service.
 #[derive(Clone, Debug)]
 pub struct Service {
@@ -209,7 +204,9 @@ pub struct Service {
     starting: bool,
     /// How many orders to start were given up and have not ended yet.
     given_up: u8,
-    query: Option<Query>,
+    /// A query is under way: whether its answer says something, because no order was begun or has
+    /// ended since.
+    query: Option<bool>,
     query_again: bool,
     query_at: Option<Instant>,
     /// The service was seen down since it fell asleep.
@@ -287,7 +284,7 @@ impl Service {
 
     /// Whether the answer to the query under way still says something.
     pub fn query_is_fresh(&self) -> bool {
-        self.query.is_some_and(|query| query.fresh)
+        self.query == Some(true)
     }
 
     /// Whether the service is up and frozen.
@@ -314,15 +311,10 @@ impl Service {
 
     /// Whether the process may exit as far as this service is concerned.
     pub fn is_idle(&self, gates: Occupancy) -> bool {
-        let rests = match self.state() {
-            State::Asleep => self.seen_down,
-            // systemd tries again for the next connection, if it starts the service along with us.
-            State::Failed { undoing, .. } => !undoing && !self.rules.can_start,
-            State::Waking { .. } | State::Awake => false,
-            State::Cooling { .. } | State::Stopping(_) => false,
-        };
-        let connections = self.clients().waiting + gates.inside + self.rejected.len();
-        rests && connections == 0 && self.linger_until.is_none()
+        // systemd tries again for the next connection, if it starts the service along with us.
+        let failed = matches!(self.state(), State::Failed { .. }) && self.rules.can_start;
+        let connections = self.clients().waiting + self.rejected.len();
+        self.is_down(gates) && !failed && connections == 0 && self.linger_until.is_none()
     }
 
     /// All timers that run, each with the time at which [`Input::Due`] must be reported.
@@ -535,14 +527,11 @@ impl Service {
     /// gate. Where one waits in vain and none is inside, all targets are asked: whether any answers.
     fn serve(&mut self) {
         let (up, awake, probing) = match self.state() {
+            _ if self.frozen => (false, false, false),
             State::Awake => (true, true, true),
             State::Cooling { .. } => (true, false, false),
             State::Waking { started, .. } => (false, false, started),
             State::Asleep | State::Stopping(_) | State::Failed { .. } => (false, false, false),
-        };
-        let (up, awake, probing) = match self.frozen {
-            true => (false, false, false),
-            false => (up, awake, probing),
         };
         let waits = self.targets.iter().any(|target| !target.queue.is_empty());
         let reachable = self.targets.iter().any(|target| target.reachable);
@@ -670,13 +659,13 @@ impl Service {
             self.query_again = true;
             return;
         }
-        self.query = Some(Query { fresh: true });
+        self.query = Some(true);
         self.effects.push(Effect::Query { explain });
     }
 
     fn queried(&mut self, result: Result<Phase, ()>) {
         let again = std::mem::take(&mut self.query_again);
-        let fresh = self.query.take().is_some_and(|query| query.fresh);
+        let fresh = self.query.take() == Some(true);
         if fresh {
             let quick = self.now.checked_add(QUICK_POLL);
             match result {
@@ -720,9 +709,7 @@ impl Service {
 
     /// An order was begun or has ended: a query taken across it says nothing.
     fn new_epoch(&mut self) {
-        if let Some(query) = &mut self.query {
-            query.fresh = false;
-        }
+        self.query = self.query.map(|_| false);
     }
 
     fn start(&mut self) {

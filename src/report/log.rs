@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use super::record::RecordedState;
 use super::status::Tally;
 use super::text::{count, left, precise, stops, time_of_day};
 use crate::config::WakeRate;
@@ -98,7 +99,7 @@ impl Log {
                 let took = self.woken_at.map_or(Duration::ZERO, |at| now - at);
                 tracing::info!(
                     message_id = message::AWAKE,
-                    state = to.name(),
+                    state = RecordedState::from(to).name(),
                     unit,
                     wake_usec = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
                     "{service} answers after {}",

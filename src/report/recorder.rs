@@ -57,7 +57,7 @@ impl Recorder {
 
     /// The service is in another state.
     pub fn turn(&mut self, state: lifecycle::State) {
-        let state = named(state);
+        let state = RecordedState::from(state);
         if self.record.state != state {
             self.record.transition(state, state_file::moment());
             self.deadline = None;
@@ -217,14 +217,16 @@ impl Recorder {
     }
 }
 
-fn named(state: lifecycle::State) -> RecordedState {
-    match state {
-        lifecycle::State::Asleep => RecordedState::Asleep,
-        lifecycle::State::Waking { .. } => RecordedState::Waking,
-        lifecycle::State::Awake => RecordedState::Awake,
-        lifecycle::State::Cooling { .. } => RecordedState::Cooling,
-        lifecycle::State::Stopping(_) => RecordedState::Stopping,
-        lifecycle::State::Failed { .. } => RecordedState::Failed,
+impl From<lifecycle::State> for RecordedState {
+    fn from(state: lifecycle::State) -> Self {
+        match state {
+            lifecycle::State::Asleep => Self::Asleep,
+            lifecycle::State::Waking { .. } => Self::Waking,
+            lifecycle::State::Awake => Self::Awake,
+            lifecycle::State::Cooling { .. } => Self::Cooling,
+            lifecycle::State::Stopping(_) => Self::Stopping,
+            lifecycle::State::Failed { .. } => Self::Failed,
+        }
     }
 }
 

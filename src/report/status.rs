@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::record::RecordedState;
 use super::text::{count, in_so_long, left, stops, time_of_day};
 use crate::core::lifecycle::{ClientCounts, State, Stop};
 
@@ -112,7 +113,7 @@ impl Status {
         remark: Option<&str>,
         now: Instant,
     ) -> Option<&str> {
-        let turned = self.state.map(State::name) != Some(state.name());
+        let turned = self.state.map(RecordedState::from) != Some(state.into());
         self.state = Some(state);
         let quiet_until = self.said_at.map(|at| at + PACE);
         if !turned && let Some(at) = quiet_until.filter(|&at| now < at) {

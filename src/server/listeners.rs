@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,10 +17,13 @@ use super::handover::Received;
 use super::slots::{ConnectionSlot, PendingCount, ResumedSlot, Slots};
 use super::workers::Workers;
 use crate::config::address::Peer;
+use crate::config::{Limits, span};
 use crate::net::listen::Listener;
 use crate::net::relay::Interrupt;
 use crate::net::stream::RawStream;
+use crate::report::text;
 use crate::session::{Abort, Left, Route};
+use crate::systemd::message_id as message;
 use crate::util::backoff::Backoff;
 
 /// How long to wait when a connection cannot be accepted for want of something: descriptors, memory.
@@ -38,11 +41,11 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    /// Sessions with so much room on these threads.
-    pub(super) fn new(slots: Slots, workers: Workers, pending: PendingCount) -> Self {
+    /// Sessions within these limits.
+    pub(super) fn new(limits: &Limits, open_files: u64, pending: PendingCount) -> Self {
         Self {
-            slots,
-            workers: Arc::new(workers),
+            slots: Slots::new(limits, open_files),
+            workers: Arc::new(Workers::new(limits.threads)),
             tasks: TaskTracker::new(),
             pending,
             abort: Arc::default(),
@@ -60,16 +63,25 @@ impl Sessions {
     }
 
     /// Waits until all have ended.
-    pub(super) async fn ended(&self) {
+    async fn ended(&self) {
         self.tasks.close();
         self.tasks.wait().await;
         self.tasks.reopen();
     }
 
-    /// Resets those that are left.
-    pub(super) async fn reset(&self) {
-        self.abort.trigger(Interrupt::Reset);
-        self.ended().await;
+    /// Waits until all have ended, at most `limit`, then resets the others.
+    pub(super) async fn drain(&self, signal: &str, limit: Duration) {
+        let what = match self.count() {
+            0 => "no open connections; exiting".to_owned(),
+            open => format!("draining {} for at most {}", count(open), span::show(limit)),
+        };
+        tracing::info!(message_id = message::DRAINING, "{signal}: {what}");
+        if timeout(limit, self.ended()).await.is_err() {
+            let left = count(self.count());
+            tracing::warn!("drain timed out; resetting {left}");
+            self.abort.trigger(Interrupt::Reset);
+            self.ended().await;
+        }
     }
 
     /// Has all of them pause. They count as gone.
@@ -123,6 +135,11 @@ enum Lead {
     Nowhere,
     /// They stay in the backlog until it is known where they go from now on.
     Held(Arc<Route>),
+}
+
+/// So many connections, in words.
+pub(super) fn count(connections: usize) -> String {
+    text::count(connections, "connection")
 }
 
 impl From<Option<Arc<Route>>> for Lead {

@@ -22,11 +22,19 @@ use crate::program::Launcher;
 use crate::report::record::Owner;
 use crate::report::state_file::Closing;
 use crate::service::probe::Prober;
-use crate::service::{About, Entrance, Guard, Handle, Permit, Reporter, Service, Settings};
+use crate::service::{
+    About, Entrance, Guard, Handle, LastOrder, Permit, Reporter, Service, Settings,
+};
 use crate::session::{Abort, Left, Route, SessionContext};
 
 /// What a stop may take beyond its time-out, until it is known to have failed.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
+
+/// The last order of a service that is left as it is.
+const NO_ORDER: LastOrder = LastOrder {
+    stop: false,
+    limit: Duration::ZERO,
+};
 
 /// What a service finds around it.
 #[derive(Debug)]
@@ -53,6 +61,8 @@ type Plan = (Config, Routes, Vec<Option<String>>);
 pub(super) struct Services {
     surroundings: Surroundings,
     services: Vec<Running>,
+    /// How to reach them, for the metrics.
+    handles: watch::Sender<Vec<Handle>>,
     tasks: JoinSet<()>,
 }
 
@@ -97,11 +107,12 @@ impl Services {
         routes: &Routes,
     ) -> Self {
         let configs = configs.into_iter().zip(&routes.targets);
-        let services = configs
+        let services: Vec<_> = configs
             .map(|(config, targets)| Running::new(&surroundings, config, targets.clone()))
             .collect();
         Self {
             surroundings,
+            handles: watch::Sender::new(handles(&services)),
             services,
             tasks: JoinSet::new(),
         }
@@ -116,10 +127,9 @@ impl Services {
         }
     }
 
-    /// How to reach them.
-    pub(super) fn handles(&self) -> Vec<Handle> {
-        let handles = self.services.iter();
-        handles.map(|running| running.handle.clone()).collect()
+    /// How to reach them, also after a reload.
+    pub(super) fn handles(&self) -> watch::Receiver<Vec<Handle>> {
+        self.handles.subscribe()
     }
 
     /// Where each listener leads.
@@ -186,7 +196,7 @@ impl Services {
                 "{} is idle and no longer in the file: removed",
                 running.name()
             );
-            running.handle.close(false, Duration::ZERO);
+            running.handle.close(NO_ORDER);
             let _: Option<Result<(), JoinError>> = self.tasks.join_next().await;
             self.surroundings.status_line.remove(running.place);
         }
@@ -228,13 +238,12 @@ impl Services {
     pub(super) async fn close_all(&mut self, end: End) {
         let drain_timeout = self.surroundings.drain_timeout;
         for running in &self.services {
-            let (stop, limit) = match (end, &running.config.kind) {
+            running.handle.close(match (end, &running.config.kind) {
                 (End::Signal, _) | (End::Restart, ServiceKind::Exec(_)) => {
                     last_order(&running.config, drain_timeout)
                 }
-                (End::Idle | End::Restart, _) => (false, Duration::ZERO),
-            };
-            running.handle.close(stop, limit);
+                (End::Idle | End::Restart, _) => NO_ORDER,
+            });
         }
         while self.tasks.join_next().await.is_some() {}
         self.services.clear();
@@ -300,6 +309,7 @@ impl Services {
             }
             self.services.push(running);
         }
+        self.handles.send_replace(handles(&self.services));
         // One that leaves may be idle already.
         self.surroundings.changed.notify_one();
         tracing::info!("reloaded: {count} services");
@@ -328,9 +338,8 @@ impl Services {
                     }
                     continue;
                 }
-                let shared = units(&service.kind)
-                    .iter()
-                    .find(|unit| units(&running.config.kind).contains(unit));
+                let theirs = running.config.units();
+                let shared = service.units().iter().find(|unit| theirs.contains(unit));
                 if let Some(unit) = shared {
                     return Err(format!(
                         "service `{}` wakes `{unit}`, which {} wakes; restart wakeport to give it \
@@ -429,15 +438,22 @@ impl Running {
         // What is under way ends first: only then another lock may be taken.
         let lock = self.lock.take();
         let (settings, context, lock) = build(surroundings, &config, targets, lock);
-        let ends = self.must_end_before(&config);
-        let (_, limit) = last_order(&self.config, surroundings.drain_timeout);
-        if let Some(entrances) = self.handle.reconfigure(settings, ends, limit).await {
+        let last = LastOrder {
+            stop: self.must_end_before(&config),
+            ..last_order(&self.config, surroundings.drain_timeout)
+        };
+        if let Some(entrances) = self.handle.reconfigure(settings, last).await {
             self.entrances = entrances;
         }
         (self.context, self.lock) = (Arc::new(context), lock);
         (self.config, self.targets) = (config, targets.to_vec());
         tracing::info!("{} reconfigured", self.name());
     }
+}
+
+fn handles(services: &[Running]) -> Vec<Handle> {
+    let handles = services.iter();
+    handles.map(|running| running.handle.clone()).collect()
 }
 
 /// What a service and its sessions need; `held` is the lock that it has already.
@@ -479,7 +495,7 @@ fn build(
 
 /// Keeps other instances from stopping the units of a service; why not, if one of them has a unit.
 fn lock(instance: &Instance, config: &ServiceConfig) -> Result<Option<UnitLock>, String> {
-    let (units, Some(directory)) = (units(&config.kind), &instance.state_dir) else {
+    let (units, Some(directory)) = (config.units(), &instance.state_dir) else {
         return Ok(None);
     };
     if units.is_empty() {
@@ -502,48 +518,29 @@ fn lock(instance: &Instance, config: &ServiceConfig) -> Result<Option<UnitLock>,
     }
 }
 
-fn units(kind: &ServiceKind) -> &[UnitName] {
-    match kind {
-        ServiceKind::Units { units, .. } => units,
-        ServiceKind::Relay | ServiceKind::Hooks { .. } | ServiceKind::Exec(_) => &[],
-    }
-}
-
 fn about(config: &ServiceConfig) -> About {
-    let units = units(&config.kind)
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    let manager = match &config.kind {
-        ServiceKind::Units {
-            manager: Manager::User,
-            ..
-        } => Owner::User,
-        ServiceKind::Units {
-            manager: Manager::System,
-            ..
-        }
-        | ServiceKind::Relay
-        | ServiceKind::Hooks { .. }
-        | ServiceKind::Exec(_) => Owner::System,
+    let units = config.units().iter().map(ToString::to_string).collect();
+    let owner = match config.manager() {
+        Manager::User => Owner::User,
+        Manager::System => Owner::System,
     };
     About {
         label: label(&config.kind),
-        units: (units, manager),
+        units: (units, owner),
         wake_rate: config.wake_rate,
     }
 }
 
 /// What a service does last when a signal ends us: whether it is stopped, and how long what is under
 /// way may take. A child process ends with us; a hook that runs is not cut off.
-fn last_order(config: &ServiceConfig, drain_timeout: Duration) -> (bool, Duration) {
-    let stops = config.stop_on_exit || matches!(config.kind, ServiceKind::Exec(_));
+fn last_order(config: &ServiceConfig, drain_timeout: Duration) -> LastOrder {
+    let stop = config.stop_on_exit || matches!(config.kind, ServiceKind::Exec(_));
     let limit = match config.kind {
-        _ if stops => config.timing.stop_timeout.saturating_add(DRAIN_GRACE),
+        _ if stop => config.timing.stop_timeout.saturating_add(DRAIN_GRACE),
         ServiceKind::Hooks { .. } => drain_timeout,
         ServiceKind::Relay | ServiceKind::Units { .. } | ServiceKind::Exec(_) => Duration::ZERO,
     };
-    (stops, limit)
+    LastOrder { stop, limit }
 }
 
 /// What the service is called in the log.

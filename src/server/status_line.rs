@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::core::lifecycle::State;
+use crate::report::record::RecordedState;
 use crate::systemd::notify::Notifier;
 
 /// What all services say.
@@ -40,7 +41,8 @@ impl StatusLine {
     /// What a service says.
     pub(super) fn say(&self, place: usize, text: &str, state: State) {
         let mut line = self.line();
-        line.services[place] = Some((state.name(), text.to_owned()));
+        let state = RecordedState::from(state).name();
+        line.services[place] = Some((state, text.to_owned()));
         line.publish();
     }
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::Settings;
 use super::gate::{Gate, Traffic};
 use super::guard;
 use super::probe::Answer;
+use super::{Service, Settings};
 use crate::backend::Failure;
 use crate::config::address::Peer;
 use crate::core::lifecycle::Phase;
@@ -18,7 +18,6 @@ use crate::report::record::Record;
 
 /// What a service is told. Messages are taken in the order in which they were sent, and that order
 /// is the only one there is.
-#[derive(Debug)]
 pub(super) enum Message {
     /// A connection waits.
     Arrived(Waiter),
@@ -47,33 +46,21 @@ pub(super) enum Message {
     Changed,
     /// A query has ended; if the service is down, with the reason.
     Queried(Result<Phase, Failure>, Option<String>),
-    /// Whether the process may exit, everything before this message counted.
-    MayExit(oneshot::Sender<bool>),
-    /// Whether nothing runs, and no connection is inside.
-    IsDown(oneshot::Sender<bool>),
-    /// Whether an order is under way.
-    HasOrder(oneshot::Sender<bool>),
-    /// What is known by now.
-    Record(oneshot::Sender<Record>),
-    /// Go on with other settings: finish what is under way within the time given, then answer.
-    Reconfigure {
-        /// The other ones.
-        settings: Box<Settings>,
-        /// Stop first what may run by those before.
-        stop: bool,
-        /// How long what is under way may take.
-        limit: Duration,
-        /// Where the answer goes.
-        reply: oneshot::Sender<Vec<Entrance>>,
-    },
-    /// The process ends, or the service is not wanted any more: finish what is under way, stop the
-    /// service if told to, and answer.
-    Close {
-        /// Stop the service first.
-        stop: bool,
-        /// How long what is under way may take.
-        limit: Duration,
-    },
+    /// What is known by now, everything before this message counted.
+    Ask(Box<dyn FnOnce(&mut Service) + Send>),
+    /// Go on with other settings: finish what is under way by those before, then answer.
+    Reconfigure(Box<Settings>, LastOrder, oneshot::Sender<Vec<Entrance>>),
+    /// The process ends, or the service is not wanted any more: finish what is under way.
+    Close(LastOrder),
+}
+
+/// How what a service does by its settings ends.
+#[derive(Clone, Copy, Debug)]
+pub struct LastOrder {
+    /// What may run by them is stopped then.
+    pub stop: bool,
+    /// How long what is under way, and the stop, may take.
+    pub limit: Duration,
 }
 
 /// What is known of a service that was stopped.
@@ -95,6 +82,16 @@ pub(super) struct Waiter {
     pub(super) peer: Peer,
     /// Where the verdict goes.
     pub(super) reply: oneshot::Sender<Verdict>,
+}
+
+impl Waiter {
+    /// Lets it through. One that has just left returns the answer; the next one gets it.
+    pub(super) fn admit(self, permit: Permit, answer: Option<Answer>) -> Option<Answer> {
+        match self.reply.send(Verdict::Admitted(permit, answer)) {
+            Err(Verdict::Admitted(_, answer)) => answer,
+            Ok(()) | Err(Verdict::Rejected) => None,
+        }
+    }
 }
 
 /// Reaches a service.
@@ -162,55 +159,54 @@ impl Handle {
 
     /// Whether nothing runs, and no connection is inside.
     pub async fn is_down(&self) -> bool {
-        let (reply, answer) = oneshot::channel();
-        self.post(Message::IsDown(reply));
-        answer.await.unwrap_or(true)
+        let is_down = self.ask(|service| service.core.is_down(service.occupancy()));
+        is_down.await.unwrap_or(true)
     }
 
     /// Whether no connection is here and the service is down, everything sent before counted.
     pub async fn may_exit(&self) -> bool {
-        let (reply, answer) = oneshot::channel();
-        self.post(Message::MayExit(reply));
-        answer.await.unwrap_or(true)
+        let is_idle = self.ask(|service| service.core.is_idle(service.occupancy()));
+        is_idle.await.unwrap_or(true)
     }
 
     /// Whether an order to start or stop is under way.
     pub async fn has_order(&self) -> bool {
-        let (reply, answer) = oneshot::channel();
-        self.post(Message::HasOrder(reply));
-        answer.await.unwrap_or(false)
+        let has_order = self.ask(|service| service.orders.is_under_way());
+        has_order.await.unwrap_or(false)
     }
 
     /// What is known of the instance by now, unless the service has ended.
     pub async fn record(&self) -> Option<Record> {
-        let (reply, answer) = oneshot::channel();
-        self.post(Message::Record(reply));
-        answer.await.ok()
+        self.ask(|service| {
+            service.reporter.carried(service.targets.totals());
+            service.reporter.record()
+        })
+        .await
     }
 
-    /// Has the service go on with other settings; what is under way is finished within `limit` first,
-    /// and with `stop` what may run is stopped. The ways to its targets then, unless the service has
-    /// ended.
-    pub async fn reconfigure(
+    /// Has the service go on with other settings, after the last order by those before. The ways to
+    /// its targets then, unless the service has ended.
+    pub async fn reconfigure(&self, settings: Settings, last: LastOrder) -> Option<Vec<Entrance>> {
+        let (reply, entrances) = oneshot::channel();
+        self.post(Message::Reconfigure(Box::new(settings), last, reply));
+        entrances.await.ok()
+    }
+
+    /// Has the service end, after its last order.
+    pub fn close(&self, last: LastOrder) {
+        self.post(Message::Close(last));
+    }
+
+    /// What the service says, unless it has ended.
+    async fn ask<T: Send + 'static>(
         &self,
-        settings: Settings,
-        stop: bool,
-        limit: Duration,
-    ) -> Option<Vec<Entrance>> {
+        question: impl FnOnce(&mut Service) -> T + Send + 'static,
+    ) -> Option<T> {
         let (reply, answer) = oneshot::channel();
-        self.post(Message::Reconfigure {
-            settings: Box::new(settings),
-            stop,
-            limit,
-            reply,
-        });
+        self.post(Message::Ask(Box::new(|service| {
+            let _ = reply.send(question(service));
+        })));
         answer.await.ok()
-    }
-
-    /// Has the service end: finish what is under way within `limit`, and with `stop` stop what runs
-    /// first.
-    pub fn close(&self, stop: bool, limit: Duration) {
-        self.post(Message::Close { stop, limit });
     }
 
     pub(super) fn post(&self, message: Message) {

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::Settings;
-use super::handle::{Handle, Message, Stopped};
+use super::handle::{Handle, LastOrder, Message, Stopped, Waiter};
 use super::probe::Prober;
 use crate::backend::{Backend, StopScope, WakeOrder};
 use crate::config::span;
@@ -40,10 +40,12 @@ struct Remains {
 #[derive(Debug)]
 pub(super) struct Orders {
     backend: Backend,
+    start_timeout: Duration,
     remains: Remains,
     handle: Handle,
     tasks: TaskTracker,
     last: Option<JoinHandle<StopScope>>,
+    /// Cancelled when the latest start is given up.
     given_up: CancellationToken,
     watch: Option<AbortOnDropHandle<()>>,
 }
@@ -52,6 +54,7 @@ impl Orders {
     pub(super) fn new(settings: &Settings, handle: Handle, tasks: TaskTracker) -> Self {
         Self {
             backend: settings.backend.clone(),
+            start_timeout: settings.timing.start_timeout,
             remains: Remains {
                 prober: settings.prober.clone(),
                 targets: settings.targets.clone(),
@@ -85,19 +88,21 @@ impl Orders {
         });
     }
 
-    /// A token for the next start, which is cancelled when that is given up.
-    pub(super) fn next_start(&mut self) -> CancellationToken {
-        self.given_up = CancellationToken::new();
-        self.given_up.clone()
-    }
-
     /// Whether one is under way.
     pub(super) fn is_under_way(&self) -> bool {
         self.last.as_ref().is_some_and(|order| !order.is_finished())
     }
 
-    /// Has the service started.
-    pub(super) fn start(&mut self, order: WakeOrder) {
+    /// Has the service started for a connection to `target`.
+    pub(super) fn start(&mut self, target: Arc<Target>, first: &Waiter) {
+        self.given_up = CancellationToken::new();
+        let order = WakeOrder {
+            target,
+            listener: first.listener.clone(),
+            client: first.peer,
+            limit: self.start_timeout,
+            given_up: self.given_up.clone(),
+        };
         self.begin(|previous, backend, handle| async move {
             previous.await;
             let woken = backend.wake(order).await;
@@ -128,9 +133,9 @@ impl Orders {
         });
     }
 
-    /// Ends what is under way, within `limit`; with `stop` the service is stopped then, whatever its
-    /// state. Whether it is known to be down.
-    pub(super) async fn close(mut self, stop: bool, limit: Duration) -> bool {
+    /// Ends what is under way, and stops the service if told to, whatever its state. Whether it is
+    /// known to be down.
+    pub(super) async fn close(mut self, LastOrder { stop, limit }: LastOrder) -> bool {
         self.given_up.cancel();
         self.begin(move |previous, backend, _| async move {
             previous.await;

@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use super::gate::Totals;
 use super::guard::Answer;
+use super::handle::Stopped;
+use crate::backend::Failure;
 use crate::config::WakeRate;
 use crate::config::address::Peer;
-use crate::core::lifecycle::{ClientCounts, Event, State};
-use crate::core::service::{Fact, Rejection, Ticket};
+use crate::core::lifecycle::{Event, State};
+use crate::core::service::{self as core, Fact, Rejection, Ticket};
 use crate::report::log::{Ended, Log};
 use crate::report::record::{Kind, Owner, Record, Work};
 use crate::report::recorder::Recorder;
@@ -34,7 +36,7 @@ pub struct Reporter {
     status: Status,
     recorder: Recorder,
     say: Say,
-    wake_rate: Option<WakeRate>,
+    about: About,
     frozen: bool,
     totals: Totals,
     tally: Tally,
@@ -69,18 +71,13 @@ impl std::fmt::Debug for Reporter {
 impl Reporter {
     /// Reports on the service that `about` describes.
     pub fn new(about: About, mut recorder: Recorder, say: Say) -> Self {
-        let About {
-            label,
-            units,
-            wake_rate,
-        } = about;
-        recorder.about(label.clone(), units);
+        recorder.about(about.label.clone(), about.units.clone());
         Self {
-            log: Log::new(label.clone()),
-            status: Status::new(label),
+            log: Log::new(about.label.clone()),
+            status: Status::new(about.label.clone()),
+            about,
             recorder,
             say,
-            wake_rate,
             frozen: false,
             totals: Totals::default(),
             tally: Tally::default(),
@@ -89,21 +86,17 @@ impl Reporter {
 
     /// The service goes on under other settings.
     pub(super) fn reconfigured(&mut self, about: About) {
-        let About {
-            label,
-            units,
-            wake_rate,
-        } = about;
-        self.recorder.about(label.clone(), units);
-        self.log = Log::new(label.clone());
-        self.status = Status::new(label);
-        self.wake_rate = wake_rate;
+        self.recorder
+            .about(about.label.clone(), about.units.clone());
+        self.log = Log::new(about.label.clone());
+        self.status = Status::new(about.label.clone());
+        self.about = about;
     }
 
     /// How often the service may be woken, and how long ago the wakes of earlier lives were
     /// ordered.
     pub(super) fn wakes(&self) -> Option<(WakeRate, Vec<Duration>)> {
-        Some((self.wake_rate?, self.recorder.earlier_wakes()))
+        Some((self.about.wake_rate?, self.recorder.earlier_wakes()))
     }
 
     /// What the gates have counted by now.
@@ -161,14 +154,17 @@ impl Reporter {
         self.log.stop_fails(why);
     }
 
-    /// The service was stopped; what it took until then, if that is known.
-    pub(super) fn stopped(&mut self, freed: Option<u64>) {
-        self.recorder.slept(freed);
+    /// The service was stopped, in this state.
+    pub(super) fn stopped(&mut self, state: State, Stopped { freed, remark }: Stopped) {
+        if let State::Stopping(_) = state {
+            self.recorder.slept(freed);
+        }
+        self.remark(remark);
     }
 
-    /// Whether `service` is frozen.
-    pub(super) fn frozen(&mut self, service: &str, frozen: bool) {
+    fn frozen(&mut self, frozen: bool) {
         if std::mem::replace(&mut self.frozen, frozen) != frozen {
+            let service = &self.about.label;
             self.remark(frozen.then(|| format!("{service} is frozen (`systemctl freeze`)")));
         }
     }
@@ -180,8 +176,12 @@ impl Reporter {
         }
     }
 
-    pub(super) fn queried(&mut self, failure: Option<&str>) {
-        self.log.queried(failure);
+    /// The state of the service was read, or could not be; `why` is why it is down.
+    pub(super) fn queried(&mut self, failure: Option<&Failure>, why: Option<String>) {
+        self.log.queried(failure.map(|failure| &*failure.0));
+        if let Some(why) = why {
+            self.log.start_fails(why);
+        }
     }
 
     /// A connection was closed before it was let through.
@@ -191,7 +191,7 @@ impl Reporter {
 
     /// The service is about to be started.
     pub(super) fn starts(&mut self) {
-        if let Some(WakeRate { wakes, .. }) = self.wake_rate {
+        if let Some(WakeRate { wakes, .. }) = self.about.wake_rate {
             self.recorder.wakes(wakes);
         }
     }
@@ -222,7 +222,7 @@ impl Reporter {
         if wake_rate > 0 {
             self.no_wake_until(until, now);
             self.recorder.refused_rate(wake_rate);
-            if let Some(rate) = self.wake_rate {
+            if let Some(rate) = self.about.wake_rate {
                 let until = self.status.no_wake(now);
                 self.log.rate_limited(wake_rate, rate, until);
             }
@@ -236,7 +236,7 @@ impl Reporter {
     }
 
     /// Until when there is no wake, because there were too many.
-    pub(super) fn no_wake_until(&mut self, until: Option<Instant>, now: Instant) {
+    fn no_wake_until(&mut self, until: Option<Instant>, now: Instant) {
         if self.status.no_wake_until(until) {
             let left = until.map(|at| at.saturating_duration_since(now));
             self.recorder.no_wake_for(left);
@@ -250,7 +250,10 @@ impl Reporter {
     }
 
     /// Reports what is due.
-    pub(super) fn publish(&mut self, state: State, clients: ClientCounts, now: Instant) {
+    pub(super) fn publish(&mut self, core: &core::Service, now: Instant) {
+        self.no_wake_until(core.no_wake_until(now), now);
+        self.frozen(core.is_frozen());
+        let (state, clients) = (core.state(), core.clients());
         self.recorder.publish(state, clients, now);
         let failure = self.log.failure();
         let text = self.status.publish(

@@ -10,17 +10,17 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 
 use super::*;
-use crate::backend::{Usage, scripted};
+use crate::backend::{Backend, Usage, scripted};
 use crate::config::address::{Address, Peer, UnixAddress};
 use crate::config::busy::{Busy, DirectConnections, Percent};
-use crate::config::{self, Liveness, Readiness, ServiceConfig, WakeRate};
+use crate::config::{self, Liveness, Readiness, ServiceConfig, Timing, WakeRate};
 use crate::core::lifecycle::Phase;
-use crate::net::dial::Dialer;
+use crate::net::dial::{Dialer, Target};
 use crate::program::Launcher;
 use crate::report::record::{self, Clients, Kind, Record, Work};
 use crate::report::recorder::Recorder;
 use crate::report::state_file::StateWriter;
-use crate::service::probe::Answer;
+use crate::service::probe::{Answer, Prober};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -618,7 +618,8 @@ async fn a_start_that_takes_too_long_is_given_up_and_undone() {
 async fn closing_waits_for_the_stop_that_it_orders() {
     let world = World::new(Phase::Up);
     drop(world.served().await);
-    world.handle.close(true, COOLDOWN);
+    let (stop, limit) = (true, COOLDOWN);
+    world.handle.close(LastOrder { stop, limit });
     sleep(SECOND * 2).await;
     assert_eq!(world.counts(), (0, 1));
     assert_eq!(world.service.script().phase, Phase::Down);

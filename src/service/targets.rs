@@ -1,0 +1,78 @@
+//! The targets of a service, each with its gate and its probe.
+
+use std::ops::{Index, IndexMut};
+use std::sync::Arc;
+
+use super::gate::{self, Gate, Totals};
+use super::handle::{Entrance, Handle};
+use super::probe::Probed;
+use super::settings::Settings;
+use crate::core::gate::Occupancy;
+use crate::net::dial::Target;
+
+/// All that the service has had, by the index that the core knows them by.
+#[derive(Debug, Default)]
+pub(super) struct Targets(Vec<Probed>);
+
+impl Targets {
+    /// Goes on with the targets of the settings, their gates closed. Those that are gone from the
+    /// settings stay: they may have connections inside.
+    pub(super) fn follow(&mut self, settings: &Settings, handle: &Handle) {
+        let cooldown = settings.timing.cooldown;
+        for known in &mut self.0 {
+            known.cancel();
+            known.entrance.gate().close();
+            known.entrance.gate().follow(cooldown);
+        }
+        for target in &settings.targets {
+            if self.find(target).is_none() {
+                let entrance = handle.entrance(self.0.len(), cooldown);
+                self.0.push(Probed::new(target.clone(), entrance));
+            }
+        }
+    }
+
+    fn find(&self, target: &Arc<Target>) -> Option<&Probed> {
+        self.0.iter().find(|known| known.target == *target)
+    }
+
+    /// The ways to these targets, in their order.
+    pub(super) fn entrances(&self, targets: &[Arc<Target>]) -> Vec<Entrance> {
+        let known = targets.iter().filter_map(|target| self.find(target));
+        known.map(|known| known.entrance.clone()).collect()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn gate(&self, index: usize) -> &Gate {
+        self.0[index].entrance.gate()
+    }
+
+    pub(super) fn gates(&self) -> impl Iterator<Item = &Gate> + Clone {
+        self.0.iter().map(|known| known.entrance.gate())
+    }
+
+    pub(super) fn occupancy(&self) -> Occupancy {
+        gate::occupancy(self.gates())
+    }
+
+    pub(super) fn totals(&self) -> Totals {
+        gate::totals(self.gates())
+    }
+}
+
+impl Index<usize> for Targets {
+    type Output = Probed;
+
+    fn index(&self, index: usize) -> &Probed {
+        &self.0[index]
+    }
+}
+
+impl IndexMut<usize> for Targets {
+    fn index_mut(&mut self, index: usize) -> &mut Probed {
+        &mut self.0[index]
+    }
+}
