@@ -25,8 +25,10 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// How long a condition may take to come true; far more than it ever needs, on the slowest machine.
 const CONDITION_TIMEOUT: Duration = Duration::from_secs(120);
-/// How often a condition is looked at.
+/// The time between two looks at a condition, at first and at most: a look mostly starts three programs, and
+/// other scenarios need the processor.
 const POLL: Duration = Duration::from_millis(20);
+const LONGEST_POLL: Duration = Duration::from_millis(100);
 /// How the name of a rig's cgroup begins; the number of the test process and a running number follow.
 const CGROUP: &str = "wakeport-rig-";
 /// What runs inside finds its programs here, whatever the tester's own `PATH` says.
@@ -216,11 +218,14 @@ pub(crate) fn root() -> Option<OsString> {
 
 fn comes_true(mut condition: impl FnMut() -> bool) -> bool {
     // Counted rather than timed: what the condition itself takes comes on top, and that is fine.
-    for _ in 0..CONDITION_TIMEOUT.as_millis() / POLL.as_millis() {
+    let (mut waited, mut pause) = (Duration::ZERO, POLL);
+    while waited < CONDITION_TIMEOUT {
         if condition() {
             return true;
         }
-        thread::sleep(POLL);
+        thread::sleep(pause);
+        waited += pause;
+        pause = (pause * 2).min(LONGEST_POLL);
     }
     false
 }
