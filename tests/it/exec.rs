@@ -336,10 +336,11 @@ fn as_init_of_a_container_it_knows_how_its_own_programs_end_among_orphans() {
     // Orphans end all the time, before the server and after it.
     let server = format!(
         "#!/bin/sh\n(for orphan in $(seq 100); do (setsid sleep 0.0$((orphan % 10)) &); done)\n\
-         timeout 0.5 {}/server {}\nexit 7\n",
+         cd {}\n./server {} & until rm over 2>/dev/null; do sleep 0.05; done\nkill $!; wait $!\nexit 7\n",
         program.dir.path().display(),
         program.place
     );
+    let over = program.dir.path().join("over");
     let hook = "#!/bin/sh\n(setsid sleep 0.01 &)\nexit 0\n";
     let server = script(&program.dir.path().join("child"), &server);
     let wakeport = Run::new()
@@ -354,6 +355,7 @@ fn as_init_of_a_container_it_knows_how_its_own_programs_end_among_orphans() {
         .start();
     for count in 1..=3 {
         program.front.connect().echoes("hello");
+        fs::write(&over, "").expect("a directory of ours");
         until("its end is known", || {
             wakeport
                 .log()

@@ -859,16 +859,20 @@ impl Wakeport {
         self.child.try_wait().expect("it is ours").is_none()
     }
 
-    /// Waits until it exits.
+    /// Waits until it exits; all its notifications have been received then.
     pub(crate) fn wait(&mut self) -> ExitStatus {
-        let began = now();
-        while began.elapsed() < LIMIT {
-            if let Some(status) = self.child.try_wait().expect("it is ours") {
-                return status;
-            }
-            thread::sleep(Duration::from_millis(5));
+        let status = soon("its end", || self.child.try_wait().expect("it is ours"));
+        self.stop_listening();
+        status
+    }
+
+    fn stop_listening(&mut self) {
+        if let Some(ear) = self.ear.take() {
+            // An empty message ends it, after all that were sent before.
+            let path = self.dir.path().join("notify");
+            let _ = UnixDatagram::unbound().and_then(|socket| socket.send_to(&[], path));
+            let _ = ear.join();
         }
-        panic!("it does not end")
     }
 
     /// Waits until it exits with 0.
@@ -1066,12 +1070,7 @@ impl Drop for Wakeport {
                 );
             }
         }
-        if let Some(ear) = self.ear.take() {
-            // An empty message ends the listening.
-            let path = self.dir.path().join("notify");
-            let _ = UnixDatagram::unbound().and_then(|socket| socket.send_to(&[], path));
-            let _ = ear.join();
-        }
+        self.stop_listening();
     }
 }
 
