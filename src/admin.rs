@@ -233,14 +233,6 @@ pub fn instance_name(service: &str) -> &str {
     name.strip_prefix("wakeport@").unwrap_or(name)
 }
 
-/// The command that reaches this manager.
-pub fn systemctl(manager: Manager) -> &'static str {
-    match manager {
-        Manager::System => "systemctl",
-        Manager::User => "systemctl --user",
-    }
-}
-
 /// Names in a list.
 pub fn in_a_row(names: &[String]) -> String {
     let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();

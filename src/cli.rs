@@ -15,11 +15,13 @@ mod output;
 mod status;
 
 use std::ffi::OsString;
+use std::io;
 use std::process::ExitCode;
 
 use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use tokio::runtime::{Builder, Runtime};
 
 use crate::net::listen;
 use crate::systemd::journal::{self, LogFormat, LogLevel};
@@ -77,25 +79,25 @@ pub struct Fatal {
 }
 
 impl Fatal {
+    fn new(exit: Exit, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { message, exit }
+    }
+
+    fn findings(message: impl Into<String>) -> Self {
+        Self::new(Exit::Findings, message)
+    }
+
     fn usage(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            exit: Exit::Usage,
-        }
+        Self::new(Exit::Usage, message)
     }
 
     fn software(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            exit: Exit::Software,
-        }
+        Self::new(Exit::Software, message)
     }
 
     fn config(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            exit: Exit::Config,
-        }
+        Self::new(Exit::Config, message)
     }
 }
 
@@ -147,6 +149,11 @@ fn complain(error: &clap::Error) -> ExitCode {
     let inherited = listen::inherit();
     let _log = journal::start(LogFormat::Auto, LogLevel::Info);
     run::fail(&Fatal::usage(message), &inherited)
+}
+
+/// What runs a command, on the thread that calls.
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
 }
 
 /// What is wrong with a command line, in one line.

@@ -223,13 +223,43 @@ pub enum ServiceKind {
 }
 
 /// Whose service manager is asked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
 pub enum Manager {
     /// The system's, PID 1.
     #[default]
     System,
     /// The calling user's.
     User,
+}
+
+impl Manager {
+    /// The command that reaches it.
+    pub fn systemctl(self) -> &'static str {
+        match self {
+            Self::System => "systemctl",
+            Self::User => "systemctl --user",
+        }
+    }
+
+    /// The command that shows the log of a unit.
+    pub fn journalctl(self, unit: &str) -> String {
+        match self {
+            Self::System => format!("journalctl -u {unit}"),
+            Self::User => format!("journalctl --user -u {unit}"),
+        }
+    }
 }
 
 /// When the service counts as answering.

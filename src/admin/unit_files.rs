@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::system::{Present, System};
 use super::unit_text::{self, Sections};
-use super::{Instance, stem, systemctl};
+use super::{Instance, stem};
 use crate::config::address::Bound;
 use crate::config::{Manager, UnitName};
 
@@ -331,12 +331,10 @@ fn changes(mark: &Mark, files: Vec<(PathBuf, String)>, present: &[Present]) -> V
         let old = present.iter().find(|file| file.path == path);
         let foreign = old.is_some_and(|old| !matches!(&old.text, Ok(text) if mark.is_on(text)));
         let access = old.and_then(|old| old.access.clone());
-        let old = old.map(|old| old.text.clone().unwrap_or_default());
-        let new = Some(new);
         changes.push(Change {
             path,
-            old,
-            new,
+            old: old.map(|old| old.text.clone().unwrap_or_default()),
+            new: Some(new),
             foreign,
             access,
         });
@@ -346,12 +344,11 @@ fn changes(mark: &Mark, files: Vec<(PathBuf, String)>, present: &[Present]) -> V
         let planned = changes.iter().any(|change| change.path == path);
         let ours = file.text.as_ref().ok().filter(|text| mark.is_on(text));
         if let (Some(text), false) = (ours, planned) {
-            let (old, new, foreign) = (Some(text.clone()), None, false);
             changes.push(Change {
                 path,
-                old,
-                new,
-                foreign,
+                old: Some(text.clone()),
+                new: None,
+                foreign: false,
                 access: None,
             });
         }
@@ -388,7 +385,7 @@ pub fn set_up(instance: &Instance, places: &Places, system: &System, enable: boo
     if enable {
         after = enabling(instance, &changes, system);
     } else if !before.is_empty() {
-        after.push(command(instance.manager, &["daemon-reload"]));
+        after.push(command(instance.manager, &["daemon-reload"], &[]));
     }
     Plan {
         before,
@@ -404,7 +401,7 @@ pub fn remove(name: &UnitName, manager: Manager, present: &[Present], systemd: b
     let (mut before, mut after) = (Vec::new(), Vec::new());
     if systemd && !changes.is_empty() {
         before = disable(manager, &changes);
-        after.push(command(manager, &["daemon-reload"]));
+        after.push(command(manager, &["daemon-reload"], &[]));
     }
     Plan {
         before,
@@ -416,17 +413,14 @@ pub fn remove(name: &UnitName, manager: Manager, present: &[Present], systemd: b
 /// The units' own names: polkit is asked about these.
 pub fn ids(instance: &Instance, system: &System) -> Vec<String> {
     let units = system.units.as_deref().unwrap_or_default();
-    let id = |index: usize| units.get(index).map(|unit| unit.id.clone());
-    let names = instance.units();
-    names
-        .iter()
-        .enumerate()
-        .map(|(index, name)| {
-            id(index)
-                .filter(|id| !id.is_empty())
-                .unwrap_or_else(|| name.to_string())
-        })
-        .collect()
+    let ids = units.iter().map(|unit| unit.id.as_str());
+    let ids = ids.chain(std::iter::repeat(""));
+    let names = instance.units().into_iter().zip(ids);
+    let id = |(name, id): (UnitName, &str)| match id {
+        "" => name.to_string(),
+        id => id.to_owned(),
+    };
+    names.map(id).collect()
 }
 
 /// What closes the sockets whose files go.
@@ -436,9 +430,7 @@ fn disable(manager: Manager, changes: &[Change]) -> Vec<Step> {
     if gone.is_empty() {
         return Vec::new();
     }
-    let mut words = vec!["disable", "--now"];
-    words.extend(gone.iter().map(String::as_str));
-    vec![command(manager, &words)]
+    vec![command(manager, &["disable", "--now"], &gone)]
 }
 
 /// What makes systemd read the files and open the port. Nothing, if that is done already.
@@ -450,14 +442,12 @@ fn enabling(instance: &Instance, changes: &[Change], system: &System) -> Vec<Ste
     let is_unit = |change: &&Change| change.path.extension().is_none_or(|end| end != "rules");
     let mut units = changes.iter().filter(is_unit);
     if units.any(Change::is_due) || system.sockets.iter().any(|socket| socket.needs_reload) {
-        steps.push(command(instance.manager, &["daemon-reload"]));
+        steps.push(command(instance.manager, &["daemon-reload"], &[]));
     }
     let sockets = instance.sockets();
     let changed = |socket: &String| {
-        let files = changes.iter().filter(|change| change.is_one());
-        files
-            .filter_map(|change| socket_of(&change.path))
-            .any(|name| name == *socket)
+        let mut files = changes.iter().filter(|change| change.is_one());
+        files.any(|change| socket_of(&change.path).as_ref() == Some(socket))
     };
     let state = |name: &String| {
         let index = sockets.iter().position(|socket| socket == name);
@@ -465,30 +455,23 @@ fn enabling(instance: &Instance, changes: &[Change], system: &System) -> Vec<Ste
     };
     let active = |name: &&String| state(name).is_some_and(|unit| unit.active == "active");
     let enabled = |name: &&String| state(name).is_some_and(|unit| unit.file_state == "enabled");
-    let closed: Vec<_> = sockets
-        .iter()
-        .filter(|name| !active(name) || !enabled(name))
-        .collect();
+    let closed = sockets.iter().filter(|it| !active(it) || !enabled(it));
+    let closed: Vec<_> = closed.cloned().collect();
     if !closed.is_empty() {
-        let mut words = vec!["enable", "--now"];
-        words.extend(closed.iter().map(|name| name.as_str()));
-        steps.push(command(instance.manager, &words));
+        steps.push(command(instance.manager, &["enable", "--now"], &closed));
     }
     // An open socket keeps its old address until it is restarted.
-    let moved: Vec<_> = sockets
-        .iter()
-        .filter(|name| active(name) && changed(name))
-        .collect();
+    let moved = sockets.iter().filter(|it| active(it) && changed(it));
+    let moved: Vec<_> = moved.cloned().collect();
     if !moved.is_empty() {
-        let mut words = vec!["restart"];
-        words.extend(moved.iter().map(|name| name.as_str()));
-        steps.push(command(instance.manager, &words));
+        steps.push(command(instance.manager, &["restart"], &moved));
     }
     steps
 }
 
-fn command(manager: Manager, words: &[&str]) -> Step {
-    let words = systemctl(manager).split(' ').chain(words.iter().copied());
+fn command(manager: Manager, words: &[&str], units: &[String]) -> Step {
+    let words = manager.systemctl().split(' ').chain(words.iter().copied());
+    let words = words.chain(units.iter().map(String::as_str));
     words.map(str::to_owned).collect()
 }
 

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::instances::{self, Other};
 use super::options::Options;
-use super::{Exit, Fatal, output};
+use super::{Exit, Fatal, output, runtime};
 use crate::admin::checks::{self, target, unit};
 use crate::admin::machine::{self, Bus, Found, Identity};
 use crate::admin::system::{
@@ -67,9 +67,7 @@ pub(super) fn run(check: Check) -> ExitCode {
 
 impl Check {
     fn verify(self) -> Result<ExitCode, Fatal> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let runtime = runtime()?;
         let code = runtime.block_on(self.findings());
         // Does not wait for a name that is still being resolved.
         runtime.shutdown_background();
@@ -128,10 +126,9 @@ impl Check {
 }
 
 fn out_of_reach(reason: String) -> Fatal {
-    Fatal {
-        message: format!("cannot reach systemd ({reason}); is it running, and is `--user` right?"),
-        exit: Exit::Findings,
-    }
+    Fatal::findings(format!(
+        "cannot reach systemd ({reason}); is it running, and is `--user` right?"
+    ))
 }
 
 /// The service of the instance `name`, which may be typed in several ways.
@@ -218,17 +215,13 @@ async fn subject(
     bus: &Result<Bus, String>,
 ) -> Subject {
     let identity = found.map_or_else(|| Some(Identity::own()), Found::identity);
-    let listeners = found.map_or_else(
-        || {
-            config
-                .process
-                .listen
-                .iter()
-                .map(|it| it.value.clone())
-                .collect()
-        },
-        Found::listeners,
-    );
+    let listeners = match found {
+        Some(found) => found.listeners(),
+        None => {
+            let listen = config.process.listen.iter();
+            listen.map(|it| it.value.clone()).collect()
+        }
+    };
     let (mut others, mut elsewhere) = (Vec::new(), Vec::new());
     if let Ok(bus) = bus {
         let all = instances::others(bus, except).await;
@@ -285,22 +278,20 @@ async fn woken(
     manager: Manager,
     bus: &Result<Bus, String>,
 ) -> Result<Vec<Unit>, String> {
-    let ServiceKind::Units {
-        units,
-        manager: theirs,
-    } = &service.kind
-    else {
-        return Ok(Vec::new());
-    };
+    let (units, theirs) = (service.units(), service.manager());
     let other;
-    let bus = match *theirs == manager {
+    let bus = match theirs == manager || units.is_empty() {
         true => bus,
         false => {
-            other = Bus::connect(*theirs).await;
+            other = Bus::connect(theirs).await;
             &other
         }
     };
-    machine::units(bus.as_ref().map_err(Clone::clone)?, units).await
+    match bus {
+        _ if units.is_empty() => Ok(Vec::new()),
+        Ok(bus) => machine::units(bus, units).await,
+        Err(reason) => Err(reason.clone()),
+    }
 }
 
 /// What polkit says about the units that are there. A user's own manager does not ask it.
@@ -309,14 +300,7 @@ async fn permissions(
     units: &Result<Vec<Unit>, String>,
     found: Option<&Found>,
 ) -> Vec<Permission> {
-    let (
-        ServiceKind::Units {
-            manager: Manager::System,
-            ..
-        },
-        Ok(units),
-    ) = (&service.kind, units)
-    else {
+    let (Manager::System, Ok(units)) = (service.manager(), units) else {
         return Vec::new();
     };
     let units = units.iter().filter(|unit| unit.load == "loaded");

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::Fatal;
 use super::run::fail;
+use super::{Fatal, runtime};
 use crate::config::address::Bound;
 use crate::config::{Named, span};
 use crate::net::listen::{self, Inherited, ListenError};
@@ -75,10 +75,7 @@ fn serve(exporter: Exporter, inherited: &mut Inherited) -> Result<(), Fatal> {
         let page = page(&directories);
         Box::pin(async { page })
     });
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    Ok(runtime.block_on(scrape::serve(listeners, idle, source))?)
+    Ok(runtime()?.block_on(scrape::serve(listeners, idle, source))?)
 }
 
 /// The page as the records are now. There is nothing else to do, so this may block.

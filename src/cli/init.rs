@@ -9,7 +9,7 @@ use clap::builder::Resettable;
 
 use super::instances;
 use super::options::Options;
-use super::{Exit, Fatal, output};
+use super::{Fatal, output, runtime};
 use crate::admin::machine;
 use crate::admin::system::System;
 use crate::admin::unit_files::{
@@ -88,9 +88,7 @@ impl Init {
     fn act(self) -> Result<ExitCode, Fatal> {
         let manager = self.options.manager();
         let places = machine::places(manager).map_err(Fatal::usage)?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let runtime = runtime()?;
         if self.remove {
             let remains = machine::remains(manager, &places);
             let (present, systemd) = runtime.block_on(remains);
@@ -126,11 +124,9 @@ impl Init {
             .any(|change| change.foreign && change.is_one());
         if !force && (foreign || enable && wrong) {
             output::findings(&findings);
-            let message = "nothing was written; fix the errors above, or override with `--force`";
-            return Err(Fatal {
-                message: message.into(),
-                exit: Exit::Findings,
-            });
+            return Err(Fatal::findings(
+                "nothing was written; fix the errors above, or override with `--force`",
+            ));
         }
         carry_out(&plan)?;
         if !enable {
@@ -237,7 +233,7 @@ fn carry_out(plan: &Plan) -> Result<(), Fatal> {
     plan.before.iter().try_for_each(execute)?;
     for change in plan.changes.iter().filter(|change| change.is_due()) {
         apply(change).map_err(|error| {
-            failed(format!(
+            Fatal::findings(format!(
                 "cannot write `{}`: {error}{}",
                 change.path.display(),
                 remedy(&error)
@@ -260,13 +256,6 @@ fn remove(plan: &Plan, systemd: Result<(), String>) -> Result<ExitCode, Fatal> {
         output::findings(&[Finding::note(text)]);
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn failed(message: String) -> Fatal {
-    Fatal {
-        message,
-        exit: Exit::Findings,
-    }
 }
 
 /// The remedy, where there is one.
@@ -318,12 +307,13 @@ fn execute(step: &Step) -> Result<(), Fatal> {
         .envs(machine::runtime_directory().map(|path| ("XDG_RUNTIME_DIR", path)))
         .stdin(Stdio::null())
         .output();
-    let output = output.map_err(|error| failed(format!("cannot run `{words}`: {error}")))?;
+    let output =
+        output.map_err(|error| Fatal::findings(format!("cannot run `{words}`: {error}")))?;
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(failed(format!(
+    Err(Fatal::findings(format!(
         "`{words}` failed ({}): {}; fix that, and run the same command again",
         output.status,
         said.trim()

@@ -8,7 +8,7 @@ use crate::admin::system::{Elsewhere, Present};
 use crate::admin::unit_files::{self, Places};
 use crate::config::address::Bound;
 use crate::config::{Config, Manager};
-use crate::report::record::{Owner, Record};
+use crate::report::record::Record;
 use crate::report::state_file;
 
 /// An installed instance.
@@ -141,17 +141,13 @@ fn units(config: &Config, manager: Manager) -> impl Iterator<Item = String> {
 
 /// What the records of running processes tell.
 fn running(manager: Manager, except: &str) -> Vec<Elsewhere> {
-    let owner = match manager {
-        Manager::System => Owner::System,
-        Manager::User => Owner::User,
-    };
     let directories = state_file::usual_places();
     let records = directories.iter().flat_map(|it| state_file::read_all(it));
     let mut running = BTreeMap::new();
     for record in records.flatten() {
         let Record { name, unit, .. } = &record;
         let instance = unit.clone().unwrap_or_else(|| name.clone());
-        let counts = instance != except && record.units_manager == owner;
+        let counts = instance != except && record.units_manager == manager;
         if counts && state_file::is_alive(&record) {
             running.extend(
                 record

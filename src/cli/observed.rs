@@ -29,11 +29,24 @@ impl FromStr for InstanceName {
 /// What is wrong with `--metrics` under socket activation.
 pub(super) const METRICS_GO_WITH_LISTEN: &str = "`--metrics` goes with `--listen`: we are not always here; `wakeport-exporter.socket` serves the metrics of all instances, sleeping ones included";
 
-/// What was asked for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Observation")]
 pub(super) struct Observed {
-    pub(super) name: Option<InstanceName>,
-    pub(super) state_dir: Option<PathBuf>,
+    /// What `wakeport status` and the metrics call this instance; by default as its unit is called,
+    /// without wakeport@
+    #[arg(long, value_name = "NAME")]
+    name: Option<InstanceName>,
+
+    /// Keep in this directory what `wakeport status` shows: instances/NAME.json, readable for all
+    /// users [default: the unit's StateDirectory=; by hand nothing is kept]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+
+    /// With --listen, serve metrics for Prometheus on this address, at /metrics: ADDRESS:PORT,
+    /// PORT, /path, @abstract
+    ///
+    /// Under systemd wakeport-exporter.socket serves the metrics of all instances.
+    #[arg(long, value_name = "ADDR")]
     pub(super) metrics: Option<Bound>,
 }
 

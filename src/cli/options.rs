@@ -5,7 +5,7 @@
 //! file, too. [`Options::config`] is the same without any file.
 
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
 use super::config_file::{self, ConfigPath};
-use super::observed::{InstanceName, METRICS_GO_WITH_LISTEN, Observed};
+use super::observed::{METRICS_GO_WITH_LISTEN, Observed};
 use super::{Fatal, one_line, variable, variable_of};
 use crate::config::access::{AccessList, Networks};
 use crate::config::address::{Address, Bound};
@@ -262,7 +262,7 @@ struct ProcessOptions {
     #[command(flatten)]
     own: OwnOptions,
     #[command(flatten)]
-    observation: ObservationOptions,
+    observed: Observed,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -305,27 +305,6 @@ struct OwnOptions {
     /// Where to log
     #[arg(long, value_name = "FORMAT", default_value = "auto")]
     log_format: LogFormat,
-}
-
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Observation")]
-struct ObservationOptions {
-    /// What `wakeport status` and the metrics call this instance; by default as its unit is called,
-    /// without wakeport@
-    #[arg(long, value_name = "NAME")]
-    name: Option<InstanceName>,
-
-    /// Keep in this directory what `wakeport status` shows: instances/NAME.json, readable for all
-    /// users [default: the unit's StateDirectory=; by hand nothing is kept]
-    #[arg(long, value_name = "DIR")]
-    state_dir: Option<PathBuf>,
-
-    /// With --listen, serve metrics for Prometheus on this address, at /metrics: ADDRESS:PORT,
-    /// PORT, /path, @abstract
-    ///
-    /// Under systemd wakeport-exporter.socket serves the metrics of all instances.
-    #[arg(long, value_name = "ADDR")]
-    metrics: Option<Bound>,
 }
 
 /// The options that a service of a file can have, as keys.
@@ -545,7 +524,7 @@ impl Options {
 
     /// Whether an instance that systemd starts can do with them.
     pub(super) fn suit_an_instance(&self) -> Result<(), Fatal> {
-        match self.process.observation.metrics {
+        match self.process.observed.metrics {
             Some(_) => Err(Fatal::usage(METRICS_GO_WITH_LISTEN)),
             None => Ok(()),
         }
@@ -553,16 +532,7 @@ impl Options {
 
     /// How the instance lets itself be observed.
     pub(super) fn observed(&self) -> Observed {
-        let ObservationOptions {
-            name,
-            state_dir,
-            metrics,
-        } = self.process.observation.clone();
-        Observed {
-            name,
-            state_dir,
-            metrics,
-        }
+        self.process.observed.clone()
     }
 
     /// Where to log, and how much.

@@ -5,8 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::thread;
 
-use super::Fatal;
 use super::options::Options;
+use super::{Fatal, runtime};
 use crate::config::Config;
 use crate::net::listen::{self, Inherited, ListenError, Listener};
 use crate::server::{self, Instance, Reload, Routes, SHORTEST_LIFE, Setup};
@@ -110,9 +110,7 @@ fn serve_to_the_end(setup: Setup) -> io::Result<()> {
         UnixStream::pair()?,
         UnixStream::pair()?,
     ]);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = runtime()?;
     let result = runtime.block_on(server::serve(setup));
     // A name that is still being resolved holds nothing up.
     runtime.shutdown_background();

@@ -14,10 +14,10 @@ use serde::Serialize;
 use terminal_size::{Height, Width};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Fatal, instances, output};
+use super::{Fatal, instances, output, runtime};
 use crate::admin::machine::inventory::{Inventory, inventory};
 use crate::config::Manager;
-use crate::report::record::{Owner, Record};
+use crate::report::record::Record;
 use crate::report::state_file;
 use crate::server::Signals;
 use crate::util::text::one_line;
@@ -62,13 +62,8 @@ struct Snapshot {
 
 /// Shows what there is.
 pub(super) fn run(status: &Status) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let shown = runtime
-        .map_err(Fatal::from)
-        .and_then(|runtime| runtime.block_on(show(status)));
-    match shown {
+    let runtime = runtime().map_err(Fatal::from);
+    match runtime.and_then(|runtime| runtime.block_on(show(status))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(fatal) => output::fatal(&fatal),
     }
@@ -182,11 +177,13 @@ async fn read(status: &Status) -> Result<Snapshot, Fatal> {
 async fn read_everywhere() -> Snapshot {
     let mut places = state_file::usual_places();
     let (mut found, mut problems) = records(&places);
-    let units = |found: &[Record], owner| -> Vec<String> {
-        let ours = found.iter().filter(|record| record.units_manager == owner);
+    let units = |found: &[Record], manager| -> Vec<String> {
+        let ours = found
+            .iter()
+            .filter(|record| record.units_manager == manager);
         ours.flat_map(|record| record.units.clone()).collect()
     };
-    let (system, user) = (units(&found, Owner::System), units(&found, Owner::User));
+    let (system, user) = (units(&found, Manager::System), units(&found, Manager::User));
     let (system, user) = tokio::join!(
         inventory(Manager::System, &system),
         inventory(Manager::User, &user)
@@ -228,21 +225,21 @@ fn snapshot(
     problems: Vec<String>,
 ) -> Snapshot {
     let now = state_file::moment();
-    let manager = |owner| match owner {
-        Owner::System => system,
-        Owner::User => user,
+    let inventory = |manager| match manager {
+        Manager::System => system,
+        Manager::User => user,
     };
     let known = records.iter().map(|record| {
         let alive = state_file::is_alive(record);
-        View::of(record, alive, manager(record.manager), now)
+        View::of(record, alive, inventory(record.manager), now)
     });
     let mut instances: Vec<_> = known.collect();
-    for owner in [Owner::System, Owner::User] {
-        for (unit, service) in manager(owner)
+    for manager in [Manager::System, Manager::User] {
+        for (unit, service) in inventory(manager)
             .iter()
             .flat_map(|inventory| &inventory.services)
         {
-            let ours = |view: &&View| view.manager == owner && view.unit.as_ref() == Some(unit);
+            let ours = |view: &&View| view.manager == manager && view.unit.as_ref() == Some(unit);
             let known: Vec<String> = instances
                 .iter()
                 .filter(ours)
@@ -261,10 +258,10 @@ fn snapshot(
                 .filter_map(|one| Some((one.name.as_deref()?, one.units())))
                 .collect();
             if in_file.is_empty() && known.is_empty() {
-                instances.push(View::unknown(unit, owner, service));
+                instances.push(View::unknown(unit, manager, service));
             }
             for (name, units) in in_file.into_iter().filter(|(name, _)| !named(name)) {
-                let view = View::unknown(unit, owner, service);
+                let view = View::unknown(unit, manager, service);
                 instances.push(view.of_service(name, units));
             }
         }

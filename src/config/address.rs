@@ -56,7 +56,7 @@ pub enum Bound {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpUrl {
     /// Host and port; `None` (an empty host, as in `http:///health`) asks the target itself.
-    pub host: Option<(String, u16)>,
+    pub host: Option<Address>,
     /// The path with its query.
     pub path: String,
 }
@@ -193,7 +193,8 @@ impl FromStr for HttpUrl {
             "" => None,
             _ => {
                 let (host, port) = host_and_port(authority)?;
-                Some((host, port.unwrap_or(80)))
+                let port = port.or(Some(80));
+                Some(Address::Tcp { host, port })
             }
         };
         Ok(Self { host, path })
@@ -411,13 +412,9 @@ mod tests {
     #[test]
     fn a_url_may_leave_out_host_port_and_path() {
         for (text, host, path) in [
-            (
-                "http://h:8080/x?y=1",
-                Some(("h".to_owned(), 8080)),
-                "/x?y=1",
-            ),
-            ("http://h", Some(("h".to_owned(), 80)), "/"),
-            ("http://[::1]:81?q", Some(("::1".to_owned(), 81)), "/?q"),
+            ("http://h:8080/x?y=1", Some(tcp("h", Some(8080))), "/x?y=1"),
+            ("http://h", Some(tcp("h", Some(80))), "/"),
+            ("http://[::1]:81?q", Some(tcp("::1", Some(81))), "/?q"),
             ("http:///health", None, "/health"),
         ] {
             assert_eq!(

@@ -153,7 +153,7 @@ impl File {
         for (key, value) in document.get_ref() {
             let place = source.place_of(key);
             let table = |what: &str| {
-                table(value).ok_or_else(|| {
+                value.get_ref().as_table().ok_or_else(|| {
                     Invalid::new(&place, format!("`{what}` is not a table; write `[{what}]`"))
                 })
             };
@@ -205,7 +205,7 @@ impl File {
                 "it has at most {LONGEST_NAME} characters and does not begin with a dot"
             ));
         }
-        let table = table(value).ok_or_else(|| {
+        let table = value.get_ref().as_table().ok_or_else(|| {
             let message = format!("`{name}` is not a table; write `[service.{name}]`");
             Invalid::new(&place, message)
         })?;
@@ -259,14 +259,9 @@ impl Source<'_> {
         for (key, value) in table {
             let origin = Origin::File(self.place_of(key));
             let key = text_of(key);
-            let items = match value.get_ref() {
-                DeValue::Array(items) => items.iter().collect(),
-                DeValue::String(_)
-                | DeValue::Integer(_)
-                | DeValue::Float(_)
-                | DeValue::Boolean(_)
-                | DeValue::Datetime(_)
-                | DeValue::Table(_) => vec![value],
+            let items = match value.get_ref().as_array() {
+                Some(items) => items.iter().collect(),
+                None => vec![value],
             };
             let mut values = Vec::new();
             for item in items {
@@ -289,18 +284,6 @@ impl Source<'_> {
 
 fn text_of(key: &Spanned<impl Borrow<str>>) -> &str {
     key.get_ref().borrow()
-}
-
-fn table<'a>(value: &'a Spanned<DeValue<'a>>) -> Option<&'a DeTable<'a>> {
-    match value.get_ref() {
-        DeValue::Table(table) => Some(table),
-        DeValue::String(_)
-        | DeValue::Integer(_)
-        | DeValue::Float(_)
-        | DeValue::Boolean(_)
-        | DeValue::Datetime(_)
-        | DeValue::Array(_) => None,
-    }
 }
 
 /// The value as it would be typed.

@@ -166,7 +166,7 @@ impl Log {
                     Stop::Ours | Stop::Again { .. } if served == 0 => format!("stopping {service}"),
                     Stop::Ours | Stop::Again { .. } => format!(
                         "stopping {service}; {} served since {}",
-                        count(usize::try_from(served).unwrap_or(usize::MAX), "connection"),
+                        count(served, "connection"),
                         time_of_day(self.round.1)
                     ),
                 };
@@ -276,7 +276,7 @@ impl Log {
     }
 
     /// Connections were rejected because the service could not be started.
-    pub fn rejected(&self, connections: usize) {
+    pub fn rejected(&self, connections: u64) {
         let unit = self.service.as_str();
         tracing::debug!(unit, "{} rejected", count(connections, "connection"));
     }
@@ -285,7 +285,7 @@ impl Log {
     /// woken again, and what the clock shows then. Logged once, until it was woken again.
     pub fn rate_limited(
         &mut self,
-        connections: usize,
+        connections: u64,
         rate: WakeRate,
         until: Option<(Instant, &str)>,
     ) {
@@ -321,7 +321,7 @@ impl Log {
     }
 
     /// Connections were rejected because just their target is silent.
-    pub fn silent(&self, connections: usize, failure: &str) {
+    pub fn silent(&self, connections: u64, failure: &str) {
         let unit = self.service.as_str();
         tracing::warn!(
             unit,

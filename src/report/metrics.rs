@@ -78,7 +78,7 @@ impl Page<'_> {
             "1 for the state that the service is in, 0 for the others.",
             |Instance { record, alive }, row| {
                 for state in RecordedState::ALL {
-                    let is = record.state(*alive) == state;
+                    let is = record.state(*alive) == *state;
                     row.with("state", state.name()).is(f64::from(u8::from(is)));
                 }
             },
@@ -99,7 +99,7 @@ impl Page<'_> {
             "1 for what keeps the service awake although no client is here: connections that bypass wakeport (direct), units that would be stopped along (units), the busy hook (hook), what it uses (cpu, io, net).",
             |Instance { record, alive }, row| {
                 for work in Work::ALL {
-                    let is = *alive && record.kept_awake.contains_key(&work);
+                    let is = *alive && record.kept_awake.contains_key(work);
                     row.with("reason", work.name()).is(f64::from(u8::from(is)));
                 }
             },
@@ -216,7 +216,7 @@ impl Page<'_> {
             "What failed: the order to start (start), an answer in time (timeout), the service before it answered (died), the order to stop (stop), one target of several (silent).",
             |Instance { record, .. }, row| {
                 for kind in Kind::ALL {
-                    let count = record.failures.get(&kind).copied().unwrap_or_default();
+                    let count = record.failures.get(kind).copied().unwrap_or_default();
                     row.with("kind", kind.name()).is(count as f64);
                 }
             },

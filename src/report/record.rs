@@ -12,6 +12,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::config::Manager;
 use crate::util::text::one_line;
 pub use wakes::{Bucket, Wakes};
 
@@ -24,8 +25,32 @@ const MOST: u64 = 1 << 53;
 /// A clock before this program was written is not set.
 const CLOCK_IS_SET: Timestamp = Timestamp::constant(1_735_689_600, 0); // 2025-01-01
 
+/// An enumeration whose variants have one name each: in the record, the metrics and the journal.
+macro_rules! named {
+    ($(#[$of_all:meta])* pub enum $Enum:ident {
+        $($(#[$of_one:meta])* $Variant:ident = $name:literal,)*
+    }) => {
+        $(#[$of_all])*
+        pub enum $Enum {
+            $($(#[$of_one])* #[serde(rename = $name)] $Variant,)*
+        }
+
+        impl $Enum {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$Variant),*];
+
+            /// Its name.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$Variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
 /// The record of an instance.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Record {
     /// [`VERSION`] of the writer.
@@ -35,13 +60,13 @@ pub struct Record {
     /// Its own unit, if a manager runs it: `wakeport@nginx.service`.
     pub unit: Option<String>,
     /// Whose manager that is.
-    pub manager: Owner,
+    pub manager: Manager,
     /// The service that sleeps, in words.
     pub service: String,
     /// The units that sleep, if it is units.
     pub units: Vec<String>,
     /// Whose manager starts and stops those.
-    pub units_manager: Owner,
+    pub units_manager: Manager,
     /// The process that serves it, while there is one.
     pub process: Option<Process>,
     /// The service's state.
@@ -76,17 +101,6 @@ pub struct Record {
     pub remark: Option<String>,
 }
 
-/// Whose service manager.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Owner {
-    /// The system's.
-    #[default]
-    System,
-    /// The user's.
-    User,
-}
-
 /// The process that wrote a record. Its times tell how long the present state lasts, whatever
 /// becomes of the wall clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -102,97 +116,51 @@ pub struct Process {
     pub until_monotonic: Option<f64>,
 }
 
-/// The state of a service.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum RecordedState {
-    /// Down.
-    #[default]
-    Asleep,
-    /// Being started.
-    Waking,
-    /// Up, with clients.
-    Awake,
-    /// Up, without clients.
-    Cooling,
-    /// Being stopped.
-    Stopping,
-    /// It could not be woken; clients are rejected.
-    Failed,
-    /// wakeport was stopped while the service was up: it may run, and is not stopped until the next
-    /// client comes.
-    Unattended,
-}
-
-impl RecordedState {
-    /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::Asleep,
-        Self::Waking,
-        Self::Awake,
-        Self::Cooling,
-        Self::Stopping,
-        Self::Failed,
-        Self::Unattended,
-    ];
-
-    /// Its name, as in the journal's `WAKEPORT_STATE`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Asleep => "asleep",
-            Self::Waking => "waking",
-            Self::Awake => "awake",
-            Self::Cooling => "cooling",
-            Self::Stopping => "stopping",
-            Self::Failed => "failed",
-            Self::Unattended => "unattended",
-        }
+named! {
+    /// The state of a service.
+    #[derive(
+        Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+    )]
+    pub enum RecordedState {
+        /// Down.
+        #[default]
+        Asleep = "asleep",
+        /// Being started.
+        Waking = "waking",
+        /// Up, with clients.
+        Awake = "awake",
+        /// Up, without clients.
+        Cooling = "cooling",
+        /// Being stopped.
+        Stopping = "stopping",
+        /// It could not be woken; clients are rejected.
+        Failed = "failed",
+        /// wakeport was stopped while the service was up: it may run, and is not stopped until the next
+        /// client comes.
+        Unattended = "unattended",
     }
 }
 
-/// Work that is not that of a client of ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Work {
-    /// Connections that bypass wakeport.
-    Direct,
-    /// Units that would be stopped along.
-    Units,
-    /// The busy hook objects.
-    Hook,
-    /// It uses CPU.
-    Cpu,
-    /// It reads and writes.
-    Io,
-    /// It sends and receives.
-    Net,
+named! {
+    /// Work that is not that of a client of ours.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+    pub enum Work {
+        /// Connections that bypass wakeport.
+        Direct = "direct",
+        /// Units that would be stopped along.
+        Units = "units",
+        /// The busy hook objects.
+        Hook = "hook",
+        /// It uses CPU.
+        Cpu = "cpu",
+        /// It reads and writes.
+        Io = "io",
+        /// It sends and receives.
+        Net = "net",
+    }
 }
 
 impl Work {
-    /// All of them.
-    pub const ALL: [Self; 6] = [
-        Self::Direct,
-        Self::Units,
-        Self::Hook,
-        Self::Cpu,
-        Self::Io,
-        Self::Net,
-    ];
-
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Direct => "direct",
-            Self::Units => "units",
-            Self::Hook => "hook",
-            Self::Cpu => "cpu",
-            Self::Io => "io",
-            Self::Net => "net",
-        }
-    }
-
     /// All that keeps a service awake, in words.
     pub fn told(work: &BTreeMap<Self, String>) -> String {
         work.values().cloned().collect::<Vec<_>>().join("; ")
@@ -235,41 +203,20 @@ pub struct Bytes {
     pub down: u64,
 }
 
-/// What can fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// The order to start failed.
-    Start,
-    /// The service has started, but did not answer in time.
-    Timeout,
-    /// The service stopped before it answered.
-    Died,
-    /// The order to stop failed.
-    Stop,
-    /// The service was up, but one of its targets did not answer.
-    Silent,
-}
-
-impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::Start,
-        Self::Timeout,
-        Self::Died,
-        Self::Stop,
-        Self::Silent,
-    ];
-
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Start => "start",
-            Self::Timeout => "timeout",
-            Self::Died => "died",
-            Self::Stop => "stop",
-            Self::Silent => "silent",
-        }
+named! {
+    /// What can fail.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+    pub enum Kind {
+        /// The order to start failed.
+        Start = "start",
+        /// The service has started, but did not answer in time.
+        Timeout = "timeout",
+        /// The service stopped before it answered.
+        Died = "died",
+        /// The order to stop failed.
+        Stop = "stop",
+        /// The service was up, but one of its targets did not answer.
+        Silent = "silent",
     }
 }
 
@@ -301,36 +248,6 @@ pub enum Unreadable {
     Damaged(String),
     #[error("it is of version {0}, from a newer wakeport; this one reads up to {VERSION}")]
     Newer(u32),
-}
-
-impl Default for Record {
-    fn default() -> Self {
-        Self {
-            version: VERSION,
-            name: String::new(),
-            unit: None,
-            manager: Owner::System,
-            service: String::new(),
-            units: Vec::new(),
-            units_manager: Owner::System,
-            process: None,
-            state: RecordedState::Asleep,
-            since: Timestamp::UNIX_EPOCH,
-            until: None,
-            kept_awake: BTreeMap::new(),
-            first_seen: Timestamp::UNIX_EPOCH,
-            written: Timestamp::UNIX_EPOCH,
-            clients: Clients::default(),
-            bytes: Bytes::default(),
-            wakes: Wakes::default(),
-            sleeps: 0,
-            seconds: BTreeMap::new(),
-            memory_freed: None,
-            failures: BTreeMap::new(),
-            last_failure: None,
-            remark: None,
-        }
-    }
 }
 
 // -- the text
@@ -489,7 +406,10 @@ impl Record {
 
     /// Seconds in each state, the present one included.
     pub fn seconds(&self, alive: bool, now: Moment) -> BTreeMap<RecordedState, f64> {
-        let mut seconds: BTreeMap<_, _> = RecordedState::ALL.map(|state| (state, 0.0)).into();
+        let mut seconds: BTreeMap<_, _> = RecordedState::ALL
+            .iter()
+            .map(|state| (*state, 0.0))
+            .collect();
         for (state, spent) in &self.seconds {
             seconds.insert(*state, *spent);
         }

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::record::{Kind, Moment, Owner, Record, RecordedState, Work};
+use super::record::{Clients, Kind, Moment, Record, RecordedState, Work};
 use super::state_file::{self, StateWriter};
 use super::status::{PACE, Tally};
+use crate::config::Manager;
 use crate::core::lifecycle::{self, ClientCounts};
 
 /// The record of one service.
@@ -42,7 +43,7 @@ impl Recorder {
     }
 
     /// What the service is, and the units that it is.
-    pub fn about(&mut self, service: String, (units, manager): (Vec<String>, Owner)) {
+    pub fn about(&mut self, service: String, (units, manager): (Vec<String>, Manager)) {
         self.record.service = service;
         (self.record.units, self.record.units_manager) = (units, manager);
         self.changed = true;
@@ -126,33 +127,10 @@ impl Recorder {
         self.changed = true;
     }
 
-    /// Connections were rejected because the service could not be started.
-    pub fn refused_failed(&mut self, clients: usize) {
-        self.record.clients.refused_failed += clients as u64;
-        self.changed |= clients > 0;
-    }
-
-    /// Connections were rejected because just their target was silent.
-    pub fn refused_silent(&mut self, clients: usize) {
-        self.record.clients.refused_silent += clients as u64;
-        self.changed |= clients > 0;
-    }
-
-    /// Connections were rejected because the service was woken too often.
-    pub fn refused_rate(&mut self, clients: usize) {
-        self.record.clients.refused_rate += clients as u64;
-        self.changed |= clients > 0;
-    }
-
-    /// A connection was denied.
-    pub fn refused_address(&mut self) {
-        self.record.clients.refused_address += 1;
-        self.changed = true;
-    }
-
-    /// A connection was closed while it waited.
-    pub fn gave_up(&mut self) {
-        self.record.clients.gave_up += 1;
+    /// Connections were closed before they were let through: as many more of one kind as `count`
+    /// says.
+    pub fn turned_away(&mut self, count: impl FnOnce(&mut Clients)) {
+        count(&mut self.record.clients);
         self.changed = true;
     }
 

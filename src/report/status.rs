@@ -152,10 +152,10 @@ impl Status {
         now: Instant,
     ) -> String {
         let service = &self.service;
-        let connected = count(clients.connected, "client");
+        let connected = count(clients.connected as u64, "client");
         let waiting = match clients.waiting {
             0 => String::new(),
-            n => format!(", {} waiting", count(n, "client")),
+            n => format!(", {} waiting", count(n as u64, "client")),
         };
         let closed = |n, how| match n {
             0 => String::new(),

@@ -55,7 +55,7 @@ pub(super) fn precise(span: Duration) -> String {
 }
 
 /// So many of these.
-pub fn count(n: usize, thing: &str) -> String {
+pub fn count(n: u64, thing: &str) -> String {
     if n == 1 {
         format!("1 {thing}")
     } else {

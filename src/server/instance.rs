@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::ServiceConfig;
-use crate::report::record::{Owner, Record};
+use crate::report::record::Record;
 use crate::report::recorder::Recorder;
 use crate::report::state_file::{self, Closing, StateWriter};
 use crate::systemd::unit::{self, Unit};
@@ -52,15 +52,11 @@ impl Instance {
             Some(directory) => StateWriter::start(directory, &name),
             None => StateWriter::none(),
         };
-        let of_a_user = self.unit.as_ref().is_some_and(|unit| unit.of_a_user);
+        let unit = self.unit.as_ref();
         let record = Record {
             name,
-            unit: self.unit.as_ref().map(|unit| unit.name.clone()),
-            manager: if of_a_user {
-                Owner::User
-            } else {
-                Owner::System
-            },
+            unit: unit.map(|unit| unit.name.clone()),
+            manager: unit.map(|unit| unit.manager).unwrap_or_default(),
             ..record.unwrap_or_default()
         };
         (Recorder::open(record, writer), closing)

@@ -139,7 +139,7 @@ enum Lead {
 
 /// So many connections, in words.
 pub(super) fn count(connections: usize) -> String {
-    text::count(connections, "connection")
+    text::count(connections as u64, "connection")
 }
 
 impl From<Option<Arc<Route>>> for Lead {

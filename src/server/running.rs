@@ -15,11 +15,10 @@ use super::routes::Routes;
 use super::status_line::StatusLine;
 use super::unit_lock::{LockError, UnitLock};
 use crate::backend::Backend;
-use crate::config::{Config, Manager, ServiceConfig, ServiceKind, UnitName};
+use crate::config::{Config, ServiceConfig, ServiceKind, UnitName};
 use crate::net::dial::{Dialer, Target};
 use crate::net::listen::Listener;
 use crate::program::Launcher;
-use crate::report::record::Owner;
 use crate::report::state_file::Closing;
 use crate::service::probe::Prober;
 use crate::service::{
@@ -503,16 +502,9 @@ fn lock(instance: &Instance, config: &ServiceConfig) -> Result<Option<UnitLock>,
     }
     match UnitLock::acquire(directory, &instance.shown(config), units) {
         Ok(lock) => Ok(Some(lock)),
-        Err(LockError::Held(held)) => {
-            let by = held.by.as_deref().unwrap_or("another instance");
-            Err(format!(
-                "`{}` is woken and stopped by `{by}` already",
-                held.unit
-            ))
-        }
-        Err(LockError::Io(path, error)) => {
-            let path = path.display();
-            tracing::warn!("cannot lock `{path}`: {error}; another instance may stop the unit");
+        Err(held @ LockError::Held(..)) => Err(held.to_string()),
+        Err(error @ LockError::Io(..)) => {
+            tracing::warn!("{error}; another instance may stop the unit");
             Ok(None)
         }
     }
@@ -520,13 +512,9 @@ fn lock(instance: &Instance, config: &ServiceConfig) -> Result<Option<UnitLock>,
 
 fn about(config: &ServiceConfig) -> About {
     let units = config.units().iter().map(ToString::to_string).collect();
-    let owner = match config.manager() {
-        Manager::User => Owner::User,
-        Manager::System => Owner::System,
-    };
     About {
         label: label(&config.kind),
-        units: (units, owner),
+        units: (units, config.manager()),
         wake_rate: config.wake_rate,
     }
 }

@@ -1,7 +1,6 @@
 //! A unit has one instance that stops it: an exclusive flock(2) on `units/UNIT` in the state
 //! directory, which all instances of a machine share.
 
-use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -27,21 +26,14 @@ pub(super) struct UnitLock {
 }
 
 /// Why a unit is not locked.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(super) enum LockError {
-    /// Another instance has it.
-    Held(Held),
+    /// Another instance has this unit; its name, where it has left that.
+    #[error("`{0}` is woken and stopped by `{by}` already", by = .1.as_deref().unwrap_or("another instance"))]
+    Held(UnitName, Option<String>),
     /// The lock cannot be taken at all.
+    #[error("cannot lock `{path}`: {1}", path = .0.display())]
     Io(PathBuf, io::Error),
-}
-
-/// A unit that another instance has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Held {
-    /// The unit.
-    pub(super) unit: UnitName,
-    /// The instance, where it has left its name.
-    pub(super) by: Option<String>,
 }
 
 impl UnitLock {
@@ -63,10 +55,7 @@ impl UnitLock {
             let path = directory.join(unit.as_str());
             match lock(&path, instance) {
                 Ok(Ok(file)) => files.push(file),
-                Ok(Err(by)) => {
-                    let unit = unit.clone();
-                    return Err(LockError::Held(Held { unit, by }));
-                }
+                Ok(Err(by)) => return Err(LockError::Held(unit.clone(), by)),
                 Err(error) => return Err(LockError::Io(path, error)),
             }
         }
@@ -97,25 +86,6 @@ fn lock(path: &Path, instance: &str) -> io::Result<Result<File, Option<String>>>
     }
 }
 
-impl fmt::Display for LockError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Held(held) => held.fmt(f),
-            Self::Io(path, error) => write!(f, "cannot lock `{}`: {error}", path.display()),
-        }
-    }
-}
-
-impl fmt::Display for Held {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { unit, by } = self;
-        match by {
-            Some(by) => write!(f, "`{unit}` is managed by the instance `{by}` already"),
-            None => write!(f, "`{unit}` is managed by another instance already"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::env;
@@ -141,7 +111,7 @@ mod tests {
     #[track_caller]
     fn held(outcome: Result<UnitLock, LockError>) -> (String, Option<String>) {
         match outcome {
-            Err(LockError::Held(Held { unit, by })) => (unit.to_string(), by),
+            Err(LockError::Held(unit, by)) => (unit.to_string(), by),
             other => panic!("{other:?}"),
         }
     }
@@ -152,7 +122,7 @@ mod tests {
         let web = acquire(directory.path(), "web", &["a", "b"]).unwrap();
         let refused = acquire(directory.path(), "media", &["c", "b"]);
         let text = refused.as_ref().unwrap_err().to_string();
-        assert_eq!(text, "`b.service` is managed by the instance `web` already");
+        assert_eq!(text, "`b.service` is woken and stopped by `web` already");
         assert_eq!(held(refused), ("b.service".into(), Some("web".into())));
         // All or none.
         let media = acquire(directory.path(), "media", &["c"]).unwrap();

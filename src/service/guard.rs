@@ -172,7 +172,7 @@ impl Guard {
         let targets: Vec<_> = self.targets.iter().map(|target| &**target).collect();
         match direct::count(&targets).await {
             Ok(0) => Ok(None),
-            Ok(n) => Ok(Some(count(n, "direct connection"))),
+            Ok(n) => Ok(Some(count(n as u64, "direct connection"))),
             Err(error) => Err(format!("direct connections cannot be read: {error}")),
         }
     }

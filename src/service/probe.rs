@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::handle::{Entrance, Message};
-use crate::config::address::{Address, HttpUrl};
+use crate::config::address::HttpUrl;
 use crate::config::{CommandLine, Readiness, ReadyKind, ServiceConfig};
 use crate::net::dial::{Connection, Dialer, Target};
 use crate::net::proxy_header::Origin;
@@ -214,14 +214,8 @@ impl Prober {
                 }))
             }
             ReadyKind::Http(url) => {
-                let asked = match &url.host {
-                    Some((host, port)) => Target {
-                        address: Address::Tcp {
-                            host: host.clone(),
-                            port: Some(*port),
-                        },
-                    },
-                    None => target.clone(),
+                let asked = Target {
+                    address: url.host.clone().unwrap_or_else(|| target.address.clone()),
                 };
                 // Another server expects no PROXY header.
                 let stream = if asked == *target {
@@ -261,14 +255,8 @@ async fn read_some(stream: &AsyncStream) -> io::Result<Vec<u8>> {
 }
 
 async fn ask_over_http(stream: &AsyncStream, url: &HttpUrl) -> io::Result<()> {
-    let host = match &url.host {
-        Some((host, port)) => Address::Tcp {
-            host: host.clone(),
-            port: Some(*port),
-        }
-        .to_string(),
-        None => "localhost".into(),
-    };
+    let host = url.host.as_ref().map(ToString::to_string);
+    let host = host.unwrap_or_else(|| "localhost".into());
     let agent = concat!("wakeport/", env!("CARGO_PKG_VERSION"));
     let request = format!(
         "GET {} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {agent}\r\nAccept: */*\r\nConnection: close\r\n\r\n",

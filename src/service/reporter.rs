@@ -7,12 +7,12 @@ use super::gate::Totals;
 use super::guard::Answer;
 use super::handle::Stopped;
 use crate::backend::Failure;
-use crate::config::WakeRate;
 use crate::config::address::Peer;
+use crate::config::{Manager, WakeRate};
 use crate::core::lifecycle::{Event, State};
 use crate::core::service::{self as core, Fact, Rejection, Ticket};
 use crate::report::log::{Ended, Log};
-use crate::report::record::{Kind, Owner, Record, Work};
+use crate::report::record::{Kind, Record, Work};
 use crate::report::recorder::Recorder;
 use crate::report::status::{Status, Tally};
 
@@ -25,7 +25,7 @@ pub struct About {
     /// Its name in log and STATUS=.
     pub label: String,
     /// The units that it is, and whose manager has them.
-    pub units: (Vec<String>, Owner),
+    pub units: (Vec<String>, Manager),
     /// How often it may be woken.
     pub wake_rate: Option<WakeRate>,
 }
@@ -45,9 +45,10 @@ pub struct Reporter {
 /// Connections rejected because of one input; each kind is reported once.
 #[derive(Debug, Default)]
 pub(super) struct Rejected {
-    failed: usize,
-    wake_rate: usize,
-    silent: BTreeMap<usize, usize>,
+    failed: u64,
+    wake_rate: u64,
+    /// By the index of the target.
+    silent: BTreeMap<usize, u64>,
 }
 
 impl Rejected {
@@ -186,7 +187,7 @@ impl Reporter {
 
     /// A connection was closed before it was let through.
     pub(super) fn abandoned(&mut self) {
-        self.recorder.gave_up();
+        self.recorder.turned_away(|clients| clients.gave_up += 1);
     }
 
     /// The service is about to be started.
@@ -197,7 +198,8 @@ impl Reporter {
     }
 
     pub(super) fn denied(&mut self, listener: &str, peer: Peer) {
-        self.recorder.refused_address();
+        self.recorder
+            .turned_away(|clients| clients.refused_address += 1);
         self.log.denied(listener, peer);
     }
 
@@ -216,12 +218,14 @@ impl Reporter {
             silent,
         } = rejected;
         if failed > 0 {
-            self.recorder.refused_failed(failed);
+            self.recorder
+                .turned_away(|clients| clients.refused_failed += failed);
             self.log.rejected(failed);
         }
         if wake_rate > 0 {
             self.no_wake_until(until, now);
-            self.recorder.refused_rate(wake_rate);
+            self.recorder
+                .turned_away(|clients| clients.refused_rate += wake_rate);
             if let Some(rate) = self.about.wake_rate {
                 let until = self.status.no_wake(now);
                 self.log.rate_limited(wake_rate, rate, until);
@@ -229,7 +233,8 @@ impl Reporter {
         }
         for (index, connections) in silent {
             let failure = silence(index);
-            self.recorder.refused_silent(connections);
+            self.recorder
+                .turned_away(|clients| clients.refused_silent += connections);
             self.recorder.failed(Kind::Silent, &failure);
             self.log.silent(connections, &failure);
         }

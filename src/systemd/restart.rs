@@ -7,7 +7,6 @@ use zbus::OwnedObjectPath;
 
 use super::dbus::Bus;
 use super::unit::Unit;
-use crate::config::Manager;
 
 /// How long the manager may take to answer. Connections are served meanwhile.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -30,11 +29,7 @@ impl Store {
     }
 
     async fn find(unit: &Unit) -> Option<Self> {
-        let manager = match unit.of_a_user {
-            true => Manager::User,
-            false => Manager::System,
-        };
-        let bus = Bus::open(manager, LIMIT).await.ok()?;
+        let bus = Bus::open(unit.manager, LIMIT).await.ok()?;
         let mut rows = bus.systemd.list_units_by_names(&[&unit.name]).await.ok()?;
         let row = rows.pop()?;
         let mut store = Self {

@@ -1,5 +1,6 @@
 //! Which unit we are.
 
+use crate::config::Manager;
 use crate::util::proc;
 
 /// The unit that a manager has started this process for.
@@ -7,8 +8,8 @@ use crate::util::proc;
 pub struct Unit {
     /// Its name: `wakeport@nginx.service`.
     pub name: String,
-    /// Whether its manager is a user's.
-    pub of_a_user: bool,
+    /// Whose manager that is.
+    pub manager: Manager,
 }
 
 /// The unit that we are, if we are one. A process that a unit has started is not.
@@ -24,8 +25,11 @@ pub fn own() -> Option<Unit> {
 impl Unit {
     fn innermost(mut services: Vec<String>) -> Option<Self> {
         let name = services.pop()?;
-        let of_a_user = services.iter().any(|name| name.starts_with("user@"));
-        Some(Self { name, of_a_user })
+        let manager = match services.iter().any(|name| name.starts_with("user@")) {
+            true => Manager::User,
+            false => Manager::System,
+        };
+        Some(Self { name, manager })
     }
 
     /// What people call it: `nginx` for `wakeport@nginx.service`, `shop-door` for
@@ -42,27 +46,24 @@ mod tests {
 
     #[test]
     fn the_innermost_service_is_ours() {
-        for (services, of_a_user, label) in [
-            (&["wakeport@nginx.service"][..], false, "nginx"),
+        for (services, manager, label) in [
+            (&["wakeport@nginx.service"][..], Manager::System, "nginx"),
             (
                 &["wakeport@postgresql@15-main.service"],
-                false,
+                Manager::System,
                 "postgresql@15-main",
             ),
-            (&["shop-door.service"], false, "shop-door"),
+            (&["shop-door.service"], Manager::System, "shop-door"),
             (
                 &["user@1000.service", "wakeport@notes.service"],
-                true,
+                Manager::User,
                 "notes",
             ),
         ] {
             let services: Vec<_> = services.iter().map(|&name| name.to_owned()).collect();
             let name = services.last().cloned();
             let unit = Unit::innermost(services).unwrap();
-            assert_eq!(
-                (Some(&unit.name), unit.of_a_user),
-                (name.as_ref(), of_a_user)
-            );
+            assert_eq!((Some(&unit.name), unit.manager), (name.as_ref(), manager));
             assert_eq!(unit.label(), label);
         }
         assert_eq!(Unit::innermost(Vec::new()), None);

@@ -1,7 +1,7 @@
 //! The socket units, which hold the ports.
 
+use crate::admin::Finding;
 use crate::admin::system::SocketUnit;
-use crate::admin::{Finding, systemctl};
 use crate::config::Manager;
 
 /// Addresses of an instance that cannot be had both, by the unit that should change.
@@ -26,7 +26,7 @@ fn collisions(socket: &SocketUnit, all: &[SocketUnit], ctl: &str) -> Vec<Finding
 
 /// What is wrong with a socket unit, which is one of `all` of its instance.
 pub fn socket(socket: &SocketUnit, all: &[SocketUnit], manager: Manager) -> Vec<Finding> {
-    let (name, unit, ctl) = (&socket.name, &socket.unit, systemctl(manager));
+    let (name, unit, ctl) = (&socket.name, &socket.unit, manager.systemctl());
     let mut findings = Vec::from_iter(super::unit::reload(unit, manager));
     let mut error = |text: String| findings.push(Finding::error(text));
     if unit.load == "masked" {

@@ -8,7 +8,7 @@ use crate::admin::system::{
     Elsewhere, Installed, Permission, Present, Program, Subject, System, Unit,
 };
 use crate::admin::unit_files::Plan;
-use crate::admin::{Finding, Instance, LONGEST_WITH_TMP, in_a_row, instance_name, stem, systemctl};
+use crate::admin::{Finding, Instance, LONGEST_WITH_TMP, in_a_row, instance_name, stem};
 use crate::config::{Manager, ReadyKind, ServiceConfig, ServiceKind, UnitName, span};
 
 /// Drop-ins are of no use without what they add to.
@@ -18,7 +18,7 @@ const NOT_INSTALLED: &str = "the units `wakeport@.socket` and `wakeport@.service
 
 /// What is wrong with a unit that is to be started and stopped by `name`.
 pub fn woken(name: &str, unit: &Unit, service: &ServiceConfig) -> Vec<Finding> {
-    let ctl = systemctl(service.manager());
+    let ctl = service.manager().systemctl();
     if let Some(text) = unusable(name, unit, ctl) {
         return vec![Finding::error(text)];
     }
@@ -121,7 +121,7 @@ fn stops(name: &str, unit: &Unit, service: &ServiceConfig, ctl: &str) -> Vec<Fin
 /// The state that a unit is in.
 fn state(name: &str, unit: &Unit, manager: Manager) -> Vec<Finding> {
     let mut findings = Vec::from_iter(reload(unit, manager));
-    let ctl = systemctl(manager);
+    let ctl = manager.systemctl();
     let mut warning = |text: String| findings.push(Finding::warning(text));
     if unit.active == "failed" {
         let how = ending(unit);
@@ -133,7 +133,7 @@ fn state(name: &str, unit: &Unit, manager: Manager) -> Vec<Finding> {
             ("timeout", _) => {
                 "it exceeded TimeoutStartSec=, TimeoutStopSec= or RuntimeMaxSec=".to_owned()
             }
-            _ => format!("`{}` shows why", journal(name, manager)),
+            _ => format!("`{}` shows why", manager.journalctl(name)),
         };
         warning(format!(
             "`{name}` has failed the last time ({how}); {remedy}"
@@ -214,14 +214,6 @@ fn setup_failure(status: i32) -> Option<(&'static str, &'static str)> {
         243 => ("CREDENTIALS", "its credentials cannot be read"),
         _ => return None,
     })
-}
-
-/// The command that shows the log of a unit.
-fn journal(unit: &str, manager: Manager) -> String {
-    match manager {
-        Manager::System => format!("journalctl -u {unit}"),
-        Manager::User => format!("journalctl --user -u {unit}"),
-    }
 }
 
 /// Why there is nothing to start, if so.
@@ -341,7 +333,7 @@ pub fn readiness(unit: &Unit, service: &ServiceConfig) -> Option<Finding> {
 
 /// Whether systemd measures what keeps the unit awake.
 pub fn accounting(name: &UnitName, unit: &Unit, service: &ServiceConfig) -> Vec<Finding> {
-    let ctl = systemctl(service.manager());
+    let ctl = service.manager().systemctl();
     let needed = service.busy.accounting();
     let missing = needed.filter(|setting| !unit.accounting.contains(setting));
     let missing = missing.map(|setting| {
@@ -464,7 +456,7 @@ pub fn installed(installed: &Installed, manager: Manager) -> Vec<Finding> {
 
 /// What is wrong with the service that relays, apart from what it is to do.
 fn relay(installed: &Installed, manager: Manager) -> Vec<Finding> {
-    let (unit, ctl) = (&installed.service, systemctl(manager));
+    let (unit, ctl) = (&installed.service, manager.systemctl());
     let id = &unit.id;
     let mut findings = Vec::from_iter(reload(unit, manager));
     for name in &installed.unknown {
@@ -501,7 +493,7 @@ fn failures(unit: &Unit, manager: Manager) -> Option<Finding> {
         (EXITED, status) => setup_failure(status).map(|(_, cause)| cause),
         _ => None,
     };
-    let journal = journal(id, manager);
+    let journal = manager.journalctl(id);
     let times = match unit.restarts {
         1 => "once".to_owned(),
         times => format!("{times} times"),
@@ -546,7 +538,7 @@ pub fn missing(name: &str, installed: &Installed, manager: Manager) -> Option<Fi
     if unit.load == "not-found" {
         return Some(Finding::error(NOT_INSTALLED));
     }
-    if let Some(text) = unusable(name, unit, systemctl(manager)) {
+    if let Some(text) = unusable(name, unit, manager.systemctl()) {
         return Some(Finding::error(text));
     }
     let (first, others) = installed.sockets.split_first()?;
@@ -565,7 +557,7 @@ pub(super) fn reload(unit: &Unit, manager: Manager) -> Option<Finding> {
         Finding::warning(format!(
             "the files of `{}` have changed on disk; `{} daemon-reload` makes systemd read them",
             unit.id,
-            systemctl(manager)
+            manager.systemctl()
         ))
     })
 }

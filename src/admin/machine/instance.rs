@@ -51,7 +51,8 @@ pub async fn all(bus: &Bus) -> Result<Vec<String>, String> {
 /// The instance whose service this is.
 pub async fn instance(bus: &Bus, service: &str) -> Result<Found, String> {
     let mut properties = bus.all_properties(service).await?;
-    let command = properties.take("ExecStart").map_or(Vec::new(), arguments);
+    let start: Vec<Start> = properties.take("ExecStart").unwrap_or_default();
+    let command = start.into_iter().next().map(|(_, arguments, ..)| arguments);
     let pairs = properties.take("Environment").unwrap_or_default();
     let files = properties.take("EnvironmentFiles").unwrap_or_default();
     let (variables, unread) = variables(pairs, files);
@@ -78,7 +79,7 @@ pub async fn instance(bus: &Bus, service: &str) -> Result<Found, String> {
             closed: None,
             files: Vec::new(),
         },
-        command,
+        command: command.unwrap_or_default(),
         variables,
         user,
         dynamic_user,
@@ -110,14 +111,7 @@ pub(super) fn variables(pairs: Vec<String>, files: Vec<(String, bool)>) -> (Pair
 }
 
 /// `ExecStart`: path, arguments, whether failures do not count, and when it ran with what result.
-type Start = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
-
-fn arguments(start: Vec<Start>) -> Vec<String> {
-    start
-        .into_iter()
-        .next()
-        .map_or(Vec::new(), |(_, arguments, ..)| arguments)
-}
+pub(super) type Start = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
 
 /// The sockets of a service: the one of its own name, and others that start it.
 async fn sockets(bus: &Bus, service: &str, unit: &Unit) -> Result<Vec<SocketUnit>, String> {

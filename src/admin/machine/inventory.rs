@@ -8,14 +8,11 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::Bus;
-use super::instance::variables;
+use super::instance::{Start, variables};
 use crate::config::Manager;
 
 /// `wakeport status --watch` asks every second.
 const BUS_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// A command of `ExecStart=`: path, arguments, whether failure is ignored, and how it went last.
-type Command = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
 
 /// The units of a manager.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -120,7 +117,7 @@ async fn wakeport(bus: &Bus, name: &str) -> zbus::Result<Option<Service>> {
     let Some(unit) = bus.named(&[name]).await?.pop() else {
         return Ok(None);
     };
-    let commands: Vec<Command> = bus.property(&unit.path, "Service", "ExecStart").await?;
+    let commands: Vec<Start> = bus.property(&unit.path, "Service", "ExecStart").await?;
     let ours = commands.into_iter().find(|(path, arguments, ..)| {
         path.rsplit('/').next() == Some("wakeport")
             && arguments.get(1).is_some_and(|argument| argument == "run")

@@ -99,14 +99,6 @@ pub(super) fn manager(manager: Manager) -> &'static str {
     }
 }
 
-/// The command that reaches the manager.
-fn systemctl(manager: Manager) -> &'static str {
-    match manager {
-        Manager::System => "systemctl",
-        Manager::User => "systemctl --user",
-    }
-}
-
 /// What `error` means as the reply of `of` to `verb` with `unit`.
 pub(super) fn bus_error(error: &Error, verb: Verb, unit: &str, of: Manager) -> BusError {
     let (name, text) = if let Error::MethodError(name, text, _) = error {
@@ -154,7 +146,7 @@ fn unreachable(cause: &str, of: Manager) -> Failure {
 }
 
 fn refused(name: &str, text: &str, verb: Verb, unit: &str, of: Manager) -> Failure {
-    let ctl = systemctl(of);
+    let ctl = of.systemctl();
     let what = match verb {
         Verb::Query => "query",
         Verb::Start => "start",
@@ -194,7 +186,7 @@ fn refused(name: &str, text: &str, verb: Verb, unit: &str, of: Manager) -> Failu
 /// Why `unit` is down although it was told to start: by how its start job ended, if that is
 /// known, and by what the unit itself says.
 pub(super) fn not_up(unit: &str, job: Option<&str>, run: &LastRun, of: Manager) -> Failure {
-    let ctl = systemctl(of);
+    let ctl = of.systemctl();
     let status = format!("see `{ctl} status {unit}`");
     let why = match job {
         Some("dependency") => format!("a unit that it requires failed; see `{ctl} --failed`"),
@@ -216,7 +208,7 @@ pub(super) fn not_up(unit: &str, job: Option<&str>, run: &LastRun, of: Manager) 
 
 /// Why `unit` was not stopped, which is frozen.
 pub(super) fn frozen(unit: &str, of: Manager) -> Failure {
-    let ctl = systemctl(of);
+    let ctl = of.systemctl();
     Failure(format!(
         "`{unit}` cannot be stopped while it is frozen; `{ctl} thaw {unit}`"
     ))
@@ -224,7 +216,7 @@ pub(super) fn frozen(unit: &str, of: Manager) -> Failure {
 
 /// How `unit` has ended, which was told to stop and counts as failed.
 pub(super) fn stopped_as_failed(unit: &str, run: &LastRun, of: Manager) -> String {
-    let log = format!("see `{}`", journal(unit, of));
+    let log = format!("see `{}`", of.journalctl(unit));
     let (how, remedy) = match (run.result.as_str(), &run.exit) {
         ("exit-code", Some(MainExit::Status(status @ 1..))) => (
             format!("status {status}"),
@@ -248,7 +240,7 @@ pub(super) fn gone_down(unit: &str, run: &LastRun, of: Manager) -> String {
 }
 
 fn cause(unit: &str, run: &LastRun, of: Manager) -> String {
-    let ctl = systemctl(of);
+    let ctl = of.systemctl();
     let exit = match run.exit {
         Some(MainExit::Status(203)) => ": its program cannot be executed (status 203)".to_owned(),
         Some(MainExit::Status(status)) => format!(": main process exited with status {status}"),
@@ -274,14 +266,8 @@ fn cause(unit: &str, run: &LastRun, of: Manager) -> String {
              ExecCondition= not met; see `{ctl} status {unit}`"
         ),
         "exec-condition" => "ExecCondition= not met".to_owned(),
-        result => format!("`{result}`{exit}; see `{}`", journal(unit, of)),
+        result => format!("`{result}`{exit}; see `{}`", of.journalctl(unit)),
     }
-}
-
-/// The command that shows the log of `unit`.
-fn journal(unit: &str, of: Manager) -> String {
-    let user = if of == Manager::User { "--user " } else { "" };
-    format!("journalctl {user}-u {unit}")
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use jiff::tz::TimeZone;
 
 use super::numbers::{bytes, left, share, span, took};
 use super::view::View;
-use crate::report::record::{LastFailure, Moment, Owner, RecordedState, Work};
+use crate::config::Manager;
+use crate::report::record::{LastFailure, Moment, RecordedState, Work};
 use crate::util::text::one_line;
 
 /// Wide enough for most names; a longer one is cut where there is no more room.
@@ -182,7 +183,7 @@ fn attention(view: &View) -> Vec<(Style, String)> {
                 } else {
                     WARNING
                 };
-                let user = if view.manager == Owner::User {
+                let user = if view.manager == Manager::User {
                     " --user"
                 } else {
                     ""
@@ -246,8 +247,8 @@ fn ago(at: Timestamp, now: Moment) -> Option<f64> {
 
 fn name(view: &View) -> String {
     match view.manager {
-        Owner::System => one_line(&view.name),
-        Owner::User => format!("{} (user)", one_line(&view.name)),
+        Manager::System => one_line(&view.name),
+        Manager::User => format!("{} (user)", one_line(&view.name)),
     }
 }
 

@@ -6,16 +6,16 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::admin::machine::inventory::{self, Inventory, Socket};
-use crate::config::UnitName;
+use crate::config::{Manager, UnitName};
 use crate::report::record::{
-    Bytes, Clients, Kind, LastFailure, Moment, Owner, Record, RecordedState, Work,
+    Bytes, Clients, Kind, LastFailure, Moment, Record, RecordedState, Work,
 };
 
 /// One instance, as `--json` prints it. docs/observing.md says what the fields mean.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(super) struct View {
     pub(super) name: String,
-    pub(super) manager: Owner,
+    pub(super) manager: Manager,
     pub(super) unit: Option<String>,
     /// Not known where no manager answers.
     pub(super) sockets: Option<Vec<Socket>>,
@@ -111,30 +111,15 @@ impl View {
     }
 
     /// An instance that only its manager knows: it had no client yet, or keeps no record.
-    pub(super) fn unknown(unit: &str, manager: Owner, service: &inventory::Service) -> Self {
+    pub(super) fn unknown(unit: &str, manager: Manager, service: &inventory::Service) -> Self {
         let stem = unit.strip_suffix(".service").unwrap_or(unit);
         Self {
             name: stem.strip_prefix("wakeport@").unwrap_or(stem).to_owned(),
             manager,
             unit: Some(unit.to_owned()),
             sockets: Some(service.sockets.clone()),
-            service: None,
-            units: Vec::new(),
             state: (!service.active).then_some(RecordedState::Asleep),
-            since: None,
-            for_seconds: None,
-            left_seconds: None,
-            kept_awake: BTreeMap::new(),
-            clients: Clients::default(),
-            bytes: Bytes::default(),
-            wakes: Wakes::default(),
-            sleeps: 0,
-            asleep_share: None,
-            memory_freed_bytes: None,
-            failures: BTreeMap::new(),
-            last_failure: None,
-            remark: None,
-            counting_since: None,
+            ..Self::default()
         }
     }
 

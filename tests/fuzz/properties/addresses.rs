@@ -41,11 +41,9 @@ fn url(text: &str) {
     let breaks = |c: char| c.is_whitespace() || c.is_control();
     assert!(url.path.starts_with('/') && !url.path.contains(breaks));
     let mut authority = String::new();
-    if let Some((host, port)) = url.host.clone() {
-        assert!(!host.contains(breaks), "{host:?}");
-        let port = Some(port);
-        let address = Address::Tcp { host, port };
+    if let Some(address) = url.host.clone() {
         authority = address.to_string();
+        assert!(!authority.contains(breaks), "{authority:?}");
         assert_eq!(authority.parse(), Ok(address));
     }
     let shown = format!("http://{authority}{}", url.path);

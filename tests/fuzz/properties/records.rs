@@ -45,7 +45,7 @@ fn lived_on(mut record: Record) -> Record {
     record.lasts(Some(Duration::MAX), at(2));
     record.wakes.add(Duration::from_secs(1));
     record.transition(RecordedState::Awake, at(3));
-    for kind in Kind::ALL {
+    for &kind in Kind::ALL {
         record.fails(kind, "x\n\u{1b}[31m", at(4).wall);
     }
     record.end(at(5));

@@ -109,7 +109,7 @@ fn the_table_has_80_columns_and_says_what_needs_attention() {
         active: true,
         ..inventory.services["wakeport@web.service"].clone()
     };
-    views.push(View::unknown("door.service", Owner::User, &door));
+    views.push(View::unknown("door.service", Manager::User, &door));
 
     let expected = "\
 NAME              STATE            FOR CLIENTS WAKES MEDIAN   LAST ASLEEP  FREED
