@@ -157,12 +157,7 @@ impl Route {
             header: None,
             identified,
         };
-        Some(Session {
-            route: self.clone(),
-            client,
-            arrival,
-            entry,
-        })
+        Some(self.session(client, arrival, entry))
     }
 
     /// A connection that has paused in an earlier process, and was not relayed yet.
@@ -171,12 +166,7 @@ impl Route {
             true => Entry::Identified,
             false => Entry::Pending(()),
         };
-        Session {
-            route: self.clone(),
-            client,
-            arrival,
-            entry,
-        }
+        self.session(client, arrival, entry)
     }
 
     /// A connection that has paused in an earlier process, and is inside: it keeps the service from
@@ -189,17 +179,26 @@ impl Route {
         paused: Paused,
         traffic: Traffic,
     ) -> Left {
-        let permit = self.entrance.resume();
+        let relayed = Relayed {
+            target,
+            paused,
+            traffic,
+            permit: self.entrance.resume(),
+        };
+        self.session(client, arrival, Entry::Relayed(Box::new(relayed)))
+    }
+
+    fn session<P>(
+        self: &Arc<Self>,
+        client: RawStream,
+        arrival: Arrival,
+        entry: Entry<P>,
+    ) -> Session<P> {
         Session {
             route: self.clone(),
             client,
             arrival,
-            entry: Entry::Relayed(Box::new(Relayed {
-                target,
-                paused,
-                traffic,
-                permit,
-            })),
+            entry,
         }
     }
 

@@ -63,7 +63,6 @@ impl Page<'_> {
     fn about_states(&mut self, now: Moment) {
         self.each(
             "wakeport_instance_info",
-            "gauge",
             "Always 1; the unit that runs wakeport, and the service that it starts and stops.",
             |Instance { record, .. }, row| {
                 let unit = record.unit.as_deref().unwrap_or_default();
@@ -74,7 +73,6 @@ impl Page<'_> {
         );
         self.each(
             "wakeport_state",
-            "gauge",
             "1 for the state that the service is in, 0 for the others.",
             |Instance { record, alive }, row| {
                 for state in RecordedState::ALL {
@@ -85,7 +83,6 @@ impl Page<'_> {
         );
         self.each(
             "wakeport_state_seconds_total",
-            "counter",
             "Time spent in each state.",
             |Instance { record, alive }, row| {
                 for (state, seconds) in record.seconds(*alive, now) {
@@ -95,7 +92,6 @@ impl Page<'_> {
         );
         self.each(
             "wakeport_kept_awake",
-            "gauge",
             "1 for what keeps the service awake although no client is here: connections that bypass wakeport (direct), units that would be stopped along (units), the busy hook (hook), what it uses (cpu, io, net).",
             |Instance { record, alive }, row| {
                 for work in Work::ALL {
@@ -106,7 +102,6 @@ impl Page<'_> {
         );
         self.each(
             "wakeport_memory_freed_bytes",
-            "gauge",
             "What the service took just before its last stop; absent where memory is not accounted.",
             |Instance { record, .. }, row| {
                 if let Some(bytes) = record.memory_freed {
@@ -119,7 +114,6 @@ impl Page<'_> {
     fn about_clients(&mut self) {
         self.each(
             "wakeport_clients_active",
-            "gauge",
             "Clients that are connected and were admitted.",
             |Instance { record, alive }, row| {
                 let active = if *alive { record.clients.active } else { 0 };
@@ -128,7 +122,6 @@ impl Page<'_> {
         );
         self.each(
             "wakeport_clients_waiting",
-            "gauge",
             "Clients that wait for the service.",
             |Instance { record, alive }, row| {
                 let waiting = if *alive { record.clients.waiting } else { 0 };
@@ -137,13 +130,11 @@ impl Page<'_> {
         );
         self.each(
             "wakeport_clients_served_total",
-            "counter",
             "Clients that were admitted.",
             |Instance { record, .. }, row| row.is(record.clients.served as f64),
         );
         self.each(
             "wakeport_clients_refused_total",
-            "counter",
             "Clients that were reset: the service could not be woken (failed), just their target did not answer (silent), the service was woken too often (rate), or their address is denied (address).",
             |Instance { record, .. }, row| {
                 row.with("reason", "failed").is(record.clients.refused_failed as f64);
@@ -154,13 +145,11 @@ impl Page<'_> {
         );
         self.each(
             "wakeport_clients_gave_up_total",
-            "counter",
             "Clients that left while they waited.",
             |Instance { record, .. }, row| row.is(record.clients.gave_up as f64),
         );
         self.each(
             "wakeport_clients_ended_total",
-            "counter",
             "Connections that wakeport closed: they were idle for too long (idle), or their peer timed out (vanished).",
             |Instance { record, .. }, row| {
                 row.with("reason", "idle").is(record.clients.ended_idle as f64);
@@ -169,7 +158,6 @@ impl Page<'_> {
         );
         self.each(
             "wakeport_relayed_bytes_total",
-            "counter",
             "Bytes relayed to the service (up) and from it (down), counted when a connection ends.",
             |Instance { record, .. }, row| {
                 row.with("direction", "up").is(record.bytes.up as f64);
@@ -203,7 +191,6 @@ impl Page<'_> {
         }
         self.each(
             "wakeport_sleeps_total",
-            "counter",
             "How often the service was stopped after its cooldown.",
             |Instance { record, .. }, row| row.is(record.sleeps as f64),
         );
@@ -212,7 +199,6 @@ impl Page<'_> {
     fn about_failures(&mut self) {
         self.each(
             "wakeport_failures_total",
-            "counter",
             "What failed: the order to start (start), an answer in time (timeout), the service before it answered (died), the order to stop (stop), one target of several (silent).",
             |Instance { record, .. }, row| {
                 for kind in Kind::ALL {
@@ -223,7 +209,6 @@ impl Page<'_> {
         );
         self.each(
             "wakeport_last_failure_timestamp_seconds",
-            "gauge",
             "When something failed last; absent if nothing has.",
             |Instance { record, .. }, row| {
                 if let Some(failure) = &record.last_failure {
@@ -233,8 +218,12 @@ impl Page<'_> {
         );
     }
 
-    /// A family with what `tell` says of each instance.
-    fn each(&mut self, name: &str, kind: &str, help: &str, tell: impl Fn(&Instance, &mut Row<'_>)) {
+    /// A family with what `tell` says of each instance: a counter if its name says so.
+    fn each(&mut self, name: &str, help: &str, tell: impl Fn(&Instance, &mut Row<'_>)) {
+        let kind = match name.ends_with("_total") {
+            true => "counter",
+            false => "gauge",
+        };
         self.family(name, kind, help);
         for instance in &self.instances {
             tell(
