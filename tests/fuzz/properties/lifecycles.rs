@@ -9,8 +9,6 @@ use wakeport::core::lifecycle::{
 };
 use wakeport::core::wake_limiter::WakeLimiter;
 
-const PHASES: [Phase; 4] = [Phase::Up, Phase::Starting, Phase::Stopping, Phase::Down];
-
 /// The longest back-off.
 const BACK_OFF: Duration = Duration::from_secs(30);
 
@@ -72,7 +70,7 @@ struct Play {
 impl Play {
     /// Something that can happen now.
     fn honest(&mut self, what: u8, value: u8) {
-        let phase = PHASES[usize::from(value & 3)];
+        let phase = super::phase(value);
         let started = matches!(self.life.state(), State::Waking { started: true, .. });
         let event = match (what % 10, self.order) {
             (0, _) => {
@@ -134,7 +132,7 @@ impl Play {
 
     /// Something that may be late, early, or not true.
     fn anything(&mut self, what: u8, value: u8) {
-        let phase = PHASES[usize::from(value & 3)];
+        let phase = super::phase(value);
         self.clients = ClientCounts {
             waiting: usize::from(value >> 4 & 3),
             connected: usize::from(value >> 6),

@@ -16,6 +16,8 @@ mod setups;
 mod spans;
 mod units;
 
+use wakeport::core::lifecycle::Phase;
+
 /// Panics if the property does not hold for these bytes.
 pub(super) type Property = fn(&[u8]);
 
@@ -36,6 +38,14 @@ pub(super) const PROPERTIES: [(&str, Property); 14] = [
     ("spans", spans::property),
     ("units", units::property),
 ];
+
+/// What a backend sees of a service: by the bits 0, 1 and 3.
+fn phase(value: u8) -> Phase {
+    match value & 0b1011 {
+        0b1000 => Phase::Frozen,
+        bits => [Phase::Up, Phase::Starting, Phase::Stopping, Phase::Down][usize::from(bits & 3)],
+    }
+}
 
 /// Whether this is one printable line.
 fn is_one_line(text: &str) -> bool {

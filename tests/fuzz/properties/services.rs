@@ -5,11 +5,10 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use wakeport::core::gate::{Occupancy, Word};
-use wakeport::core::lifecycle::{Phase, State, Stop, Times};
+use wakeport::core::lifecycle::{State, Stop, Times};
 use wakeport::core::service::{Effect, Fact, Input, Rules, Service, Ticket, Timer};
 use wakeport::core::wake_limiter::WakeLimiter;
 
-const PHASES: [Phase; 4] = [Phase::Up, Phase::Starting, Phase::Stopping, Phase::Down];
 const TARGETS: usize = 2;
 
 /// The first byte says how long the states last, what queries are good for, and how often the
@@ -81,7 +80,7 @@ struct Play {
 impl Play {
     fn step(&mut self, what: u8, value: u8) {
         let target = usize::from(value & 1);
-        let phase = PHASES[usize::from(value & 3)];
+        let phase = super::phase(value);
         match what % 16 {
             0 | 1 => {
                 let ticket = self.ticket(target);
