@@ -30,6 +30,7 @@ use crate::net::relay;
 use crate::net::stream::RawStream;
 use crate::service::{Permit, Traffic};
 use crate::session::{Arrival, Entry, Left, Relayed, Route};
+use crate::systemd::message_id as message;
 use crate::systemd::notify::Notifier;
 use crate::systemd::restart::Store;
 use crate::systemd::unit::Unit;
@@ -69,6 +70,17 @@ pub(super) async fn hand_over(
         return None;
     }
     let store = Store::of_restart(unit).await?;
+    let fails = |connections, why: &str| {
+        let connections = count(connections);
+        tracing::warn!(
+            message_id = message::HANDOVER_FAILED,
+            "restarting: {connections} cannot be handed over: {why}"
+        );
+        None
+    };
+    if store.room() == 0 {
+        return fails(sessions.count(), &no_room(&store));
+    }
     // Connections are served meanwhile.
     let free = async {
         while services.are_bound().await {
@@ -81,29 +93,52 @@ pub(super) async fn hand_over(
     let (ending, left): (Vec<_>, Vec<_>) = left
         .into_iter()
         .partition(|left| left.is_relayed() && services.ends_with_us(left));
-    let (queues, packed) = pack(&left, store.room);
-    if packed == left.len() && put_away(&queues, &store, notifier).await {
-        tracing::info!("restarting: handed {} over", count(left.len()));
+    let mut queues = Vec::new();
+    let outcome = match pack(&left, store.room(), &mut queues) {
+        Ok(true) => put_away(&queues, &store, notifier).await,
+        Ok(false) => Err(no_room(&store)),
+        Err(error) if error.raw_os_error() == Some(Errno::TOOMANYREFS.raw_os_error()) => {
+            Err("the limit on open files is too small; raise LimitNOFILE=".to_owned())
+        }
+        Err(error) => Err(error.to_string()),
+    };
+    let Err(why) = outcome else {
+        let connections = count(left.len());
+        tracing::info!(
+            message_id = message::HANDED_OVER,
+            "restarting: handed {connections} over"
+        );
         ending.into_iter().for_each(Left::reset);
         return Some(HandedOver {
             _left: left,
             _held: held,
         });
-    }
+    };
     queues.into_iter().for_each(Queue::empty);
     notifier.forget(vec![CONNECTIONS.into()]);
-    tracing::warn!("restarting: {} cannot be handed over", count(left.len()));
+    let connections = left.len();
     for left in ending.into_iter().chain(left) {
         sessions.resume(left);
     }
-    None
+    fails(connections, &why)
 }
 
-/// Has the manager store the queues; whether it has.
-async fn put_away(queues: &[Queue], store: &Store, notifier: &Notifier) -> bool {
+fn no_room(store: &Store) -> String {
+    format!(
+        "FileDescriptorStoreMax={} of the unit is too small; set it to 64",
+        store.most
+    )
+}
+
+/// Has the manager store the queues.
+async fn put_away(queues: &[Queue], store: &Store, notifier: &Notifier) -> Result<(), String> {
     let outputs: Vec<BorrowedFd<'_>> = queues.iter().map(|queue| queue.output.as_fd()).collect();
     let all = store.full + outputs.len();
-    notifier.store(CONNECTIONS, &outputs).await && store.stored().await == Some(all)
+    let sent = notifier.store(CONNECTIONS, &outputs).await;
+    match sent && store.stored().await == Some(all) {
+        true => Ok(()),
+        false => Err("systemd has not stored them".to_owned()),
+    }
 }
 
 /// Goes on with the connections that an earlier process has left.
@@ -123,14 +158,18 @@ pub(super) fn take(stored: Stored, listeners: &Listeners, notifier: &Notifier) {
         let (these, problem) = receive(queue);
         received.extend(these);
         if let Some(problem) = problem {
-            tracing::warn!("connections that the process before has left are reset: {problem}");
+            tracing::warn!(
+                message_id = message::HANDOVER_FAILED,
+                "connections that the process before has left are reset: {problem}"
+            );
         }
     }
     notifier.forget(names);
     if !received.is_empty() {
+        let connections = count(received.len());
         tracing::info!(
-            "took {} over from the process before",
-            count(received.len())
+            message_id = message::TAKEN_OVER,
+            "took {connections} over from the process before"
         );
     }
     listeners.resume(received);
@@ -144,30 +183,29 @@ struct Queue {
     output: OwnedFd,
 }
 
-/// Writes these connections into queues, as many of them as fit into at most `room`; how many did. The
-/// sockets stay open here as well.
-fn pack(sessions: &[Left], room: usize) -> (Vec<Queue>, usize) {
+/// Writes these connections into queues; whether they fit into at most `room`. The sockets stay open
+/// here as well.
+fn pack(sessions: &[Left], room: usize, queues: &mut Vec<Queue>) -> io::Result<bool> {
     let connections: Vec<Connection> = sessions.iter().map(describe).collect();
-    let (mut queues, mut packed) = (Vec::new(), 0);
+    let mut packed = 0;
     while packed < sessions.len() {
         let fitting = wire::fitting(&connections[packed..]);
         let these = packed..packed + fitting;
         let message = (&connections[these.clone()], &sessions[these]);
-        if let Err(error) = put(&mut queues, room, message) {
-            tracing::debug!("{packed} of {} connections fit: {error}", sessions.len());
-            break;
+        if !put(queues, room, message)? {
+            return Ok(false);
         }
         packed += fitting;
     }
-    (queues, packed)
+    Ok(true)
 }
 
-/// Writes one message into the last queue, or into a new one if that is full.
+/// Writes one message into the last queue, or into a new one if that is full; whether there was room.
 fn put(
     queues: &mut Vec<Queue>,
     room: usize,
     (connections, sessions): (&[Connection], &[Left]),
-) -> io::Result<()> {
+) -> io::Result<bool> {
     let line = wire::write(connections);
     let rest = rest_of(sessions)?;
     let mut descriptors: Vec<BorrowedFd<'_>> = Vec::new();
@@ -181,16 +219,15 @@ fn put(
     if let Some(last) = queues.last()
         && last.send(&line, &descriptors)?
     {
-        return Ok(());
+        return Ok(true);
     }
-    if queues.len() < room {
-        let queue = Queue::new()?;
-        if queue.send(&line, &descriptors)? {
-            queues.push(queue);
-            return Ok(());
-        }
+    if queues.len() == room {
+        return Ok(false);
     }
-    Err(io::ErrorKind::StorageFull.into())
+    let queue = Queue::new()?;
+    let sent = queue.send(&line, &descriptors)?;
+    queues.push(queue);
+    Ok(sent)
 }
 
 /// A file with what is left to be passed on, if anything is.
@@ -478,5 +515,24 @@ impl Received {
     pub(super) fn reset(&self) {
         self.client.reset();
         self.target.iter().for_each(RawStream::reset);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::systemd::restart::QUEUE_HOLDS;
+
+    #[test]
+    fn a_queue_holds_as_many_connections_as_is_said() {
+        let queue = Queue::new().unwrap();
+        sockopt::set_socket_send_buffer_size(&queue.input, 212_992).unwrap();
+        let line = [b' '; wire::LONGEST];
+        let connections = wire::LONGEST / 300;
+        let sockets = vec![queue.output.as_fd(); 2 * connections];
+        for _ in 0..QUEUE_HOLDS.div_ceil(connections) {
+            assert!(queue.send(&line, &sockets).unwrap());
+        }
+        queue.empty();
     }
 }

@@ -23,3 +23,9 @@ pub const SLEEP_FAILED: &str = "3195398212f24132a257674e8cc9597a";
 pub const EXITING: &str = "90358c94a3624df8b3310cf3c8219c75";
 /// The process was told to stop, and drains.
 pub const DRAINING: &str = "9d8c6fd7ac514493910758794eb1537a";
+/// Connections are left to the next process.
+pub const HANDED_OVER: &str = "241715f63b864b6dbad78d3854180140";
+/// Connections of the process before go on.
+pub const TAKEN_OVER: &str = "6174af5d6cae49efba77406244b6f5c5";
+/// Connections cannot go on in the next process.
+pub const HANDOVER_FAILED: &str = "17c5232d19d34119ba9e0b874839da15";

@@ -11,6 +11,10 @@ use super::unit::Unit;
 /// How long the manager may take to answer. Connections are served meanwhile.
 const LIMIT: Duration = Duration::from_secs(2);
 
+/// How many connections a queue in the store holds, with `net.core.wmem_max` as the kernel sets it and
+/// up to 300 bytes to be written down of each.
+pub const QUEUE_HOLDS: usize = 1000;
+
 /// The file descriptor store of a unit that is about to start anew.
 #[derive(Debug)]
 pub struct Store {
@@ -18,8 +22,8 @@ pub struct Store {
     path: OwnedObjectPath,
     /// How many descriptors there were in it.
     pub full: usize,
-    /// How many more there is room for.
-    pub room: usize,
+    /// How many there may be: `FileDescriptorStoreMax=`.
+    pub most: usize,
 }
 
 impl Store {
@@ -36,15 +40,20 @@ impl Store {
             bus,
             path: row.path,
             full: 0,
-            room: 0,
+            most: 0,
         };
         if !starts_again(&row.job, || store.get("Restart")).await {
             return None;
         }
-        let room: u32 = store.get("FileDescriptorStoreMax").await?;
+        let most: u32 = store.get("FileDescriptorStoreMax").await?;
+        store.most = usize::try_from(most).ok()?;
         store.full = store.stored().await?;
-        store.room = usize::try_from(room).ok()?.checked_sub(store.full)?;
-        (store.room > 0).then_some(store)
+        Some(store)
+    }
+
+    /// How many more descriptors there is room for.
+    pub fn room(&self) -> usize {
+        self.most.saturating_sub(self.full)
     }
 
     /// How many descriptors are in it.

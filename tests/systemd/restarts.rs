@@ -289,7 +289,14 @@ fn unix_sockets_are_handed_over() {
 #[ignore = "needs root: tests/run runs it"]
 fn connections_to_a_child_process_drain_and_its_waiting_clients_are_handed_over() {
     let rig = Rig::boot();
-    let echo = Echo::child(&rig, "child", &[NEVER, "WAKEPORT_DRAIN_TIMEOUT=1s"]);
+    let settings = [
+        NEVER,
+        "WAKEPORT_DRAIN_TIMEOUT=1s",
+        "WAKEPORT_START_TIMEOUT=1h",
+        "WAKEPORT_READY_HOOK=test -e /run/ready",
+    ];
+    let echo = Echo::child(&rig, "child", &settings);
+    rig.run("touch /run/ready");
     let client = TcpStream::connect(&echo.address).expect("the port is open");
     let mut exchange = Exchange::short();
     exchange.ends_first = false;
@@ -297,9 +304,27 @@ fn connections_to_a_child_process_drain_and_its_waiting_clients_are_handed_over(
         exchange.talk(client.try_clone().expect("a descriptor")),
         Ok(())
     );
+    rig.run("rm /run/ready");
     restart(&rig, &echo.wakeport());
     let error = limited(client).read(&mut [0]).expect_err("a reset");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+
+    // This one has sent all that it says before the child is ready.
+    let mut client = limited(TcpStream::connect(&echo.address).expect("the port is open"));
+    let said = noise(3, 10_000);
+    client.write_all(&said).expect("it is open");
+    rig.wait_for("the child starts", || {
+        rig.show("StatusText", &echo.wakeport()).contains("waking")
+    });
+    for _ in 0..2 {
+        restart(&rig, &echo.wakeport());
+    }
+    let handed = rig.said(&echo.wakeport(), "handed 1 connection over");
+    assert_eq!(handed, 2);
+    rig.run("touch /run/ready");
+    let mut heard = vec![0; said.len()];
+    client.read_exact(&mut heard).expect("it is echoed");
+    assert!(heard == said);
     echo.serves(&Exchange::short());
 }
 
@@ -336,14 +361,41 @@ fn connections_of_a_service_with_hooks_are_handed_over() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
+fn a_small_store_has_room_for_many_connections() {
+    let rig = Rig::boot();
+    let target = relay(&rig, &[]);
+    rig.drop_in(RELAY, "small", "[Service]\nFileDescriptorStoreMax=2\n");
+    let mut pairs: Vec<_> = (0..10)
+        .map(|_| {
+            let client = connect();
+            (client, accept(&target))
+        })
+        .collect();
+    for _ in 0..2 {
+        restart(&rig, RELAY);
+        for (client, service) in &mut pairs {
+            let mut bytes = [0; 5];
+            client.write_all(b"hello").expect("it is open");
+            service.read_exact(&mut bytes).expect("it is open");
+            assert_eq!(&bytes, b"hello");
+        }
+    }
+    assert_eq!(rig.said(RELAY, "handed 10 connections over"), 2);
+    assert_eq!(rig.said(RELAY, "cannot be handed over"), 0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
 fn without_a_store_or_a_bus_a_restart_drains() {
     let rig = Rig::boot();
     let target = relay(&rig, &["WAKEPORT_DRAIN_TIMEOUT=1s"]);
+    // Without a bus it is not known whether it is a restart.
     let without = [
-        "FileDescriptorStoreMax=0",
-        "Environment=DBUS_SYSTEM_BUS_ADDRESS=unix:path=/run/none",
+        ("FileDescriptorStoreMax=0", 1),
+        ("Environment=DBUS_SYSTEM_BUS_ADDRESS=unix:path=/run/none", 0),
     ];
-    for (before, setting) in without.iter().enumerate() {
+    let (mut drained, mut told) = (0, 0);
+    for (setting, tells) in without {
         rig.drop_in(RELAY, "without", &format!("[Service]\n{setting}\n"));
         rig.systemctl(&format!("stop {RELAY}"));
         let mut client = connect();
@@ -351,9 +403,10 @@ fn without_a_store_or_a_bus_a_restart_drains() {
         restart(&rig, RELAY);
         let error = client.read(&mut [0]).expect_err("a reset");
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-        assert_eq!(
-            rig.said(RELAY, "SIGTERM: draining 1 connection"),
-            before + 1
-        );
+        drained += 1;
+        told += tells;
+        assert_eq!(rig.said(RELAY, "SIGTERM: draining 1 connection"), drained);
+        let why = "1 connection cannot be handed over: FileDescriptorStoreMax=0 of the unit is too small; set it to 64";
+        assert_eq!(rig.said(RELAY, why), told);
     }
 }
