@@ -117,6 +117,7 @@ pub fn findings(subject: &Subject) -> Vec<Finding> {
         findings.extend(found.into_iter().map(of_service));
     }
     findings.extend(port::open_files(subject));
+    findings.extend(unit::store(subject));
     findings.extend(port::linger(subject.linger));
     findings.sort_by_key(|finding| finding.level);
     findings

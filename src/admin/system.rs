@@ -31,6 +31,8 @@ pub struct Unit {
     pub restarts: u32,
     /// `FreezerState`.
     pub freezer: String,
+    /// `FileDescriptorStoreMax=`.
+    pub stored: u32,
     /// Files have changed since it was loaded.
     pub needs_reload: bool,
     /// `Type=`.

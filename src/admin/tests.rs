@@ -513,6 +513,7 @@ fn subject() -> Subject {
         load: "loaded".into(),
         active: "active".into(),
         file_state: "enabled".into(),
+        stored: 64,
         ..Unit::default()
     };
     let permission = |verb| Permission {
@@ -773,6 +774,16 @@ fn each_thing_that_is_wrong_with_an_instance_is_one_line() {
     wrong(
         |it| it.open_files = 100,
         "warning: the limit of 100 open files is enough for 18 clients at once",
+    );
+    wrong(
+        |it| service(it).stored = 0,
+        "warning: `wakeport@nginx.service` has FileDescriptorStoreMax=0, so a restart of it cuts connections; \
+         `systemctl edit wakeport@nginx.service`: FileDescriptorStoreMax=64",
+    );
+    wrong(
+        |it| it.config.process.limits.max_connections = Some(100_000),
+        "has FileDescriptorStoreMax=64, so a restart of it cuts connections; \
+         `systemctl edit wakeport@nginx.service`: FileDescriptorStoreMax=100",
     );
     wrong(
         |it| it.services[0].lookups = vec![("db:1".parse().unwrap(), Ok(Vec::new()))],

@@ -136,6 +136,13 @@ fn each_error_in_the_units_is_reported() {
     with(
         &rig,
         SERVICE,
+        "[Service]\nFileDescriptorStoreMax=0\n",
+        0,
+        &["warning: ", "FileDescriptorStoreMax=64"],
+    );
+    with(
+        &rig,
+        SERVICE,
         "[Service]\nEnvironment=WAKEPORT_UNIT=web.socket.service\n",
         1,
         &["unit `web.socket.service` does not exist"],

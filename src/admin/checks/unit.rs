@@ -10,6 +10,7 @@ use crate::admin::system::{
 use crate::admin::unit_files::Plan;
 use crate::admin::{Finding, Instance, LONGEST_WITH_TMP, in_a_row, instance_name, stem};
 use crate::config::{Manager, ReadyKind, ServiceConfig, ServiceKind, UnitName, span};
+use crate::systemd::restart::QUEUE_HOLDS;
 
 /// Drop-ins are of no use without what they add to.
 const NOT_INSTALLED: &str = "the units `wakeport@.socket` and `wakeport@.service` are not installed; run `systemd/install` of wakeport's source, or use `wakeport init --standalone`";
@@ -484,6 +485,21 @@ fn relay(installed: &Installed, manager: Manager) -> Vec<Finding> {
         )));
     }
     findings
+}
+
+/// Whether a restart of the service that relays can hand all connections over.
+pub fn store(subject: &Subject) -> Option<Finding> {
+    let unit = &subject.instance.as_ref()?.service;
+    let clients = subject.config.process.limits.max_connections;
+    let needed = clients.unwrap_or(1).div_ceil(QUEUE_HOLDS).max(64);
+    let ctl = subject.manager.systemctl();
+    (unit.stored as usize * QUEUE_HOLDS < clients.unwrap_or(1)).then(|| {
+        Finding::warning(format!(
+            "`{id}` has FileDescriptorStoreMax={}, so a restart of it cuts connections; `{ctl} edit {id}`: FileDescriptorStoreMax={needed}",
+            unit.stored,
+            id = unit.id,
+        ))
+    })
 }
 
 /// Whether the service that relays fails.

@@ -156,6 +156,7 @@ impl Properties {
         unit.runtime_max = self.span("RuntimeMaxUSec");
         let measured = ["IOAccounting", "IPAccounting"].into_iter();
         unit.accounting = measured.filter(|name| is(name)).collect();
+        unit.stored = self.get("FileDescriptorStoreMax").unwrap_or_default();
         unit.start_limit_burst = self.get("StartLimitBurst").unwrap_or_default();
         unit.start_limit_interval = self.span("StartLimitIntervalUSec");
         unit.start_timeout = self.span("TimeoutStartUSec");
