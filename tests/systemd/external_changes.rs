@@ -293,7 +293,7 @@ fn a_hanging_start_fails_at_its_timeout_and_the_unit_is_stopped() {
 #[ignore = "needs root: tests/run runs it"]
 fn after_a_cancelled_start_job_the_unit_is_still_waited_for() {
     let rig = Rig::boot();
-    let echo = Echo::asleep(&rig, "echo", "ExecStartPre=sleep 1", &[SOON]);
+    let echo = Echo::asleep(&rig, "echo", "ExecStartPre=sleep 3", &[SOON]);
     thread::scope(|scope| {
         let client = scope.spawn(|| Exchange::short().run(&echo.address));
         rig.wait_until("activating", "echo.service");
@@ -310,7 +310,7 @@ fn after_a_cancelled_start_job_the_unit_is_still_waited_for() {
 #[ignore = "needs root: tests/run runs it"]
 fn a_service_stopped_during_its_start_refuses_waiting_clients_and_starts_for_the_next() {
     let rig = Rig::boot();
-    let echo = Echo::asleep(&rig, "echo", "ExecStartPre=sleep 1", &[SOON]);
+    let echo = Echo::asleep(&rig, "echo", "ExecStartPre=sleep 3", &[SOON]);
     let client = Client::asks(&echo.address);
     rig.wait_until("activating", "echo.service");
     rig.systemctl("stop echo.service");
@@ -323,7 +323,7 @@ fn a_service_stopped_during_its_start_refuses_waiting_clients_and_starts_for_the
 #[ignore = "needs root: tests/run runs it"]
 fn a_service_restarted_during_its_start_is_waited_for() {
     let rig = Rig::boot();
-    let echo = Echo::asleep(&rig, "echo", "ExecStartPre=sleep 1", &[SOON]);
+    let echo = Echo::asleep(&rig, "echo", "ExecStartPre=sleep 3", &[SOON]);
     thread::scope(|scope| {
         let client = scope.spawn(|| Exchange::short().run(&echo.address));
         rig.wait_until("activating", "echo.service");
@@ -338,7 +338,7 @@ fn a_service_restarted_during_its_start_is_waited_for() {
 #[ignore = "needs root: tests/run runs it"]
 fn an_isolate_stops_the_service_and_wakeport_and_the_next_client_wakes_both() {
     let rig = Rig::boot();
-    let echo = Echo::asleep(&rig, "echo", "ExecStartPre=sleep 1", &[SOON]);
+    let echo = Echo::asleep(&rig, "echo", "ExecStartPre=sleep 3", &[SOON]);
     let connected = Client::connect(&echo.address);
     rig.wait_for("it is awake", || echo.state() == "awake");
     rig.systemctl("isolate multi-user.target");

@@ -172,7 +172,7 @@ impl Rig {
     #[track_caller]
     pub(crate) fn wait_for(&self, what: &str, condition: impl FnMut() -> bool) {
         assert!(
-            comes_true(condition),
+            comes_true(LONGEST_POLL, condition),
             "waited {} s in vain: {what}",
             CONDITION_TIMEOUT.as_secs()
         );
@@ -205,7 +205,7 @@ impl Drop for Rig {
         let _ = self.unshare.kill();
         let _ = self.unshare.wait();
         let _ = fs::write(self.cgroup.join("cgroup.kill"), "1");
-        if !comes_true(|| remove_cgroup(&self.cgroup).is_ok()) && !thread::panicking() {
+        if !comes_true(POLL, || remove_cgroup(&self.cgroup).is_ok()) && !thread::panicking() {
             panic!("`{}` is still in use", self.cgroup.display());
         }
     }
@@ -216,7 +216,7 @@ pub(crate) fn root() -> Option<OsString> {
     std::env::var_os("WAKEPORT_ROOT").filter(|root| !root.is_empty())
 }
 
-fn comes_true(mut condition: impl FnMut() -> bool) -> bool {
+fn comes_true(longest_pause: Duration, mut condition: impl FnMut() -> bool) -> bool {
     // Counted rather than timed: what the condition itself takes comes on top, and that is fine.
     let (mut waited, mut pause) = (Duration::ZERO, POLL);
     while waited < CONDITION_TIMEOUT {
@@ -225,7 +225,7 @@ fn comes_true(mut condition: impl FnMut() -> bool) -> bool {
         }
         thread::sleep(pause);
         waited += pause;
-        pause = (pause * 2).min(LONGEST_POLL);
+        pause = (pause * 2).min(longest_pause);
     }
     false
 }

@@ -476,8 +476,10 @@ impl<'a> Target<'a> {
         assert_eq!(more("/clients/served"), 3, "{after:#}");
         assert_eq!(total(&after, "clients") - total(&before, "clients"), 3);
         assert_eq!((more("/bytes/up"), more("/bytes/down")), (bytes, bytes));
-        assert_eq!(total(&after, "wakes") - total(&before, "wakes"), 1);
-        assert_eq!(more("/sleeps"), 1);
+        // Once, unless a busy machine takes longer for an exchange than the cooldown.
+        let wakes = total(&after, "wakes") - total(&before, "wakes");
+        assert!((1..=3).contains(&wakes), "{after:#}");
+        assert_eq!(more("/sleeps"), wakes);
         assert_eq!(after["clients"]["active"], 0);
         assert_eq!(after["clients"]["waiting"], 0);
         whole_time_is_accounted_for(&after);

@@ -33,6 +33,7 @@ fn ten_thousand_clients_during_one_start_are_all_served_in_batches() {
              events {{ worker_connections 16000; }}
              http {{
                  access_log off;
+                 client_header_timeout 200s;
                  server {{ listen {TARGET} backlog=4096; return 200 hello$args; }}
              }}"
         ),

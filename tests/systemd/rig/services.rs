@@ -1,6 +1,6 @@
 //! What an administrator does: units, drop-ins, `systemctl`, `journalctl`.
 
-use super::Rig;
+use super::{LONGEST_POLL, POLL, Rig, comes_true};
 
 /// What the journal calls a unit that has been started (`SD_MESSAGE_UNIT_STARTED`).
 const UNIT_STARTED: &str = "39f53479d3a045ac8e11786248231fbf";
@@ -84,7 +84,13 @@ impl Rig {
     #[track_caller]
     pub(crate) fn wait_until(&self, state: &str, unit: &str) {
         let mut seen = String::new();
-        let reached = super::comes_true(|| {
+        // Those that end in -ing pass.
+        let pause = if state.ends_with("ing") {
+            POLL
+        } else {
+            LONGEST_POLL
+        };
+        let reached = comes_true(pause, || {
             seen = self.state(unit);
             seen == state
         });
