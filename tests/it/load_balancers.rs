@@ -105,6 +105,12 @@ fn text(client: &Client) -> String {
     String::from_utf8_lossy(&client.all()).into_owned()
 }
 
+/// With a PROXY header of this version, to a target that is asked in this way.
+fn announcing(wakeport: Run, version: &str, ready: &str) -> Run {
+    let wakeport = wakeport.option("--send-proxy", version);
+    wakeport.option("--ready", ready)
+}
+
 #[test]
 fn nginx_reads_the_client_address_from_the_proxy_header() {
     let (target, unix) = (Place::tcp(), Place::abstract_name());
@@ -112,13 +118,8 @@ fn nginx_reads_the_client_address_from_the_proxy_header() {
     for version in ["v1", "v2"] {
         for ready in ["connect", "banner"] {
             let front = Place::tcp();
-            let _wakeport = Run::new()
-                .to(&target)
-                .listen(&front)
-                .listen(&unix)
-                .option("--send-proxy", version)
-                .option("--ready", ready)
-                .start();
+            let wakeport = Run::new().to(&target).listen(&front).listen(&unix);
+            let _wakeport = announcing(wakeport, version, ready).start();
             for _ in 0..3 {
                 let client = front.connect();
                 let expected = format!("client {}", own(&client));
@@ -143,13 +144,8 @@ fn haproxy_reads_the_client_address_from_the_proxy_header() {
     for version in ["v1", "v2"] {
         for ready in ["connect", "http:///"] {
             let front = Place::tcp();
-            let _wakeport = Run::new()
-                .to(&target)
-                .listen(&front)
-                .listen(&unix)
-                .option("--send-proxy", version)
-                .option("--ready", ready)
-                .start();
+            let wakeport = Run::new().to(&target).listen(&front).listen(&unix);
+            let _wakeport = announcing(wakeport, version, ready).start();
             for _ in 0..3 {
                 let client = front.connect();
                 let expected = format!("client {}", own(&client));

@@ -156,6 +156,14 @@ fn by_hand(rig: &Rig, families: &str, options: &str) {
     ));
 }
 
+/// The instance is well, and is removed; then the same is served by hand.
+fn instead_by_hand(rig: &Rig, options: &str) {
+    let said = rig.run("wakeport check nginx");
+    assert!(said.contains("ok: wakeport@nginx"), "{said}");
+    rig.run("wakeport init nginx --remove");
+    by_hand(rig, "AF_UNIX AF_INET AF_INET6", options);
+}
+
 #[test]
 #[ignore = "needs root: tests/run runs it"]
 fn both_families_of_a_port_written_out_are_served_in_either_order() {
@@ -173,14 +181,7 @@ fn both_families_of_a_port_written_out_are_served_in_either_order() {
         both(8080);
         both(8081);
         rig.wait_until_asleep("nginx");
-        let said = rig.run("wakeport check nginx");
-        assert!(said.contains("ok: wakeport@nginx"), "{said}");
-        rig.run("wakeport init nginx --remove");
-        by_hand(
-            &rig,
-            "AF_UNIX AF_INET AF_INET6",
-            &format!("--listen {one}:8080 --listen {other}:8080"),
-        );
+        instead_by_hand(&rig, &format!("--listen {one}:8080 --listen {other}:8080"));
         both(8080);
         rig.systemctl("stop hand.service");
     }
@@ -228,14 +229,7 @@ fn an_address_with_a_zone_is_understood_in_either_spelling() {
         ));
         assert_eq!(page(), "hello");
         rig.wait_until_asleep("nginx");
-        let said = rig.run("wakeport check nginx");
-        assert!(said.contains("ok: wakeport@nginx"), "{said}");
-        rig.run("wakeport init nginx --remove");
-        by_hand(
-            &rig,
-            "AF_UNIX AF_INET AF_INET6",
-            &format!("--listen {address}"),
-        );
+        instead_by_hand(&rig, &format!("--listen {address}"));
         assert_eq!(page(), "hello");
         rig.systemctl("stop hand.service");
     }
