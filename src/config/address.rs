@@ -326,10 +326,10 @@ fn host_and_port(text: &str) -> Result<(String, Option<u16>), String> {
         return Err("the host is missing or malformed; write `host:port`, `[v6]:port`, `host`, `/path` or `@abstract`".into());
     }
     let host = zone.map_or(host.to_owned(), |zone| format!("{host}%{zone}"));
-    if host.ends_with('%')
-        || zone.is_some_and(|zone| {
-            zone.contains(|c: char| c.is_whitespace() || c.is_control() || "/@%".contains(c))
-        })
+    // As `dev_valid_name` of the kernel (net/core/dev.c), and nothing that ends it in one of the spellings.
+    let no_name = |c: char| c.is_whitespace() || c.is_control() || "/@%:]".contains(c);
+    if let Some((_, zone)) = host.split_once('%')
+        && (zone.is_empty() || zone.contains(no_name))
     {
         return Err("the zone after `%` is the name or the number of an interface".into());
     }
@@ -389,8 +389,25 @@ mod tests {
     fn what_cannot_be_a_target_is_refused() {
         let long = format!("/{}", "x".repeat(108));
         for text in [
-            "", ":80", "80", "::1", "::1:80", "[::1", "[::1]80", "[x]:1", "a b:1", "a\0b:1", "h:",
-            "h:0", "h:+1", "h:65536", "@", "h:1:2", &long,
+            "",
+            ":80",
+            "80",
+            "::1",
+            "::1:80",
+            "[::1",
+            "[::1]80",
+            "[x]:1",
+            "a b:1",
+            "a\0b:1",
+            "h:",
+            "h:0",
+            "h:+1",
+            "h:65536",
+            "@",
+            "h:1:2",
+            "[fe80::]:801%eth0]:80",
+            "[fe80::%a%b]:80",
+            &long,
         ] {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }
