@@ -101,29 +101,38 @@ fn clients_of_a_service_that_keeps_crashing_are_served_or_disconnected_but_never
     // A service that crashes between its start and the first probe is waited for that long.
     let run = stage.run().option("--start-timeout", "5s");
     let _wakeport = run.listen(&front).start();
-    let over = Arc::new(AtomicBool::new(false));
+    let (over, served) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicUsize::new(0)),
+    );
     let killer = thread::spawn({
-        let (scene, over) = (stage.scene().clone(), over.clone());
+        let (scene, over, served) = (stage.scene().clone(), over.clone(), served.clone());
         move || {
             while !over.load(Ordering::SeqCst) {
+                // At any moment, and then after a client has been served, however busy the machine is.
                 thread::sleep(Duration::from_millis(50));
+                scene.crash();
+                let before = served.load(Ordering::SeqCst);
+                until("another one is served", || {
+                    served.load(Ordering::SeqCst) > before || over.load(Ordering::SeqCst)
+                });
                 scene.crash();
             }
         }
     });
-    let mut served = 0;
     for number in 0..150 {
         let outcome = front.connect().try_echo(&format!("client {number}"));
         let waited_in_vain =
             matches!(&outcome, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
         assert!(!waited_in_vain, "client {number}");
-        served += usize::from(outcome.is_ok());
+        served.fetch_add(usize::from(outcome.is_ok()), Ordering::SeqCst);
         if outcome.is_err() {
             thread::sleep(Duration::from_millis(20));
         }
     }
     over.store(true, Ordering::SeqCst);
     killer.join().expect("no panic");
+    let served = served.load(Ordering::SeqCst);
     assert!(served > 20, "{served} of 150 served");
     until("the last one is served", || {
         front.connect().try_echo("the last one").is_ok()
