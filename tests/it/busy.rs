@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use crate::repository::text;
 use crate::support::{
-    Client, HookService, Place, Run, Scene, Server, directory, echo, now, script, throughout,
+    Client, HookService, Place, Run, Scene, Server, directory, echo, now, runs, script, throughout,
+    until,
 };
 
 /// Asserts that `stage` is not stopped for a while.
@@ -200,7 +201,7 @@ fn a_busy_hook_that_hangs_delays_the_stop_by_ten_seconds_and_no_client() {
     let run = stage.run().option("--busy-hook", hook);
     let wakeport = run.listen(&front).cooldown("10ms").start();
     visit(&front);
-    crate::support::until("the hook runs", || pid.exists());
+    until("the hook runs", || pid.exists());
     // A client that comes now is served at once, and asks for another cooldown.
     let began = now();
     visit(&front);
@@ -209,7 +210,7 @@ fn a_busy_hook_that_hangs_delays_the_stop_by_ten_seconds_and_no_client() {
     wakeport.logs("no answer about the busy hook within 10s");
     let pid = fs::read_to_string(&pid).expect("a file of ours");
     let pid = pid.trim().parse().expect("a process ID");
-    crate::support::until("the hook is gone", || !crate::support::runs(pid));
+    until("the hook is gone", || !runs(pid));
 }
 
 #[test]
@@ -247,7 +248,11 @@ fn work_keeps_the_service_awake_for_no_longer_than_its_limit() {
     let run = with_busy_hook(&stage, &front).option("--busy-limit", "1s");
     let wakeport = run.start();
     visit(&front);
-    wakeport.logs("kept awake: the busy hook says so");
+    // It is over soon, so the present status may be a later one.
+    let kept = "STATUS=cooling, kept awake: the busy hook says so";
+    until(kept, || {
+        wakeport.said().iter().any(|line| line.starts_with(kept))
+    });
     stage.reaches("stop", 1);
     wakeport.logs("in spite of its work: `--busy-limit` is over (the busy hook says so)");
     wakeport.is("asleep");
@@ -313,7 +318,7 @@ fn wakeport_tells_what_keeps_a_service_awake_and_its_record_forgets_it_in_time()
         }))
     };
     let table = || status(&[]);
-    crate::support::until("the table says so", || {
+    until("the table says so", || {
         table().contains("  kept awake: the busy hook says so")
     });
     let page = || {
@@ -327,7 +332,7 @@ fn wakeport_tells_what_keeps_a_service_awake_and_its_record_forgets_it_in_time()
     visit(&front);
     stage.reaches("stop", 1);
     wakeport.is("asleep");
-    crate::support::until("it is forgotten", || !table().contains("kept awake"));
+    until("it is forgotten", || !table().contains("kept awake"));
     assert!(page().contains(&format!("{sample} 0\n")), "{}", page());
 }
 

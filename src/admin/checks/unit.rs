@@ -490,10 +490,11 @@ fn relay(installed: &Installed, manager: Manager) -> Vec<Finding> {
 /// Whether a restart of the service that relays can hand all connections over.
 pub fn store(subject: &Subject) -> Option<Finding> {
     let unit = &subject.instance.as_ref()?.service;
-    let clients = subject.config.process.limits.max_connections;
-    let needed = clients.unwrap_or(1).div_ceil(QUEUE_HOLDS).max(64);
+    let limit = subject.config.process.limits.max_connections;
+    let clients = limit.unwrap_or(1);
+    let needed = clients.div_ceil(QUEUE_HOLDS).max(64);
     let ctl = subject.manager.systemctl();
-    (unit.stored as usize * QUEUE_HOLDS < clients.unwrap_or(1)).then(|| {
+    (unit.stored as usize * QUEUE_HOLDS < clients).then(|| {
         Finding::warning(format!(
             "`{id}` has FileDescriptorStoreMax={}, so a restart of it cuts connections; `{ctl} edit {id}`: FileDescriptorStoreMax={needed}",
             unit.stored,
