@@ -3,6 +3,7 @@
 
 pub mod checks;
 pub mod machine;
+pub mod sandbox;
 pub mod system;
 pub mod unit_files;
 pub mod unit_text;

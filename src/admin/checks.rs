@@ -39,6 +39,8 @@ pub fn preflight(instance: &Instance, system: &System, plan: &Plan) -> Vec<Findi
             found.extend(target::listened_on(unit, service, &system.listening));
         }
         found.extend(target::routes(&listeners, service));
+        let refused = |relay| target::refused(service, &[], relay, instance.manager);
+        found.extend(system.service.iter().flat_map(refused));
         found.extend(unit::filters(service, system.service.as_ref(), woken));
         found.extend(unit::shared(names, woken, &system.elsewhere));
         let of_service = |finding: Finding| finding.of(service.name.as_deref());
@@ -97,6 +99,8 @@ pub fn findings(subject: &Subject) -> Vec<Finding> {
         found.extend(target::lookups(&system.lookups));
         found.extend(target::loops(&system.loops));
         found.extend(target::hidden(&system.hidden, &subject.user));
+        let refused = |relay| target::refused(config, &system.lookups, relay, subject.manager);
+        found.extend(relay.into_iter().flat_map(refused));
         match &system.units {
             Err(reason) => found.push(unit::out_of_reach(reason)),
             Ok(units) => {

@@ -42,7 +42,9 @@ pub async fn system(instance: &Instance, places: &Places) -> (System, Result<Bus
     let present = files::present(places, planned.into_iter().map(|(path, _)| path));
     let (mut service, mut sockets) = (None, Vec::new());
     if let Ok(bus) = &bus {
-        service = bus.unit(&instance.service()).await.ok();
+        if let Ok(unit) = bus.unit(&instance.service()).await {
+            service = Some(bus.with_slices(unit).await);
+        }
         for name in instance.sockets() {
             // systemd complains of a socket without an address in the log, again and again.
             sockets.push(match files::mention(&present, &name) {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::sandbox::Sandbox;
 use crate::config::address::{Address, Bound};
 use crate::config::{Config, Manager, ServiceConfig};
 
@@ -65,8 +66,6 @@ pub struct Unit {
     pub failure_action: String,
     /// `PrivateTmp=`.
     pub private_tmp: bool,
-    /// `ProtectHome=` hides home directories.
-    pub hides_home: bool,
     /// `RuntimeDirectory=`, below /run or the user's own, and the mode of each.
     pub runtime: (Vec<String>, u32),
     /// `Group=`, or that of `User=`; empty where that is root's.
@@ -75,8 +74,12 @@ pub struct Unit {
     pub refuse_manual_start: bool,
     /// `RefuseManualStop=`.
     pub refuse_manual_stop: bool,
-    /// `PrivateNetwork=`.
-    pub private_network: bool,
+    /// What its sandbox keeps from it.
+    pub sandbox: Sandbox,
+    /// `PrivateNetwork=yes` or `NetworkNamespacePath=`, if one of them is set.
+    pub network: String,
+    /// `Slice=`.
+    pub slice: String,
     /// What is measured of it: `IOAccounting`, `IPAccounting`.
     pub accounting: Vec<&'static str>,
     /// The sockets, timers and paths that start it as well.

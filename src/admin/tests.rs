@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::sandbox::Sandbox;
 use super::system::{
     Holder, Installed, Listening, Permission, Present, ServiceSystem, SocketUnit, Subject, System,
     Unit, VERBS,
@@ -9,6 +10,7 @@ use super::system::{
 use super::unit_files::{Places, Plan, in_words, set_up};
 use super::unit_text::{assignment, environment_file, escape};
 use super::*;
+use crate::config::access::Networks;
 use crate::config::span;
 
 /// `nginx` behind port 80, at 127.0.0.1:8080.
@@ -181,7 +183,7 @@ fn each_defect_of_the_unit_is_named_with_its_remedy() {
         let (result, active) = (text(result), text("failed"));
         move |unit: &mut Unit| {
             (unit.result, unit.active, unit.exit) = (result, active, exit);
-            unit.private_network = true;
+            unit.network = "PrivateNetwork=yes".into();
         }
     };
     defect(
@@ -805,6 +807,144 @@ fn each_thing_that_is_wrong_with_an_instance_is_one_line() {
         |it| it.instance.as_mut().unwrap().unread = vec![("/x".into(), "no".into())],
         "note: `/x` was not read (no)",
     );
+}
+
+#[test]
+fn a_target_that_the_sandbox_refuses_is_named_with_the_setting_and_the_remedy() {
+    fn sandbox(it: &mut Subject) -> &mut Sandbox {
+        &mut it.instance.as_mut().unwrap().service.sandbox
+    }
+    fn networks(words: &[&str]) -> Vec<Networks> {
+        words.iter().map(|word| word.parse().unwrap()).collect()
+    }
+    let selection = |only, words: &[&str]| (only, words.iter().map(|&it| it.to_owned()).collect());
+    let refused = "error: `wakeport@nginx.service` may not connect to target `127.0.0.1:8080`";
+    let edit = "`systemctl edit wakeport@nginx.service`";
+    let families =
+        format!("{refused} (RestrictAddressFamilies=); {edit}: RestrictAddressFamilies=AF_INET");
+    wrong(
+        |it| sandbox(it).families = selection(true, &["AF_INET6", "AF_UNIX"]),
+        &families,
+    );
+    wrong(
+        |it| sandbox(it).families = selection(false, &["AF_INET"]),
+        &families,
+    );
+    wrong(
+        |it| sandbox(it).interfaces = selection(false, &["lo"]),
+        &format!("{refused} (RestrictNetworkInterfaces=); {edit}: RestrictNetworkInterfaces=lo"),
+    );
+    wrong(
+        |it| sandbox(it).deny = networks(&["any"]),
+        &format!("{refused} (IPAddressDeny=); {edit}: IPAddressAllow=127.0.0.1"),
+    );
+    wrong(
+        |it| {
+            it.config = typed(&["--unit=nginx", "--to=/run/app.sock"]);
+            sandbox(it).families = selection(true, &["AF_INET", "AF_INET6"]);
+        },
+        "may not connect to target `/run/app.sock` (RestrictAddressFamilies=); \
+         `systemctl edit wakeport@nginx.service`: RestrictAddressFamilies=AF_UNIX",
+    );
+    let named = |it: &mut Subject, ips: &[&str]| {
+        it.config = typed(&["--unit=nginx", "--to=db:5432"]);
+        let at = |ip: &&str| std::net::SocketAddr::new(ip.parse().unwrap(), 5432);
+        let ips = ips.iter().map(at);
+        it.services[0].lookups = vec![("db:5432".parse().unwrap(), Ok(ips.collect()))];
+        let sandbox = sandbox(it);
+        sandbox.deny = networks(&["192.0.2.0/24", "2001:db8::/32"]);
+        sandbox.interfaces = selection(true, &["eth0"]);
+    };
+    wrong(
+        |it| named(it, &["2001:db8::1", "192.0.2.1"]),
+        "target `db:5432` (IPAddressDeny=); `systemctl edit wakeport@nginx.service`: IPAddressAllow=2001:db8::1",
+    );
+
+    let found = |spoil: &dyn Fn(&mut Subject)| {
+        let mut subject = subject();
+        spoil(&mut subject);
+        checks::findings(&subject)
+    };
+    // One address that is left is enough. What is allowed weighs more than any denial.
+    for spoil in [
+        &|it: &mut Subject| named(it, &["2001:db8::1", "198.51.100.1"]) as _,
+        &|it: &mut Subject| {
+            sandbox(it).deny = networks(&["any", "127.0.0.1"]);
+            sandbox(it).allow = networks(&["127.0.0.0/8"]);
+        },
+        &|it: &mut Subject| {
+            sandbox(it).families = selection(true, &["AF_INET"]);
+            sandbox(it).interfaces = selection(true, &["lo"]);
+        },
+    ] as [&dyn Fn(&mut Subject); 3]
+    {
+        assert_eq!(found(spoil), Vec::new());
+    }
+}
+
+#[test]
+fn a_target_in_another_network_is_named() {
+    fn service(it: &mut Subject) -> &mut Unit {
+        &mut it.instance.as_mut().unwrap().service
+    }
+    fn woken(it: &mut Subject) -> &mut Unit {
+        &mut it.services[0].units.as_mut().unwrap()[0]
+    }
+    let private = || "PrivateNetwork=yes".to_owned();
+    let at_path = || "NetworkNamespacePath=/run/netns/x".to_owned();
+    wrong(
+        |it| woken(it).network = private(),
+        "error: `nginx.service` has a network of its own (PrivateNetwork=yes), where `wakeport@nginx.service` is not; \
+         give both PrivateNetwork=yes, and JoinsNamespaceOf= of each other",
+    );
+    let other = "(NetworkNamespacePath=/run/netns/x), where";
+    wrong(
+        |it| service(it).network = at_path(),
+        &format!(
+            "warning: `wakeport@nginx.service` has a network of its own {other} `nginx.service` is not; give both the same NetworkNamespacePath="
+        ),
+    );
+    wrong(|it| woken(it).network = at_path(), other);
+    wrong(
+        |it| (service(it).network, woken(it).network) = (at_path(), private()),
+        "error: `nginx.service` has a network of its own (PrivateNetwork=yes), where",
+    );
+    let mut same = subject();
+    (service(&mut same).network, woken(&mut same).network) = (at_path(), at_path());
+    assert_eq!(checks::findings(&same), Vec::new());
+    // It may be reached from outside.
+    let mut outside = subject();
+    woken(&mut outside).network = at_path();
+    outside.config = typed(&["--unit=nginx", "--to=192.0.2.1:80"]);
+    assert_eq!(checks::findings(&outside), Vec::new());
+}
+
+#[test]
+fn the_deepest_mount_decides_what_is_seen_and_nothing_is_below_an_inaccessible_path() {
+    let mut sandbox = Sandbox::installed();
+    let text = ("it is hidden", "remove it");
+    sandbox.mount("/", Some("/srv/root".into()), false, text);
+    sandbox.mount("/run", None, false, text);
+    sandbox.mount("/run/app", Some("/run/app".into()), false, text);
+    sandbox.mount("/run/app/private", None, true, text);
+    sandbox.mount("/run/app/private/more", Some("/more".into()), false, text);
+    sandbox.mount("/tmp", Some("/srv/tmp".into()), false, text);
+    for (path, at) in [
+        ("/srv/app.sock", "/"),
+        ("/run/app.sock", "/run"),
+        ("/run/app/app.sock", "/run/app"),
+        ("/run/app/private/app.sock", "/run/app/private"),
+        ("/run/app/private/more/app.sock", "/run/app/private"),
+        ("/home/app.sock", "/home"),
+        ("/homes/app.sock", "/"),
+    ] {
+        let mount = sandbox.above(Path::new(path)).unwrap();
+        assert_eq!(mount.at, Path::new(at), "{path}");
+    }
+    let mount = sandbox.above(Path::new("/tmp/app.sock")).unwrap();
+    assert_eq!(mount.from.as_deref(), Some(Path::new("/srv/tmp")));
+    let mounts = Sandbox::installed();
+    assert_eq!(mounts.above(Path::new("/run/app.sock")), None);
 }
 
 /// `web` with two services: nginx, and docs.

@@ -109,6 +109,13 @@ fn mask(length: u8) -> u128 {
     u128::MAX.checked_shl(rest).unwrap_or(0)
 }
 
+impl Networks {
+    /// Whether an address is in one of them.
+    pub fn contain(&self, ip: IpAddr) -> bool {
+        self.0.iter().any(|network| network.contains(ip))
+    }
+}
+
 impl FromStr for Networks {
     type Err = String;
 

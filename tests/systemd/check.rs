@@ -725,6 +725,117 @@ fn a_unix_target_that_the_user_of_the_instance_cannot_reach_is_reported() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
+fn each_setting_of_the_sandbox_that_keeps_a_target_out_of_reach_is_reported() {
+    let rig = good();
+    let service = |settings: &str, code: i32, parts: &[&str]| {
+        with(
+            &rig,
+            SERVICE,
+            &format!("[Service]\n{settings}\n"),
+            code,
+            parts,
+        );
+    };
+    let refuses = |target: &str, settings: &str, remedy: &str| {
+        let (setting, _) = remedy.split_once('=').expect("a setting");
+        let setting = setting.replace("Allow", "Deny");
+        let said = format!(
+            "`wakeport@web.service` may not connect to target `{target}` ({setting}=); `systemctl edit wakeport@web.service`: {remedy}"
+        );
+        service(settings, 1, &[&format!("error: wakeport@web: {said}")]);
+        service(&format!("{settings}\n{remedy}"), 0, &["ok"]);
+    };
+    // A network or a family that is refused.
+    refuses(TARGET, "IPAddressDeny=any", "IPAddressAllow=127.0.0.1");
+    refuses(
+        TARGET,
+        "IPAddressDeny=127.0.0.0/8",
+        "IPAddressAllow=127.0.0.1",
+    );
+    service("IPAddressDeny=any\nIPAddressAllow=localhost", 0, &["ok"]);
+    with(
+        &rig,
+        "system-wakeport.slice",
+        "[Slice]\nIPAddressDeny=localhost\n",
+        1,
+        &["(IPAddressDeny=); `systemctl edit wakeport@web.service`: IPAddressAllow=127.0.0.1"],
+    );
+    let family = "RestrictAddressFamilies=AF_INET";
+    for families in ["AF_UNIX AF_INET6", "~AF_INET"] {
+        // Instead of the installed list.
+        let settings = format!("RestrictAddressFamilies=\nRestrictAddressFamilies={families}");
+        refuses(TARGET, &settings, family);
+    }
+    refuses(TARGET, "RestrictAddressFamilies=~AF_INET", family);
+    for interfaces in ["~lo", "eth0"] {
+        let settings = format!("RestrictNetworkInterfaces={interfaces}");
+        refuses(TARGET, &settings, "RestrictNetworkInterfaces=lo");
+    }
+    service(
+        "NetworkNamespacePath=/run/netns/x",
+        0,
+        &[
+            "warning: wakeport@web: `wakeport@web.service` has a network of its own (NetworkNamespacePath=/run/netns/x)",
+            "where `web.service` is not; give both the same NetworkNamespacePath=",
+        ],
+    );
+    rig.drop_in(SERVICE, "zz-deny", "[Service]\nIPAddressDeny=any\n");
+    let init = |to: &str| rig.ask(&format!("wakeport init web --listen {PORT} --to {to} 2>&1"));
+    let said = init(TARGET);
+    assert!(
+        said.contains("error: `wakeport@web.service` may not connect to target `127.0.0.1:18080` (IPAddressDeny=)"),
+        "{said}"
+    );
+    rig.drop_in(SERVICE, "zz-deny", "");
+
+    // A path that is not in the sandbox.
+    let path = "/run/app/app.sock";
+    rig.drop_in(
+        SERVICE,
+        "zz-to",
+        &format!("[Service]\nEnvironment=WAKEPORT_TO={path}\n"),
+    );
+    finds(&rig, "web", 0, &["ok"]);
+    let settings = "RestrictAddressFamilies=\nRestrictAddressFamilies=AF_INET AF_INET6";
+    refuses(path, settings, "RestrictAddressFamilies=AF_UNIX");
+    let hides = |settings: &str, setting: &str| {
+        let said = format!(
+            "target `{path}` cannot be reached by user `wakeport`: {setting} of `wakeport@web.service` hides it; let the service listen somewhere else, or remove that setting"
+        );
+        service(settings, 1, &[&format!("error: wakeport@web: {said}")]);
+    };
+    hides("InaccessiblePaths=-/run/app", "InaccessiblePaths=/run/app");
+    hides("InaccessiblePaths=-+/run", "InaccessiblePaths=/run");
+    hides(
+        "InaccessiblePaths=-/run\nBindPaths=/run/app",
+        "InaccessiblePaths=/run",
+    );
+    hides("TemporaryFileSystem=/run:ro", "TemporaryFileSystem=/run");
+    service(
+        "TemporaryFileSystem=/run\nBindReadOnlyPaths=/run/app",
+        0,
+        &["ok"],
+    );
+    service("TemporaryFileSystem=/run/apps", 0, &["ok"]);
+    hides("RootDirectory=/var/lib/root", "RootDirectory=/var/lib/root");
+    service("RootDirectory=/var/lib/root\nBindPaths=/run", 0, &["ok"]);
+    rig.run("mkdir -p /var/lib/root/run/app");
+    service("RootDirectory=/var/lib/root", 0, &["ok"]);
+    hides("RootImage=/srv/root.raw", "RootImage=/srv/root.raw");
+    rig.drop_in(
+        SERVICE,
+        "zz-hide",
+        "[Service]\nInaccessiblePaths=-/run/app\n",
+    );
+    let said = init(path);
+    assert!(
+        said.contains("error: target `/run/app/app.sock` cannot be reached by user `wakeport`: InaccessiblePaths=/run/app of `wakeport@web.service` hides it"),
+        "{said}"
+    );
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
 fn variables_from_a_file_count() {
     let rig = good();
     rig.write("/etc/web.env", "# how long\nWAKEPORT_COOLDOWN=\"ever\"\n");

@@ -6,7 +6,7 @@ use super::port::overlap;
 use crate::admin::system::{Hidden, Listening, Lookup, Loop, Unit};
 use crate::admin::{Finding, in_a_row};
 use crate::config::address::{Address, Bound, UnixAddress};
-use crate::config::{Config, Named, ServiceConfig};
+use crate::config::{Config, Manager, Named, ServiceConfig};
 
 /// Whether every listener of `service`, by its name and address, leads somewhere, and not back to
 /// any of `all`. Names of hosts are not resolved here, but for `localhost`.
@@ -77,7 +77,7 @@ pub fn shared(config: &Config) -> Vec<Finding> {
 
 /// Whether a unit that runs listens where it is to be found.
 pub fn listened_on(unit: &Unit, service: &ServiceConfig, listening: &[Listening]) -> Vec<Finding> {
-    if unit.load != "loaded" || unit.private_network {
+    if unit.load != "loaded" || !unit.network.is_empty() {
         return Vec::new();
     }
     let id = &unit.id;
@@ -127,22 +127,71 @@ pub fn hidden(hidden: &[Hidden], user: &str) -> Vec<Finding> {
     hidden.iter().map(text).collect()
 }
 
+/// Targets that the sandbox of the service that relays refuses to connect to, at each address.
+pub fn refused(
+    service: &ServiceConfig,
+    lookups: &[Lookup],
+    relay: &Unit,
+    manager: Manager,
+) -> Vec<Finding> {
+    let (id, ctl) = (&relay.id, manager.systemctl());
+    let mut findings = Vec::new();
+    for Named { value, .. } in &service.routes {
+        let found = lookups.iter().find(|(address, _)| address == value);
+        let ips = match (value, found) {
+            (Address::Unix(_), _) => vec![None],
+            (Address::Tcp { .. }, Some((_, Ok(found)))) => {
+                found.iter().map(|at| Some(at.ip())).collect()
+            }
+            (Address::Tcp { .. }, Some((_, Err(_))) | None) => {
+                value.ips().into_iter().map(Some).collect()
+            }
+        };
+        let refused: Option<Vec<_>> = ips.iter().map(|ip| relay.sandbox.refuses(*ip)).collect();
+        let Some((setting, allowed)) = refused.and_then(|all| all.into_iter().next()) else {
+            continue;
+        };
+        let remedy = setting.replace("Deny", "Allow");
+        let finding = Finding::error(format!(
+            "`{id}` may not connect to target `{value}` ({setting}=); `{ctl} edit {id}`: {remedy}={allowed}"
+        ));
+        if !findings.contains(&finding) {
+            findings.push(finding);
+        }
+    }
+    findings
+}
+
 /// Targets in another network than the service that relays: each `PrivateNetwork=` is one, unless
-/// `JoinsNamespaceOf=` makes it the same.
+/// `JoinsNamespaceOf=` makes it the same. One with a path may be reached from outside, and programs
+/// may enter it.
 pub fn networks(unit: &Unit, relay: &Unit, service: &ServiceConfig) -> Option<Finding> {
-    let is_file = |address: &Address| matches!(address, Address::Unix(UnixAddress::Path(_)));
-    let over_network = service.routes.iter().any(|route| !is_file(&route.value));
-    let (own, other) = match (relay.private_network, unit.private_network) {
-        (true, false) => (relay, unit),
-        (false, true) => (unit, relay),
-        _ => return None,
+    let is_private = |unit: &&Unit| unit.network == "PrivateNetwork=yes";
+    let mut both = [relay, unit].into_iter();
+    let own = both.clone().find(is_private);
+    let own = own.or_else(|| both.find(|unit| !unit.network.is_empty()))?;
+    let other = if own.id == relay.id { unit } else { relay };
+    let concerned = service.routes.iter().any(|route| match &route.value {
+        Address::Unix(UnixAddress::Path(_)) => false,
+        Address::Unix(UnixAddress::Abstract(_)) => true,
+        address @ Address::Tcp { .. } => {
+            is_private(&own) || address.ips().iter().any(IpAddr::is_loopback)
+        }
+    });
+    if own.network == other.network || !concerned {
+        return None;
+    }
+    let (level, remedy): (fn(String) -> Finding, _) = match is_private(&own) {
+        true => (
+            Finding::error,
+            "PrivateNetwork=yes, and JoinsNamespaceOf= of each other",
+        ),
+        false => (Finding::warning, "the same NetworkNamespacePath="),
     };
-    over_network.then(|| {
-        Finding::error(format!(
-            "`{}` has a network of its own (PrivateNetwork=yes), where `{}` is not; give both PrivateNetwork=yes, and JoinsNamespaceOf= of each other",
-            own.id, other.id
-        ))
-    })
+    Some(level(format!(
+        "`{}` has a network of its own ({}), where `{}` is not; give both {remedy}",
+        own.id, own.network, other.id
+    )))
 }
 
 /// Targets by which clients come back to us.

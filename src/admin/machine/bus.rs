@@ -1,12 +1,15 @@
 //! What a service manager says about units, over D-Bus.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::sleep;
 
+use crate::admin::sandbox::Sandbox;
 use crate::admin::system::Unit;
 use crate::config::Manager;
+use crate::config::access::Networks;
 use crate::config::address::Bound;
 use crate::systemd::dbus::{self, Bus, Properties, UnitStatus};
 
@@ -33,6 +36,27 @@ impl Bus {
     /// What the manager says about the unit with this name. It may read the unit's files for it.
     pub async fn unit(&self, name: &str) -> Result<Unit, String> {
         Ok(self.all_properties(name).await?.unit())
+    }
+
+    /// The unit with what filters its packets: the lists of addresses of the slices above it count as
+    /// well, and a user's manager may not filter.
+    pub(super) async fn with_slices(&self, mut unit: Unit) -> Unit {
+        let sandbox = &mut unit.sandbox;
+        if self.manager == Manager::User {
+            (sandbox.allow, sandbox.deny) = (Vec::new(), Vec::new());
+            sandbox.interfaces = (false, Vec::new());
+            return unit;
+        }
+        let mut slice = unit.slice.clone();
+        while !slice.is_empty()
+            && let Ok(path) = self.systemd.load_unit(&slice).await
+            && let Ok(mut above) = self.properties(&path, "Slice").await
+        {
+            sandbox.allow.extend(above.networks("IPAddressAllow"));
+            sandbox.deny.extend(above.networks("IPAddressDeny"));
+            slice = above.take("Slice").unwrap_or_default();
+        }
+        unit
     }
 
     /// All properties of the unit with this name. While systemd starts it once more after a failure they do
@@ -139,11 +163,12 @@ impl Properties {
         unit.stop_when_unneeded = is("StopWhenUnneeded");
         unit.refuse_manual_start = is("RefuseManualStart");
         unit.refuse_manual_stop = is("RefuseManualStop");
-        unit.private_network = is("PrivateNetwork");
         unit.private_tmp = is("PrivateTmp");
-        unit.hides_home = self
-            .get::<&str>("ProtectHome")
-            .is_some_and(|home| ["yes", "tmpfs"].contains(&home));
+        unit.network = match self.get::<&str>("NetworkNamespacePath") {
+            Some(path) if !path.is_empty() => format!("NetworkNamespacePath={path}"),
+            _ if is("PrivateNetwork") => "PrivateNetwork=yes".to_owned(),
+            _ => String::new(),
+        };
         unit.group = match (self.get::<&str>("User"), self.get::<&str>("Group")) {
             (_, Some(group)) if !group.is_empty() => group.to_owned(),
             (user, _) => user.unwrap_or_default().to_owned(),
@@ -173,7 +198,67 @@ impl Properties {
         unit.parts = names("ConsistsOf");
         unit.runtime.0 = names("RuntimeDirectory");
         unit.conflicts = [names("Conflicts"), names("ConflictedBy")].concat();
+        unit.slice = self.take("Slice").unwrap_or_default();
+        unit.sandbox = self.sandbox(&unit.id);
         unit
+    }
+
+    fn sandbox(&mut self, unit: &str) -> Sandbox {
+        let mut sandbox = Sandbox {
+            families: self.take("RestrictAddressFamilies").unwrap_or_default(),
+            interfaces: self.take("RestrictNetworkInterfaces").unwrap_or_default(),
+            allow: self.networks("IPAddressAllow"),
+            deny: self.networks("IPAddressDeny"),
+            ..Sandbox::default()
+        };
+        match self.get("ProtectHome") {
+            Some("yes") => sandbox.hide_home(true),
+            Some("tmpfs") => sandbox.hide_home(false),
+            _ => (),
+        }
+        if self.get("PrivateTmp") == Some(true) {
+            sandbox.hide_tmp();
+        }
+        let mut mount = |setting: &str, at: &str, from, closed, shown: &str| {
+            let what = format!("{setting}={shown} of `{unit}` hides it");
+            sandbox.mount(at, from, closed, (&what, "remove that setting"));
+        };
+        let closed: Vec<String> = self.take("InaccessiblePaths").unwrap_or_default();
+        for path in closed {
+            // `-`: if it exists. `+`: below RootDirectory=.
+            let path = path.trim_start_matches(['-', '+']);
+            mount("InaccessiblePaths", path, None, true, path);
+        }
+        let empty: Vec<(String, String)> = self.take("TemporaryFileSystem").unwrap_or_default();
+        for (path, _) in empty {
+            mount("TemporaryFileSystem", &path, None, false, &path);
+        }
+        for setting in ["RootDirectory", "RootImage"] {
+            let root: String = self.take(setting).unwrap_or_default();
+            let from = (setting == "RootDirectory").then(|| root.clone());
+            if !root.is_empty() {
+                mount(setting, "/", from, false, &root);
+            }
+        }
+        for setting in ["BindPaths", "BindReadOnlyPaths"] {
+            let binds: Vec<(String, String, bool, u64)> = self.take(setting).unwrap_or_default();
+            for (from, at, ..) in binds {
+                mount(setting, &at, Some(from), false, &at);
+            }
+        }
+        sandbox
+    }
+
+    fn networks(&mut self, name: &str) -> Vec<Networks> {
+        let list: Vec<(i32, Vec<u8>, u32)> = self.take(name).unwrap_or_default();
+        let network = |(_, bytes, length): (i32, Vec<u8>, u32)| {
+            let ip = match <[u8; 4]>::try_from(bytes.as_slice()) {
+                Ok(bytes) => IpAddr::from(bytes),
+                Err(_) => IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?),
+            };
+            format!("{ip}/{length}").parse().ok()
+        };
+        list.into_iter().filter_map(network).collect()
     }
 }
 

@@ -67,7 +67,7 @@ pub async fn instance(bus: &Bus, service: &str) -> Result<Found, String> {
     let dynamic_user = properties.take("DynamicUser").unwrap_or_default();
     let groups = properties.take("SupplementaryGroups").unwrap_or_default();
     let open_files = properties.take("LimitNOFILE").unwrap_or(u64::MAX);
-    let unit = properties.unit();
+    let unit = bus.with_slices(properties.unit()).await;
     let sockets = sockets(bus, service, &unit).await?;
     let unknown = Vec::new();
     Ok(Found {
@@ -159,8 +159,7 @@ impl Found {
         let path = self.variables.iter().rev().find(|(name, _)| name == "PATH");
         Some(Identity {
             path: path.map_or(PATH, |(_, value)| value).to_owned(),
-            hides_home: self.units.service.hides_home,
-            private_tmp: self.units.service.private_tmp,
+            sandbox: self.units.service.sandbox.clone(),
             ..Identity::of(&self.user, &self.groups)?
         })
     }

@@ -10,8 +10,12 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket
 use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
 
+use crate::admin::sandbox::Sandbox;
 use crate::admin::system::Unit;
 use crate::config::CommandLine;
+
+/// What to do with a program or a file that the sandbox hides.
+const PROGRAMS: &str = "move it to /usr/local/libexec";
 
 /// The user that would run a program, and what is visible to it.
 #[derive(Clone, Debug)]
@@ -22,10 +26,8 @@ pub struct Identity {
     pub gids: Vec<u32>,
     /// Its PATH.
     pub path: String,
-    /// `ProtectHome=` hides the home directories.
-    pub hides_home: bool,
-    /// `PrivateTmp=` hides what is in /tmp.
-    pub private_tmp: bool,
+    /// What its sandbox hides.
+    pub sandbox: Sandbox,
 }
 
 impl Identity {
@@ -39,8 +41,7 @@ impl Identity {
             uid,
             gids,
             path: std::env::var("PATH").unwrap_or_default(),
-            hides_home: false,
-            private_tmp: false,
+            sandbox: Sandbox::default(),
         }
     }
 
@@ -60,8 +61,7 @@ impl Identity {
             ..Self::own()
         };
         Self {
-            hides_home: service.is_none_or(|service| service.hides_home),
-            private_tmp: service.is_none_or(|service| service.private_tmp),
+            sandbox: service.map_or_else(Sandbox::installed, |service| service.sandbox.clone()),
             ..Self::of("wakeport", &[]).unwrap_or_else(nobody)
         }
     }
@@ -85,8 +85,7 @@ impl Identity {
             uid,
             gids,
             path: String::new(),
-            hides_home: false,
-            private_tmp: false,
+            sandbox: Sandbox::default(),
         })
     }
 
@@ -116,11 +115,9 @@ impl Identity {
         if !path.is_absolute() {
             return Err("its path is relative; give the full one".to_owned());
         }
-        self.sees(path)?;
-        let real = fs::canonicalize(path).map_err(|error| why(path, &error))?;
-        self.sees(&real)?;
+        let real = self.outside(path, PROGRAMS)?;
+        let meta = fs::metadata(&real).map_err(|error| why(path, &error))?;
         self.can_enter(&real)?;
-        let meta = fs::metadata(&real).map_err(|error| why(&real, &error))?;
         let shown = path.display();
         if !meta.is_file() {
             return Err(format!("`{shown}` is not a file"));
@@ -144,10 +141,9 @@ impl Identity {
 
     /// Whether the file at `path` could be read, as far as file modes tell; if not, why.
     pub fn can_read(&self, path: &Path) -> Result<(), String> {
-        self.sees(path)?;
-        let real = fs::canonicalize(path).map_err(|error| why(path, &error))?;
+        let real = self.outside(path, PROGRAMS)?;
+        let meta = fs::metadata(&real).map_err(|error| why(path, &error))?;
         self.can_enter(&real)?;
-        let meta = fs::metadata(&real).map_err(|error| why(&real, &error))?;
         match self.may_read(&meta) {
             true => Ok(()),
             false => Err(format!(
@@ -168,9 +164,11 @@ impl Identity {
         ours: &str,
         listens: bool,
     ) -> Result<(), String> {
-        let socket = "let the service listen below /run";
-        self.sees_else(path, socket)?;
-        let runtime = unit.and_then(|unit| unit.runtime_directory(path).map(|dir| (unit, dir)));
+        let real = match path.starts_with("/run") {
+            true => self.outside(path, "let the service listen somewhere else")?,
+            false => self.outside(path, "let the service listen below /run")?,
+        };
+        let runtime = unit.and_then(|unit| unit.runtime_directory(&real).map(|dir| (unit, dir)));
         if let Some((unit, (directory, mode))) = runtime {
             let group = super::group(&unit.group).unwrap_or_default();
             let member = mode & 0o010 != 0 && self.gids.contains(&group);
@@ -184,14 +182,13 @@ impl Identity {
                 ));
             }
         }
-        let Ok(real) = fs::canonicalize(path) else {
+        if !real.exists() {
             // It comes with the service.
-            return match path.ancestors().skip(1).find(|folder| folder.exists()) {
+            return match real.ancestors().skip(1).find(|folder| folder.exists()) {
                 Some(folder) => self.can_enter(&folder.join("socket")),
                 None => Ok(()),
             };
-        };
-        self.sees_else(&real, socket)?;
+        }
         self.can_enter(&real)?;
         let meta = fs::metadata(&real).map_err(|error| why(&real, &error))?;
         if !meta.file_type().is_socket() {
@@ -273,25 +270,26 @@ impl Identity {
         Ok(())
     }
 
-    /// Whether the sandbox leaves a path visible.
-    fn sees(&self, path: &Path) -> Result<(), String> {
-        self.sees_else(path, "move it to /usr/local/libexec")
-    }
-
-    /// The same, with another remedy than loosening the sandbox.
-    fn sees_else(&self, path: &Path, remedy: &str) -> Result<(), String> {
-        let below = |folders: &[&str]| folders.iter().any(|folder| path.starts_with(folder));
-        if self.hides_home && below(&["/home", "/root", "/run/user"]) {
-            return Err(format!(
-                "the sandbox hides home directories; {remedy}, or ProtectHome=no"
-            ));
+    /// Where a path of the sandbox is on this machine, without links, or what hides it; `remedy` is
+    /// another one than loosening the sandbox.
+    fn outside(&self, path: &Path, remedy: &str) -> Result<PathBuf, String> {
+        let linked = resolved(path);
+        for place in [path, &linked] {
+            let Some(mount) = self.sandbox.above(place) else {
+                continue;
+            };
+            let below = place.strip_prefix(&mount.at).unwrap_or(place);
+            let inside = mount.from.as_ref().map(|from| from.join(below));
+            let seen = |inside: &PathBuf| {
+                inside == place || inside.parent().is_some_and(|folder| folder.is_dir())
+            };
+            let (what, undo) = &mount.text;
+            let inside = inside.filter(seen);
+            return inside
+                .map(|inside| resolved(&inside))
+                .ok_or_else(|| format!("{what}; {remedy}, or {undo}"));
         }
-        if self.private_tmp && below(&["/tmp", "/var/tmp"]) {
-            return Err(format!(
-                "the sandbox has a /tmp of its own; {remedy}, or PrivateTmp=no"
-            ));
-        }
-        Ok(())
+        Ok(linked)
     }
 
     fn may_execute(&self, meta: &Metadata) -> bool {
@@ -328,6 +326,15 @@ fn why(path: &Path, error: &io::Error) -> String {
     }
 }
 
+/// A path without links, as far as it exists.
+fn resolved(path: &Path) -> PathBuf {
+    match (fs::canonicalize(path), path.parent(), path.file_name()) {
+        (Ok(real), ..) => real,
+        (Err(_), Some(folder), Some(name)) => resolved(folder).join(name),
+        (Err(_), ..) => path.to_owned(),
+    }
+}
+
 /// The interpreter that a script's first line names.
 fn interpreter(path: &Path) -> Option<PathBuf> {
     let mut start = Vec::new();
@@ -355,8 +362,7 @@ mod tests {
             uid: 4242,
             gids: vec![4242],
             path: path.into(),
-            hides_home: false,
-            private_tmp: false,
+            sandbox: Sandbox::default(),
         }
     }
 
@@ -405,8 +411,7 @@ mod tests {
         };
         assert_eq!(run(&owner, &closed), Ok(()));
         let sandboxed = Identity {
-            private_tmp: true,
-            hides_home: true,
+            sandbox: Sandbox::installed(),
             ..identity
         };
         assert!(
