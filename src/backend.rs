@@ -90,6 +90,8 @@ pub struct Usage {
     pub io: Option<u64>,
     /// Bytes from and to networks.
     pub net: Option<u64>,
+    /// The memory that it takes right now, in bytes.
+    pub memory: Option<u64>,
 }
 
 /// Why a service could not be started, stopped or queried: one line for people.
@@ -171,16 +173,6 @@ impl Backend {
             Self::Scripted(service) => service.sleep().await,
         }
         .map(|()| Slept::default())
-    }
-
-    /// How much memory the service takes, in bytes, where that is accounted.
-    pub async fn memory(&self) -> Option<u64> {
-        match self {
-            Self::Systemd(units) => units.memory().await,
-            Self::Relay | Self::Hooks(_) | Self::Exec(_) => None,
-            #[cfg(test)]
-            Self::Scripted(_) => None,
-        }
     }
 
     /// What the service has used by now.

@@ -78,7 +78,8 @@
 //! cooling and the gates stay open, so that a client enters as ever, which makes the answer void.
 //! `service::guard` puts the question: to [`net::direct`] (connections that bypass us), to the
 //! backend (units that would be stopped along, what they use) and to a program. An objection puts
-//! the question off by 30 s; an answer that is missing or late is none.
+//! the question off by 30 s; an answer that is missing or late is none. The CPU that units use at the
+//! end of a cooldown goes to the record with the stop: `check` proposes a limit for `--busy-cpu`.
 //!
 //! # The gate
 //!

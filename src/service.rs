@@ -191,8 +191,10 @@ impl Service {
                 self.handle_input(Input::Started(result));
             }
             Message::Stopped(result) => {
-                let result =
-                    result.map(|stopped| self.reporter.stopped(self.core.state(), stopped));
+                let result = result.map(|stopped| {
+                    let idle = self.questions.idle_cpu(stopped.measured);
+                    self.reporter.stopped(self.core.state(), stopped, idle);
+                });
                 let result = result.map_err(|(why, phase)| {
                     self.reporter.stop_fails(why.0);
                     phase
@@ -264,7 +266,7 @@ impl Service {
                         let first = first.map(|waiter| waiter.peer);
                         self.reporter.carried(self.targets.totals());
                         self.reporter.fact(&fact, first, now());
-                        self.questions.follow(fact.to);
+                        self.questions.follow(&fact);
                     }
                     Effect::Admit { ticket, first } => {
                         let entrance = &self.targets[ticket.target].entrance;

@@ -112,6 +112,7 @@ pub fn findings(subject: &Subject) -> Vec<Finding> {
                 }
             }
         }
+        found.extend(unit::busy_cpu(config, system.idle_cpu));
         let woken = system.units.as_deref().unwrap_or_default();
         found.extend(unit::filters(config, relay, woken));
         found.extend(unit::shared(config.units(), woken, &subject.elsewhere));

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::sandbox::Sandbox;
 use crate::config::address::{Address, Bound};
+use crate::config::busy::Percent;
 use crate::config::{Config, Manager, ServiceConfig};
 
 /// What a service manager says about a unit; empty where it says nothing.
@@ -249,6 +250,8 @@ pub struct ServiceSystem {
     pub loops: Vec<Loop>,
     /// Unix targets that the user cannot reach, and why.
     pub hidden: Vec<Hidden>,
+    /// What the units use when idle, if the instance has seen that.
+    pub idle_cpu: Option<Percent>,
 }
 
 /// A target that cannot be reached, and why, with the remedy.

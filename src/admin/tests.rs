@@ -11,6 +11,7 @@ use super::unit_files::{Places, Plan, in_words, set_up};
 use super::unit_text::{assignment, environment_file, escape};
 use super::*;
 use crate::config::access::Networks;
+use crate::config::busy::Percent;
 use crate::config::span;
 
 /// `nginx` behind port 80, at 127.0.0.1:8080.
@@ -545,6 +546,7 @@ fn subject() -> Subject {
             lookups: Vec::new(),
             loops: Vec::new(),
             hidden: Vec::new(),
+            idle_cpu: None,
         }],
         listening: Vec::new(),
         elsewhere: Vec::new(),
@@ -569,6 +571,22 @@ fn wrong(spoil: impl FnOnce(&mut Subject), words: &str) {
         .collect();
     assert_eq!(found.len(), 1, "{found:#?}");
     assert!(found[0].contains(words), "no `{words}` in {found:#?}");
+}
+
+#[test]
+fn a_limit_is_proposed_for_units_that_were_seen_idle() {
+    let idle = |subject: &mut Subject, cpu| subject.services[0].idle_cpu = Some(Percent(cpu));
+    wrong(
+        |subject| idle(subject, 30),
+        "note: idle, `nginx.service` used 0.03% of a core; `--busy-cpu 1%` would keep the service awake while it computes",
+    );
+    wrong(|subject| idle(subject, 4_000), "`--busy-cpu 20%`");
+    let mut subject = subject();
+    idle(&mut subject, 40_000);
+    assert_eq!(checks::findings(&subject), Vec::new());
+    idle(&mut subject, 30);
+    subject.config.services[0].busy.cpu = Some(Percent(5_000));
+    assert_eq!(checks::findings(&subject), Vec::new());
 }
 
 #[test]

@@ -237,23 +237,24 @@ impl Units {
         ))
     }
 
-    /// How much memory they take together, in bytes, as far as the manager accounts for it.
-    pub async fn memory(&self) -> Option<u64> {
-        let sums = timeout(QUERY_TIMEOUT, self.sums([&["MemoryCurrent"]])).await;
-        let [memory] = sums.ok()?.ok()?;
-        memory
-    }
-
     /// What they have used together, as far as the manager accounts for it.
     pub async fn usage(&self) -> Result<Usage, Failure> {
-        let counters: [&[&str]; 3] = [
+        let counters: [&[&str]; 4] = [
             &["CPUUsageNSec"],
             &["IOReadBytes", "IOWriteBytes"],
             &["IPIngressBytes", "IPEgressBytes"],
+            &["MemoryCurrent"],
         ];
         loop {
             match self.sums(counters).await {
-                Ok([cpu_nanos, io, net]) => return Ok(Usage { cpu_nanos, io, net }),
+                Ok([cpu_nanos, io, net, memory]) => {
+                    return Ok(Usage {
+                        cpu_nanos,
+                        io,
+                        net,
+                        memory,
+                    });
+                }
                 Err(error) => self.monitor.ride_out(error, BUS_TIMEOUT).await?,
             }
         }

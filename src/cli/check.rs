@@ -253,6 +253,7 @@ async fn subject(
             programs: programs(service, identity.as_ref()),
             hidden,
             loops: loops(service, &lookups, &listeners, &others),
+            idle_cpu: instances::idle_cpu(ours, service, manager),
             lookups,
         });
     }

@@ -7,7 +7,8 @@ use crate::admin::machine::{self, Bus, Found};
 use crate::admin::system::{Elsewhere, Present};
 use crate::admin::unit_files::{self, Places};
 use crate::config::address::Bound;
-use crate::config::{Config, Manager};
+use crate::config::busy::Percent;
+use crate::config::{Config, Manager, ServiceConfig, UnitName};
 use crate::report::record::Record;
 use crate::report::state_file;
 
@@ -132,6 +133,24 @@ pub(super) fn in_files(
     elsewhere
 }
 
+/// What the units of this service use when idle, by the record of the instance with the service `id`.
+pub(super) fn idle_cpu(id: &str, service: &ServiceConfig, manager: Manager) -> Option<Percent> {
+    let is_ours = |record: &Record| {
+        let instance = (record.unit.as_deref(), record.manager) == (Some(id), manager);
+        let names = service.units().iter().map(UnitName::as_str);
+        instance && record.units_manager == service.manager() && names.eq(&record.units)
+    };
+    records().find(is_ours)?.usual_idle_cpu()
+}
+
+/// The records that can be read, of the system and of the calling user.
+fn records() -> impl Iterator<Item = Record> {
+    let places = state_file::usual_places().into_iter();
+    places
+        .flat_map(|place| state_file::read_all(&place))
+        .flatten()
+}
+
 /// The units of this manager that an instance wakes.
 fn units(config: &Config, manager: Manager) -> impl Iterator<Item = String> {
     let services = config.services.iter();
@@ -141,10 +160,8 @@ fn units(config: &Config, manager: Manager) -> impl Iterator<Item = String> {
 
 /// What the records of running processes tell.
 fn running(manager: Manager, except: &str) -> Vec<Elsewhere> {
-    let directories = state_file::usual_places();
-    let records = directories.iter().flat_map(|it| state_file::read_all(it));
     let mut running = BTreeMap::new();
-    for record in records.flatten() {
+    for record in records() {
         let Record { name, unit, .. } = &record;
         let instance = unit.clone().unwrap_or_else(|| name.clone());
         let counts = instance != except && record.units_manager == manager;

@@ -84,8 +84,13 @@ impl FromStr for DirectConnections {
 }
 
 /// A share of one core, in thousandths of a percent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub struct Percent(pub u64);
+
+/// The limits that are proposed, in percent.
+const LIMITS: [u64; 7] = [1, 2, 5, 10, 20, 50, 100];
 
 impl Percent {
     /// What so many nanoseconds of CPU time in so long a time come to.
@@ -94,6 +99,12 @@ impl Percent {
         // To two decimals.
         let share = (u128::from(nanos) * 10_000 + nanoseconds / 2) / nanoseconds * 10;
         Self(u64::try_from(share).unwrap_or(u64::MAX))
+    }
+
+    /// A limit for a service that uses so much when idle. Three times as much is idle still.
+    pub fn limit(self) -> Option<Self> {
+        let mut limits = LIMITS.into_iter().map(|percent| Self(percent * 1_000));
+        limits.find(|limit| *limit >= Self(self.0.saturating_mul(3)))
     }
 }
 
@@ -214,6 +225,26 @@ mod tests {
         let second = Duration::from_secs(1);
         assert_eq!(Percent::of(10_000_000, second).to_string(), "1%");
         assert_eq!(Percent::of(u64::MAX, Duration::ZERO).0, u64::MAX);
+    }
+
+    #[test]
+    fn a_proposed_limit_leaves_a_margin_and_is_a_core_at_most() {
+        for (idle, limit) in [
+            ("0", Some("1%")),
+            ("0.03", Some("1%")),
+            ("0.333", Some("1%")),
+            ("0.34", Some("2%")),
+            ("5", Some("20%")),
+            ("30", Some("100%")),
+            ("33.3", Some("100%")),
+            ("33.4", None),
+            ("250", None),
+        ] {
+            let idle: Percent = idle.parse().unwrap();
+            let proposed = idle.limit().map(|limit| limit.to_string());
+            assert_eq!(proposed.as_deref(), limit, "{idle}");
+        }
+        assert_eq!(Percent(u64::MAX).limit(), None);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Manager;
+use crate::config::busy::Percent;
 use crate::util::text::one_line;
 pub use wakes::{Bucket, Wakes};
 
@@ -21,6 +22,9 @@ pub const VERSION: u32 = 1;
 
 /// With larger counts sums would not fit, and the metrics would not be exact.
 const MOST: u64 = 1 << 53;
+
+/// So many of the latest stops tell what the units use when idle.
+const RECENT: usize = 15;
 
 /// A clock before this program was written is not set.
 const CLOCK_IS_SET: Timestamp = Timestamp::constant(1_735_689_600, 0); // 2025-01-01
@@ -93,6 +97,9 @@ pub struct Record {
     pub seconds: BTreeMap<RecordedState, f64>,
     /// The memory of the units just before they were last stopped, in bytes.
     pub memory_freed: Option<u64>,
+    /// The CPU that the units used before each of the latest stops, without clients or other work:
+    /// what `--busy-cpu` would have been compared with.
+    pub idle_cpu: Vec<Percent>,
     /// What has failed, and how often.
     pub failures: BTreeMap<Kind, u64>,
     /// The last time that something failed.
@@ -354,6 +361,21 @@ impl Record {
         self.last_failure = Some(LastFailure { kind, at, why });
     }
 
+    /// It is about these units from now on. What others have used when idle says nothing about them.
+    pub fn concerns(&mut self, units: Vec<String>, manager: Manager) {
+        if (&self.units, self.units_manager) != (&units, manager) {
+            self.idle_cpu.clear();
+        }
+        (self.units, self.units_manager) = (units, manager);
+    }
+
+    /// The units are stopped, and have used so much CPU before, without clients.
+    pub fn idles(&mut self, cpu: Percent) {
+        self.idle_cpu.push(cpu);
+        let surplus = self.idle_cpu.len().saturating_sub(RECENT);
+        self.idle_cpu.drain(..surplus);
+    }
+
     /// The process exits.
     pub fn end(&mut self, now: Moment) {
         if !matches!(self.state, RecordedState::Asleep | RecordedState::Failed) {
@@ -429,6 +451,14 @@ impl Record {
             seconds.values().sum::<f64>(),
         );
         (all > 0.0).then(|| asleep / all)
+    }
+
+    /// What the units use when idle: the median, since in some cooldowns they were at work, which
+    /// says nothing about the others.
+    pub fn usual_idle_cpu(&self) -> Option<Percent> {
+        let mut sorted = self.idle_cpu.clone();
+        sorted.sort();
+        sorted.get(sorted.len() / 2).copied()
     }
 
     /// Whether the state goes on without a process.

@@ -7,6 +7,7 @@ use super::record::{Clients, Kind, Moment, Record, RecordedState, Work};
 use super::state_file::{self, StateWriter};
 use super::status::{PACE, Tally};
 use crate::config::Manager;
+use crate::config::busy::Percent;
 use crate::core::lifecycle::{self, ClientCounts};
 
 /// The record of one service.
@@ -45,7 +46,7 @@ impl Recorder {
     /// What the service is, and the units that it is.
     pub fn about(&mut self, service: String, (units, manager): (Vec<String>, Manager)) {
         self.record.service = service;
-        (self.record.units, self.record.units_manager) = (units, manager);
+        self.record.concerns(units, manager);
         self.changed = true;
     }
 
@@ -100,10 +101,13 @@ impl Recorder {
         self.changed = true;
     }
 
-    /// The service was stopped; with the memory that it took until then.
-    pub fn slept(&mut self, freed: Option<u64>) {
+    /// The service was stopped; with the memory that it took until then, and the CPU without clients.
+    pub fn slept(&mut self, freed: Option<u64>, idle: Option<Percent>) {
         self.record.sleeps += 1;
         self.record.memory_freed = freed;
+        if let Some(cpu) = idle {
+            self.record.idles(cpu);
+        }
         self.changed = true;
     }
 

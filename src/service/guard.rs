@@ -11,10 +11,11 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::handle::{Handle, Message};
 use super::now;
-use crate::backend::{Backend, Usage};
+use crate::backend::{Backend, Failure, Usage};
 use crate::config::ServiceConfig;
 use crate::config::busy::{Busy, DirectConnections, Percent, Rate};
-use crate::core::lifecycle::State;
+use crate::core::lifecycle::{Event, State};
+use crate::core::service::Fact;
 use crate::net::dial::Target;
 use crate::net::direct;
 use crate::program::Launcher;
@@ -51,6 +52,8 @@ pub(super) struct Questions {
     tasks: TaskTracker,
     asked: Option<(u64, AbortOnDropHandle<()>)>,
     prepared: Option<AbortOnDropHandle<()>>,
+    /// The cooldown, or the one before the stop, is measured for the record.
+    idle: bool,
 }
 
 impl Questions {
@@ -61,6 +64,7 @@ impl Questions {
             tasks,
             asked: None,
             prepared: None,
+            idle: false,
         }
     }
 
@@ -80,23 +84,48 @@ impl Questions {
         asked.is_some()
     }
 
-    /// The service is in this state now: what is measured has to be measured in time.
-    pub(super) fn follow(&mut self, state: State) {
+    /// The service is in another state: what is measured has to be measured in time.
+    pub(super) fn follow(&mut self, fact: &Fact) {
         self.prepared = None;
-        if let State::Cooling { sleep_at: Some(at) } = state
-            && self.guard.busy.measured().is_some()
-        {
+        if let State::Stopping(_) = fact.to {
+            return;
+        }
+        self.idle = false;
+        self.guard.keep(None);
+        let State::Cooling { sleep_at: Some(at) } = fact.to else {
+            return;
+        };
+        self.idle = idles(fact.cause, at, now());
+        if self.idle || self.guard.busy.measured().is_some() {
             let task = self.tasks.spawn(self.guard.clone().prepare(at));
             self.prepared = Some(AbortOnDropHandle::new(task));
         }
+    }
+
+    /// The CPU that the service, which is stopped, has used at the end of its cooldown, as `--busy-cpu`
+    /// counts it, if that is known.
+    pub(super) fn idle_cpu(&self, after: Option<Measured>) -> Option<Percent> {
+        let after = after.filter(|_| self.idle)?;
+        let before = self.guard.before(after)?;
+        let (then, now) = (before.usage.cpu_nanos?, after.usage.cpu_nanos?);
+        let time = after.at.saturating_duration_since(before.at);
+        Some(Percent::of(counted(then, now), time))
     }
 }
 
 /// What had been used at some time.
 #[derive(Clone, Copy, Debug)]
-struct Measured {
+pub(super) struct Measured {
     at: Instant,
-    usage: Usage,
+    pub(super) usage: Usage,
+}
+
+impl Measured {
+    /// What a service has used by now.
+    pub(super) async fn of(backend: &Backend) -> Result<Self, Failure> {
+        let usage = backend.usage().await?;
+        Ok(Self { at: now(), usage })
+    }
 }
 
 /// What keeps the service awake, and what could not be found out.
@@ -214,31 +243,48 @@ impl Guard {
     async fn prepare(self, stop_at: Instant) {
         let begin = stop_at.checked_sub(WINDOW).unwrap_or(stop_at);
         sleep_until(begin.into()).await;
-        if let Ok(usage) = self.backend.usage().await {
-            self.keep(Some(Measured { at: now(), usage }));
-        }
+        self.keep(Measured::of(&self.backend).await.ok());
     }
 
-    fn keep(&self, measured: Option<Measured>) -> Option<Measured> {
-        let mut kept = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut kept, measured)
+    fn keep(&self, measured: Option<Measured>) {
+        *self.measured.lock().unwrap_or_else(PoisonError::into_inner) = measured;
+    }
+
+    /// What was measured first, if that is long enough before `after`.
+    fn before(&self, after: Measured) -> Option<Measured> {
+        let kept = *self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.filter(|before| is_long(after.at.saturating_duration_since(before.at)))
     }
 
     async fn usage(&self) -> Vec<(Work, Found)> {
         if self.busy.measured().is_none() {
             return Vec::new();
         }
-        let usage = async { self.backend.usage().await.map_err(|why| why.to_string()) };
-        let usage = match in_time("what it uses", usage).await {
-            Ok(usage) => usage,
-            Err(why) => return vec![(Work::Cpu, Err(why))],
+        let measured = async {
+            let measured = Measured::of(&self.backend).await;
+            measured.map_err(|why| why.to_string())
         };
-        let after = Measured { at: now(), usage };
-        let before = self.keep(Some(after));
-        let long_ago =
-            |before: &Measured| after.at.saturating_duration_since(before.at) + SLACK >= WINDOW;
-        compare(&self.busy, before.filter(long_ago), after)
+        match in_time("what it uses", measured).await {
+            Ok(after) => compare(&self.busy, self.before(after), after),
+            Err(why) => vec![(Work::Cpu, Err(why))],
+        }
     }
+}
+
+/// Whether what is measured for so long says something.
+fn is_long(time: Duration) -> bool {
+    time + SLACK >= WINDOW
+}
+
+/// Whether a cooldown until `stop_at` is measured for the record: not after work, and not each time
+/// that one of many clients leaves.
+fn idles(cause: Event, stop_at: Instant, now: Instant) -> bool {
+    !matches!(cause, Event::Busy(_)) && is_long(stop_at.saturating_duration_since(now))
+}
+
+/// What was counted from one time to a later one. A counter that is smaller then has begun anew.
+fn counted(then: u64, now: u64) -> u64 {
+    now.checked_sub(then).unwrap_or(now)
 }
 
 /// What was used too much between two times. Without the first, it has to be measured first.
@@ -251,8 +297,7 @@ fn compare(busy: &Busy, before: Option<Measured>, after: Measured) -> Vec<(Work,
             return Ok(None);
         };
         let then = of(before.usage).unwrap_or(now);
-        // A counter that is smaller than before has begun anew.
-        let count = now.checked_sub(then).unwrap_or(now);
+        let count = counted(then, now);
         Ok(Some((count, after.at.saturating_duration_since(before.at))))
     };
     let mut found = Vec::new();
@@ -306,7 +351,7 @@ mod tests {
             usage: Usage {
                 cpu_nanos: counts,
                 io: counts,
-                net: None,
+                ..Usage::default()
             },
         }
     }
@@ -325,6 +370,14 @@ mod tests {
         let found = compare(&busy, None, after);
         let io = "I/O is being measured".to_owned();
         assert_eq!(found[1], (Work::Io, Ok(Some(io))));
+    }
+
+    #[test]
+    fn a_short_cooldown_and_one_after_work_ask_nothing_for_the_record() {
+        let (now, second) = (now(), Duration::from_secs(1));
+        assert!(idles(Event::Left, now + WINDOW, now));
+        assert!(!idles(Event::Left, now + WINDOW - second * 2, now));
+        assert!(!idles(Event::Busy(WINDOW), now + WINDOW, now));
     }
 
     #[test]

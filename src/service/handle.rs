@@ -66,8 +66,8 @@ pub struct LastOrder {
 /// What is known of a service that was stopped.
 #[derive(Debug)]
 pub(super) struct Stopped {
-    /// The memory that it took until then.
-    pub(super) freed: Option<u64>,
+    /// What it had used by the order.
+    pub(super) measured: Option<guard::Measured>,
     /// What is wrong nevertheless.
     pub(super) remark: Option<String>,
 }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::Settings;
+use super::guard::Measured;
 use super::handle::{Handle, LastOrder, Message, Stopped, Waiter};
 use super::probe::Prober;
 use crate::backend::{Backend, StopScope, WakeOrder};
@@ -24,6 +25,9 @@ type Previous = Pin<Box<dyn Future<Output = StopScope> + Send>>;
 
 /// The pauses between two looks at a service that is stopped and still answers.
 const STILL: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+
+/// How long a stop waits to hear what the service has used.
+const USAGE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What may be left of a service that is stopped, and answer.
 #[derive(Clone, Debug)]
@@ -223,10 +227,11 @@ async fn stop(
     scope: StopScope,
 ) -> StopScope {
     let began = Instant::now();
-    let freed = match scope {
-        StopScope::All => backend.memory().await,
+    let measured = match scope {
+        StopScope::All => timeout(USAGE_TIMEOUT, Measured::of(backend)).await.ok(),
         StopScope::Units(_) | StopScope::Nothing => None,
     };
+    let measured = measured.and_then(Result::ok);
     let result = match backend.sleep(scope).await {
         Ok(slept) => {
             let left = match slept.may_answer {
@@ -234,7 +239,7 @@ async fn stop(
                 false => None,
             };
             let remark = left.or(slept.remark);
-            Ok(Stopped { freed, remark })
+            Ok(Stopped { measured, remark })
         }
         // If it cannot be read, it may well be running still.
         Err(why) => Err((why, backend.query().await.unwrap_or(Phase::Stopping))),

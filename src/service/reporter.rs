@@ -8,6 +8,7 @@ use super::guard::Answer;
 use super::handle::Stopped;
 use crate::backend::Failure;
 use crate::config::address::Peer;
+use crate::config::busy::Percent;
 use crate::config::{Manager, WakeRate};
 use crate::core::lifecycle::{Event, State};
 use crate::core::service::{self as core, Fact, Rejection, Ticket};
@@ -155,10 +156,12 @@ impl Reporter {
         self.log.stop_fails(why);
     }
 
-    /// The service was stopped, in this state.
-    pub(super) fn stopped(&mut self, state: State, Stopped { freed, remark }: Stopped) {
+    /// The service was stopped, in this state; `idle` is what it used before, if that is known.
+    pub(super) fn stopped(&mut self, state: State, stopped: Stopped, idle: Option<Percent>) {
+        let Stopped { measured, remark } = stopped;
         if let State::Stopping(_) = state {
-            self.recorder.slept(freed);
+            let freed = measured.and_then(|measured| measured.usage.memory);
+            self.recorder.slept(freed, idle);
         }
         self.remark(remark);
     }

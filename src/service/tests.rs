@@ -680,6 +680,31 @@ async fn a_client_that_comes_while_work_is_asked_for_is_let_through_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_the_service_uses_without_clients_and_work_is_in_the_record() {
+    for (work_ends, idle) in [(0, &[Percent(30)][..]), (450, &[])] {
+        let world = World::new(Phase::Up);
+        let mut client = Some(world.served().await);
+        let mut used = 0;
+        for second in 0..500 {
+            if second == 100 {
+                client = None;
+            }
+            let backup = (second < work_ends).then(|| "backup.service".to_owned());
+            // It computes for its client, and goes on with that for a while.
+            used += if second < 300 { 800_000_000 } else { 300_000 };
+            world.service.quietly(|script| {
+                script.dependents = Some(Vec::from_iter(backup));
+                script.usage.cpu_nanos = Some(used);
+            });
+            sleep(SECOND).await;
+        }
+        drop(client);
+        assert_eq!(world.counts(), (0, 1));
+        assert_eq!(world.handle.record().await.unwrap().idle_cpu, idle);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_the_service_uses_is_measured_in_time_for_the_end_of_the_cooldown() {
     for (percent, stops) in [(2, 0), (1, 1)] {
         let busy = Busy {

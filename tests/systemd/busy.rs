@@ -141,6 +141,27 @@ fn a_service_that_uses_cpu_is_kept_awake_until_it_does_not() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
+fn check_proposes_a_limit_for_a_unit_that_has_been_idle() {
+    let rig = Rig::boot();
+    python(&rig);
+    rig.instance("web", PORT, TARGET, &["WAKEPORT_COOLDOWN=30s"]);
+    let proposal = "note: wakeport@web: idle, `web.service` used ";
+    let found = || rig.ask("wakeport check web 2>&1");
+    assert_eq!(rig.curl(URL), "hello");
+    assert!(!found().contains(proposal), "{}", found());
+    rig.wait_until_asleep("web");
+    let told = found();
+    assert!(told.contains(proposal), "{told}");
+    assert!(
+        told.contains("of a core; `--busy-cpu 1%` would keep the service awake"),
+        "{told}"
+    );
+    rig.settings("web", &["WAKEPORT_BUSY_CPU=1%"]);
+    assert!(!found().contains(proposal), "{}", found());
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
 fn init_has_systemd_measure_what_keeps_the_unit_awake_and_check_misses_it() {
     let rig = Rig::boot();
     python(&rig);

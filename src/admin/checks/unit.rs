@@ -9,6 +9,7 @@ use crate::admin::system::{
 };
 use crate::admin::unit_files::Plan;
 use crate::admin::{Finding, Instance, LONGEST_WITH_TMP, in_a_row, instance_name, stem};
+use crate::config::busy::Percent;
 use crate::config::{Manager, ReadyKind, ServiceConfig, ServiceKind, UnitName, span};
 use crate::systemd::restart::QUEUE_HOLDS;
 
@@ -347,6 +348,17 @@ pub fn accounting(name: &UnitName, unit: &Unit, service: &ServiceConfig) -> Vec<
         ))
     });
     missing.collect()
+}
+
+/// Which limit would tell the work of units that use so much CPU when idle.
+pub fn busy_cpu(service: &ServiceConfig, idle: Option<Percent>) -> Option<Finding> {
+    let idle = idle.filter(|_| service.busy.cpu.is_none())?;
+    let limit = idle.limit()?;
+    let units: Vec<_> = service.units().iter().map(ToString::to_string).collect();
+    Some(Finding::note(format!(
+        "idle, {} used {idle} of a core; `--busy-cpu {limit}` would keep the service awake while it computes",
+        in_a_row(&units)
+    )))
 }
 
 /// Whether a unit that is woken and the service that wakes it depend on each other.

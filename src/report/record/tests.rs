@@ -50,6 +50,7 @@ fn a_written_record_is_read() {
     record.fails(Kind::Stop, "it\n\"would\" not", at(2.0).wall);
     record.lasts(Some(Duration::from_secs(9)), at(2.0));
     record.memory_freed = Some(1 << 40);
+    record.idles(Percent(30));
     assert_eq!(Record::from_text(&record.to_text()), Ok(record));
 }
 
@@ -102,6 +103,7 @@ fn damaged_and_newer_records_are_refused() {
 fn missing_fields_are_empty_and_unknown_ones_ignored() {
     let read = Record::from_text(r#"{"version": 1, "mood": "good", "sleeps": 3}"#).unwrap();
     assert_eq!((read.sleeps, read.wakes.total), (3, 0));
+    assert_eq!(read.usual_idle_cpu(), None);
     assert_eq!(read.wakes.buckets, Wakes::default().buckets);
 }
 
@@ -193,6 +195,34 @@ fn a_clock_that_jumps_gives_no_absurd_figures() {
     record.begin(Process::default(), epoch);
     assert_eq!(record.stretch(true, at(0.0)), 0.0);
     assert_eq!(record.share_asleep(true, at(0.0)), None);
+}
+
+#[test]
+fn a_cooldown_with_work_does_not_change_what_the_units_use_when_idle() {
+    let mut record = begun(0.0);
+    for cpu in [30, 80_000, 20, 40, 90_000] {
+        record.idles(Percent(cpu));
+    }
+    assert_eq!(record.usual_idle_cpu(), Some(Percent(40)));
+    // What was long ago is forgotten.
+    (0..RECENT).for_each(|_| record.idles(Percent(7)));
+    assert_eq!(record.idle_cpu, [Percent(7); RECENT]);
+}
+
+#[test]
+fn what_units_use_when_idle_is_forgotten_with_them() {
+    let mut record = begun(0.0);
+    let web = || vec!["web.service".to_owned()];
+    record.concerns(web(), Manager::System);
+    record.idles(Percent(30));
+    let mut record = written(record, 1.0);
+    record.concerns(web(), Manager::System);
+    assert_eq!(record.usual_idle_cpu(), Some(Percent(30)));
+    for (units, manager) in [(web(), Manager::User), (Vec::new(), Manager::System)] {
+        let mut record = record.clone();
+        record.concerns(units, manager);
+        assert_eq!(record.usual_idle_cpu(), None);
+    }
 }
 
 #[test]

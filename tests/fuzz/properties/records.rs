@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use wakeport::cli::test_api;
+use wakeport::config::busy::Percent;
 use wakeport::report::metrics::{Instance, page};
 use wakeport::report::record::{Kind, Moment, Process, Record, RecordedState};
 
@@ -48,6 +49,9 @@ fn lived_on(mut record: Record) -> Record {
     for &kind in Kind::ALL {
         record.fails(kind, "x\n\u{1b}[31m", at(4).wall);
     }
+    record.idles(Percent(
+        record.usual_idle_cpu().map_or(u64::MAX, |cpu| cpu.0 / 2),
+    ));
     record.end(at(5));
     record
 }
