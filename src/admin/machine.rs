@@ -27,6 +27,9 @@ pub use sockets::listening;
 /// Where programs are that systemd finds by their names (systemd.service(5), "Command lines").
 const PATH: [&str; 2] = ["/usr/local/bin", "/usr/bin"];
 
+/// Where the system bus is (the D-Bus specification, "Well-known Message Bus Instances").
+const BUS: &str = "/var/run/dbus/system_bus_socket";
+
 /// Where an administrator's rules for polkit are.
 const RULES: &str = "/etc/polkit-1/rules.d";
 
@@ -246,7 +249,7 @@ fn groups() -> Vec<(String, u32)> {
     groups.lines().filter_map(group).collect()
 }
 
-/// Which Unix targets of a service `identity` cannot reach, and why. `units` are those that it
+/// Which Unix targets of a service `identity` cannot reach, and whether the bus, and why. `units` are those that it
 /// wakes, `ours` the service that relays.
 pub fn hidden(
     service: &ServiceConfig,
@@ -278,10 +281,15 @@ pub fn hidden(
         let unit = units
             .iter()
             .find(|unit| unit.runtime_directory(path).is_some());
-        if hidden.iter().all(|(known, _)| known != value) {
+        let target = format!("target `{value}`");
+        if hidden.iter().all(|(known, _)| *known != target) {
             let outcome = identity.can_connect(path, unit, ours, listens);
-            hidden.extend(outcome.err().map(|why| (value.clone(), why)));
+            hidden.extend(outcome.err().map(|why| (target, why)));
         }
+    }
+    if !service.units().is_empty() && service.manager() == Manager::System {
+        let outcome = identity.outside(Path::new(BUS), "BindPaths=/var/run/dbus");
+        hidden.extend(outcome.err().map(|why| (format!("the bus `{BUS}`"), why)));
     }
     hidden
 }

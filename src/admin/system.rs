@@ -173,7 +173,7 @@ pub struct System {
     pub listening: Vec<Listening>,
     /// The units that other instances wake.
     pub elsewhere: Vec<Elsewhere>,
-    /// Unix targets that the user of the instance cannot reach, and why, for each service in turn.
+    /// What the user of the instance cannot reach, and why, for each service in turn.
     pub hidden: Vec<Vec<Hidden>>,
     /// The files that are there: where we want to write, what an earlier `init` has written for
     /// this instance, and what lies beside it.
@@ -248,14 +248,14 @@ pub struct ServiceSystem {
     pub lookups: Vec<Lookup>,
     /// Targets that lead back to our own listeners.
     pub loops: Vec<Loop>,
-    /// Unix targets that the user cannot reach, and why.
+    /// What the user cannot reach, and why.
     pub hidden: Vec<Hidden>,
     /// What the units use when idle, if the instance has seen that.
     pub idle_cpu: Option<Percent>,
 }
 
-/// A target that cannot be reached, and why, with the remedy.
-pub type Hidden = (Address, String);
+/// What cannot be reached, in words, and why, with the remedy.
+pub type Hidden = (String, String);
 
 /// What a program is for, its path, and why it cannot be run, if so.
 pub type Program = (&'static str, String, Result<(), String>);

@@ -864,6 +864,11 @@ fn a_target_that_the_sandbox_refuses_is_named_with_the_setting_and_the_remedy() 
         "may not connect to target `/run/app.sock` (RestrictAddressFamilies=); \
          `systemctl edit wakeport@nginx.service`: RestrictAddressFamilies=AF_UNIX",
     );
+    wrong(
+        |it| sandbox(it).families = selection(true, &["AF_INET"]),
+        "error: `wakeport@nginx.service` may not connect to the bus (RestrictAddressFamilies=); \
+         `systemctl edit wakeport@nginx.service`: RestrictAddressFamilies=AF_UNIX",
+    );
     let named = |it: &mut Subject, ips: &[&str]| {
         it.config = typed(&["--unit=nginx", "--to=db:5432"]);
         let at = |ip: &&str| std::net::SocketAddr::new(ip.parse().unwrap(), 5432);
@@ -891,7 +896,7 @@ fn a_target_that_the_sandbox_refuses_is_named_with_the_setting_and_the_remedy() 
             sandbox(it).allow = networks(&["127.0.0.0/8"]);
         },
         &|it: &mut Subject| {
-            sandbox(it).families = selection(true, &["AF_INET"]);
+            sandbox(it).families = selection(true, &["AF_INET", "AF_UNIX"]);
             sandbox(it).interfaces = selection(true, &["lo"]);
         },
     ] as [&dyn Fn(&mut Subject); 3]

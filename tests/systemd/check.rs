@@ -769,7 +769,11 @@ fn each_setting_of_the_sandbox_that_keeps_a_target_out_of_reach_is_reported() {
     refuses(TARGET, "RestrictAddressFamilies=~AF_INET", family);
     for interfaces in ["~lo", "eth0"] {
         let settings = format!("RestrictNetworkInterfaces={interfaces}");
-        refuses(TARGET, &settings, "RestrictNetworkInterfaces=lo");
+        // Debian 12 builds systemd without it.
+        match rig.run("systemctl --version").contains("+BPF_FRAMEWORK") {
+            true => refuses(TARGET, &settings, "RestrictNetworkInterfaces=lo"),
+            false => service(&settings, 0, &["ok"]),
+        }
     }
     service(
         "NetworkNamespacePath=/run/netns/x",
@@ -788,6 +792,30 @@ fn each_setting_of_the_sandbox_that_keeps_a_target_out_of_reach_is_reported() {
     );
     rig.drop_in(SERVICE, "zz-deny", "");
 
+    // The bus.
+    let settings = "TemporaryFileSystem=/run\nBindPaths=/run/systemd";
+    service(
+        settings,
+        1,
+        &[
+            "error: wakeport@web: the bus `/var/run/dbus/system_bus_socket` cannot be reached by user `wakeport`: TemporaryFileSystem=/run of `wakeport@web.service` hides it; BindPaths=/var/run/dbus, or remove that setting",
+        ],
+    );
+    let bus = "BindPaths=/var/run/dbus";
+    service(&format!("{settings}\n{bus}"), 0, &["ok"]);
+    let settings = format!("[Service]\n{settings}\n{bus}\n");
+    rig.drop_in(SERVICE, "zz-bus", &settings);
+    assert_eq!(rig.curl(URL), "hello");
+    rig.wait_until_asleep("web");
+    rig.drop_in(SERVICE, "zz-bus", "");
+    service(
+        "RestrictAddressFamilies=\nRestrictAddressFamilies=AF_INET",
+        1,
+        &[
+            "may not connect to the bus (RestrictAddressFamilies=); `systemctl edit wakeport@web.service`: RestrictAddressFamilies=AF_UNIX",
+        ],
+    );
+
     // A path that is not in the sandbox.
     let path = "/run/app/app.sock";
     rig.drop_in(
@@ -802,25 +830,26 @@ fn each_setting_of_the_sandbox_that_keeps_a_target_out_of_reach_is_reported() {
         let said = format!(
             "target `{path}` cannot be reached by user `wakeport`: {setting} of `wakeport@web.service` hides it; let the service listen somewhere else, or remove that setting"
         );
-        service(settings, 1, &[&format!("error: wakeport@web: {said}")]);
+        let settings = format!("{settings}\n{bus}");
+        service(&settings, 1, &[&format!("error: wakeport@web: {said}")]);
     };
     hides("InaccessiblePaths=-/run/app", "InaccessiblePaths=/run/app");
-    hides("InaccessiblePaths=-+/run", "InaccessiblePaths=/run");
     hides(
-        "InaccessiblePaths=-/run\nBindPaths=/run/app",
-        "InaccessiblePaths=/run",
+        "InaccessiblePaths=-+/run/app\nBindPaths=/run/app/more",
+        "InaccessiblePaths=/run/app",
     );
     hides("TemporaryFileSystem=/run:ro", "TemporaryFileSystem=/run");
     service(
-        "TemporaryFileSystem=/run\nBindReadOnlyPaths=/run/app",
+        &format!("TemporaryFileSystem=/run\nBindReadOnlyPaths=/run/app\n{bus}"),
         0,
         &["ok"],
     );
     service("TemporaryFileSystem=/run/apps", 0, &["ok"]);
     hides("RootDirectory=/var/lib/root", "RootDirectory=/var/lib/root");
-    service("RootDirectory=/var/lib/root\nBindPaths=/run", 0, &["ok"]);
+    let root = format!("RootDirectory=/var/lib/root\n{bus}");
+    service(&format!("{root}\nBindPaths=/run"), 0, &["ok"]);
     rig.run("mkdir -p /var/lib/root/run/app");
-    service("RootDirectory=/var/lib/root", 0, &["ok"]);
+    service(&root, 0, &["ok"]);
     hides("RootImage=/srv/root.raw", "RootImage=/srv/root.raw");
     rig.drop_in(
         SERVICE,

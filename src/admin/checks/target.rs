@@ -117,17 +117,16 @@ pub fn lookups(lookups: &[Lookup]) -> Vec<Finding> {
     unknown.map(Finding::error).collect()
 }
 
-/// Unix targets that cannot be reached.
+/// Unix sockets that cannot be reached.
 pub fn hidden(hidden: &[Hidden], user: &str) -> Vec<Finding> {
-    let text = |(address, why): &Hidden| {
-        Finding::error(format!(
-            "target `{address}` cannot be reached by user `{user}`: {why}"
-        ))
+    let text = |(what, why): &Hidden| {
+        Finding::error(format!("{what} cannot be reached by user `{user}`: {why}"))
     };
     hidden.iter().map(text).collect()
 }
 
-/// Targets that the sandbox of the service that relays refuses to connect to, at each address.
+/// Targets that the sandbox of the service that relays refuses to connect to, at each address, and
+/// the bus.
 pub fn refused(
     service: &ServiceConfig,
     lookups: &[Lookup],
@@ -135,6 +134,12 @@ pub fn refused(
     manager: Manager,
 ) -> Vec<Finding> {
     let (id, ctl) = (&relay.id, manager.systemctl());
+    let may_not = |what: &str, (setting, allowed): (&str, String)| {
+        let remedy = setting.replace("Deny", "Allow");
+        Finding::error(format!(
+            "`{id}` may not connect to {what} ({setting}=); `{ctl} edit {id}`: {remedy}={allowed}"
+        ))
+    };
     let mut findings = Vec::new();
     for Named { value, .. } in &service.routes {
         let found = lookups.iter().find(|(address, _)| address == value);
@@ -148,16 +153,13 @@ pub fn refused(
             }
         };
         let refused: Option<Vec<_>> = ips.iter().map(|ip| relay.sandbox.refuses(*ip)).collect();
-        let Some((setting, allowed)) = refused.and_then(|all| all.into_iter().next()) else {
-            continue;
-        };
-        let remedy = setting.replace("Deny", "Allow");
-        let finding = Finding::error(format!(
-            "`{id}` may not connect to target `{value}` ({setting}=); `{ctl} edit {id}`: {remedy}={allowed}"
-        ));
-        if !findings.contains(&finding) {
-            findings.push(finding);
-        }
+        let refused = refused.and_then(|all| all.into_iter().next());
+        let finding = refused.map(|refused| may_not(&format!("target `{value}`"), refused));
+        findings.extend(finding.filter(|finding| !findings.contains(finding)));
+    }
+    if findings.is_empty() && !service.units().is_empty() {
+        let refused = relay.sandbox.refuses(None);
+        findings.extend(refused.map(|refused| may_not("the bus", refused)));
     }
     findings
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::sleep;
+use zbus::OwnedObjectPath;
 
 use crate::admin::sandbox::Sandbox;
 use crate::admin::system::Unit;
@@ -39,13 +40,21 @@ impl Bus {
     }
 
     /// The unit with what filters its packets: the lists of addresses of the slices above it count as
-    /// well, and a user's manager may not filter.
+    /// well. A user's manager may not filter, and some builds of systemd filter by address only.
     pub(super) async fn with_slices(&self, mut unit: Unit) -> Unit {
         let sandbox = &mut unit.sandbox;
         if self.manager == Manager::User {
             (sandbox.allow, sandbox.deny) = (Vec::new(), Vec::new());
             sandbox.interfaces = (false, Vec::new());
             return unit;
+        }
+        let manager = OwnedObjectPath::try_from("/org/freedesktop/systemd1");
+        let features = match manager {
+            Ok(manager) => self.property(&manager, "Manager", "Features").await,
+            Err(error) => Err(error),
+        };
+        if !features.is_ok_and(|features: String| features.contains("+BPF_FRAMEWORK")) {
+            sandbox.interfaces = (false, Vec::new());
         }
         let mut slice = unit.slice.clone();
         while !slice.is_empty()

@@ -272,7 +272,7 @@ impl Identity {
 
     /// Where a path of the sandbox is on this machine, without links, or what hides it; `remedy` is
     /// another one than loosening the sandbox.
-    fn outside(&self, path: &Path, remedy: &str) -> Result<PathBuf, String> {
+    pub fn outside(&self, path: &Path, remedy: &str) -> Result<PathBuf, String> {
         let linked = resolved(path);
         for place in [path, &linked] {
             let Some(mount) = self.sandbox.above(place) else {
