@@ -16,6 +16,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -29,8 +30,9 @@ const CONDITION_TIMEOUT: Duration = Duration::from_secs(120);
 /// other scenarios need the processor.
 const POLL: Duration = Duration::from_millis(20);
 const LONGEST_POLL: Duration = Duration::from_millis(100);
-/// How the name of a rig's cgroup begins; the number of the test process and a running number follow.
-const CGROUP: &str = "wakeport-rig-";
+/// How the name of a rig's cgroup and of its layer begins; the number of the test process follows, and for the
+/// cgroup a running number.
+const NAME: &str = "wakeport-rig-";
 /// What runs inside finds its programs here, whatever the tester's own `PATH` says.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -44,33 +46,29 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    /// Boots a systemd and installs wakeport in it, as an administrator would: with `systemd/install`.
+    /// Boots a systemd with wakeport installed in it, as an administrator would: with `systemd/install`.
     pub(crate) fn boot() -> Self {
-        let rig = Self::bare();
-        rig.run("/run/rig/source/systemd/install /run/rig/wakeport");
-        rig
+        static INSTALLED: LazyLock<PathBuf> = LazyLock::new(install);
+        Self::on(INSTALLED.as_os_str())
     }
 
     /// Boots a systemd and nothing else.
+    pub(crate) fn bare() -> Self {
+        Self::on("".as_ref())
+    }
+
+    /// Boots a systemd with the files of `layer`.
     ///
     /// From here on the calling thread and those that it starts live on the rig's network: a `TcpStream`
     /// to `127.0.0.1` ends inside.
-    pub(crate) fn bare() -> Self {
+    fn on(layer: &OsStr) -> Self {
         assert!(
             rustix::process::geteuid().is_root(),
             "the scenarios boot a systemd of their own and need root; `tests/run` as root runs them"
         );
         raise_open_files();
         let cgroup = new_cgroup();
-        let unshare = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/systemd/boot"))
-            .arg(&cgroup)
-            .arg(env!("CARGO_MANIFEST_DIR"))
-            .arg(env!("CARGO_BIN_EXE_wakeport"))
-            .args(root())
-            .env_clear()
-            .env("PATH", PATH)
-            .env("LC_ALL", "C.UTF-8")
-            .stdin(Stdio::null())
+        let unshare = script(cgroup.as_os_str(), layer)
             .spawn()
             .expect("tests/systemd/boot can be run");
         let mut rig = Self {
@@ -79,9 +77,11 @@ impl Rig {
             cgroup,
         };
         rig.wait_for_init();
+        let manager = rig.path("/run/systemd/private");
+        rig.wait_for("systemd can be asked", || manager.exists());
         rig.wait_for("the rig has booted", || {
             matches!(
-                rig.ask("systemctl is-system-running").trim(),
+                rig.ask("systemctl is-system-running --wait").trim(),
                 "running" | "degraded"
             )
         });
@@ -211,6 +211,36 @@ impl Drop for Rig {
     }
 }
 
+/// `tests/systemd/boot`, which says what these are.
+fn script(cgroup: &OsStr, layer: &OsStr) -> Command {
+    let mut script = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/systemd/boot"));
+    script
+        .arg(cgroup)
+        .arg(env!("CARGO_MANIFEST_DIR"))
+        .arg(env!("CARGO_BIN_EXE_wakeport"))
+        .arg(layer)
+        .args(root())
+        .env_clear()
+        .env("PATH", PATH)
+        .env("LC_ALL", "C.UTF-8")
+        .stdin(Stdio::null());
+    script
+}
+
+/// Installs wakeport, once for all rigs of this process: a layer.
+fn install() -> PathBuf {
+    let layers = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    sweep(layers, |layer| fs::remove_dir_all(layer));
+    let layer = layers.join(format!("{NAME}{}", std::process::id()));
+    fs::create_dir_all(&layer).expect("a folder of cargo's");
+    let installed = script("--install".as_ref(), layer.as_os_str()).status();
+    assert!(
+        installed.is_ok_and(|status| status.success()),
+        "systemd/install"
+    );
+    layer
+}
+
 /// The root whose systemd boots, built by `tests/systemd/roots`; none means the host's.
 pub(crate) fn root() -> Option<OsString> {
     std::env::var_os("WAKEPORT_ROOT").filter(|root| !root.is_empty())
@@ -242,22 +272,22 @@ fn new_cgroup() -> PathBuf {
         .into_iter()
         .find(|root| root.join("cgroup.controllers").exists())
         .expect("a cgroup2 file system is mounted on /sys/fs/cgroup or /sys/fs/cgroup/unified");
-    sweep(root);
+    sweep(root, remove_cgroup);
     let rig = RIGS.fetch_add(1, Ordering::Relaxed);
-    let cgroup = root.join(format!("{CGROUP}{}-{rig}", std::process::id()));
+    let cgroup = root.join(format!("{NAME}{}-{rig}", std::process::id()));
     fs::create_dir(&cgroup).expect("root may make a cgroup");
     cgroup
 }
 
-/// Removes the empty cgroups of test runs that were killed before they could do it themselves.
-fn sweep(root: &Path) {
-    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+/// Removes what ended test processes have left in a folder.
+fn sweep(folder: &Path, remove: impl Fn(&Path) -> io::Result<()>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let owner = name
-            .strip_prefix(CGROUP)
+            .strip_prefix(NAME)
             .and_then(|rest| rest.split('-').next());
         if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-            let _ = remove_cgroup(&entry.path());
+            let _ = remove(&entry.path());
         }
     }
 }
