@@ -433,7 +433,7 @@ fn wakes_count_over_restarts_of_wakeport() {
 #[test]
 fn the_wake_rate_does_not_concern_a_running_service() {
     let (stage, front) = (HookService::new(), Place::tcp());
-    let _wakeport = stage
+    let wakeport = stage
         .run()
         .listen(&front)
         .cooldown("200ms")
@@ -446,6 +446,7 @@ fn the_wake_rate_does_not_concern_a_running_service() {
     drop(first);
     stage.reaches("stop", 1);
     front.connect().is_reset();
+    wakeport.is("asleep, no wake before");
     // It is started elsewhere, without a signal, and the next client finds out.
     stage.scene().up();
     front.connect().echoes("hello");
