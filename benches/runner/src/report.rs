@@ -192,7 +192,7 @@ const fn wake(load: &'static str, who: &'static str, ratio: f64) -> Mark {
     }
 }
 
-const MARKS: [Mark; 28] = [
+const MARKS: [Mark; 29] = [
     mark("down-1", "gbps", RELAYS, 1.5),
     mark("up-1", "gbps", RELAYS, 1.5),
     mark("down-16", "gbps", RELAYS, 1.5),
@@ -205,16 +205,17 @@ const MARKS: [Mark; 28] = [
     mark("up-1", "gbps", SOCKET_PROXYD, 1.1),
     mark("down-1", "cpu_s_gb", SOCKET_PROXYD, 0.95),
     mark("up-1", "cpu_s_gb", SOCKET_PROXYD, 0.95),
-    mark("ping-64-64", "rps", RELAYS, 1.0),
+    mark("ping-64-64", "rps", RELAYS, 1.1),
     mark("ping-64-1", "p50_us", ALL, 1.0),
     mark("ping-16k-1", "rps", ALL, 1.1),
     mark("ping-16k-16", "rps", ALL, 1.1),
     mark("ping-16k-64", "rps", ALL, 1.1),
     mark("ping-16k-1", "p99_us", ALL, 0.8),
-    mark("ping-16k-16", "p99_us", ALL, 0.8),
+    mark("ping-16k-16", "p99_us", ALL, 1.0),
     mark("ping-16k-64", "p99_us", ALL, 0.8),
     mark("connects", "cps", HAPROXY, 1.05),
-    mark("idle", "kb", HAPROXY, 0.5),
+    mark("connects", "cpu_us", HAPROXY, 1.0),
+    mark("idle", "kb", HAPROXY, 0.45),
     mark("idle", "resident_kb", SOCKET_PROXYD, 1.5),
     wake("wake", "wakeport", 1.0),
     wake("wake", "wakeport, Wants=", 1.0),
