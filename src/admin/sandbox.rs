@@ -14,10 +14,30 @@ pub struct Sandbox {
     pub families: Selection,
     /// `RestrictNetworkInterfaces=`.
     pub interfaces: Selection,
-    /// `IPAddressAllow=`.
+    /// The lists of addresses of the service and of each slice above it, from within.
+    pub filters: Vec<Filter>,
+}
+
+/// The lists of a unit. What a slice denies is denied below, whatever is allowed there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// The unit.
+    pub unit: String,
+    /// `IPAddressAllow=`, which counts for what is below as well.
     pub allow: Vec<Networks>,
-    /// `IPAddressDeny=`.
+    /// `IPAddressDeny=`, likewise.
     pub deny: Vec<Networks>,
+}
+
+/// A setting that refuses a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Its name.
+    pub setting: &'static str,
+    /// Whose it is, unless it is the service's own.
+    pub slice: Option<String>,
+    /// What to allow.
+    pub allow: String,
 }
 
 /// Only these words, or all but these.
@@ -78,8 +98,13 @@ impl Sandbox {
         above.max_by_key(|it| (it.closed, it.at.components().count(), it.from.is_some()))
     }
 
-    /// The setting that refuses connections to an address (none is a Unix socket's), and what to allow.
-    pub fn refuses(&self, ip: Option<IpAddr>) -> Option<(&'static str, String)> {
+    /// The setting that refuses connections to an address; none is a Unix socket's.
+    pub fn refuses(&self, ip: Option<IpAddr>) -> Option<Refusal> {
+        let refusal = |setting, allow: String| Refusal {
+            setting,
+            slice: None,
+            allow,
+        };
         let family = match ip {
             None => "AF_UNIX",
             Some(IpAddr::V4(_)) => "AF_INET",
@@ -87,14 +112,22 @@ impl Sandbox {
         };
         let lacks = |(only, words): &Selection, word| words.iter().any(|it| it == word) != *only;
         if lacks(&self.families, family) {
-            return Some(("RestrictAddressFamilies", family.to_owned()));
+            return Some(refusal("RestrictAddressFamilies", family.to_owned()));
         }
         let ip = ip?;
         let contain = |list: &[Networks]| list.iter().any(|networks| networks.contain(ip));
-        if contain(&self.deny) && !contain(&self.allow) {
-            return Some(("IPAddressDeny", ip.to_string()));
+        let (mut denied, mut allowed) = (false, false);
+        for (level, filter) in self.filters.iter().enumerate().rev() {
+            denied |= contain(&filter.deny);
+            allowed |= contain(&filter.allow);
+            if denied && !allowed {
+                return Some(Refusal {
+                    slice: (level > 0).then(|| filter.unit.clone()),
+                    ..refusal("IPAddressDeny", ip.to_string())
+                });
+            }
         }
         let is_refused = ip.is_loopback() && lacks(&self.interfaces, "lo");
-        is_refused.then(|| ("RestrictNetworkInterfaces", "lo".to_owned()))
+        is_refused.then(|| refusal("RestrictNetworkInterfaces", "lo".to_owned()))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::sandbox::Sandbox;
+use super::sandbox::{Filter, Sandbox};
 use super::system::{
     Holder, Installed, Listening, Permission, Present, ServiceSystem, SocketUnit, Subject, System,
     Unit, VERBS,
@@ -10,7 +10,6 @@ use super::system::{
 use super::unit_files::{Places, Plan, in_words, set_up};
 use super::unit_text::{assignment, environment_file, escape};
 use super::*;
-use crate::config::access::Networks;
 use crate::config::busy::Percent;
 use crate::config::span;
 
@@ -832,8 +831,13 @@ fn a_target_that_the_sandbox_refuses_is_named_with_the_setting_and_the_remedy() 
     fn sandbox(it: &mut Subject) -> &mut Sandbox {
         &mut it.instance.as_mut().unwrap().service.sandbox
     }
-    fn networks(words: &[&str]) -> Vec<Networks> {
-        words.iter().map(|word| word.parse().unwrap()).collect()
+    fn filter(unit: &str, allow: &[&str], deny: &[&str]) -> Filter {
+        let networks = |words: &[&str]| words.iter().map(|word| word.parse().unwrap()).collect();
+        Filter {
+            unit: unit.into(),
+            allow: networks(allow),
+            deny: networks(deny),
+        }
     }
     let selection = |only, words: &[&str]| (only, words.iter().map(|&it| it.to_owned()).collect());
     let refused = "error: `wakeport@nginx.service` may not connect to target `127.0.0.1:8080`";
@@ -853,8 +857,21 @@ fn a_target_that_the_sandbox_refuses_is_named_with_the_setting_and_the_remedy() 
         &format!("{refused} (RestrictNetworkInterfaces=); {edit}: RestrictNetworkInterfaces=lo"),
     );
     wrong(
-        |it| sandbox(it).deny = networks(&["any"]),
+        |it| sandbox(it).filters = vec![filter("", &[], &["any"])],
         &format!("{refused} (IPAddressDeny=); {edit}: IPAddressAllow=127.0.0.1"),
+    );
+    // What a slice denies only that slice, or one above it, can allow.
+    wrong(
+        |it| {
+            sandbox(it).filters = vec![
+                filter("", &["127.0.0.1"], &[]),
+                filter("app.slice", &[], &["localhost"]),
+                filter("-.slice", &[], &[]),
+            ];
+        },
+        &format!(
+            "{refused} (IPAddressDeny= of `app.slice`); `systemctl edit app.slice`: IPAddressAllow=127.0.0.1"
+        ),
     );
     wrong(
         |it| {
@@ -875,7 +892,7 @@ fn a_target_that_the_sandbox_refuses_is_named_with_the_setting_and_the_remedy() 
         let ips = ips.iter().map(at);
         it.services[0].lookups = vec![("db:5432".parse().unwrap(), Ok(ips.collect()))];
         let sandbox = sandbox(it);
-        sandbox.deny = networks(&["192.0.2.0/24", "2001:db8::/32"]);
+        sandbox.filters = vec![filter("", &[], &["192.0.2.0/24", "2001:db8::/32"])];
         sandbox.interfaces = selection(true, &["eth0"]);
     };
     wrong(
@@ -892,8 +909,10 @@ fn a_target_that_the_sandbox_refuses_is_named_with_the_setting_and_the_remedy() 
     for spoil in [
         &|it: &mut Subject| named(it, &["2001:db8::1", "198.51.100.1"]) as _,
         &|it: &mut Subject| {
-            sandbox(it).deny = networks(&["any", "127.0.0.1"]);
-            sandbox(it).allow = networks(&["127.0.0.0/8"]);
+            sandbox(it).filters = vec![
+                filter("", &[], &["any", "127.0.0.1"]),
+                filter("system.slice", &["127.0.0.0/8"], &[]),
+            ];
         },
         &|it: &mut Subject| {
             sandbox(it).families = selection(true, &["AF_INET", "AF_UNIX"]);

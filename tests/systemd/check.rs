@@ -753,13 +753,18 @@ fn each_setting_of_the_sandbox_that_keeps_a_target_out_of_reach_is_reported() {
         "IPAddressAllow=127.0.0.1",
     );
     service("IPAddressDeny=any\nIPAddressAllow=localhost", 0, &["ok"]);
+    let slice = "system-wakeport.slice";
     with(
         &rig,
-        "system-wakeport.slice",
+        slice,
         "[Slice]\nIPAddressDeny=localhost\n",
         1,
-        &["(IPAddressDeny=); `systemctl edit wakeport@web.service`: IPAddressAllow=127.0.0.1"],
+        &[
+            "(IPAddressDeny= of `system-wakeport.slice`); `systemctl edit system-wakeport.slice`: IPAddressAllow=127.0.0.1",
+        ],
     );
+    let settings = "[Slice]\nIPAddressDeny=localhost\nIPAddressAllow=127.0.0.1\n";
+    with(&rig, slice, settings, 0, &["ok"]);
     let family = "RestrictAddressFamilies=AF_INET";
     for families in ["AF_UNIX AF_INET6", "~AF_INET"] {
         // Instead of the installed list.
@@ -849,7 +854,9 @@ fn each_setting_of_the_sandbox_that_keeps_a_target_out_of_reach_is_reported() {
     let root = format!("RootDirectory=/var/lib/root\n{bus}");
     service(&format!("{root}\nBindPaths=/run"), 0, &["ok"]);
     rig.run("mkdir -p /var/lib/root/run/app");
-    service(&root, 0, &["ok"]);
+    // There is an empty /run.
+    hides("RootDirectory=/var/lib/root", "RootDirectory=/var/lib/root");
+    service(&format!("{root}\nMountAPIVFS=no"), 0, &["ok"]);
     hides("RootImage=/srv/root.raw", "RootImage=/srv/root.raw");
     rig.drop_in(
         SERVICE,

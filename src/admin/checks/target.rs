@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::port::overlap;
+use crate::admin::sandbox::Refusal;
 use crate::admin::system::{Hidden, Listening, Lookup, Loop, Unit};
 use crate::admin::{Finding, in_a_row};
 use crate::config::address::{Address, Bound, UnixAddress};
@@ -134,10 +135,17 @@ pub fn refused(
     manager: Manager,
 ) -> Vec<Finding> {
     let (id, ctl) = (&relay.id, manager.systemctl());
-    let may_not = |what: &str, (setting, allowed): (&str, String)| {
+    let may_not = |what: &str, refusal: Refusal| {
+        let Refusal {
+            setting,
+            slice,
+            allow,
+        } = refusal;
         let remedy = setting.replace("Deny", "Allow");
+        let of = slice.as_ref().map(|slice| format!(" of `{slice}`"));
+        let (of, unit) = (of.unwrap_or_default(), slice.as_ref().unwrap_or(id));
         Finding::error(format!(
-            "`{id}` may not connect to {what} ({setting}=); `{ctl} edit {id}`: {remedy}={allowed}"
+            "`{id}` may not connect to {what} ({setting}={of}); `{ctl} edit {unit}`: {remedy}={allow}"
         ))
     };
     let mut findings = Vec::new();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use zbus::OwnedObjectPath;
 
-use crate::admin::sandbox::Sandbox;
+use crate::admin::sandbox::{Filter, Sandbox};
 use crate::admin::system::Unit;
 use crate::config::Manager;
 use crate::config::access::Networks;
@@ -39,12 +39,11 @@ impl Bus {
         Ok(self.all_properties(name).await?.unit())
     }
 
-    /// The unit with what filters its packets: the lists of addresses of the slices above it count as
-    /// well. A user's manager may not filter, and some builds of systemd filter by address only.
+    /// The unit with what filters its packets: the slices above it do as well. A user's manager may not filter, and some builds of systemd filter by address only.
     pub(super) async fn with_slices(&self, mut unit: Unit) -> Unit {
         let sandbox = &mut unit.sandbox;
         if self.manager == Manager::User {
-            (sandbox.allow, sandbox.deny) = (Vec::new(), Vec::new());
+            sandbox.filters = Vec::new();
             sandbox.interfaces = (false, Vec::new());
             return unit;
         }
@@ -61,8 +60,7 @@ impl Bus {
             && let Ok(path) = self.systemd.load_unit(&slice).await
             && let Ok(mut above) = self.properties(&path, "Slice").await
         {
-            sandbox.allow.extend(above.networks("IPAddressAllow"));
-            sandbox.deny.extend(above.networks("IPAddressDeny"));
+            sandbox.filters.push(above.filter(&slice));
             slice = above.take("Slice").unwrap_or_default();
         }
         unit
@@ -216,8 +214,7 @@ impl Properties {
         let mut sandbox = Sandbox {
             families: self.take("RestrictAddressFamilies").unwrap_or_default(),
             interfaces: self.take("RestrictNetworkInterfaces").unwrap_or_default(),
-            allow: self.networks("IPAddressAllow"),
-            deny: self.networks("IPAddressDeny"),
+            filters: vec![self.filter(unit)],
             ..Sandbox::default()
         };
         match self.get("ProtectHome") {
@@ -228,6 +225,7 @@ impl Properties {
         if self.get("PrivateTmp") == Some(true) {
             sandbox.hide_tmp();
         }
+        let api = self.get("MountAPIVFS") == Some(true);
         let mut mount = |setting: &str, at: &str, from, closed, shown: &str| {
             let what = format!("{setting}={shown} of `{unit}` hides it");
             sandbox.mount(at, from, closed, (&what, "remove that setting"));
@@ -247,6 +245,10 @@ impl Properties {
             let from = (setting == "RootDirectory").then(|| root.clone());
             if !root.is_empty() {
                 mount(setting, "/", from, false, &root);
+                // systemd mounts an empty one, but for what has to be bound.
+                if api {
+                    mount(setting, "/run", None, false, &root);
+                }
             }
         }
         for setting in ["BindPaths", "BindReadOnlyPaths"] {
@@ -256,6 +258,14 @@ impl Properties {
             }
         }
         sandbox
+    }
+
+    fn filter(&mut self, unit: &str) -> Filter {
+        Filter {
+            unit: unit.to_owned(),
+            allow: self.networks("IPAddressAllow"),
+            deny: self.networks("IPAddressDeny"),
+        }
     }
 
     fn networks(&mut self, name: &str) -> Vec<Networks> {
