@@ -245,7 +245,7 @@ fn a_busy_hook_has_the_variables_of_a_hook_and_no_others() {
 #[test]
 fn work_keeps_the_service_awake_for_no_longer_than_its_limit() {
     let (stage, front) = (hooked(&Arc::new(AtomicI32::new(1))), Place::tcp());
-    let run = with_busy_hook(&stage, &front).option("--busy-limit", "1s");
+    let run = with_busy_hook(&stage, &front).option("--busy-limit", "5s");
     let wakeport = run.start();
     visit(&front);
     // It is over soon, so the present status may be a later one.
@@ -283,12 +283,14 @@ fn work_of_one_service_does_not_concern_another_in_the_same_process() {
     let services = [service("a", &busy, &busy_hook), service("b", &idle, "")];
     let text = format!("[defaults]\ncooldown = '10ms'\n{}", services.concat());
     fs::write(&path, text).expect("a file of ours");
+    let first = fronts[0].connect();
     let wakeport = Run::new()
         .option("--config", path.display())
         .inherit("a", &sockets[0])
         .inherit("b", &sockets[1])
         .start();
-    visit(&fronts[0]);
+    first.echoes("a visit");
+    drop(first);
     wakeport.logs("kept awake: the busy hook says so");
     for round in 1..=3 {
         visit(&fronts[1]);

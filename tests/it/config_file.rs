@@ -156,13 +156,16 @@ fn a_service_of_a_file_is_woken_and_stopped_as_its_keys_say() {
     let (stage, front) = (HookService::new(), Place::tcp());
     let file = File::new(&(service("shop", "web", &stage) + "cooldown = '1h'\n"));
     // As the template has it, for an instance without a file.
+    let listener = front.listen();
     let run = || {
         file.run()
-            .inherit("web", &front.listen())
+            .inherit("web", &listener)
             .variable("WAKEPORT_UNIT", "web")
     };
+    let client = front.connect();
     let wakeport = run().start();
-    front.connect().echoes("hello");
+    client.echoes("hello");
+    drop(client);
     wakeport.is("cooling: stopping");
     drop(wakeport);
     // What weighs more: a drop-in, a variable, a flag.
@@ -170,14 +173,18 @@ fn a_service_of_a_file_is_woken_and_stopped_as_its_keys_say() {
     let wakeport = run().start();
     wakeport.is("cooling: never stopping");
     drop(wakeport);
+    let client = front.connect();
     let mut wakeport = run().variable("WAKEPORT_COOLDOWN", "10ms").start();
-    front.connect().echoes("hello");
+    client.echoes("hello");
+    drop(client);
     stage.reaches("stop", 1);
     wakeport.ends();
+    let client = front.connect();
     let wakeport = run()
         .variable("WAKEPORT_COOLDOWN", "10ms")
         .cooldown("1h")
         .start();
-    front.connect().echoes("hello");
+    client.echoes("hello");
+    drop(client);
     wakeport.is("cooling: stopping");
 }

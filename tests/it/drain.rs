@@ -110,8 +110,8 @@ fn on_sigterm_it_drains_open_connections_and_accepts_no_others() {
         let stage = HookService::new();
         let front = Place::tcp();
         let listener = front.listen();
-        let mut wakeport = stage.run().inherit("web", &listener).start();
         let client = front.connect();
+        let mut wakeport = stage.run().inherit("web", &listener).start();
         client.echoes("before");
         wakeport.signal(signal);
         wakeport.logs(": draining 1 connection");
@@ -315,8 +315,8 @@ fn after_sigkill_the_next_instance_adopts_the_service() {
     let front = Place::tcp();
     let listener = front.listen();
     let run = stage.run().inherit("web", &listener).cooldown("300ms");
-    let mut wakeport = run.start();
     let client = front.connect();
+    let mut wakeport = run.start();
     client.echoes("hello");
     wakeport.signal(Signal::KILL);
     wakeport.wait();
@@ -332,8 +332,9 @@ fn it_does_not_exit_during_the_back_off() {
     let stage = HookService::direct(echo, |_, call| i32::from(call.event == "start"));
     let front = Place::tcp();
     let listener = front.listen();
+    let client = front.connect();
     let mut wakeport = stage.run().inherit("web", &listener).start();
-    front.connect().is_reset();
+    client.is_reset();
     wakeport.is("failed");
     throughout(Duration::from_secs(2), "it stays", || wakeport.is_running());
     front.connect().is_reset();

@@ -65,7 +65,8 @@ impl Program {
 
     /// The running child, once it has served a client.
     fn wake(&self) -> u32 {
-        self.front.connect().echoes("hello");
+        let client = self.front.connect();
+        client.echoes("hello");
         let child = *self.children().last().expect("a child");
         assert!(runs(child));
         child
@@ -104,7 +105,7 @@ fn a_child_that_ignores_sigterm_is_killed_after_the_stop_timeout() {
     };
     wakeport.logs("stopping ");
     program.is_gone(child);
-    wakeport.is("asleep");
+    wakeport.is("asleep, 1 served");
 }
 
 #[test]
@@ -206,7 +207,7 @@ fn what_the_child_leaves_in_its_process_group_ends_with_it() {
     let server = Server::echo(&target);
     client.echoes("hello");
     drop((client, server));
-    wakeport.is("asleep");
+    wakeport.is("asleep, 1 served");
     let pid = fs::read_to_string(&pid)
         .expect("a file")
         .trim()
@@ -262,7 +263,7 @@ fn a_client_that_waits_at_sigterm_is_served_first() {
 #[test]
 fn a_child_that_runs_but_has_stopped_listening_is_started_anew_for_the_next_client() {
     let program = Program::new();
-    let wakeport = program.run("").option("--start-timeout", "1s").start();
+    let wakeport = program.run("").option("--start-timeout", "5s").start();
     let child = program.wake();
     let pid = Pid::from_raw(child.cast_signed()).expect("a process ID");
     kill_process(pid, Signal::USR1).expect("it runs");

@@ -246,13 +246,13 @@ fn a_port_scan_wakes_nothing_and_a_first_byte_does() {
 fn a_silent_connection_prevents_the_exit_and_nothing_else() {
     let (stage, front) = (HookService::new(), Place::tcp());
     let listener = front.listen();
+    let silent = front.connect();
     let mut wakeport = stage
         .run()
         .inherit("web", &listener)
         .flag("--wake-on-data")
         .cooldown("100ms")
         .start();
-    let silent = front.connect();
     front.connect().echoes("hello");
     // It does not keep the service awake.
     stage.reaches("stop", 1);
@@ -272,7 +272,7 @@ fn a_silent_connection_takes_a_slot_until_its_idle_timeout() {
     let (stage, front, state) = (HookService::new(), Place::tcp(), directory());
     let wakeport = keeping(on_data(&stage, &front), state.path())
         .option("--max-connections", 1)
-        .option("--client-idle-timeout", "1s")
+        .option("--client-idle-timeout", "5s")
         .option("--log-level", "debug")
         .start();
     let silent = front.connect();
@@ -402,8 +402,11 @@ fn wakes_count_over_restarts_of_wakeport() {
         .cooldown("0")
         .option("--wake-rate", "2/1h");
     for count in [1, 2] {
+        let client = front.connect();
         let mut wakeport = run.start();
-        round(&stage, &front, count);
+        client.echoes("hello");
+        drop(client);
+        stage.reaches("stop", count);
         wakeport.ends();
     }
     let waiting = front.connect();
@@ -425,8 +428,9 @@ fn wakes_count_over_restarts_of_wakeport() {
         .collect();
     assert_ne!(text.trim(), ahead.join("\n"));
     fs::write(&path, ahead.join("\n")).expect("a file of ours");
+    let client = front.connect();
     let _wakeport = run.start();
-    front.connect().echoes("hello");
+    client.echoes("hello");
     assert_eq!(stage.count("start"), 3);
 }
 

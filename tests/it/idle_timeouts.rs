@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rustix::net::sockopt;
 
-use crate::support::{Flow, HookService, Place, Run, Server, Wire, throughout, until};
+use crate::support::{Flow, HookService, Place, Run, Server, Wire, now, throughout, until};
 
 #[test]
 fn an_idle_connection_is_closed_at_its_timeout_and_the_service_sleeps() {
@@ -14,7 +14,7 @@ fn an_idle_connection_is_closed_at_its_timeout_and_the_service_sleeps() {
         .run()
         .listen(&front)
         .cooldown("100ms")
-        .option("--client-idle-timeout", "300ms")
+        .option("--client-idle-timeout", "5s")
         .start();
     let client = front.connect();
     client.echoes("once");
@@ -23,13 +23,13 @@ fn an_idle_connection_is_closed_at_its_timeout_and_the_service_sleeps() {
     until("it is counted", || {
         wakeport.status().ends_with("1 closed as idle")
     });
-    wakeport.logs("idle for 300ms");
+    wakeport.logs("idle for 5s");
 }
 
 #[test]
 fn a_half_closed_idle_connection_is_closed_at_its_timeout() {
     for client_first in [true, false] {
-        let run = Run::new().option("--client-idle-timeout", "500ms");
+        let run = Run::new().option("--client-idle-timeout", "5s");
         let wire = Wire::between(Place::tcp(), Place::tcp(), run);
         let (client, server) = wire.pair();
         let (ends, stays) = match client_first {
@@ -55,10 +55,16 @@ fn a_connection_that_moves_bytes_is_not_closed() {
         .listen(&front)
         .option("--client-idle-timeout", "2s")
         .start();
-    let client = front.connect();
-    throughout(Duration::from_secs(5), "it is served", || {
-        client.echoes("and again");
-        true
+    let (mut client, mut began, mut last) = (front.connect(), now(), now());
+    until("it is served for 5 s", || {
+        let sent = now();
+        if client.try_echo("and again").is_err() {
+            // Only a test that is held up itself may see that.
+            assert!(last.elapsed() >= Duration::from_secs(2), "bytes have moved");
+            (client, began) = (front.connect(), now());
+        }
+        last = sent;
+        began.elapsed() >= Duration::from_secs(5)
     });
 }
 

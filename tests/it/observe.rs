@@ -222,10 +222,11 @@ fn a_record_that_cannot_be_written_costs_no_client() {
     let kept = Kept::new();
     fs::write(kept.dir.path().join("instances"), "in the way").expect("a file of ours");
     let wakeport = kept.run().cooldown("10ms").start();
-    for _ in 0..3 {
+    for count in 1..=3 {
         kept.front.connect().echoes("hello");
-        wakeport.is("asleep");
+        wakeport.is(&format!("asleep, {count} served"));
     }
+    wakeport.logs("cannot write");
     assert_eq!(
         wakeport.log().matches("cannot write").count(),
         1,
@@ -494,7 +495,7 @@ fn the_exporter_serves_all_records_and_exits_when_idle() {
     kept.front.connect().echoes("hello");
     kept.is("cooling");
     fs::write(kept.dir.path().join("instances/broken.json"), "{").expect("a file of ours");
-    let mut exporter = exporter(&metrics, &kept, "1s");
+    let mut exporter = exporter(&metrics, &kept, "5s");
     let page = get(&metrics, "/metrics");
     for line in [
         "wakeport_state{name=\"app\",state=\"cooling\"} 1",
@@ -503,14 +504,14 @@ fn the_exporter_serves_all_records_and_exits_when_idle() {
     ] {
         assert!(page.lines().any(|found| found == line), "{line}\n{page}");
     }
-    promtool_has_nothing_to_say(&page);
     wakeport.signal(Signal::KILL);
     wakeport.wait();
-    let page = get(&metrics, "/metrics");
+    let later = get(&metrics, "/metrics");
     assert!(
-        page.contains("wakeport_state{name=\"app\",state=\"unattended\"} 1\n"),
-        "{page}"
+        later.contains("wakeport_state{name=\"app\",state=\"unattended\"} 1\n"),
+        "{later}"
     );
+    promtool_has_nothing_to_say(&page);
     // A silent connection keeps it running for a while, but not for ever.
     assert!(exporter.wait().expect("it is ours").success());
 }

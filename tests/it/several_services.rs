@@ -59,8 +59,8 @@ fn service(name: &str, stage: &HookService, cooldown: &str) -> String {
 fn each_is_woken_and_stopped_by_itself_and_the_process_exits_when_all_sleep() {
     let (front, a, b) = (Front::new(), HookService::new(), HookService::new());
     front.write(&[service("a", &a, "10ms"), service("b", &b, "10ms")]);
-    let mut wakeport = front.run().start();
     let client = front.places[0].connect();
+    let mut wakeport = front.run().start();
     client.echoes("to a");
     assert_eq!((a.count("start"), b.count("start")), (1, 0));
     wakeport.is("2 services: 1 awake, 1 asleep");
@@ -74,8 +74,10 @@ fn each_is_woken_and_stopped_by_itself_and_the_process_exits_when_all_sleep() {
     a.reaches("stop", 1);
     wakeport.ends();
     // The next client begins again.
+    let again = front.places[1].connect();
     let mut wakeport = front.run().start();
-    front.places[1].connect().echoes("to b");
+    again.echoes("to b");
+    drop(again);
     wakeport.ends();
     assert_eq!((a.count("start"), b.count("start")), (1, 6));
 }
@@ -85,8 +87,8 @@ fn one_that_fails_does_not_concern_the_clients_of_another() {
     let (front, a) = (Front::new(), HookService::new());
     let b = HookService::direct(|_| (), |_, call| i32::from(call.event == "start"));
     front.write(&[service("a", &a, "10ms"), service("b", &b, "10ms")]);
-    let wakeport = front.run().start();
     let client = front.places[0].connect();
+    let wakeport = front.run().start();
     for _ in 0..20 {
         client.echoes("to a");
         front.places[1].connect().is_reset();
@@ -124,10 +126,10 @@ fn reload(wakeport: &Wakeport) {
 fn a_reload_adds_changes_and_removes_a_service_under_load() {
     let (front, a, b) = (Front::new(), HookService::new(), HookService::new());
     front.write(&[service("a", &a, "1h")]);
+    let stays = front.places[0].connect();
     let wakeport = front.run().start();
     wakeport.logs("listener `b` belongs to no service");
     front.places[1].connect().is_reset();
-    let stays = front.places[0].connect();
     stays.echoes("before");
     under_load(&front.places[0], || {
         for cooldown in ["2h", "3h", "10ms"] {
@@ -165,8 +167,8 @@ fn clients_that_wait_are_served_after_a_reload() {
         }
     });
     front.write(&[service("a", &a, "1h"), service("b", &slow, "1h")]);
-    let wakeport = front.run().start();
     let waiting = front.places[1].connect();
+    let wakeport = front.run().start();
     waiting.send("hello");
     slow.reaches("start", 1);
     begin.send(()).expect("the hook runs");
@@ -205,8 +207,14 @@ fn a_changed_child_process_is_started_when_the_one_before_has_ended() {
     let starts = || fs::read_to_string(program.with_extension("starts")).unwrap_or_default();
     let change = |word: &str| front.write(&[service("a", &a, "1h"), child(word)]);
     change("one");
-    let wakeport = front.run().start();
     let stays = front.places[0].connect();
+    let wakeport = front.run().start();
+    let sleeps = |times: usize| {
+        until(&format!("`b` has been stopped {times} times"), || {
+            wakeport.log().matches(" stopped").count() >= times
+        });
+        wakeport.is("2 services: 1 awake, 1 asleep");
+    };
     stays.echoes("to a");
     let inside = front.places[1].connect();
     inside.echoes("to the first child");
@@ -221,13 +229,13 @@ fn a_changed_child_process_is_started_when_the_one_before_has_ended() {
     front.places[1].connect().echoes("to the second child");
     assert_eq!(starts(), "one\ntwo\n");
     // Asleep, it is changed at once.
-    wakeport.is("2 services: 1 awake, 1 asleep");
+    sleeps(2);
     change("three");
     reload(&wakeport);
     front.places[1].connect().echoes("to the third child");
     assert_eq!(starts(), "one\ntwo\nthree\n");
     // After a failure as well.
-    wakeport.is("2 services: 1 awake, 1 asleep");
+    sleeps(3);
     front.write(&[
         service("a", &a, "1h"),
         child("four").replace("/child ", "/missing "),
@@ -247,8 +255,8 @@ fn a_changed_child_process_is_started_when_the_one_before_has_ended() {
 fn a_wrong_file_changes_nothing_and_is_named_in_one_line() {
     let (front, a) = (Front::new(), HookService::new());
     front.write(&[service("a", &a, "1h")]);
-    let wakeport = front.run().start();
     let client = front.places[0].connect();
+    let wakeport = front.run().start();
     client.echoes("before");
     front.write(&[service("a", &a, "soon")]);
     wakeport.signal(Signal::HUP);
