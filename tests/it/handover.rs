@@ -273,6 +273,7 @@ fn what_cannot_be_read_is_reset_and_new_clients_are_served() {
             .to(&target)
             .inherit("web", &listener)
             .inherit(NAME, &queue)
+            .flag("--stay")
             .start();
         wakeport.logs(log);
         client.is_reset();
@@ -299,6 +300,7 @@ fn odd_queues_are_ignored() {
             .to(&target)
             .inherit("web", &front.listen())
             .inherit(NAME, &odd)
+            .flag("--stay")
             .start();
         front.connect().echoes("hello");
         until("it is removed", || {

@@ -43,6 +43,7 @@ fn each_listener_has_its_own_target_by_name() {
     let _wakeport = Run::new()
         .inherit("web", &web.listen())
         .inherit("api", &api.listen())
+        .flag("--stay")
         .to(&other_target)
         .to(format!("web={web_target}"))
         .start();
@@ -61,6 +62,7 @@ fn a_listener_without_a_name_leaves_the_others_theirs() {
     let _wakeport = Run::new()
         .inherit("", &nameless.listen())
         .inherit("web", &web.listen())
+        .flag("--stay")
         .to(&other_target)
         .to(format!("web={web_target}"))
         .start();
@@ -83,7 +85,8 @@ fn a_listener_over_ipv6_accepts_ipv4_and_ipv6_clients() {
         .as_socket()
         .expect("TCP")
         .port();
-    let wakeport = Run::new().to(&target).inherit("web", &socket).start();
+    let run = Run::new().to(&target).inherit("web", &socket);
+    let wakeport = run.flag("--stay").start();
     for ip in ["127.0.0.1", "[::1]"] {
         let address: SocketAddr = format!("{ip}:{port}").parse().expect("an address");
         let place = Place::from(address);
@@ -100,6 +103,7 @@ fn a_target_without_a_port_gets_the_listeners() {
     let _wakeport = Run::new()
         .to("127.77.0.1")
         .inherit("web", &front.listen())
+        .flag("--stay")
         .start();
     let client = front.connect();
     client.send("hello");
@@ -207,7 +211,8 @@ fn a_listener_over_mptcp_accepts_clients_with_and_without_mptcp() {
     let front = listener.local_addr().expect("it is bound");
     let target = Place::tcp();
     let server = Server::echo(&target);
-    let _wakeport = Run::new().to(&target).inherit("web", &listener).start();
+    let run = Run::new().to(&target).inherit("web", &listener);
+    let _wakeport = run.flag("--stay").start();
     for protocol in [Protocol::MPTCP, Protocol::TCP] {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(protocol)).expect("a socket");
         socket.connect(&front).expect("a listener");
@@ -268,6 +273,7 @@ fn descriptors_that_another_version_has_stored_are_ignored_and_removed() {
             .to(&target)
             .inherit("web", &front.listen())
             .inherit(name, &descriptor)
+            .flag("--stay")
             .start();
         front.connect().echoes("hello");
         // It would come again with each start.
@@ -295,6 +301,7 @@ fn a_listener_that_no_target_serves_is_refused_and_a_target_without_a_listener_i
         .to(&target)
         .to("web=127.0.0.1:9")
         .inherit("api", &listener)
+        .flag("--stay")
         .start();
     wakeport.logs("WARN no listener is called `web`, so `--to web=127.0.0.1:9` is not used");
     front.connect().echoes("hello");
@@ -361,6 +368,7 @@ fn a_name_that_resolves_to_its_own_listener_is_never_dialled() {
     let run = Run::new()
         .to(format!("{}:{port}", name.trim()))
         .inherit("web", &listener)
+        .flag("--stay")
         .option("--start-timeout", "300ms");
     let wakeport = run.start();
     Place::from(([127, 0, 0, 1], port)).connect().is_reset();

@@ -164,7 +164,10 @@ fn an_ipv4_client_on_an_ipv6_socket_is_announced_as_ipv4() {
         let (target, heard) = (Place::tcp(), Heard::default());
         let server = Server::at(&target, heard.then(echo));
         let front = Place::from(([127, 0, 0, 1], port));
-        let run = Run::new().inherit("web", &socket).to(&target);
+        let run = Run::new()
+            .inherit("web", &socket)
+            .flag("--stay")
+            .to(&target);
         let run = run.variable("WAKEPORT_SEND_PROXY", version);
         each_client_is_announced(&front, &run, &heard, &server, version);
     }
@@ -487,13 +490,13 @@ fn it_does_not_exit_while_a_header_is_being_read() {
     let (front, target) = (Place::tcp(), Place::tcp());
     let server = Server::echo(&target);
     let listener = front.listen();
+    let client = front.connect();
     let mut wakeport = Run::new()
         .to(&target)
         .inherit("web", &listener)
         .flag("--accept-proxy")
         .cooldown("100ms")
         .start();
-    let client = front.connect();
     client.send("PROXY TCP4 203.0.113.7 ");
     throughout(Duration::from_secs(1), "it stays", || wakeport.is_running());
     assert_eq!(server.connections(), 0);
