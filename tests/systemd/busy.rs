@@ -5,7 +5,7 @@ use std::process::{Child, Stdio};
 use crate::rig::{Client, Rig};
 use crate::services::{PORT, SOON, TARGET, URL, postgresql, psql, python};
 
-/// A tenth of what the work takes.
+/// A thirtieth of what the work takes; the question what keeps a service awake comes again after 30 s.
 const SHORT: &str = "WAKEPORT_COOLDOWN=500ms";
 
 /// Starts a command in the rig, which goes on.
@@ -37,10 +37,10 @@ fn a_query_that_bypasses_wakeport_outlives_ten_cooldowns() {
     // Over TCP, and over a Unix socket that is no target.
     let query = begin(
         &rig,
-        "psql --host=127.0.0.1 --port=15432 --username=postgres -tAc 'select 42 from pg_sleep(6)'",
+        "psql --host=127.0.0.1 --port=15432 --username=postgres -tAc 'select 42 from pg_sleep(15)'",
     );
     rig.wait_for("the query runs", || {
-        let running = "select count(*) from pg_stat_activity where query like '%pg_sleep(6)' and state = 'active'";
+        let running = "select count(*) from pg_stat_activity where query like '%pg_sleep(15)' and state = 'active'";
         let seen = rig.ask(&format!(
             "psql --host=127.0.0.1 --port=15432 --username=postgres -tAc \"{running}\""
         ));
@@ -69,7 +69,7 @@ fn a_backup_that_requires_the_service_is_finished_before_the_stop() {
         rig.unit(
             "backup.service",
             &format!(
-                "[Unit]\n{dependency}=web.service\nAfter=web.service\n[Service]\nType=oneshot\nExecStart=sleep 6\n"
+                "[Unit]\n{dependency}=web.service\nAfter=web.service\n[Service]\nType=oneshot\nExecStart=sleep 15\n"
             ),
         );
         rig.instance("web", PORT, TARGET, &[SHORT]);

@@ -378,6 +378,7 @@ fn the_state_that_the_service_is_in_is_reported() {
         "[Service]\nType=exec\nExecStart=sh -c 'trap \"exit 143\" TERM; sleep infinity & wait'\n",
     );
     rig.systemctl("start web.service");
+    rig.wait_for("its trap is set", || rig.processes("sleep") == 1);
     rig.attempt("systemctl stop web.service");
     finds(
         &rig,

@@ -177,11 +177,11 @@ impl<'a> Echo<'a> {
                 served.fetch_add(1, SeqCst);
             }
         };
+        let stream = TcpStream::connect(&self.address).expect("the port is open");
         thread::scope(|scope| {
             // Also when a condition does not come true.
             let _over = Over(&over);
             scope.spawn(|| {
-                let stream = TcpStream::connect(&self.address).expect("the port is open");
                 let exchange = Exchange {
                     ends_first: false,
                     ..exchange.clone()

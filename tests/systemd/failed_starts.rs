@@ -23,11 +23,10 @@ fn a_failing_unit_refuses_its_clients_and_the_port_stays_open_until_it_is_fixed(
         assert_eq!(client.reads(), (String::new(), GoneAs::Reset));
     }
     assert_eq!(rig.said("web.service", "Failed with result"), 1);
-    let log = rig.journal("wakeport@web.service");
-    assert!(
-        log.contains("exit-code") && log.contains('3'),
-        "the reason is in the log:\n{log}"
-    );
+    rig.wait_for("the reason is in the log", || {
+        let log = rig.journal("wakeport@web.service");
+        log.contains("exit-code") && log.contains('3')
+    });
 
     // The others come during the back-off, or wait for the next start.
     let mut attempts = 0;
@@ -97,19 +96,16 @@ fn a_missing_and_a_masked_unit_are_each_named_in_the_log() {
         Client::asks("127.0.0.1:8081").reads(),
         (String::new(), GoneAs::Reset)
     );
-    let gone = rig.journal("wakeport@gone.service");
-    assert!(
-        gone.lines()
-            .any(|line| line.contains("gone.service") && line.contains("no such unit")),
-        "{gone}"
-    );
-    let masked = rig.journal("wakeport@web.service");
-    assert!(
-        masked
-            .lines()
-            .any(|line| line.contains("web.service") && line.contains("masked")),
-        "{masked}"
-    );
+    for (instance, unit, why) in [
+        ("wakeport@gone.service", "gone.service", "no such unit"),
+        ("wakeport@web.service", "web.service", "masked"),
+    ] {
+        rig.wait_for(why, || {
+            let log = rig.journal(instance);
+            log.lines()
+                .any(|line| line.contains(unit) && line.contains(why))
+        });
+    }
 
     rig.systemctl("unmask --quiet --runtime web.service");
     rig.wait_for("a client is served", || {

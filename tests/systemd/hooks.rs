@@ -69,7 +69,7 @@ fn a_failing_start_hook_refuses_clients_until_it_is_fixed() {
         assert_eq!(Client::asks(PORT).reads(), (String::new(), GoneAs::Reset));
         assert!(rig.is("active", "wakeport@machine.socket"));
     }
-    assert!(rig.said(NAME, "no such machine") > 0);
+    rig.wait_for("it is logged", || rig.said(NAME, "no such machine") > 0);
     rig.script(
         "/usr/local/bin/machine-start",
         &format!("#!/bin/sh\n{START}\n"),
@@ -84,7 +84,7 @@ fn a_hanging_start_hook_is_killed_with_its_children() {
     let rig = with_hooks(
         "trap '' TERM; sleep 12345 & sleep 12345; sleep 12345",
         STOP,
-        &[NEVER, "WAKEPORT_START_TIMEOUT=2s"],
+        &[NEVER, "WAKEPORT_START_TIMEOUT=10s"],
     );
     let client = Client::asks(PORT);
     rig.wait_for("the hook hangs", || rig.processes("sleep") == 2);
@@ -169,11 +169,13 @@ fn with_a_child(settings: &[&str]) -> Rig {
 fn a_child_process_serves_sleeps_and_serves_again() {
     let rig = with_a_child(&[SOON]);
     for _ in 0..2 {
+        let stays = Client::connect(PORT);
         let clients: Vec<_> = (0..20).map(|_| Client::asks(PORT)).collect();
         for client in clients {
             assert_eq!(client.page(), "hello");
         }
         assert_eq!(rig.processes("python3"), 1);
+        drop(stays);
         rig.wait_until("inactive", NAME);
         assert_eq!(rig.processes("python3"), 0);
         assert!(rig.is("active", "wakeport@machine.socket"));

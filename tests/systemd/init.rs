@@ -300,7 +300,7 @@ fn a_child_process_and_hooks_work_with_one_line_each() {
     );
     does(
         &rig,
-        r#"init odd --listen 8081 --to 127.0.0.1:18080 --cooldown 1h --start-timeout 1s --write --enable --start-hook 'odd "100% $HOME" "it'\''s" "\\" ü'"#,
+        r#"init odd --listen 8081 --to 127.0.0.1:18080 --cooldown 1h --start-timeout 10s --write --enable --start-hook 'odd "100% $HOME" "it'\''s" "\\" ü'"#,
     );
     let held = Client::connect(PORT);
     assert_eq!(rig.curl(URL), "hello");

@@ -350,10 +350,13 @@ fn values(rig: &Rig, expression: &str) -> Vec<f64> {
 
 #[track_caller]
 fn value(rig: &Rig, expression: &str) -> f64 {
-    match values(rig, expression)[..] {
-        [value] => value,
-        ref values => panic!("{expression}: {values:?}"),
-    }
+    let mut seen = Vec::new();
+    // A scrape that is late leaves a gap.
+    rig.wait_for(expression, || {
+        seen = values(rig, expression);
+        seen.len() == 1
+    });
+    seen[0]
 }
 
 /// Grafana puts its variables in, and asks.

@@ -2,8 +2,8 @@
 
 use crate::guide::{cooldown, far_server, game_server, server, sleeps, switch};
 use crate::page_runner::{CLONE, PageRunner};
-use crate::rig::Rig;
-use crate::services::{NEVER, SOON, URL, postgresql, psql};
+use crate::rig::{Client, Rig};
+use crate::services::{NEVER, PORT, SOON, URL, postgresql, psql};
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
@@ -97,8 +97,10 @@ fn example_child_process_works() {
     cooldown(&rig, "files", SOON);
     rig.systemctl("stop wakeport@files.service");
     for _ in 0..2 {
+        let stays = Client::connect(PORT);
         assert_eq!(rig.curl(URL), "files\n");
         assert_eq!(rig.processes("python3"), 1);
+        drop(stays);
         rig.wait_until_asleep("files");
         assert_eq!(rig.processes("python3"), 0);
     }

@@ -334,7 +334,7 @@ fn connections_of_a_service_with_hooks_are_handed_over() {
     let rig = Rig::boot();
     rig.script(
         "/usr/local/bin/on",
-        "#!/bin/sh\nsleep 1; touch /var/lib/wakeport/on\n",
+        "#!/bin/sh\nsleep 5; touch /var/lib/wakeport/on\n",
     );
     rig.script("/usr/local/bin/off", "#!/bin/sh\nrm /var/lib/wakeport/on\n");
     let settings = [

@@ -414,5 +414,7 @@ fn instances_share_a_user_unless_configured_otherwise() {
     // What the rule grants, it grants to `wakeport`.
     assert!(rig.try_curl(URL).is_err());
     assert!(rig.is("active", "wakeport@web.socket"));
-    assert!(rig.said("wakeport@web.service", "polkit") > 0);
+    rig.wait_for("it is logged", || {
+        rig.said("wakeport@web.service", "polkit") > 0
+    });
 }

@@ -299,7 +299,7 @@ fn release(both: &[Echo; 2]) {
 #[ignore = "needs root: tests/run runs it"]
 fn after_sigkill_during_a_hanging_stop_the_next_instance_waits_without_spinning() {
     let rig = Rig::boot();
-    let deaf = "KillSignal=SIGWINCH\nTimeoutStopSec=4s";
+    let deaf = "KillSignal=SIGWINCH\nTimeoutStopSec=15s";
     let echo = Echo::asleep(&rig, "echo", deaf, &["WAKEPORT_COOLDOWN=100ms"]);
     echo.serves(&Exchange::short());
     rig.wait_until("deactivating", "echo.service");
@@ -459,13 +459,15 @@ impl<'a> Target<'a> {
         // After a round without kills nothing is missing.
         let exchanges = [100, 5_000, 300_000];
         // All wait for one start: one after the other, a busy machine may take longer than the cooldown.
+        let streams =
+            exchanges.map(|_| TcpStream::connect(&self.echo.address).expect("the port is open"));
         thread::scope(|scope| {
-            for bytes in exchanges {
+            for (bytes, stream) in exchanges.into_iter().zip(streams) {
                 let exchange = Exchange {
                     bytes,
                     ..Exchange::short()
                 };
-                scope.spawn(move || self.echo.serves(&exchange));
+                scope.spawn(move || assert_eq!(exchange.talk(stream), Ok(()), "{bytes} bytes"));
             }
         });
         rig.wait_until_asleep(name);

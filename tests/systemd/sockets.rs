@@ -71,7 +71,7 @@ fn a_target_that_never_listens_does_not_affect_clients_of_the_other() {
         "nginx",
         PORT,
         &format!("nginx={TARGET} admin={ADMIN_TARGET}"),
-        &[SOON, "WAKEPORT_START_TIMEOUT=3s"],
+        &[SOON, "WAKEPORT_START_TIMEOUT=10s"],
     );
     // The one in vain comes first, and it is its connection that wakes the service.
     let in_vain = Client::asks(ADMIN_PORT);

@@ -148,7 +148,7 @@ fn without_a_unit(rig: &Rig, settings: &[&str]) {
 #[ignore = "needs root: tests/run runs it"]
 fn without_a_unit_a_service_that_died_is_started_by_the_next_client_but_one() {
     let rig = Rig::boot();
-    without_a_unit(&rig, &[NEVER, "WAKEPORT_START_TIMEOUT=2s"]);
+    without_a_unit(&rig, &[NEVER, "WAKEPORT_START_TIMEOUT=10s"]);
     assert_eq!(rig.curl(URL), "hello");
     rig.systemctl("kill --signal=KILL web.service");
     rig.wait_until("failed", "web.service");

@@ -94,7 +94,7 @@ impl Rig {
         if by_systemd {
             // The next process in the same group has enough memory again.
             let _ = fs::write(&limit, "max");
-            assert!(self.said(unit, "OOM killer") > 0, "systemd knows why");
+            self.wait_for("systemd knows why", || self.said(unit, "OOM killer") > 0);
         } else {
             let control = fs::read_to_string(group.join("memory.oom_control")).unwrap_or_default();
             assert!(
