@@ -118,10 +118,11 @@ fn a_client_waits_until_a_server_that_outlives_its_unit_has_ended() {
     for mode in ["process", "none"] {
         echo.edit(&format!("KillMode={mode}"));
         let starts = rig.starts("echo.service");
+        let before = rig.said("wakeport@echo.service", "still answers");
         echo.serves(&Exchange::short());
         rig.wait_until("inactive", "echo.service");
         rig.wait_for("it is said", || {
-            rig.said("wakeport@echo.service", "still answers") > starts
+            rig.said("wakeport@echo.service", "still answers") > before
         });
         thread::scope(|scope| {
             scope.spawn(|| echo.serves(&Exchange::short()));

@@ -128,7 +128,9 @@ fn fifty_restarts_under_a_thousand_clients_change_no_byte() {
         (rig.starts(&echo.service()), rig.stops(&echo.service())),
         (1, 0)
     );
-    assert_eq!(rig.show("NFileDescriptorStore", &echo.wakeport()), "0");
+    rig.wait_for("the store is empty", || {
+        rig.show("NFileDescriptorStore", &echo.wakeport()) == "0"
+    });
 }
 
 #[test]
