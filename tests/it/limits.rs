@@ -231,13 +231,19 @@ fn without_files_for_any_client_it_logs_once_and_runs_until_there_are_some() {
     let (front, target) = (Place::tcp(), Place::tcp());
     let _server = Server::echo(&target);
     let listener = front.listen();
-    let run = Run::new().to(&target).inherit("web", &listener);
+    let first = front.connect();
+    let run = Run::new()
+        .to(&target)
+        .inherit("web", &listener)
+        .cooldown("0");
     let mut wakeport = run.start();
+    first.echoes("first");
     // Not one more, whatever is open.
     limit_files(&wakeport, 3);
     let client = front.connect();
     client.send("hello");
     wakeport.logs("connections stay in the backlog");
+    drop(first);
     // It would exit by now, but the backlog may not be empty.
     throughout(Duration::from_secs(1), "it stays", || wakeport.is_running());
     assert_eq!(wakeport.log().matches("cannot accept").count(), 1);

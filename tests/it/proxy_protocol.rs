@@ -264,7 +264,7 @@ fn a_probe_announces_itself_as_local() {
         // It is still there after the stop, kept by another process.
         stage.scene().up();
         drop(client);
-        wakeport.is("asleep");
+        wakeport.is("asleep, 1 served");
         // A target that was started elsewhere: probed, and not stopped.
         stage.scene().up();
         let second = front.connect();

@@ -390,14 +390,14 @@ const ONLY_FOUR: &str = r#"for fd in /proc/$$/fd/*; do n=${fd##*/}; [ "$n" -le 3
 fn a_hook_has_three_descriptors_and_none_of_wakeport() {
     let front = Place::tcp();
     let listener = front.listen();
-    let _other = front.connect();
+    let (client, _other) = (front.connect(), front.connect());
     let wakeport = Run::new()
         .to(Place::tcp())
         .inherit("web", &listener)
         .option("--start-hook", "/bin/ls /proc/self/fd /not/there")
         .under(&["bash", "-c", ONLY_FOUR, "bash"])
         .start();
-    front.connect().is_reset();
+    client.is_reset();
     wakeport.logs("cannot start");
     let log = wakeport.log();
     let files: Vec<_> = log
