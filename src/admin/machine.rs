@@ -249,8 +249,8 @@ fn groups() -> Vec<(String, u32)> {
     groups.lines().filter_map(group).collect()
 }
 
-/// Which Unix targets of a service `identity` cannot reach, and whether the bus, and why. `units` are those that it
-/// wakes, `ours` the service that relays.
+/// Which Unix targets of a service `identity` cannot reach, and whether the bus, and why. `units` are
+/// those that it wakes, `ours` the service that relays.
 pub fn hidden(
     service: &ServiceConfig,
     units: &[Unit],

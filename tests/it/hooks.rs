@@ -36,13 +36,7 @@ fn a_target_that_refuses_is_reported_with_the_addresses_of_its_name() {
         .option("--start-hook", "true")
         .option("--start-timeout", "1s")
         .start();
-    // On a busy machine the first may be reset before there is an answer.
-    until("the reason is in the log", || {
-        front.connect().is_reset();
-        wakeport
-            .log()
-            .contains("Connection refused (os error 111) (tried ")
-    });
+    wakeport.refuses(&front, "Connection refused (os error 111) (tried ");
     wakeport.logs(&format!("127.0.0.1:{port}"));
 }
 

@@ -158,12 +158,8 @@ fn a_target_that_does_not_speak_http_is_not_ready_over_http() {
         .option("--ready", "http:///")
         .option("--start-timeout", "300ms")
         .start();
-    // On a busy machine the first may be reset before there is an answer.
-    until("the reason is in the log", || {
-        front.connect().is_reset();
-        let why = "cannot start the target: it does not answer in time: invalid HTTP version";
-        wakeport.log().contains(why)
-    });
+    let why = "cannot start the target: it does not answer in time: invalid HTTP version";
+    wakeport.refuses(&front, why);
 }
 
 #[test]
@@ -180,10 +176,7 @@ fn a_target_that_never_answers_does_not_concern_the_clients_of_another() {
     let first = web.connect();
     first.echoes("hello");
     let lost = api.connect();
-    let waits = "STATUS=awake: 1 client, 1 client waiting";
-    until(waits, || {
-        wakeport.said().iter().any(|line| line.starts_with(waits))
-    });
+    wakeport.was("awake: 1 client, 1 client waiting");
     for number in 0..20 {
         web.connect().echoes(&format!("client {number}"));
         first.echoes("still here");

@@ -940,6 +940,23 @@ impl Wakeport {
         status.unwrap_or_default().to_owned()
     }
 
+    /// Waits until a status has begun like this, whatever it is now.
+    pub(crate) fn was(&self, status: &str) {
+        let line = format!("STATUS={status}");
+        until(&format!("a status `{status}`"), || {
+            self.said().iter().any(|said| said.starts_with(&line))
+        });
+    }
+
+    /// Waits until the log has the reason why clients of `front` are reset. On a busy machine the first may be before
+    /// there is one.
+    pub(crate) fn refuses(&self, front: &Place, why: &str) {
+        until(why, || {
+            front.connect().is_reset();
+            self.log().contains(why)
+        });
+    }
+
     /// Waits until its status begins like this.
     pub(crate) fn is(&self, status: &str) {
         until(&format!("status `{status}`"), || {

@@ -371,14 +371,8 @@ fn a_target_that_never_listens_resets_its_client_at_the_start_timeout() {
     let began = now();
     front.connect().is_reset();
     assert!(began.elapsed() >= Duration::from_millis(300));
-    // On a busy machine the first may be reset before there is an answer.
-    until("the reason is in the log", || {
-        let why = "cannot start the target: it does not answer in time: Connection refused";
-        wakeport.log().contains(why) || {
-            front.connect().is_reset();
-            false
-        }
-    });
+    let why = "cannot start the target: it does not answer in time: Connection refused";
+    wakeport.refuses(&front, why);
 }
 
 #[test]

@@ -39,7 +39,8 @@ impl Bus {
         Ok(self.all_properties(name).await?.unit())
     }
 
-    /// The unit with what filters its packets: the slices above it do as well. A user's manager may not filter, and some builds of systemd filter by address only.
+    /// The unit with what filters its packets: the slices above it do as well. A user's manager may not
+    /// filter, and some builds of systemd filter by address only.
     pub(super) async fn with_slices(&self, mut unit: Unit) -> Unit {
         let sandbox = &mut unit.sandbox;
         if self.manager == Manager::User {
