@@ -20,8 +20,9 @@ use crate::config::address::{Address, UnixAddress};
 use crate::util::backoff::Backoff;
 use crate::util::proc::{self, SocketState, TcpSocket, UnixSocket};
 
-/// A server may take a moment to close its end of a connection that has just ended: what is there
-/// is counted again after these pauses.
+/// A server may take a moment to close its end of a connection that has just ended, and one of ours may
+/// end while the tables are read: what is there is counted again after these pauses, and the least
+/// counts.
 const RECOUNTS: usize = 5;
 const RECOUNT: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(400));
 
@@ -39,14 +40,15 @@ pub async fn count(targets: &[&Target]) -> io::Result<usize> {
             Address::Unix(address) => unix.push(address.clone()),
         }
     }
-    let mut pauses = RECOUNT;
+    let (mut least, mut pauses) = (once(&tcp, &unix).await?, RECOUNT);
     for _ in 0..RECOUNTS {
-        if once(&tcp, &unix).await? == 0 {
-            return Ok(0);
+        if least == 0 {
+            break;
         }
         sleep(pauses.pause()).await;
+        least = least.min(once(&tcp, &unix).await?);
     }
-    once(&tcp, &unix).await
+    Ok(least)
 }
 
 /// The tables may be long: they are read once at a time, however fast clients come and go, and reading
