@@ -25,7 +25,7 @@ const LONGEST: u64 = 1 << 20;
 const WRITE_POLL: Duration = Duration::from_millis(5);
 
 /// How long the exit waits for the last write.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The records of the system's instances, and after them those of the calling user's.
 ///

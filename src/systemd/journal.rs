@@ -4,12 +4,14 @@
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
+use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_journald::{Priority, PriorityMappings};
@@ -92,8 +94,11 @@ struct Line {
 /// Lines that wait to be written. More are dropped, and counted.
 const QUEUE: usize = 4096;
 
-/// How long the exit waits for the log.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the exit waits for the log. It takes so long only where the journal or a terminal stands still.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where journald takes messages, one after the other.
+const SOCKET: &str = "/run/systemd/journal/socket";
 
 /// Starts to log.
 pub fn start(format: LogFormat, level: LogLevel) -> Log {
@@ -119,6 +124,7 @@ pub fn start(format: LogFormat, level: LogLevel) -> Log {
             Some(layer) => {
                 let subscriber = tracing_subscriber::registry().with(layer.with_filter(filter));
                 tracing::subscriber::with_default(subscriber, || write(&entries, &dropped, emit));
+                let _ = until_read();
             }
             None => write(&entries, &dropped, print),
         }
@@ -191,6 +197,24 @@ fn journal_layer() -> Option<tracing_journald::Layer> {
             .with_syslog_identifier("wakeport".into())
             .with_priority_mappings(priorities),
     )
+}
+
+/// Waits until journald has read everything that was written. It looks up the unit of a message's process when it
+/// reads the message, and may find none if the process has gone by then.
+///
+/// A socket with the smallest buffer can be written to again once the one message in it has been read
+/// (unix_writable() in net/unix/af_unix.c). A comment is read and not kept (server_process_entry() in
+/// journald-native.c).
+fn until_read() -> std::io::Result<()> {
+    let socket = UnixDatagram::unbound()?;
+    rustix::net::sockopt::set_socket_send_buffer_size(&socket, 0)?;
+    let mut comment = [b'#'; 4096];
+    comment[4095] = b'\n';
+    socket.connect(SOCKET)?;
+    socket.send(&comment)?;
+    let mut socket = [PollFd::new(&socket, PollFlags::OUT)];
+    rustix::event::poll(&mut socket, None)?;
+    Ok(())
 }
 
 /// Writes a line to the journal. A field that the line does not have is left out.

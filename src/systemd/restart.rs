@@ -9,7 +9,7 @@ use super::dbus::Bus;
 use super::unit::Unit;
 
 /// How long the manager may take to answer. Connections are served meanwhile.
-const LIMIT: Duration = Duration::from_secs(2);
+const LIMIT: Duration = Duration::from_secs(5);
 
 /// How many connections a queue in the store holds, with `net.core.wmem_max` as the kernel sets it and
 /// up to 300 bytes to be written down of each.

@@ -1,5 +1,8 @@
 //! `STATUS=` as `systemctl status` shows it, the fields of the journal, and the watchdog.
 
+use std::thread;
+use std::time::Duration;
+
 use crate::rig::{Client, Rig};
 use crate::services::{NEVER, PORT, SOON, TARGET, URL, nginx};
 
@@ -66,6 +69,44 @@ fn the_journal_has_each_change_of_state_in_fields() {
         rig.run("journalctl --field WAKEPORT_CLIENT")
             .contains("127.0.0.1")
     );
+}
+
+/// After some seconds without a message the journal looks up anew which unit a process belongs to, and finds
+/// nothing if the process has gone by the time its message is read.
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn the_last_message_before_the_exit_is_found_by_the_unit() {
+    let rig = Rig::boot();
+    nginx(&rig);
+    let names: Vec<_> = (0..8).map(|number| format!("relay{number}")).collect();
+    for (number, name) in names.iter().enumerate() {
+        let address = format!("127.0.0.1:{}", 8080 + number);
+        let settings = ["WAKEPORT_UNIT=", "WAKEPORT_COOLDOWN=8s"];
+        rig.instance(name, &address, TARGET, &settings);
+    }
+    rig.systemctl("start nginx");
+    for number in 0..names.len() {
+        let url = format!("http://127.0.0.1:{}/", 8080 + number);
+        assert_eq!(rig.curl(&url), "hello");
+    }
+    let asleep = || {
+        let units = names.iter().map(|name| format!("wakeport@{name}.service"));
+        let units = units.collect::<Vec<_>>().join(" ");
+        let states = rig.ask(&format!("systemctl is-active {units}"));
+        states.lines().all(|state| state == "inactive")
+    };
+    // A journal that is always a little late.
+    rig.wait_for("all have exited", || {
+        rig.freeze("systemd-journald.service");
+        let asleep = asleep();
+        thread::sleep(Duration::from_millis(100));
+        rig.thaw("systemd-journald.service");
+        asleep
+    });
+    for name in names {
+        let unit = format!("wakeport@{name}.service");
+        assert_eq!(rig.said(&unit, "idle; exiting"), 1, "{unit}");
+    }
 }
 
 #[test]
