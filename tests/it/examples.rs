@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -11,6 +10,7 @@ use std::thread;
 use tempfile::TempDir;
 
 use crate::repository::{Tree, files, read, repo, run, text};
+use crate::support::script;
 
 #[test]
 fn every_unit_verifies() {
@@ -288,17 +288,14 @@ impl Hook {
 
     /// A program that records its arguments and then runs `body`.
     fn stand_in(&self, name: &str, body: &str) {
-        let path = self.dir.path().join(name);
         let calls = self.dir.path().join("calls");
-        fs::write(
-            &path,
-            format!(
+        script(
+            &self.dir.path().join(name),
+            &format!(
                 "#!/bin/sh\necho \"{name} $*\" >>'{}'\n{body}\n",
                 calls.display()
             ),
-        )
-        .expect("a scratch directory");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a file of ours");
+        );
     }
 
     /// Its exit code, and what it called.

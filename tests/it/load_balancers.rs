@@ -189,7 +189,7 @@ fn the_client_address_is_read_from_haproxy_and_its_checks_wake_nothing() {
             .start();
         let mut haproxy = Balancer::haproxy(&format!(
             "listen front\n mode tcp\n bind {outside}\n \
-             server wakeport {front} check inter 20ms {version}\n"
+             server wakeport {front} check inter 20ms fall 1000 {version}\n"
         ));
         until("it has checked", || {
             let log = wakeport.log();

@@ -2,12 +2,11 @@
 //! beside their generator, in `systemd/pages`.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use crate::repository::{files, read, repo, run, text};
+use crate::support;
 
 /// The pages, without those that only include another.
 fn pages() -> Vec<PathBuf> {
@@ -123,14 +122,12 @@ fn no_page_names_an_unknown_option() {
 /// A shell with the completion loaded, on a machine with a few units.
 fn shell(program: &str, script: &str) -> Vec<String> {
     let dir = tempfile::tempdir().expect("a scratch directory");
-    let systemctl = dir.path().join("systemctl");
     let units = "#!/bin/sh\ncase \"$*\" in\n\
          *wakeport@*) echo 'wakeport@nginx.socket loaded active listening Port' ;;\n\
          *list-unit-files*) printf '%s\\n' 'nginx.service disabled enabled' 'postgresql@.service indirect' \
              'wakeport@.service static' ;;\n\
          *) echo 'postgresql@15-main.service loaded active running PostgreSQL' ;;\nesac\n";
-    fs::write(&systemctl, units).expect("a scratch file");
-    fs::set_permissions(&systemctl, fs::Permissions::from_mode(0o755)).expect("a file of ours");
+    support::script(&dir.path().join("systemctl"), units);
     let path = std::env::var("PATH").unwrap_or_default();
     let mut shell = Command::new("timeout");
     shell

@@ -477,8 +477,8 @@ fn a_connection_without_a_header_is_reset_and_logged_once() {
     }
     silent.iter().for_each(Client::is_reset);
     still_asleep(&wakeport, &server, Duration::ZERO);
-    assert_eq!(wakeport.log().matches("WARN").count(), 1);
     wakeport.logs("reset: not a PROXY header; with `--accept-proxy` only");
+    assert_eq!(wakeport.log().matches("WARN").count(), 1);
     // Other clients are served.
     let client = front.connect();
     client.send(local("v2"));

@@ -248,7 +248,7 @@ fn a_service_with_an_endless_or_invalid_answer_is_not_ready_and_costs_bounded_me
                     .to(&target)
                     .listen(&front)
                     .option("--ready", ready)
-                    .option("--start-timeout", "2s")
+                    .option("--start-timeout", "5s")
                     .option("--log-level", "trace")
                     .start();
                 let memory = wakeport.memory();

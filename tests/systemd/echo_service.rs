@@ -224,7 +224,7 @@ impl<'a> Echo<'a> {
 }
 
 /// Says that it is over when it goes, come what may.
-struct Over<'a>(&'a AtomicBool);
+pub(crate) struct Over<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for Over<'_> {
     fn drop(&mut self) {

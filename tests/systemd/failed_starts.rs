@@ -13,12 +13,17 @@ fn a_failing_unit_refuses_its_clients_and_the_port_stays_open_until_it_is_fixed(
     python(&rig);
     rig.unit(
         "web.service",
-        "[Service]\nExecStart=sh -c 'sleep 1; exit 3'\n",
+        "[Service]\nExecStart=sh -c 'until [ -e /run/rig/go ]; do sleep 0.1; done; sleep 0.5; exit 3'\n",
     );
     rig.instance("web", PORT, TARGET, &[NO_LIMIT, SOON]);
 
     // The first ones wait for the same start, and fail with it.
     let waiting: Vec<_> = (0..10).map(|_| Client::asks(PORT)).collect();
+    rig.wait_for("they wait", || {
+        let status = rig.show("StatusText", "wakeport@web.service");
+        status.contains("10 clients waiting")
+    });
+    rig.write("/run/rig/go", "");
     for client in waiting {
         assert_eq!(client.reads(), (String::new(), GoneAs::Reset));
     }

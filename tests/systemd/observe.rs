@@ -397,9 +397,14 @@ fn journalctl_explains_every_message() {
     rig.unit("broken.service", "[Service]\nExecStart=/bin/false\n");
     rig.instance("broken", BROKEN, "127.0.0.1:18081", &[]);
     assert_eq!(Client::asks(BROKEN).reads().1, GoneAs::Reset);
-    rig.run("journalctl --sync");
-    let told =
-        rig.run("journalctl -q -x --no-pager -u wakeport@nginx -u wakeport@broken _COMM=wakeport");
+    let mut told = String::new();
+    rig.wait_for("the last message is there", || {
+        told = rig.run(
+            "journalctl --sync
+             journalctl -q -x --no-pager -u wakeport@nginx -u wakeport@broken _COMM=wakeport",
+        );
+        told.contains("systemctl status broken.service")
+    });
     for subject in [
         "A client wakes nginx.service",
         "nginx.service is awake",
@@ -408,7 +413,6 @@ fn journalctl_explains_every_message() {
         "nginx.service stopped",
         "wakeport is idle and exits",
         "broken.service failed to wake",
-        "systemctl status broken.service",
     ] {
         assert!(told.contains(subject), "`{subject}` is not in:\n{told}");
     }

@@ -2,12 +2,13 @@
 //! machine, wakeport itself. All clients are served, and the service sleeps at the end.
 
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::echo_service::{Echo, Exchange, Random};
+use crate::echo_service::{Echo, Exchange, Over, Random};
 use crate::rig::{Client, GoneAs, Rig};
 
 const BUS: &str = "dbus.service";
@@ -97,15 +98,30 @@ impl Outage {
             self.sleeps_again(&echo);
         }
         // This one stays for longer than the outage, and is not quiet.
-        let long = Exchange {
-            times: 8,
-            pause: lasts() / 5,
-            ..Exchange::short()
-        };
-        let address = echo.address.clone();
-        let long = thread::spawn(move || long.run(&address));
-        self.takes_place(&echo, "awake");
-        assert_eq!(long.join().expect("no wrong byte"), Ok(()));
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let ends = Over(&over);
+            let long = scope.spawn(|| {
+                let stream = TcpStream::connect(&echo.address).expect("the port is open");
+                let mut talks = Exchange {
+                    pause: lasts() / 5,
+                    ends_first: false,
+                    ..Exchange::short()
+                };
+                let talk = |exchange: &Exchange| {
+                    let stream = stream.try_clone().expect("a descriptor");
+                    assert_eq!(exchange.talk(stream), Ok(()));
+                };
+                while !over.load(SeqCst) {
+                    talk(&talks);
+                }
+                talks.ends_first = true;
+                talk(&talks);
+            });
+            self.takes_place(&echo, "awake");
+            drop(ends);
+            long.join().expect("no wrong byte");
+        });
         self.sleeps_again(&echo);
         // Nothing is left of it.
         echo.serves(&Exchange::short());

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::echo_service::{Echo, Exchange, Random};
+use crate::echo_service::{Echo, Exchange, Over, Random};
 use crate::rig::{Client, Rig};
 use crate::services::{NEVER, PORT, SOON, TARGET, nginx, nginx_does};
 
@@ -107,6 +107,7 @@ fn fifty_restarts_under_a_thousand_clients_change_no_byte() {
             named.spawn_scoped(scope, client).expect("a thread");
         }
         connected.wait();
+        let _over = Over(&over);
         longest.store(0, SeqCst);
         let began = Instant::now();
         for _ in 0..RESTARTS {
@@ -117,7 +118,6 @@ fn fifty_restarts_under_a_thousand_clients_change_no_byte() {
             began.elapsed(),
             Duration::from_micros(longest.load(SeqCst))
         );
-        over.store(true, SeqCst);
     });
     let handed = rig.said(
         &echo.wakeport(),

@@ -180,11 +180,11 @@ fn a_hook_inherits_nothing_of_wakeport_and_cannot_notify_systemd() {
     rig.instance("machine", PORT, TARGET, &[NEVER]);
     assert_eq!(Client::asks(PORT).page(), "hello");
     let name = "wakeport@machine.service";
+    rig.wait_for("it is logged", || rig.said(name, "start hook: told") > 0);
     let log = rig.journal(name);
     assert!(!log.contains("leaked"), "{log}");
     // The fourth one is the directory that `ls` looks into.
     assert!(log.contains("start hook: files: 0 1 2 3\n"), "{log}");
-    assert!(log.contains("start hook: told"), "{log}");
     assert!(!log.contains('\x1b') && !log.contains('\r'), "{log:?}");
     assert!(log.contains("start hook: MESSAGE=forged"), "{log}");
     let fields = rig.run(&format!(

@@ -107,11 +107,10 @@ fn a_second_instance_of_a_unit_relays_and_never_stops_it() {
         assert_eq!(rig.curl(OTHER_URL), "hello");
     }
     let second = "wakeport@second.service";
-    let said = rig.said(
-        second,
-        "`web.service` is woken and stopped by `web` already",
-    );
-    assert_eq!(said, rig.starts(second), "once in each life");
+    let line = "`web.service` is woken and stopped by `web` already";
+    rig.wait_for("it says so once in each life", || {
+        rig.said(second, line) == rig.starts(second)
+    });
     assert!(rig.is("active", "web.service"));
     assert_eq!(rig.stops("web.service"), 0);
     drop(client);

@@ -299,7 +299,7 @@ fn release(both: &[Echo; 2]) {
 #[ignore = "needs root: tests/run runs it"]
 fn after_sigkill_during_a_hanging_stop_the_next_instance_waits_without_spinning() {
     let rig = Rig::boot();
-    let deaf = "KillSignal=SIGWINCH\nTimeoutStopSec=15s";
+    let deaf = "KillSignal=SIGWINCH\nTimeoutStopSec=infinity";
     let echo = Echo::asleep(&rig, "echo", deaf, &["WAKEPORT_COOLDOWN=100ms"]);
     echo.serves(&Exchange::short());
     rig.wait_until("deactivating", "echo.service");
@@ -310,7 +310,15 @@ fn after_sigkill_during_a_hanging_stop_the_next_instance_waits_without_spinning(
     let used = rig.cpu(&echo.wakeport()) - used;
     assert!(rig.is("deactivating", "echo.service"));
     assert!(used < Duration::from_millis(200), "{used:?} of work in 2 s");
-    echo.serves(&Exchange::short());
+    thread::scope(|scope| {
+        let next = scope.spawn(|| echo.serves(&Exchange::short()));
+        rig.wait_for("it waits", || {
+            let status = rig.show("StatusText", &echo.wakeport());
+            status.contains("1 client waiting")
+        });
+        assert!(rig.kill("echo.service"), "it hangs");
+        next.join().expect("it is served");
+    });
     assert_eq!(rig.starts("echo.service"), 2);
 }
 

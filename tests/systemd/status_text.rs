@@ -115,8 +115,8 @@ fn the_watchdog_is_notified_while_idle() {
     let rig = Rig::boot();
     nginx(&rig);
     // The cooldown is the clock: four of the watchdog's limits pass without a client.
-    rig.drop_in(NAME, "watchdog", "[Service]\nWatchdogSec=5s\n");
-    rig.instance("nginx", PORT, TARGET, &["WAKEPORT_COOLDOWN=20s"]);
+    rig.drop_in(NAME, "watchdog", "[Service]\nWatchdogSec=10s\n");
+    rig.instance("nginx", PORT, TARGET, &["WAKEPORT_COOLDOWN=40s"]);
     assert_eq!(rig.curl(URL), "hello");
     rig.wait_until_asleep("nginx");
     assert_eq!(rig.starts(NAME), 1);

@@ -48,12 +48,18 @@ fn a_stop_of_wakeport_drains_its_connections() {
 fn a_stop_of_wakeport_during_a_start_serves_waiting_clients() {
     let rig = Rig::boot();
     nginx(&rig);
-    nginx_does(&rig, "ExecStartPre=sleep 2");
+    nginx_does(
+        &rig,
+        "ExecStartPre=sh -c 'until [ -e /run/rig/go ]; do sleep 0.1; done'",
+    );
     rig.instance("nginx", PORT, TARGET, &[NEVER]);
     let client = Client::asks(PORT);
     rig.wait_until("activating", "nginx.service");
-    rig.systemctl("stop wakeport@nginx.service");
+    rig.systemctl("stop --no-block wakeport@nginx.service");
+    rig.wait_until("deactivating", "wakeport@nginx.service");
+    rig.write("/run/rig/go", "");
     assert_eq!(client.page(), "hello");
+    rig.wait_until("inactive", "wakeport@nginx.service");
     assert_eq!(rig.show("Result", "wakeport@nginx.service"), "success");
     assert!(rig.is("active", "nginx.service"));
 }

@@ -7,6 +7,9 @@ const UNIT_STARTED: &str = "39f53479d3a045ac8e11786248231fbf";
 /// What the journal calls a unit that has been stopped (`SD_MESSAGE_UNIT_STOPPED`).
 const UNIT_STOPPED: &str = "9d1aaa27d60140bd96365438aad20286";
 
+/// The drop-in of an instance's flags.
+const SETTINGS: &str = "settings";
+
 impl Rig {
     /// Puts a unit file in place.
     pub(crate) fn unit(&self, name: &str, file: &str) {
@@ -16,34 +19,38 @@ impl Rig {
 
     /// Adds to a unit, replacing what an earlier call with the same `drop_in` name added.
     pub(crate) fn drop_in(&self, unit: &str, drop_in: &str, file: &str) {
+        self.write_drop_in(unit, drop_in, file);
+        self.run("systemctl daemon-reload");
+    }
+
+    fn write_drop_in(&self, unit: &str, drop_in: &str, file: &str) {
         self.write(
             &format!("/etc/systemd/system/{unit}.d/{drop_in}.conf"),
             file,
         );
-        self.run("systemctl daemon-reload");
     }
 
     /// The set-up that the README describes: `wakeport@NAME.socket` listens on `listen`, wakes NAME.service and
     /// relays to `to`. Each of the further `settings` is a flag as a variable: `WAKEPORT_COOLDOWN=1s`.
     pub(crate) fn instance(&self, name: &str, listen: &str, to: &str, settings: &[&str]) {
         self.allow(&format!("{name}.service"));
-        let to = format!("WAKEPORT_TO={to}");
-        self.drop_in(
-            &format!("wakeport@{name}.service"),
-            "target",
-            &environment(&[&to]),
+        let (unit, to) = (
+            format!("wakeport@{name}.service"),
+            format!("WAKEPORT_TO={to}"),
         );
-        self.settings(name, settings);
+        self.write_drop_in(&unit, "target", &environment(&[&to]));
+        self.write_drop_in(&unit, SETTINGS, &environment(settings));
         self.listen(name, listen);
     }
 
     /// Lets `listen` be the address of `wakeport@NAME.socket` and enables it.
     pub(crate) fn listen(&self, name: &str, listen: &str) {
-        self.drop_in(
+        self.write_drop_in(
             &format!("wakeport@{name}.socket"),
             "listen",
             &format!("[Socket]\nListenStream={listen}\n"),
         );
+        // This reloads as well.
         self.systemctl(&format!("enable --quiet --now wakeport@{name}.socket"));
     }
 
@@ -51,7 +58,7 @@ impl Rig {
     pub(crate) fn settings(&self, name: &str, settings: &[&str]) {
         self.drop_in(
             &format!("wakeport@{name}.service"),
-            "settings",
+            SETTINGS,
             &environment(settings),
         );
     }
