@@ -31,7 +31,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tempfile::TempDir;
 
 /// How long anything may take. Only a test that fails waits for it.
-pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 #[expect(
     clippy::disallowed_methods,

@@ -217,14 +217,18 @@ impl Flow {
         self.shared.sent.load(Ordering::SeqCst)
     }
 
-    /// Waits until so many more bytes of each have arrived.
+    /// Waits until so many more bytes of each have arrived, however slowly.
     pub(crate) fn go_on<'a>(flows: impl IntoIterator<Item = &'a Self>, bytes: u64) {
         let goals = flows.into_iter().map(|flow| (flow, flow.arrived() + bytes));
         for (flow, goal) in goals.collect::<Vec<_>>() {
-            until("the flow goes on", || {
-                assert!(!flow.reader.is_finished(), "the reader has ended");
-                flow.arrived() >= goal
-            });
+            let mut arrived = flow.arrived();
+            while arrived < goal {
+                until("the flow goes on", || {
+                    assert!(!flow.reader.is_finished(), "the reader has ended");
+                    flow.arrived() > arrived
+                });
+                arrived = flow.arrived();
+            }
         }
     }
 
