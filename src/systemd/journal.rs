@@ -94,7 +94,8 @@ struct Line {
 /// Lines that wait to be written. More are dropped, and counted.
 const QUEUE: usize = 4096;
 
-/// How long the exit waits for the log. It takes so long only where the journal or a terminal stands still.
+/// How long the exit waits for the log. It takes so long only where the journal or a terminal stands
+/// still.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where journald takes messages, one after the other.
@@ -199,8 +200,8 @@ fn journal_layer() -> Option<tracing_journald::Layer> {
     )
 }
 
-/// Waits until journald has read everything that was written. It looks up the unit of a message's process when it
-/// reads the message, and may find none if the process has gone by then.
+/// Waits until journald has read everything that was written. It looks up the unit of a message's
+/// process when it reads the message, and may find none if the process has gone by then.
 ///
 /// A socket with the smallest buffer can be written to again once the one message in it has been read
 /// (unix_writable() in net/unix/af_unix.c). A comment is read and not kept (server_process_entry() in

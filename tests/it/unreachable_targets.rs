@@ -249,7 +249,7 @@ fn a_pending_lookup_does_not_delay_the_exit() {
     wakeport.signal(Signal::TERM);
     client.is_reset();
     wakeport.ends();
-    assert!(began.elapsed() < Duration::from_secs(20));
+    assert!(began.elapsed() < Duration::from_secs(2));
 }
 
 #[test]
@@ -279,8 +279,7 @@ fn a_silent_address_of_a_name_delays_no_client_and_the_one_that_answers_goes_fir
     for _ in 0..20 {
         front.connect().echoes("hello");
     }
-    // The others are tried where the good one is slow to answer, as on a busy machine.
-    assert!(network.sent_elsewhere() < tried + 20);
+    assert_eq!(network.sent_elsewhere(), tried);
 }
 
 /// Runs traffic on a lossy network. (No resets: a lost one is not sent again.)
