@@ -27,7 +27,7 @@ use crate::core::lifecycle::State;
 use crate::core::service::{self as core, Effect, Input, Ticket, Timer};
 use gate::Gate;
 use guard::Questions;
-use handle::{Message, Waiter};
+use handle::{Message, Report, Waiter};
 use orders::Orders;
 use probe::Answer;
 use reporter::Rejected;
@@ -186,35 +186,14 @@ impl Service {
                     self.handle_input(Input::Busy(number, busy));
                 }
             }
-            Message::Started(result) => {
-                let result = result.map_err(|why| self.reporter.start_fails(why.0));
-                self.handle_input(Input::Started(result));
-            }
-            Message::Stopped(result) => {
-                let result = result.map(|stopped| {
-                    let idle = self.questions.idle_cpu(stopped.measured);
-                    self.reporter.stopped(self.core.state(), stopped, idle);
-                });
-                let result = result.map_err(|(why, phase)| {
-                    self.reporter.stop_fails(why.0);
-                    phase
-                });
-                self.handle_input(Input::Stopped(result));
-            }
-            Message::Remark(remark) => self.reporter.remark(Some(remark)),
+            Message::Reported(number, report) if self.orders.have(number) => self.reported(report),
+            Message::Reported(..) => (),
             Message::Answered(index, number, answer) => {
                 if self.targets[index].answered(number) {
                     self.handle_with(Input::Answered(index), answer);
                 }
             }
             Message::Missed(index, number, why) => self.targets[index].missed(number, why),
-            Message::Changed => self.handle_input(Input::Changed),
-            Message::Queried(result, why) => {
-                if self.core.query_is_fresh() {
-                    self.reporter.queried(result.as_ref().err(), why);
-                }
-                self.handle_input(Input::Queried(result.map_err(drop)));
-            }
             Message::Ask(ask) => ask(self),
             Message::Reconfigure(settings, last, reply) => {
                 self.reconfigure(*settings, last).await;
@@ -223,6 +202,33 @@ impl Service {
             Message::Close(last) => return Some(last),
         }
         None
+    }
+
+    /// Tells the core what has come of what was asked of the backend.
+    fn reported(&mut self, report: Report) {
+        let input = match report {
+            Report::Started(result) => {
+                Input::Started(result.map_err(|why| self.reporter.start_fails(why.0)))
+            }
+            Report::Stopped(Ok(stopped)) => {
+                let idle = self.questions.idle_cpu(stopped.measured);
+                self.reporter.stopped(self.core.state(), stopped, idle);
+                Input::Stopped(Ok(()))
+            }
+            Report::Stopped(Err((why, phase))) => {
+                self.reporter.stop_fails(why.0);
+                Input::Stopped(Err(phase))
+            }
+            Report::Queried(result, why) => {
+                if self.core.query_is_fresh() {
+                    self.reporter.queried(result.as_ref().err(), why);
+                }
+                Input::Queried(result.map_err(drop))
+            }
+            Report::Remark(remark) => return self.reporter.remark(Some(remark)),
+            Report::Changed => Input::Changed,
+        };
+        self.handle_input(input);
     }
 
     /// Reports the timers that have run out.

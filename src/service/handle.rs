@@ -32,26 +32,32 @@ pub(super) enum Message {
     Gate,
     /// The question with this number is answered.
     Busy(u64, guard::Answer),
-    /// An order to start has ended.
-    Started(Result<(), Failure>),
-    /// An order to stop has ended; after a failure with what the service does now.
-    Stopped(Result<Stopped, (Failure, Phase)>),
-    /// What is wrong with the service right now.
-    Remark(String),
+    /// What comes of the orders with this number.
+    Reported(u64, Report),
     /// A target answers this probe; with the connection that proved it, if a client can have it.
     Answered(usize, u64, Option<Answer>),
     /// A target does not answer this probe yet, and why.
     Missed(usize, u64, String),
-    /// The service may have changed by itself.
-    Changed,
-    /// A query has ended; if the service is down, with the reason.
-    Queried(Result<Phase, Failure>, Option<String>),
     /// What is known by now, everything before this message counted.
     Ask(Box<dyn FnOnce(&mut Service) + Send>),
     /// Go on with other settings: finish what is under way by those before, then answer.
     Reconfigure(Box<Settings>, LastOrder, oneshot::Sender<Vec<Entrance>>),
     /// The process ends, or the service is not wanted any more: finish what is under way.
     Close(LastOrder),
+}
+
+/// What comes of what is asked of the backend.
+pub(super) enum Report {
+    /// An order to start has ended.
+    Started(Result<(), Failure>),
+    /// An order to stop has ended; after a failure with what the service does now.
+    Stopped(Result<Stopped, (Failure, Phase)>),
+    /// What is wrong with the service right now.
+    Remark(String),
+    /// The service may have changed by itself.
+    Changed,
+    /// A query has ended; if the service is down, with the reason.
+    Queried(Result<Phase, Failure>, Option<String>),
 }
 
 /// How what a service does by its settings ends.
@@ -209,6 +215,11 @@ impl Handle {
         answer.await.ok()
     }
 
+    /// A number that nothing else of the service has.
+    pub(super) fn unique(&self) -> u64 {
+        self.0.next.fetch_add(1, Ordering::Relaxed)
+    }
+
     pub(super) fn post(&self, message: Message) {
         // Fails only when the service has ended, and the process is about to.
         let _ = self.0.inbox.send(message);
@@ -283,7 +294,7 @@ impl Entrance {
         let service = self.0.service.clone();
         let ticket = Ticket {
             target: self.0.index,
-            number: service.0.next.fetch_add(1, Ordering::Relaxed),
+            number: service.unique(),
         };
         let queued = Queued {
             service,

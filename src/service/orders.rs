@@ -12,7 +12,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::Settings;
 use super::guard::Measured;
-use super::handle::{Handle, LastOrder, Message, Stopped, Waiter};
+use super::handle::{Handle, LastOrder, Message, Report, Stopped, Waiter};
 use super::probe::Prober;
 use crate::backend::{Backend, StopScope, WakeOrder};
 use crate::config::span;
@@ -40,13 +40,27 @@ struct Remains {
     limit: Duration,
 }
 
+/// The inbox, for what comes of these orders: with the settings they are replaced, and what comes then
+/// says nothing of the service by others.
+#[derive(Clone, Debug)]
+struct Reports {
+    handle: Handle,
+    number: u64,
+}
+
+impl Reports {
+    fn post(&self, report: Report) {
+        self.handle.post(Message::Reported(self.number, report));
+    }
+}
+
 /// The order under way or last carried out; the next one waits for it.
 #[derive(Debug)]
 pub(super) struct Orders {
     backend: Backend,
     start_timeout: Duration,
     remains: Remains,
-    handle: Handle,
+    reports: Reports,
     tasks: TaskTracker,
     last: Option<JoinHandle<StopScope>>,
     /// Cancelled when the latest start is given up.
@@ -64,7 +78,10 @@ impl Orders {
                 targets: settings.targets.clone(),
                 limit: settings.timing.stop_timeout,
             },
-            handle,
+            reports: Reports {
+                number: handle.unique(),
+                handle,
+            },
             tasks,
             last: None,
             given_up: CancellationToken::new(),
@@ -72,23 +89,28 @@ impl Orders {
         }
     }
 
+    /// Whether what is reported with this number comes of these.
+    pub(super) fn have(&self, number: u64) -> bool {
+        self.reports.number == number
+    }
+
     /// Has changes of the service reported from now on.
     pub(super) fn watch(&mut self) {
-        let (backend, handle) = (self.backend.clone(), self.handle.clone());
-        let watch = async move { backend.watch(move || handle.post(Message::Changed)).await };
+        let (backend, reports) = (self.backend.clone(), self.reports.clone());
+        let watch = async move { backend.watch(move || reports.post(Report::Changed)).await };
         self.watch = Some(AbortOnDropHandle::new(self.tasks.spawn(watch)));
     }
 
     /// Finds out what the service does; with `explain` also why, if it is down.
     pub(super) fn query(&self, explain: bool) {
-        let (backend, handle) = (self.backend.clone(), self.handle.clone());
+        let (backend, reports) = (self.backend.clone(), self.reports.clone());
         self.tasks.spawn(async move {
             let seen = backend.query().await;
             let why = match seen {
                 Ok(Phase::Down) if explain => backend.failure_reason().await,
                 _ => None,
             };
-            handle.post(Message::Queried(seen, why));
+            reports.post(Report::Queried(seen, why));
         });
     }
 
@@ -107,10 +129,10 @@ impl Orders {
             limit: self.start_timeout,
             given_up: self.given_up.clone(),
         };
-        self.begin(|previous, backend, handle| async move {
+        self.begin(|previous, backend, reports| async move {
             previous.await;
             let woken = backend.wake(order).await;
-            handle.post(Message::Started(woken.result));
+            reports.post(Report::Started(woken.result));
             woken.started
         });
     }
@@ -118,9 +140,9 @@ impl Orders {
     /// Has the service stopped.
     pub(super) fn stop(&mut self) {
         let remains = self.remains.clone();
-        self.begin(|previous, backend, handle| async move {
+        self.begin(|previous, backend, reports| async move {
             previous.await;
-            stop(&backend, &remains, &handle, StopScope::All).await
+            stop(&backend, &remains, &reports, StopScope::All).await
         });
     }
 
@@ -128,10 +150,10 @@ impl Orders {
     pub(super) fn give_up(&mut self, undo: bool) {
         self.given_up.cancel();
         let remains = self.remains.clone();
-        self.begin(move |previous, backend, handle| async move {
+        self.begin(move |previous, backend, reports| async move {
             let started = previous.await;
             match undo {
-                true => stop(&backend, &remains, &handle, started).await,
+                true => stop(&backend, &remains, &reports, started).await,
                 false => started,
             }
         });
@@ -167,7 +189,7 @@ impl Orders {
     /// Begins an order, which is to wait for the one before, whatever that was.
     fn begin<F, T>(&mut self, order: F)
     where
-        F: FnOnce(Previous, Backend, Handle) -> T,
+        F: FnOnce(Previous, Backend, Reports) -> T,
         T: Future<Output = StopScope> + Send + 'static,
     {
         let previous = self.last.take();
@@ -177,14 +199,14 @@ impl Orders {
                 None => StopScope::Nothing,
             }
         });
-        let (backend, handle) = (self.backend.clone(), self.handle.clone());
-        self.last = Some(self.tasks.spawn(order(previous, backend, handle)));
+        let (backend, reports) = (self.backend.clone(), self.reports.clone());
+        self.last = Some(self.tasks.spawn(order(previous, backend, reports)));
     }
 }
 
 impl Remains {
     /// Waits until no target answers, or until the limit after `began`: then says which one does.
-    async fn gone(&self, began: Instant, handle: &Handle) -> Option<String> {
+    async fn gone(&self, began: Instant, reports: &Reports) -> Option<String> {
         let mut backoff = STILL;
         let limit = span::show(self.limit);
         let mut told = false;
@@ -198,7 +220,7 @@ impl Remains {
                 ));
             }
             if !std::mem::replace(&mut told, true) {
-                handle.post(Message::Remark(format!(
+                reports.post(Report::Remark(format!(
                     "`{address}` still answers after the stop; clients wait until it does not, at \
                      most {limit}"
                 )));
@@ -223,7 +245,7 @@ impl Remains {
 async fn stop(
     backend: &Backend,
     remains: &Remains,
-    handle: &Handle,
+    reports: &Reports,
     scope: StopScope,
 ) -> StopScope {
     let began = Instant::now();
@@ -235,7 +257,7 @@ async fn stop(
     let result = match backend.sleep(scope).await {
         Ok(slept) => {
             let left = match slept.may_answer {
-                true => remains.gone(began, handle).await,
+                true => remains.gone(began, reports).await,
                 false => None,
             };
             let remark = left.or(slept.remark);
@@ -244,6 +266,6 @@ async fn stop(
         // If it cannot be read, it may well be running still.
         Err(why) => Err((why, backend.query().await.unwrap_or(Phase::Stopping))),
     };
-    handle.post(Message::Stopped(result));
+    reports.post(Report::Stopped(result));
     StopScope::Nothing
 }

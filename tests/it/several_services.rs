@@ -177,6 +177,32 @@ fn clients_that_wait_are_served_after_a_reload() {
     assert_eq!(waiting.take(5), b"hello");
 }
 
+/// The start that is under way when the settings change is given up: that is no failure of the one
+/// that follows.
+#[test]
+fn a_client_is_served_whose_start_a_reload_gives_up() {
+    let (front, a) = (Front::new(), HookService::new());
+    let (begin, begins) = std::sync::mpsc::channel::<()>();
+    let begins = std::sync::Mutex::new(Some(begins));
+    let slow = HookService::play(move |_, call| {
+        let begins = begins.lock().expect("no panic").take();
+        if let ("start", Some(begins)) = (call.event.as_str(), begins) {
+            let _ = begins.recv();
+        }
+    });
+    // Dropped before the service, which waits for it.
+    let begin = begin;
+    front.write(&[service("a", &a, "1h"), service("b", &slow, "1h")]);
+    let waiting = front.places[1].connect();
+    let wakeport = front.run().start();
+    waiting.send("hello");
+    slow.reaches("start", 1);
+    front.write(&[service("a", &a, "1h"), service("b", &slow, "2h")]);
+    reload(&wakeport);
+    assert_eq!(waiting.take(5), b"hello");
+    drop(begin);
+}
+
 /// An echo server that notes each of its starts.
 const CHILD: &str = r#"#!/usr/bin/python3
 import socket, sys, threading
