@@ -40,8 +40,8 @@ struct Remains {
     limit: Duration,
 }
 
-/// The inbox, for what comes of these orders: with the settings they are replaced, and what comes then
-/// says nothing of the service by others.
+/// The inbox, for what comes of these orders. New settings bring new orders: what is in the inbox of those
+/// before says nothing of the service any more.
 #[derive(Clone, Debug)]
 struct Reports {
     handle: Handle,

@@ -451,7 +451,7 @@ fn the_wake_rate_does_not_concern_a_running_service() {
     stage.reaches("stop", 1);
     front.connect().is_reset();
     wakeport.is("asleep, no wake before");
-    // The stop may still be looked after; this one is refused by what is found after it.
+    // The query that follows the stop may be under way: this one is refused by it, the next one asks anew.
     front.connect().is_reset();
     // It is started elsewhere, without a signal, and the next client finds out.
     stage.scene().up();

@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
 use rustix::process::Signal;
@@ -155,17 +157,23 @@ fn a_reload_adds_changes_and_removes_a_service_under_load() {
     a.reaches("stop", 1);
 }
 
-#[test]
-fn clients_that_wait_are_served_after_a_reload() {
-    let (front, a) = (Front::new(), HookService::new());
-    let (begin, begins) = std::sync::mpsc::channel::<()>();
-    let begins = std::sync::Mutex::new(Some(begins));
+/// A service whose first start waits until something is sent, or the sender is dropped.
+fn slow_first_start() -> (HookService, Sender<()>) {
+    let (begin, begins) = channel::<()>();
+    let begins = Mutex::new(Some(begins));
     let slow = HookService::play(move |_, call| {
         let begins = begins.lock().expect("no panic").take();
         if let ("start", Some(begins)) = (call.event.as_str(), begins) {
             let _ = begins.recv();
         }
     });
+    (slow, begin)
+}
+
+#[test]
+fn clients_that_wait_are_served_after_a_reload() {
+    let (front, a) = (Front::new(), HookService::new());
+    let (slow, begin) = slow_first_start();
     front.write(&[service("a", &a, "1h"), service("b", &slow, "1h")]);
     let waiting = front.places[1].connect();
     let wakeport = front.run().start();
@@ -182,16 +190,7 @@ fn clients_that_wait_are_served_after_a_reload() {
 #[test]
 fn a_client_is_served_whose_start_a_reload_gives_up() {
     let (front, a) = (Front::new(), HookService::new());
-    let (begin, begins) = std::sync::mpsc::channel::<()>();
-    let begins = std::sync::Mutex::new(Some(begins));
-    let slow = HookService::play(move |_, call| {
-        let begins = begins.lock().expect("no panic").take();
-        if let ("start", Some(begins)) = (call.event.as_str(), begins) {
-            let _ = begins.recv();
-        }
-    });
-    // Dropped before the service, which waits for it.
-    let begin = begin;
+    let (slow, _begin) = slow_first_start();
     front.write(&[service("a", &a, "1h"), service("b", &slow, "1h")]);
     let waiting = front.places[1].connect();
     let wakeport = front.run().start();
@@ -200,7 +199,6 @@ fn a_client_is_served_whose_start_a_reload_gives_up() {
     front.write(&[service("a", &a, "1h"), service("b", &slow, "2h")]);
     reload(&wakeport);
     assert_eq!(waiting.take(5), b"hello");
-    drop(begin);
 }
 
 /// An echo server that notes each of its starts.
