@@ -80,10 +80,8 @@ impl<'a> PageRunner<'a> {
         rig.script("/usr/local/sbin/cargo", CARGO);
         // Scenarios edit files themselves.
         rig.script("/usr/local/sbin/sudoedit", "#!/bin/sh\ntest -f \"$1\"\n");
-        if !rig.is("active", "srv.mount") {
-            // `/` is read-only in a rig.
-            rig.run("mount -t tmpfs tmpfs /srv");
-        }
+        // `/` is read-only in a rig.
+        rig.run("mountpoint -q /srv || mount -t tmpfs tmpfs /srv");
         Self {
             rig,
             shell: "/bin/sh -c".into(),
