@@ -342,6 +342,8 @@ fn programs(service: &ServiceConfig, identity: Option<&Identity>) -> Vec<Program
     }
     let ready = service.readiness.hook.as_ref();
     programs.extend(ready.map(|hook| ("ready hook", hook)));
+    let busy = service.busy.hook.as_ref();
+    programs.extend(busy.map(|hook| ("busy hook", hook)));
     let outcome = |(what, command): (&'static str, &CommandLine)| {
         (what, command.program.clone(), identity.can_run(command))
     };

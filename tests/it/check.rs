@@ -131,6 +131,11 @@ fn a_command_line_that_cannot_work_is_an_error() {
         "the ready hook ",
     );
     finds(
+        &with(&["--busy-hook", "nosuchprogram"]),
+        1,
+        "the busy hook `nosuchprogram` cannot be run",
+    );
+    finds(
         &with(&["--max-connections", "100000000"]),
         0,
         "warning: `--max-connections 100000000` needs more open files",
