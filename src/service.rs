@@ -22,7 +22,6 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
-use crate::core::gate::Occupancy;
 use crate::core::lifecycle::State;
 use crate::core::service::{self as core, Effect, Input, Ticket, Timer};
 use gate::Gate;
@@ -94,7 +93,7 @@ impl Service {
         let mut next = Orders::new(&settings, handle, tasks);
         next.watch();
         let orders = std::mem::replace(&mut self.orders, next);
-        last.stop &= !self.core.is_down(self.occupancy());
+        last.stop &= !self.core.is_down(self.targets.occupancy());
         orders.close(last).await;
         self.reporter.reconfigured(settings.about.clone());
         self.settings = settings;
@@ -244,15 +243,11 @@ impl Service {
             if let (Timer::Lifecycle, State::Waking { .. }, Some(why)) =
                 (timer, self.core.state(), &woken_for.failure)
             {
-                let why = format!("it does not answer in time: {why}");
-                self.reporter.start_fails(why);
+                self.reporter
+                    .start_fails(format!("it does not answer in time: {why}"));
             }
             self.handle_input(Input::Due(timer));
         }
-    }
-
-    fn occupancy(&self) -> Occupancy {
-        self.targets.occupancy()
     }
 
     fn handle_input(&mut self, input: Input) {
@@ -265,7 +260,7 @@ impl Service {
         let mut rejected = Rejected::default();
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
-            for effect in self.core.handle(input, self.occupancy(), now()) {
+            for effect in self.core.handle(input, self.targets.occupancy(), now()) {
                 match effect {
                     Effect::Report(fact) => {
                         let first = fact.first.and_then(|first| self.waiters.get(&first));
@@ -291,8 +286,8 @@ impl Service {
                     Effect::Start(ticket) => {
                         self.reporter.starts();
                         if let Some(waiter) = self.waiters.get(&ticket) {
-                            let target = self.targets[ticket.target].target.clone();
-                            self.orders.start(target, waiter);
+                            self.orders
+                                .start(self.targets[ticket.target].target.clone(), waiter);
                         }
                     }
                     Effect::Stop => self.orders.stop(),
@@ -323,7 +318,7 @@ impl Service {
 
     /// What others may see.
     fn publish(&mut self) {
-        let is_idle = self.core.is_idle(self.occupancy());
+        let is_idle = self.core.is_idle(self.targets.occupancy());
         let turned = |idle: &mut bool| std::mem::replace(idle, is_idle) != is_idle;
         if self.idle.send_if_modified(turned) && is_idle {
             self.changed.notify_one();

@@ -165,13 +165,13 @@ impl Handle {
 
     /// Whether nothing runs, and no connection is inside.
     pub async fn is_down(&self) -> bool {
-        let is_down = self.ask(|service| service.core.is_down(service.occupancy()));
+        let is_down = self.ask(|service| service.core.is_down(service.targets.occupancy()));
         is_down.await.unwrap_or(true)
     }
 
     /// Whether no connection is here and the service is down, everything sent before counted.
     pub async fn may_exit(&self) -> bool {
-        let is_idle = self.ask(|service| service.core.is_idle(service.occupancy()));
+        let is_idle = self.ask(|service| service.core.is_idle(service.targets.occupancy()));
         is_idle.await.unwrap_or(true)
     }
 
