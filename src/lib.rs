@@ -26,8 +26,7 @@
 //!   lifecycle.rs       its states: (event, clients, now) -> action
 //!   gate.rs            how connections come and go without asking
 //!   wake_limiter.rs    how often it may wake
-//! config.rs config/    what was given (settings: by flag, variable, file) -> what it means; every
-//!                      default with its reason
+//! config.rs config/    settings (flag, variable, file) -> what they mean; defaults with their reasons
 //! -- connects
 //! server.rs server/    what the process has once: signals, drain, reload, exit
 //!   running.rs         its services: built, reconfigured, let go
