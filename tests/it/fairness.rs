@@ -42,6 +42,9 @@ fn cost_nothing(trace: impl Fn() -> Trace + Sync, call: &str) {
                 wire.wakeport.is_quiet(SECOND);
                 let memory = wire.wakeport.memory() - before;
                 assert!(memory < 4096, "{memory} KiB more");
+                // All readers at once: where a socket's receive queue stays over its limit, Linux drops what
+                // comes in, and with it the acknowledgements of what the same socket sends.
+                flows.iter().for_each(|flow| flow.hold(false));
                 flows.into_iter().for_each(Flow::ends);
             });
         }
