@@ -14,7 +14,7 @@ mod tests;
 use std::fmt;
 
 use crate::config::address::Bound;
-use crate::config::{Config, Manager, Named, UnitName};
+use crate::config::{Config, Manager, Named, ServiceConfig, UnitName};
 
 /// An instance of `wakeport@`, as it was typed.
 #[derive(Clone, Debug)]
@@ -146,17 +146,11 @@ impl Instance {
         self.groups().into_iter().map(|group| group.unit).collect()
     }
 
-    /// Whether its services come from a file.
-    pub fn has_file(&self) -> bool {
-        self.config.has_file()
-    }
-
     /// The units that its services wake, in the order of the services.
     pub fn units(&self) -> Vec<UnitName> {
         let services = self.config.services.iter();
-        services
-            .flat_map(|service| service.units().to_vec())
-            .collect()
+        let units = services.flat_map(ServiceConfig::units);
+        units.cloned().collect()
     }
 
     /// Why no unit files can be written for it, if so.
@@ -199,15 +193,10 @@ impl Instance {
         // The service requires the socket of its own name; those without a name belong there.
         groups.sort_by_key(|group| group.name.is_some());
         for (index, group) in groups.iter_mut().enumerate() {
-            group.unit = match group.name {
-                Some(name) if index > 0 => {
-                    format!(
-                        "wakeport@{}-{}.socket",
-                        self.stem(),
-                        unit_text::escape(name)
-                    )
-                }
-                _ => format!("wakeport@{}.socket", self.stem()),
+            let stem = self.stem();
+            group.unit = match group.name.map(unit_text::escape) {
+                Some(name) if index > 0 => format!("wakeport@{stem}-{name}.socket"),
+                _ => format!("wakeport@{stem}.socket"),
             };
         }
         groups
@@ -235,7 +224,7 @@ pub fn instance_name(service: &str) -> &str {
 }
 
 /// Names in a list.
-pub fn in_a_row(names: &[String]) -> String {
+pub fn in_a_row(names: &[impl fmt::Display]) -> String {
     let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
     names.join(", ")
 }

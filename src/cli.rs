@@ -136,13 +136,16 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, clap:
 fn complain(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         let _ = error.print();
-        return ExitCode::from(if error.use_stderr() {
-            Exit::Usage as u8
-        } else {
-            0
-        });
+        return match error.use_stderr() {
+            true => ExitCode::from(Exit::Usage as u8),
+            false => ExitCode::SUCCESS,
+        };
     }
-    let message = format!("{}{}", one_line(error), whence(error));
+    let from_variable = |option: &str, variable: &str| {
+        let typed = std::env::args().any(|typed| typed.split('=').next() == Some(option));
+        std::env::var_os(variable).is_some() && !typed
+    };
+    let message = with_variable(error, from_variable);
     if std::env::args().nth(1).as_deref() != Some("run") {
         return output::fatal(&Fatal::usage(message));
     }
@@ -159,14 +162,10 @@ fn runtime() -> io::Result<Runtime> {
 /// What is wrong with a command line, in one line.
 fn one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
-    let lines = text
-        .lines()
-        .map(str::trim)
-        .take_while(|line| !line.starts_with("Usage:"));
-    let message = lines
-        .filter(|line| !line.is_empty())
-        .collect::<Vec<_>>()
-        .join("; ");
+    let lines = text.lines().map(str::trim);
+    let lines = lines.take_while(|line| !line.starts_with("Usage:"));
+    let lines: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
+    let message = lines.join("; ");
     message.trim_start_matches("error: ").replace(":;", ":")
 }
 
@@ -175,24 +174,17 @@ fn variable(option: &str) -> String {
     format!("WAKEPORT_{}", option.replace('-', "_").to_uppercase())
 }
 
-/// The option that `error` is about, and its variable.
-fn variable_of(error: &clap::Error) -> Option<(String, String)> {
+/// What is wrong with a command line, in one line that names the variable of its option if the value
+/// `is_from` that.
+fn with_variable(error: &clap::Error, is_from: impl Fn(&str, &str) -> bool) -> String {
+    let message = one_line(error);
     let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
-        return None;
+        return message;
     };
     let option = argument.split([' ', '=', '[']).next().unwrap_or_default();
     let variable = variable(option.trim_start_matches('-'));
-    Some((option.to_owned(), variable))
-}
-
-/// Where a wrong value comes from, if that is not the command line.
-fn whence(error: &clap::Error) -> String {
-    let Some((option, variable)) = variable_of(error) else {
-        return String::new();
-    };
-    let typed = std::env::args().any(|typed| typed.split('=').next() == Some(&*option));
-    match std::env::var_os(&variable) {
-        Some(_) if !typed => format!(" The value is that of the variable {variable}."),
-        _ => String::new(),
+    match is_from(option, &variable) {
+        true => format!("{message} The value is that of the variable {variable}."),
+        false => message,
     }
 }

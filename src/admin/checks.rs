@@ -10,7 +10,7 @@ use super::system::{Subject, System};
 use super::unit_files::{self, Plan};
 use super::{Finding, Instance};
 use crate::config::address::Bound;
-use crate::config::{Manager, Named};
+use crate::config::{Config, Manager, Named};
 
 /// What stands in the way of `instance`, before it is written.
 pub fn preflight(instance: &Instance, system: &System, plan: &Plan) -> Vec<Finding> {
@@ -19,12 +19,7 @@ pub fn preflight(instance: &Instance, system: &System, plan: &Plan) -> Vec<Findi
     if let Err(reason) = &system.units {
         findings.push(unit::not_checked(&instance.units(), reason));
     }
-    let listeners: Vec<_> = config
-        .process
-        .listen
-        .iter()
-        .map(|Named { name, value }| (name.as_deref().unwrap_or(instance.stem()), value))
-        .collect();
+    let listeners = named(config, instance.stem());
     findings.extend(target::owners(&listeners, config));
     findings.extend(target::shared(config));
     let mut units = system.units.as_deref().unwrap_or_default();
@@ -48,14 +43,9 @@ pub fn preflight(instance: &Instance, system: &System, plan: &Plan) -> Vec<Findi
     }
     let ids = unit_files::ids(instance, system);
     let sockets = instance.sockets();
-    for listen in &config.process.listen {
-        findings.extend(port::taken(
-            &listen.value,
-            &system.listening,
-            &ids,
-            &sockets,
-            &instance.service(),
-        ));
+    let (listening, own) = (&system.listening, instance.service());
+    for (_, at) in &listeners {
+        findings.extend(port::taken(at, listening, &ids, &sockets, &own));
     }
     if instance.manager == Manager::System && !ids.is_empty() && !system.polkit {
         findings.push(unit::no_polkit());
@@ -64,11 +54,10 @@ pub fn preflight(instance: &Instance, system: &System, plan: &Plan) -> Vec<Findi
     findings.extend(port::linger(system.linger));
     findings.extend(unit::drop_ins(instance, system, plan));
     findings.sort_by_key(|finding| finding.level);
-    let named = |finding: Finding| match finding.service {
-        Some(_) => finding.under(instance.stem()),
-        None => finding,
-    };
-    findings.into_iter().map(named).collect()
+    for finding in findings.iter_mut().filter(|it| it.service.is_some()) {
+        *finding = finding.under(instance.stem());
+    }
+    findings
 }
 
 /// What is wrong with an instance, or a command line, as it is.
@@ -101,19 +90,17 @@ pub fn findings(subject: &Subject) -> Vec<Finding> {
         found.extend(target::hidden(&system.hidden, &subject.user));
         let refused = |relay| target::refused(config, &system.lookups, relay, subject.manager);
         found.extend(relay.into_iter().flat_map(refused));
-        match &system.units {
-            Err(reason) => found.push(unit::out_of_reach(reason)),
-            Ok(units) => {
-                for (name, unit) in config.units().iter().zip(units) {
-                    found.extend(unit::woken(name.as_str(), unit, config));
-                    found.extend(unit::accounting(name, unit, config));
-                    found.extend(relay.iter().flat_map(|relay| unit::tied(name, unit, relay)));
-                    found.extend(relay.and_then(|relay| target::networks(unit, relay, config)));
-                }
-            }
+        if let Err(reason) = &system.units {
+            found.push(unit::out_of_reach(reason));
+        }
+        let woken = system.units.as_deref().unwrap_or_default();
+        for (name, unit) in config.units().iter().zip(woken) {
+            found.extend(unit::woken(name.as_str(), unit, config));
+            found.extend(unit::accounting(name, unit, config));
+            found.extend(relay.iter().flat_map(|relay| unit::tied(name, unit, relay)));
+            found.extend(relay.and_then(|relay| target::networks(unit, relay, config)));
         }
         found.extend(unit::busy_cpu(config, system.idle_cpu));
-        let woken = system.units.as_deref().unwrap_or_default();
         found.extend(unit::filters(config, relay, woken));
         found.extend(unit::shared(config.units(), woken, &subject.elsewhere));
         found.extend(unit::permissions(subject, &system.permissions));
@@ -130,21 +117,22 @@ pub fn findings(subject: &Subject) -> Vec<Finding> {
 
 /// Where clients come in: each listener by its name.
 fn listeners(subject: &Subject) -> Vec<(&str, &Bound)> {
-    match &subject.instance {
-        None => {
-            // As `wakeport run` calls those that it binds without a name.
-            let listen = subject.config.process.listen.iter();
-            listen
-                .map(|listen| (listen.name.as_deref().unwrap_or("listen"), &listen.value))
-                .collect()
-        }
-        Some(installed) => {
-            let sockets = installed.sockets.iter();
-            sockets
-                .flat_map(|socket| socket.at.iter().map(|at| (socket.listener.as_str(), at)))
-                .collect()
-        }
-    }
+    let Some(installed) = &subject.instance else {
+        // As `wakeport run` calls those that it binds without a name.
+        return named(&subject.config, "listen");
+    };
+    let sockets = installed.sockets.iter();
+    sockets
+        .flat_map(|socket| socket.at.iter().map(|at| (socket.listener.as_str(), at)))
+        .collect()
+}
+
+/// What was given with `--listen`; without a name it is called `default`.
+fn named<'a>(config: &'a Config, default: &'a str) -> Vec<(&'a str, &'a Bound)> {
+    let listen = config.process.listen.iter();
+    listen
+        .map(|Named { name, value }| (name.as_deref().unwrap_or(default), value))
+        .collect()
 }
 
 /// Whether the ports are to be had: an active socket has its own.
@@ -152,20 +140,15 @@ fn ports(subject: &Subject) -> Vec<Finding> {
     let units = subject.services.iter().flat_map(|it| it.units.iter());
     let units: Vec<_> = units.flatten().map(|unit| unit.id.clone()).collect();
     let taken = |at: &Bound, service| port::taken(at, &subject.listening, &units, &[], service);
-    match &subject.instance {
-        None => {
-            let listen = subject.config.process.listen.iter();
-            listen
-                .filter_map(|listen| taken(&listen.value, "wakeport"))
-                .collect()
-        }
-        Some(installed) => {
-            let sockets = installed.sockets.iter();
-            let closed = sockets.filter(|socket| socket.unit.active != "active");
-            closed
-                .flat_map(|socket| &socket.at)
-                .filter_map(|at| taken(at, &installed.service.id))
-                .collect()
-        }
-    }
+    let Some(installed) = &subject.instance else {
+        let listen = subject.config.process.listen.iter();
+        let taken = listen.filter_map(|listen| taken(&listen.value, "wakeport"));
+        return taken.collect();
+    };
+    let sockets = installed.sockets.iter();
+    let closed = sockets.filter(|socket| socket.unit.active != "active");
+    let wanted = closed.flat_map(|socket| &socket.at);
+    wanted
+        .filter_map(|at| taken(at, &installed.service.id))
+        .collect()
 }

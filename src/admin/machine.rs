@@ -12,7 +12,7 @@ pub mod inventory;
 use std::path::{Path, PathBuf};
 
 use crate::admin::system::{Hidden, Holder, Listening, Present, SocketUnit, System, Unit};
-use crate::admin::unit_files::{DROP_IN, Mark, Places};
+use crate::admin::unit_files::{Mark, Places, unit_of, written_unit};
 use crate::admin::{self, Instance};
 use crate::config::address::{Address, Bound, UnixAddress};
 use crate::config::{Manager, Named, ServiceConfig, UnitName};
@@ -20,7 +20,7 @@ use crate::config::{Manager, Named, ServiceConfig, UnitName};
 pub use crate::systemd::dbus::Bus;
 pub use bus::has_polkit;
 pub use instance::{Found, all, instance};
-pub use polkit::permissions;
+pub use polkit::{permissions, unknown};
 pub use programs::Identity;
 pub use sockets::listening;
 
@@ -50,29 +50,27 @@ pub async fn system(instance: &Instance, places: &Places) -> (System, Result<Bus
         }
         for name in instance.sockets() {
             // systemd complains of a socket without an address in the log, again and again.
-            sockets.push(match files::mention(&present, &name) {
+            let exists = present.iter().any(|file| unit_of(&file.path) == name);
+            sockets.push(match exists {
                 true => bus.unit(&name).await.unwrap_or_default(),
                 false => Unit::default(),
             });
         }
     }
     let listening = listening(instance.manager, bus.as_ref().ok()).await;
-    let identity = match instance.manager {
-        Manager::System => Some(Identity::of_template(service.as_ref())),
-        Manager::User => Some(Identity::own()),
+    let (identity, runs_as) = match instance.manager {
+        Manager::System => (
+            Identity::of_template(service.as_ref()),
+            "wakeport".to_owned(),
+        ),
+        Manager::User => (Identity::own(), own_name()),
     };
     let mut left = units.as_deref().unwrap_or_default();
     let mut hidden = Vec::new();
     for config in &instance.config.services {
         let woken = left.split_off(..config.units().len()).unwrap_or_default();
         let own = instance.service();
-        hidden.push(self::hidden(
-            config,
-            woken,
-            identity.as_ref(),
-            &own,
-            &listening,
-        ));
+        hidden.push(self::hidden(config, woken, &identity, &own, &listening));
     }
     let system = System {
         units,
@@ -80,13 +78,10 @@ pub async fn system(instance: &Instance, places: &Places) -> (System, Result<Bus
         sockets,
         listening,
         hidden,
-        runs_as: match instance.manager {
-            Manager::System => "wakeport".to_owned(),
-            Manager::User => own_name(),
-        },
+        runs_as,
         elsewhere: Vec::new(),
         present,
-        user: has_user("wakeport"),
+        user: self::identity("wakeport").is_some(),
         polkit: has_polkit(bus.as_ref().ok()).await,
         rules_closed: rules_closed(instance.manager),
         linger: bus.is_ok().then(|| linger(instance.manager)).flatten(),
@@ -103,29 +98,20 @@ pub async fn remains(manager: Manager, places: &Places) -> (Vec<Present>, Result
 /// The files that `wakeport init` has written for the instance with this service and these
 /// sockets, and the list of units for polkit.
 pub fn files_of(service: &str, sockets: &[SocketUnit], manager: Manager) -> Vec<Present> {
-    let Ok(places) = places(manager) else {
-        return Vec::new();
-    };
     let stem = admin::instance_name(service);
-    let Ok(name) = stem.parse() else {
+    let (Ok(places), Ok(name)) = (places(manager), stem.parse()) else {
         return Vec::new();
     };
     let mark = Mark::new(&name, manager);
     let list = places.rules.join("50-wakeport.rules");
-    let rule = places.rules.join(format!("50-wakeport-{stem}.rules"));
+    let rule = places.rule(stem);
     let mut units: Vec<_> = sockets.iter().map(|socket| socket.name.as_str()).collect();
     units.push(service);
     let of_instance = |file: &Present| {
         let path = &file.path;
-        let unit = match path.ends_with(DROP_IN) {
-            true => path.parent().and_then(Path::file_name),
-            false => path.file_name(),
-        };
-        let unit = unit.unwrap_or_default().to_string_lossy();
-        let unit = unit.strip_suffix(".d").unwrap_or(&unit);
         let ours = file.text.as_ref().map_or(true, |text| mark.is_on(text));
-        manager == Manager::System && *path == list
-            || ours && (*path == rule || units.contains(&unit))
+        let of_unit = written_unit(path).is_some_and(|unit| units.contains(&&*unit));
+        manager == Manager::System && *path == list || ours && (*path == rule || of_unit)
     };
     let mut present = files::present(&places, [list.clone()].into_iter());
     present.retain(of_instance);
@@ -142,7 +128,8 @@ pub fn rules_closed(manager: Manager) -> Option<String> {
 pub async fn units(bus: &Bus, names: &[UnitName]) -> Result<Vec<Unit>, String> {
     let mut units = Vec::new();
     for name in names {
-        let mut unit = bus.unit(name.as_str()).await?;
+        let unit = bus.unit(name.as_str()).await;
+        let mut unit = unit.map_err(|error| error.to_string())?;
         unit.conflicts = active(bus, &unit.conflicts).await;
         if unit.id.ends_with(".target") {
             unit.left_running = left_running(bus, &unit).await;
@@ -189,17 +176,13 @@ pub fn places(manager: Manager) -> Result<Places, String> {
         }
     };
     let program = std::env::current_exe().ok();
-    let known = |path: &PathBuf| {
-        path.parent()
-            .is_some_and(|dir| PATH.map(Path::new).contains(&dir))
-    };
+    let known = PATH.map(|folder| Some(Path::new(folder)));
+    let program = program.filter(|path| !known.contains(&path.parent()));
     Ok(Places {
         units,
         rules: RULES.into(),
         configs,
-        program: program
-            .filter(|path| !known(path))
-            .map(|path| path.display().to_string()),
+        program: program.map(|path| path.display().to_string()),
     })
 }
 
@@ -212,39 +195,28 @@ fn config_home() -> Result<PathBuf, String> {
         .ok_or_else(|| "neither XDG_CONFIG_HOME nor HOME is an absolute path; set HOME".to_owned())
 }
 
-/// Whether the user database has `name`. Ours is in the file, where systemd-sysusers puts it.
-fn has_user(name: &str) -> bool {
-    identity(name).is_some()
-}
-
-/// The user and group IDs of `name`, from the file where system users are.
+/// The user and group IDs of `name`, from the file where systemd-sysusers puts ours.
 pub fn identity(name: &str) -> Option<(u32, u32)> {
     let (_, uid, gid) = user(|known, _| known == name)?;
     Some((uid, gid))
 }
 
-/// The ID of the group `name`.
-fn group(name: &str) -> Option<u32> {
-    groups()
-        .into_iter()
-        .find(|(known, _)| known == name)
-        .map(|(_, gid)| gid)
+/// A group of group(5).
+struct Group {
+    name: String,
+    gid: u32,
+    members: Vec<String>,
 }
 
-/// The name of the group with this ID.
-fn group_name(gid: u32) -> Option<String> {
-    groups()
-        .into_iter()
-        .find(|(_, known)| *known == gid)
-        .map(|(name, _)| name)
-}
-
-/// The groups of group(5).
-fn groups() -> Vec<(String, u32)> {
+fn groups() -> Vec<Group> {
     let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
     let group = |line: &str| {
         let mut fields = line.split(':');
-        Some((fields.next()?.to_owned(), fields.nth(1)?.parse().ok()?))
+        Some(Group {
+            name: fields.next()?.to_owned(),
+            gid: fields.nth(1)?.parse().ok()?,
+            members: fields.next()?.split(',').map(str::to_owned).collect(),
+        })
     };
     groups.lines().filter_map(group).collect()
 }
@@ -254,13 +226,10 @@ fn groups() -> Vec<(String, u32)> {
 pub fn hidden(
     service: &ServiceConfig,
     units: &[Unit],
-    identity: Option<&Identity>,
+    identity: &Identity,
     ours: &str,
     listening: &[Listening],
 ) -> Vec<Hidden> {
-    let Some(identity) = identity else {
-        return Vec::new();
-    };
     // What is in a /tmp that both share cannot be seen from here.
     let mut private = units.iter().filter(|unit| unit.private_tmp);
     let shares_tmp = private.any(|unit| unit.joins.iter().any(|it| it == ours));
@@ -278,9 +247,8 @@ pub fn hidden(
         let listens = found.is_some_and(
             |found| !matches!(&found.holder, Holder::Unit(unit) if unit.ends_with(".socket")),
         );
-        let unit = units
-            .iter()
-            .find(|unit| unit.runtime_directory(path).is_some());
+        let mut makers = units.iter();
+        let unit = makers.find(|unit| unit.runtime_directory(path).is_some());
         let target = format!("target `{value}`");
         if hidden.iter().all(|(known, _)| *known != target) {
             let outcome = identity.can_connect(path, unit, ours, listens);

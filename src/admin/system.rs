@@ -240,7 +240,7 @@ pub struct Elsewhere {
 pub struct ServiceSystem {
     /// The units that are woken, or why systemd cannot be asked.
     pub units: Result<Vec<Unit>, String>,
-    /// Whether the user may start, stop and reset the units, for each in turn.
+    /// What the user may do with the units, for each in turn.
     pub permissions: Vec<Permission>,
     /// The programs that are run.
     pub programs: Vec<Program>,
@@ -313,16 +313,11 @@ impl SocketUnit {
     }
 }
 
-/// Whether a user may do something with a unit.
+/// What a user may do with a unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Permission {
     /// The unit.
     pub unit: String,
-    /// The verb: `start`, `stop`, `reset-failed`.
-    pub verb: &'static str,
-    /// Whether it is allowed, or why that is not known.
-    pub allowed: Result<bool, String>,
+    /// What is needed and denied, of `start`, `stop` and `reset-failed`; or why that is not known.
+    pub denied: Result<Vec<&'static str>, String>,
 }
-
-/// The verbs that wakeport needs.
-pub const VERBS: [&str; 3] = ["start", "stop", "reset-failed"];

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::sandbox::{Filter, Sandbox};
 use super::system::{
     Holder, Installed, Listening, Permission, Present, ServiceSystem, SocketUnit, Subject, System,
-    Unit, VERBS,
+    Unit,
 };
 use super::unit_files::{Places, Plan, in_words, set_up};
 use super::unit_text::{assignment, environment_file, escape};
@@ -348,6 +348,17 @@ fn what_is_missing_on_the_machine_is_found() {
     );
 }
 
+/// The files of an instance as they are when they were written.
+fn written(instance: &Instance, system: &System) -> Vec<Present> {
+    let changes = plan(instance, system).changes.into_iter();
+    let files = changes.map(|change| Present {
+        path: change.path,
+        text: Ok(change.new.unwrap()),
+        access: None,
+    });
+    files.collect()
+}
+
 #[test]
 fn only_what_is_not_done_yet_is_done() {
     let instance = nginx();
@@ -363,14 +374,7 @@ fn only_what_is_not_done_yet_is_done() {
     assert_eq!(steps(&system), ["systemctl daemon-reload", enable]);
 
     // As it is afterwards.
-    for change in plan(&instance, &system).changes {
-        let text = Ok(change.new.unwrap());
-        system.present.push(Present {
-            path: change.path,
-            text,
-            access: None,
-        });
-    }
+    system.present = written(&instance, &system);
     system.sockets = vec![Unit {
         active: "active".into(),
         file_state: "enabled".into(),
@@ -391,6 +395,29 @@ fn only_what_is_not_done_yet_is_done() {
             "systemctl restart wakeport@nginx.socket"
         ]
     );
+}
+
+#[test]
+fn what_is_left_beside_a_drop_in_is_removed_and_closes_no_socket() {
+    let (instance, mut system) = (nginx(), system());
+    system.present = written(&instance, &system);
+    system.sockets = vec![Unit {
+        active: "active".into(),
+        file_state: "enabled".into(),
+        ..Unit::default()
+    }];
+    let drop_in = Path::new("/units/wakeport@nginx.socket.d/10-init.conf");
+    let copy = system.present.iter().find(|file| file.path == drop_in);
+    let mut copy = copy.unwrap().clone();
+    // As an editor leaves it.
+    copy.path.set_file_name("10-init.conf~");
+    let left = copy.path.clone();
+    system.present.push(copy);
+    let plan = plan(&instance, &system);
+    let gone = plan.changes.iter().filter(|change| change.new.is_none());
+    let gone: Vec<_> = gone.map(|change| &change.path).collect();
+    assert_eq!(gone, [&left]);
+    assert!(plan.before.is_empty(), "{:?}", plan.before);
 }
 
 #[test]
@@ -518,10 +545,9 @@ fn subject() -> Subject {
         stored: 64,
         ..Unit::default()
     };
-    let permission = |verb| Permission {
+    let permission = Permission {
         unit: "nginx.service".into(),
-        verb,
-        allowed: Ok(true),
+        denied: Ok(Vec::new()),
     };
     let port = SocketUnit {
         name: "wakeport@nginx.socket".into(),
@@ -540,7 +566,7 @@ fn subject() -> Subject {
         }),
         services: vec![ServiceSystem {
             units: Ok(vec![unit()]),
-            permissions: VERBS.map(permission).to_vec(),
+            permissions: vec![permission],
             programs: Vec::new(),
             lookups: Vec::new(),
             loops: Vec::new(),
@@ -779,11 +805,11 @@ fn each_thing_that_is_wrong_with_an_instance_is_one_line() {
     );
     wrong(|it| it.polkit = false, "error: polkit is not installed");
     wrong(
-        |it| it.services[0].permissions[1].allowed = Ok(false),
+        |it| it.services[0].permissions[0].denied = Ok(vec!["stop"]),
         "user `wakeport` is not authorized by polkit to `stop` `nginx.service`; `wakeport init nginx … --write`",
     );
     wrong(
-        |it| it.services[0].permissions[0].allowed = Err("why not".into()),
+        |it| it.services[0].permissions[0].denied = Err("why not".into()),
         "note: whether user `wakeport` is authorized by polkit to start and stop `nginx.service` is not known: why not",
     );
     wrong(
@@ -1062,7 +1088,7 @@ fn each_service_of_a_file_is_verified_by_its_name() {
         "warning: web/nginx: `nginx.service` may take 5min to start, and wakeport waits 1min 30s; `start-timeout '5min'`",
     );
     let mut subject = web(FILE, &both);
-    subject.services[0].permissions[0].allowed = Ok(false);
+    subject.services[0].permissions[0].denied = Ok(vec!["start"]);
     one(
         &verified(&subject),
         "error: web/docs: user `wakeport` is not authorized by polkit to `start` `docs.service`; `wakeport init web … --write`",

@@ -1,6 +1,7 @@
 //! The files of an instance, what changes when they are written or removed, and the commands that
 //! make systemd follow.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -79,6 +80,11 @@ impl Places {
     pub fn config(&self, instance: &str) -> PathBuf {
         self.configs.join(format!("{instance}.toml"))
     }
+
+    /// The rule for the units of an instance.
+    pub fn rule(&self, instance: &str) -> PathBuf {
+        self.rules.join(format!("50-wakeport-{instance}.rules"))
+    }
 }
 
 impl Mark {
@@ -101,18 +107,39 @@ impl Mark {
     }
 }
 
+fn name_of(path: &Path) -> Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
+}
+
+/// The unit that a drop-in is for; nothing for other files.
+pub fn drop_in_of(path: &Path) -> Option<String> {
+    let folder = name_of(path.parent()?);
+    let unit = folder.strip_suffix(".d")?;
+    // The rules of polkit are in a folder that ends like this as well.
+    unit.contains('.').then(|| unit.to_owned())
+}
+
+/// The unit that a file makes, alone or as a drop-in.
+pub fn unit_of(path: &Path) -> String {
+    drop_in_of(path).unwrap_or_else(|| name_of(path).into_owned())
+}
+
+/// The unit that a file which `wakeport init` writes makes; nothing for others beside its drop-ins.
+pub fn written_unit(path: &Path) -> Option<String> {
+    (path.ends_with(DROP_IN) || drop_in_of(path).is_none()).then(|| unit_of(path))
+}
+
+/// Whether a file is one of polkit's rules.
+pub fn is_rule(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end == "rules")
+}
+
 /// Whether a path may hold a file of ours, by its name: a drop-in, a unit or a rule.
 pub fn may_be_ours(path: &Path) -> bool {
-    let name = |path: &Path| {
-        path.file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-    };
-    let (name, folder) = (name(path), path.parent().and_then(name));
-    let (name, folder) = (name.unwrap_or_default(), folder.unwrap_or_default());
-    let unit = |name: &str| name.starts_with("wakeport@");
-    (name == DROP_IN && unit(&folder))
+    let name = name_of(path);
+    (name == DROP_IN && unit_of(path).starts_with("wakeport@"))
         || name == WOKEN_DROP_IN
-        || unit(&name)
+        || name.starts_with("wakeport@")
         || name.starts_with("50-wakeport-")
 }
 
@@ -121,23 +148,20 @@ pub fn may_be_ours(path: &Path) -> bool {
 pub fn variables(present: &[Present], manager: Manager) -> BTreeMap<String, Vec<(String, String)>> {
     let mut instances = BTreeMap::new();
     for Present { path, text, .. } in present {
-        let folder = path.parent().and_then(Path::file_name).unwrap_or_default();
-        let name = path.file_name().unwrap_or_default();
-        let units = [folder, name].map(|name| name.to_string_lossy().into_owned());
-        let Ok(text) = text else { continue };
+        let unit = unit_of(path);
+        let (Ok(text), Some(unit)) = (text, unit.strip_prefix("wakeport@")) else {
+            continue;
+        };
         // A socket with another name than its service's names that.
         let mut lines = text.lines().map(str::trim_start);
         let ends = match lines.any(|line| line.starts_with("Service=")) {
             true => &[".service"][..],
             false => &[".service", ".socket"],
         };
-        let stem = units.iter().find_map(|unit| {
-            let unit = unit.strip_suffix(".d").unwrap_or(unit);
-            let unit = unit.strip_prefix("wakeport@")?;
-            let stem = ends.iter().find_map(|end| unit.strip_suffix(end))?;
-            (!stem.is_empty()).then_some(stem)
-        });
-        let Some(stem) = stem else { continue };
+        let stem = ends.iter().find_map(|end| unit.strip_suffix(end));
+        let Some(stem) = stem.filter(|stem| !stem.is_empty()) else {
+            continue;
+        };
         let template = match manager {
             Manager::System => SYSTEM_SERVICE,
             Manager::User => USER_SERVICE,
@@ -216,9 +240,7 @@ pub fn files(instance: &Instance, places: &Places, ids: &[String]) -> Vec<(PathB
         }
     }
     if instance.manager == Manager::System && !ids.is_empty() {
-        let rule = places
-            .rules
-            .join(format!("50-wakeport-{}.rules", instance.stem()));
+        let rule = places.rule(instance.stem());
         files.push((rule, polkit(instance, ids)));
     }
     files
@@ -254,20 +276,15 @@ fn relay(instance: &Instance, places: &Places) -> Sections {
         let command = format!("{} run", unit_text::program(path));
         sections.set("Service", "ExecStart", &command);
     }
-    let wakes_its_name = instance.has_file() || instance.units() == [instance.name.clone()];
-    let named = instance
-        .settings
-        .iter()
-        .any(|(name, _)| name == "WAKEPORT_UNIT");
+    let wakes_its_name = instance.config.has_file() || instance.units() == [instance.name.clone()];
+    let mut names = instance.settings.iter().map(|(name, _)| name);
+    let named = names.any(|name| name == "WAKEPORT_UNIT");
     if !wakes_its_name && !named {
         sections.add("Service", "Environment", "WAKEPORT_UNIT=");
     }
     for (name, value) in &instance.settings {
-        sections.add(
-            "Service",
-            "Environment",
-            &unit_text::assignment(name, value),
-        );
+        let assignment = unit_text::assignment(name, value);
+        sections.add("Service", "Environment", &assignment);
     }
     sections
 }
@@ -358,25 +375,14 @@ fn changes(mark: &Mark, files: Vec<(PathBuf, String)>, present: &[Present]) -> V
 
 /// The socket unit that a file of ours makes.
 fn socket_of(path: &Path) -> Option<String> {
-    let drop_in = path.file_name()? == DROP_IN;
-    let unit = if drop_in { path.parent()? } else { path };
-    let name = unit.file_name()?.to_str()?;
-    let name = if drop_in {
-        name.strip_suffix(".d")?
-    } else {
-        name
-    };
-    name.ends_with(".socket").then(|| name.to_owned())
+    written_unit(path).filter(|unit| unit.ends_with(".socket"))
 }
 
 /// All that has to be done to have the instance; with `enable`, to have it work at once.
 pub fn set_up(instance: &Instance, places: &Places, system: &System, enable: bool) -> Plan {
     let ids = ids(instance, system);
-    let changes = changes(
-        &instance.mark(),
-        files(instance, places, &ids),
-        &system.present,
-    );
+    let files = files(instance, places, &ids);
+    let changes = changes(&instance.mark(), files, &system.present);
     let before = match &system.units {
         Ok(_) => disable(instance.manager, &changes),
         Err(_) => Vec::new(),
@@ -439,8 +445,7 @@ fn enabling(instance: &Instance, changes: &[Change], system: &System) -> Vec<Ste
     if instance.standalone && instance.manager == Manager::System && !system.user {
         steps.push(new_user());
     }
-    let is_unit = |change: &&Change| change.path.extension().is_none_or(|end| end != "rules");
-    let mut units = changes.iter().filter(is_unit);
+    let mut units = changes.iter().filter(|change| !is_rule(&change.path));
     if units.any(Change::is_due) || system.sockets.iter().any(|socket| socket.needs_reload) {
         steps.push(command(instance.manager, &["daemon-reload"], &[]));
     }
@@ -488,6 +493,11 @@ impl Change {
         self.old != self.new
     }
 
+    /// Whether it would overwrite a file that is not ours.
+    pub fn is_in_the_way(&self) -> bool {
+        self.foreign && self.is_one()
+    }
+
     /// Whether there is anything to do: the content changes, or the mode or the owner.
     pub fn is_due(&self) -> bool {
         self.is_one() || self.access.is_some()
@@ -528,16 +538,14 @@ impl Plan {
     }
 }
 
+fn lines(text: Option<&str>) -> Vec<&str> {
+    let lines = text.unwrap_or_default().lines();
+    lines.filter(|line| !line.is_empty()).collect()
+}
+
 /// The lines that go and those that come. The files are short: what moves counts as both.
 fn difference(listing: &mut String, change: &Change) {
-    let lines = |text: &Option<String>| -> Vec<String> {
-        let lines = text.as_deref().unwrap_or_default().lines();
-        lines
-            .filter(|line| !line.is_empty())
-            .map(str::to_owned)
-            .collect()
-    };
-    let (old, new) = (lines(&change.old), lines(&change.new));
+    let [old, new] = [&change.old, &change.new].map(|text| lines(text.as_deref()));
     for line in old.iter().filter(|line| !new.contains(line)) {
         let _ = writeln!(listing, "      - {line}");
     }

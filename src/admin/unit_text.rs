@@ -76,7 +76,7 @@ pub fn script(text: &str) -> String {
 pub struct Sections(Vec<(String, Vec<String>)>);
 
 impl Sections {
-    /// The sections of `text`, without comments and empty lines.
+    /// The sections of one of our unit files, without comments and empty lines.
     pub fn read(text: &str) -> Self {
         let mut sections = Self::default();
         for line in text.lines().map(str::trim) {
@@ -88,7 +88,10 @@ impl Sections {
                 .and_then(|line| line.strip_suffix(']'))
             {
                 Some(name) => sections.0.push((name.to_owned(), Vec::new())),
-                None => sections.section("Unit").push(line.to_owned()),
+                None => {
+                    let (_, lines) = sections.0.last_mut().expect("a line is in a section");
+                    lines.push(line.to_owned());
+                }
             }
         }
         sections
@@ -134,14 +137,6 @@ impl Sections {
             }
         }
         text
-    }
-
-    fn section(&mut self, otherwise: &str) -> &mut Vec<String> {
-        if self.0.is_empty() {
-            self.0.push((otherwise.to_owned(), Vec::new()));
-        }
-        let last = self.0.len() - 1;
-        &mut self.0[last].1
     }
 }
 

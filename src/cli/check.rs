@@ -1,5 +1,6 @@
 //! `wakeport check`: verifies an instance, or a command line. Starts nothing.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,9 +14,7 @@ use super::options::Options;
 use super::{Exit, Fatal, output, runtime};
 use crate::admin::checks::{self, target, unit};
 use crate::admin::machine::{self, Bus, Found, Identity};
-use crate::admin::system::{
-    Lookup, Loop, Permission, Program, ServiceSystem, Subject, Unit, VERBS,
-};
+use crate::admin::system::{Lookup, Loop, Permission, Program, ServiceSystem, Subject, Unit};
 use crate::admin::{Finding, Level, stem};
 use crate::config::address::{Address, Bound};
 use crate::config::{CommandLine, Config, Manager, Named, ServiceConfig, ServiceKind, UnitName};
@@ -79,19 +78,17 @@ impl Check {
         let settings = options.as_variables();
         let manager = options.manager();
         let others = settings.iter().any(|(name, _)| name != "WAKEPORT_USER");
-        let instance = match self.what {
+        let mut instance = None;
+        match self.what {
             Some(What::Instance(_)) if others => {
                 return Err(Fatal::usage(
                     "give either UNIT, to verify an instance, or the options of `wakeport run`",
                 ));
             }
-            Some(What::Instance(name)) => Some(name),
-            Some(What::File(path)) => {
-                options = options.with_config(&path);
-                None
-            }
-            None => None,
-        };
+            Some(What::Instance(name)) => instance = Some(name),
+            Some(What::File(path)) => options = options.with_config(&path),
+            None => (),
+        }
         let file = options.file().map(Path::to_owned);
         match instance {
             None if let Some(file) = file => {
@@ -102,7 +99,7 @@ impl Check {
             None if others || std::env::var_os("WAKEPORT_TO").is_some() => {
                 let config = options.load()?;
                 let bus = Bus::connect(manager).await;
-                let subject = subject(config, None, None, manager, &bus).await;
+                let subject = subject(config, None, None, manager, bus.as_ref()).await;
                 Ok(report(&[(String::new(), checks::findings(&subject))]))
             }
             name => {
@@ -125,7 +122,7 @@ impl Check {
     }
 }
 
-fn out_of_reach(reason: String) -> Fatal {
+fn out_of_reach(reason: impl Display) -> Fatal {
     Fatal::findings(format!(
         "cannot reach systemd ({reason}); is it running, and is `--user` right?"
     ))
@@ -135,10 +132,8 @@ fn out_of_reach(reason: String) -> Fatal {
 fn service_of(name: &UnitName) -> String {
     let name = stem(name);
     let name = name.strip_suffix(".socket").unwrap_or(name);
-    match name.strip_prefix("wakeport@") {
-        Some(_) => format!("{name}.service"),
-        None => format!("wakeport@{name}.service"),
-    }
+    let name = name.strip_prefix("wakeport@").unwrap_or(name);
+    format!("wakeport@{name}.service")
 }
 
 /// Prints the findings of each instance, and returns the exit code.
@@ -173,7 +168,8 @@ async fn file_of(path: &Path, config: Config, manager: Manager) -> (String, Vec<
         }
     }
     let found = found.filter(|found| unit::missing(&service, &found.units, manager).is_none());
-    let subject = subject(config, found.as_ref(), Some(&service), manager, &bus).await;
+    let (found, bus) = (found.as_ref(), bus.as_ref());
+    let subject = subject(config, found, Some(&service), manager, bus).await;
     (name, checks::findings(&subject))
 }
 
@@ -201,8 +197,7 @@ async fn instance_of(bus: &Bus, service: &str, manager: Manager) -> Vec<Finding>
     found.units.unknown = Options::unknown(&found.variables);
     found.units.closed = instances::closed(&found);
     found.units.files = machine::files_of(service, &found.units.sockets, manager);
-    let bus = Bus::connect(manager).await;
-    let subject = subject(config, Some(&found), Some(service), manager, &bus).await;
+    let subject = subject(config, Some(&found), Some(service), manager, Ok(bus)).await;
     checks::findings(&subject)
 }
 
@@ -212,7 +207,7 @@ async fn subject(
     found: Option<&Found>,
     except: Option<&str>,
     manager: Manager,
-    bus: &Result<Bus, String>,
+    bus: Result<&Bus, &String>,
 ) -> Subject {
     let identity = found.map_or_else(|| Some(Identity::own()), Found::identity);
     let listeners = match found {
@@ -230,28 +225,26 @@ async fn subject(
             elsewhere = instances::elsewhere(bus, &all, except).await;
         }
         for other in all {
-            let routes = other
-                .config
-                .services
-                .iter()
-                .flat_map(|it| it.routes.clone());
-            let targets = lookups(&routes.collect::<Vec<_>>()).await;
+            let services = other.config.services.iter();
+            let routes: Vec<_> = services.flat_map(|it| it.routes.clone()).collect();
+            let targets = lookups(&routes).await;
             others.push((other, targets));
         }
     }
     let mut services = Vec::new();
-    let listening = machine::listening(manager, bus.as_ref().ok()).await;
+    let listening = machine::listening(manager, bus.ok()).await;
     let ours = found.map_or("wakeport", |found| found.units.service.id.as_str());
     for service in &config.services {
         let units = woken(service, manager, bus).await;
         let lookups = lookups(&service.routes).await;
         let known = units.as_deref().unwrap_or_default();
-        let hidden = machine::hidden(service, known, identity.as_ref(), ours, &listening);
+        let hidden = identity.as_ref();
+        let hidden = hidden.map(|it| machine::hidden(service, known, it, ours, &listening));
         services.push(ServiceSystem {
             permissions: permissions(service, &units, found).await,
             units,
             programs: programs(service, identity.as_ref()),
-            hidden,
+            hidden: hidden.unwrap_or_default(),
             loops: loops(service, &lookups, &listeners, &others),
             idle_cpu: instances::idle_cpu(ours, service, manager),
             lookups,
@@ -263,7 +256,7 @@ async fn subject(
         user: found.map_or_else(machine::own_name, |found| found.user.clone()),
         user_exists: identity.is_some() || found.is_some_and(|found| found.dynamic_user),
         open_files: found.map_or_else(machine::open_files, |found| found.open_files),
-        polkit: machine::has_polkit(bus.as_ref().ok()).await,
+        polkit: machine::has_polkit(bus.ok()).await,
         rules_closed: found.and_then(|_| machine::rules_closed(manager)),
         listening,
         linger: found.and_then(|_| machine::linger(manager)),
@@ -277,19 +270,21 @@ async fn subject(
 async fn woken(
     service: &ServiceConfig,
     manager: Manager,
-    bus: &Result<Bus, String>,
+    bus: Result<&Bus, &String>,
 ) -> Result<Vec<Unit>, String> {
     let (units, theirs) = (service.units(), service.manager());
+    if units.is_empty() {
+        return Ok(Vec::new());
+    }
     let other;
-    let bus = match theirs == manager || units.is_empty() {
+    let bus = match theirs == manager {
         true => bus,
         false => {
             other = Bus::connect(theirs).await;
-            &other
+            other.as_ref()
         }
     };
     match bus {
-        _ if units.is_empty() => Ok(Vec::new()),
         Ok(bus) => machine::units(bus, units).await,
         Err(reason) => Err(reason.clone()),
     }
@@ -305,18 +300,11 @@ async fn permissions(
         return Vec::new();
     };
     let units = units.iter().filter(|unit| unit.load == "loaded");
-    let ids: Vec<_> = units.map(|unit| unit.id.clone()).collect();
-    let unknown = |reason: &str| {
-        let permission = |unit: &String| Permission {
-            unit: unit.clone(),
-            verb: VERBS[0],
-            allowed: Err(reason.to_owned()),
-        };
-        ids.iter().map(permission).collect()
-    };
+    let mut ids: Vec<_> = units.map(|unit| unit.id.clone()).collect();
+    ids.dedup();
     match found {
         Some(found) if found.dynamic_user => {
-            unknown("with DynamicUser= it is there only while it runs")
+            machine::unknown(&ids, "with DynamicUser= it is there only while it runs")
         }
         Some(found) => match found.ids() {
             Some(user) => machine::permissions(&ids, user).await,
@@ -373,11 +361,10 @@ async fn lookups(routes: &[Named<Address>]) -> Vec<Lookup> {
 }
 
 /// Whether a target is one of these listeners.
-fn leads_to(target: &Address, found: &[SocketAddr], listeners: &[Bound]) -> bool {
-    let ips: Vec<_> = found.iter().map(SocketAddr::ip).collect();
-    listeners
-        .iter()
-        .any(|listener| reaches(target, &ips, listener))
+fn leads_to((target, found): &Lookup, listeners: &[Bound]) -> bool {
+    let ips: Vec<_> = found.iter().flatten().map(SocketAddr::ip).collect();
+    let mut listeners = listeners.iter();
+    listeners.any(|listener| reaches(target, &ips, listener))
 }
 
 /// The targets by which clients come back to us.
@@ -391,9 +378,11 @@ fn loops(
     for Named { value, .. } in &service.routes {
         // An instance that is on the way already leads nowhere new.
         let mut way: Vec<String> = Vec::new();
-        let mut next = vec![(value.clone(), resolved(value, lookups))];
-        while let Some((address, places)) = next.pop() {
-            if leads_to(&address, &places, listeners) {
+        let looked_up = lookups.iter().find(|(known, _)| known == value);
+        let looked_up = looked_up.cloned();
+        let mut next = vec![looked_up.unwrap_or_else(|| (value.clone(), Ok(Vec::new())))];
+        while let Some(target) = next.pop() {
+            if leads_to(&target, listeners) {
                 // `target::routes` has those that need no resolver.
                 if !way.is_empty() || !target::is_local(value) {
                     loops.push((value.clone(), way));
@@ -401,22 +390,13 @@ fn loops(
                 break;
             }
             let through = others.iter().find(|(other, _)| {
-                leads_to(&address, &places, &other.listeners) && !way.contains(&other.service)
+                leads_to(&target, &other.listeners) && !way.contains(&other.service)
             });
             if let Some((other, targets)) = through {
                 way.push(other.service.clone());
-                let found =
-                    |(target, found): &Lookup| (target.clone(), found.clone().unwrap_or_default());
-                next.extend(targets.iter().map(found));
+                next.extend(targets.iter().cloned());
             }
         }
     }
     loops
-}
-
-fn resolved(address: &Address, lookups: &[Lookup]) -> Vec<SocketAddr> {
-    let found = lookups.iter().find(|(known, _)| known == address);
-    found
-        .and_then(|(_, found)| found.clone().ok())
-        .unwrap_or_default()
 }

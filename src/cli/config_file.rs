@@ -22,14 +22,14 @@ use clap::{Arg, ArgAction, FromArgMatches};
 use super::options::{self, Options, ServiceOptions};
 use super::{Fatal, one_line, variable};
 use crate::config::settings::{File, Invalid, Origin, Place, Setting, Settings};
-use crate::config::{Config, Manager, ServiceConfig, ServiceKind};
+use crate::config::{Config, ServiceConfig, ServiceKind};
 
 /// Where the file is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ConfigPath {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     /// Whether there may be none, as with `EnvironmentFile=-…`.
-    optional: bool,
+    pub(super) optional: bool,
 }
 
 impl FromStr for ConfigPath {
@@ -48,23 +48,6 @@ impl FromStr for ConfigPath {
 const LARGEST: u64 = 1 << 20;
 
 impl ConfigPath {
-    /// The file at `path`.
-    pub(super) fn new(path: &Path) -> Self {
-        let (path, optional) = (path.to_owned(), false);
-        Self { path, optional }
-    }
-
-    /// Where it is.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The file at `path`, if there is one.
-    pub(super) fn optional(path: &Path) -> Self {
-        let (path, optional) = (path.to_owned(), true);
-        Self { path, optional }
-    }
-
     /// What is in the file and its drop-ins; `None` if there is neither, and need not be.
     pub(super) fn read(&self) -> Result<Option<File>, Fatal> {
         let mut file = File::default();
@@ -235,11 +218,8 @@ impl Table<'_> {
             let names = values.flat_map(|(value, _)| value.split_whitespace());
             names.map(str::to_owned).collect::<Vec<_>>()
         };
-        service.listeners = self
-            .listener
-            .as_ref()
-            .map(named)
-            .filter(|all| !all.is_empty());
+        let listeners = self.listener.as_ref().map(named);
+        service.listeners = listeners.filter(|all| !all.is_empty());
         let Some(listeners) = &service.listeners else {
             return match several {
                 true => Err(self.wrong(
@@ -249,11 +229,9 @@ impl Table<'_> {
                 false => Ok(service),
             };
         };
-        let names = service
-            .routes
-            .iter()
-            .filter_map(|route| route.name.as_ref());
-        match names.into_iter().find(|name| !listeners.contains(name)) {
+        let routes = service.routes.iter();
+        let mut names = routes.filter_map(|route| route.name.as_ref());
+        match names.find(|name| !listeners.contains(name)) {
             Some(foreign) => Err(self.wrong(
                 self.settings.get("to"),
                 &format!("`to` names the listener `{foreign}`, which is not its own; add it to `listener`"),
@@ -280,9 +258,7 @@ fn distinct(tables: &[Table<'_>], services: &[ServiceConfig]) -> Result<(), Inva
             continue;
         };
         for unit in units {
-            if let Some(other) =
-                all_units.insert((unit.as_str(), *manager == Manager::User), table.name)
-            {
+            if let Some(other) = all_units.insert((unit.as_str(), *manager), table.name) {
                 return Err(table.wrong(
                     table.settings.get("unit"),
                     &format!("the unit `{unit}` is that of service `{other}` already, and each would stop it under the other's clients; give one service both targets, with `NAME=`"),
@@ -370,21 +346,13 @@ impl Keys {
                 variable(key)
             );
         }
-        let error = self
-            .parser
-            .try_get_matches_from_mut([format!("--{key}=")])
-            .err();
-        let alike = error
-            .as_ref()
-            .and_then(|error| error.get(ContextKind::SuggestedArg));
-        match alike {
-            Some(ContextValue::String(alike)) => format!(
-                "unknown key `{key}`; is it `{}`?",
-                alike.trim_start_matches('-')
-            ),
-            _ => {
-                format!("unknown key `{key}`; wakeport-run(1) has all options, which are the keys")
-            }
+        let typed = [format!("--{key}=")];
+        if let Err(error) = self.parser.try_get_matches_from_mut(typed)
+            && let Some(ContextValue::String(alike)) = error.get(ContextKind::SuggestedArg)
+        {
+            let alike = alike.trim_start_matches('-');
+            return format!("unknown key `{key}`; is it `{alike}`?");
         }
+        format!("unknown key `{key}`; wakeport-run(1) has all options, which are the keys")
     }
 }

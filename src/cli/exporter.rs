@@ -80,18 +80,11 @@ fn serve(exporter: Exporter, inherited: &mut Inherited) -> Result<(), Fatal> {
 
 /// The page as the records are now. There is nothing else to do, so this may block.
 fn page(directories: &[PathBuf]) -> String {
-    let found = directories
-        .iter()
-        .flat_map(|directory| state_file::read_all(directory));
-    let (mut instances, mut unreadable) = (Vec::new(), 0);
-    for found in found {
-        match found {
-            Ok(record) => instances.push(Instance {
-                alive: state_file::is_alive(&record),
-                record,
-            }),
-            Err(_) => unreadable += 1,
-        }
-    }
-    metrics::page(&instances, unreadable, state_file::moment())
+    let (records, problems) = state_file::records(directories);
+    let instance = |record| Instance {
+        alive: state_file::is_alive(&record),
+        record,
+    };
+    let instances: Vec<_> = records.into_iter().map(instance).collect();
+    metrics::page(&instances, problems.len(), state_file::moment())
 }

@@ -13,7 +13,7 @@ use super::{Fatal, output, runtime};
 use crate::admin::machine;
 use crate::admin::system::System;
 use crate::admin::unit_files::{
-    self, Change, DROP_IN, Places, Plan, Step, WOKEN_DROP_IN, in_words,
+    self, Change, DROP_IN, Places, Plan, Step, WOKEN_DROP_IN, in_words, is_rule,
 };
 use crate::admin::{Finding, Instance, Level, checks, stem};
 use crate::config::{Manager, UnitName};
@@ -118,10 +118,7 @@ impl Init {
             findings.insert(0, Finding::error(text));
         }
         let wrong = findings.iter().any(|finding| finding.level == Level::Error);
-        let foreign = plan
-            .changes
-            .iter()
-            .any(|change| change.foreign && change.is_one());
+        let foreign = plan.changes.iter().any(Change::is_in_the_way);
         if !force && (foreign || enable && wrong) {
             output::findings(&findings);
             return Err(Fatal::findings(
@@ -154,15 +151,14 @@ impl Init {
             None => options.config()?,
         };
         if config.process.listen.is_empty() {
-            let listeners = config.services.iter().flat_map(|it| it.listeners.clone());
-            let mut listeners = listeners
-                .flatten()
-                .map(|name| format!("`--listen {name}=ADDR`"));
+            let mut services = config.services.iter();
+            let listener = services.find_map(|it| it.listeners.as_ref()?.first());
+            let example = match listener {
+                Some(name) => format!("`--listen {name}=ADDR`"),
+                None => "`--listen 8080`".to_owned(),
+            };
             return Err(Fatal::usage(format!(
-                "`--listen` is missing: give the address that wakeport listens on, as in {}",
-                listeners
-                    .next()
-                    .unwrap_or_else(|| "`--listen 8080`".to_owned())
+                "`--listen` is missing: give the address that wakeport listens on, as in {example}"
             )));
         }
         let instance = Instance {
@@ -196,16 +192,9 @@ async fn system(instance: &Instance, places: &Places) -> System {
 /// Prints what would be written, each file below its path.
 fn print(plan: &Plan) {
     let files = plan.changes.iter().filter_map(|change| {
-        let comment = if change.path.extension().is_some_and(|end| end == "rules") {
-            "//"
-        } else {
-            "#"
-        };
-        Some(format!(
-            "{comment} {}\n{}",
-            change.path.display(),
-            change.new.as_ref()?
-        ))
+        let comment = if is_rule(&change.path) { "//" } else { "#" };
+        let (path, new) = (change.path.display(), change.new.as_ref()?);
+        Some(format!("{comment} {path}\n{new}"))
     });
     output::line(&files.collect::<Vec<_>>().join("\n"));
 }
@@ -233,11 +222,8 @@ fn carry_out(plan: &Plan) -> Result<(), Fatal> {
     plan.before.iter().try_for_each(execute)?;
     for change in plan.changes.iter().filter(|change| change.is_due()) {
         apply(change).map_err(|error| {
-            Fatal::findings(format!(
-                "cannot write `{}`: {error}{}",
-                change.path.display(),
-                remedy(&error)
-            ))
+            let (path, remedy) = (change.path.display(), remedy(&error));
+            Fatal::findings(format!("cannot write `{path}`: {error}{remedy}"))
         })?;
     }
     plan.after.iter().try_for_each(execute)

@@ -26,20 +26,16 @@ pub(super) struct Other {
 pub(super) async fn others(bus: &Bus, except: Option<&str>) -> Vec<Other> {
     let mut others = Vec::new();
     for service in machine::all(bus).await.unwrap_or_default() {
-        if except == Some(service.as_str()) {
-            continue;
+        if except != Some(service.as_str())
+            && let Ok(found) = machine::instance(bus, &service).await
+            && let Ok(config) = config_of(&found)
+        {
+            others.push(Other {
+                listeners: found.listeners(),
+                service,
+                config,
+            });
         }
-        let Ok(found) = machine::instance(bus, &service).await else {
-            continue;
-        };
-        let Ok(config) = config_of(&found) else {
-            continue;
-        };
-        others.push(Other {
-            listeners: found.listeners(),
-            service,
-            config,
-        });
     }
     others
 }
@@ -55,9 +51,8 @@ pub(super) fn config(
     words: &[String],
     variables: &[(String, String)],
 ) -> Result<Config, String> {
-    let at = words
-        .windows(2)
-        .position(|pair| pair[0].ends_with("wakeport") && pair[1] == "run");
+    let mut pairs = words.windows(2);
+    let at = pairs.position(|pair| pair[0].ends_with("wakeport") && pair[1] == "run");
     let Some(at) = at else {
         return Err(format!(
             "`{id}` does not run `wakeport run`, so it was not verified further; see its ExecStart="
@@ -84,17 +79,14 @@ pub(super) fn closed(found: &Found) -> Option<(String, String)> {
 /// and those that run by hand.
 pub(super) async fn elsewhere(bus: &Bus, others: &[Other], except: &str) -> Vec<Elsewhere> {
     let mut elsewhere = Vec::new();
-    for Other {
-        service, config, ..
-    } in others
-    {
-        for name in units(config, bus.manager) {
+    for other in others {
+        for name in units(&other.config, bus.manager) {
             // Both may name it by an alias.
             let unit = bus.unit(&name).await.map(|unit| unit.id);
             let unit = unit.ok().filter(|id| !id.is_empty());
             elsewhere.push(Elsewhere {
                 unit: unit.unwrap_or(name),
-                instance: service.clone(),
+                instance: other.service.clone(),
             });
         }
     }
@@ -110,12 +102,11 @@ pub(super) fn in_files(
     except: &str,
 ) -> Vec<Elsewhere> {
     let mut elsewhere = Vec::new();
-    for (stem, variables) in unit_files::variables(present, manager) {
+    for (stem, mut variables) in unit_files::variables(present, manager) {
         let service = format!("wakeport@{stem}.service");
         if service == except {
             continue;
         }
-        let mut variables = variables;
         // That of the template has a specifier.
         variables.retain(|(name, value)| name != "WAKEPORT_CONFIG" || !value.contains('%'));
         let options = Options::read(&[], &variables);
@@ -140,15 +131,12 @@ pub(super) fn idle_cpu(id: &str, service: &ServiceConfig, manager: Manager) -> O
         let names = service.units().iter().map(UnitName::as_str);
         instance && record.units_manager == service.manager() && names.eq(&record.units)
     };
-    records().find(is_ours)?.usual_idle_cpu()
+    records().into_iter().find(is_ours)?.usual_idle_cpu()
 }
 
 /// The records that can be read, of the system and of the calling user.
-fn records() -> impl Iterator<Item = Record> {
-    let places = state_file::usual_places().into_iter();
-    places
-        .flat_map(|place| state_file::read_all(&place))
-        .flatten()
+fn records() -> Vec<Record> {
+    state_file::records(&state_file::usual_places()).0
 }
 
 /// The units of this manager that an instance wakes.
@@ -166,12 +154,8 @@ fn running(manager: Manager, except: &str) -> Vec<Elsewhere> {
         let instance = unit.clone().unwrap_or_else(|| name.clone());
         let counts = instance != except && record.units_manager == manager;
         if counts && state_file::is_alive(&record) {
-            running.extend(
-                record
-                    .units
-                    .into_iter()
-                    .map(|unit| (unit, instance.clone())),
-            );
+            let units = record.units.into_iter();
+            running.extend(units.map(|unit| (unit, instance.clone())));
         }
     }
     let elsewhere = |(unit, instance)| Elsewhere { unit, instance };

@@ -2,7 +2,6 @@
 //! may read its metrics.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use super::Fatal;
 use crate::config::Named;
@@ -10,20 +9,13 @@ use crate::config::address::Bound;
 use crate::net::listen::{self, Listener};
 use crate::server::Instance;
 
-/// What an instance is called in `status`, in the metrics, and as a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct InstanceName(String);
-
-impl FromStr for InstanceName {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let bad = |c: char| "/+".contains(c) || c.is_control();
-        if text.is_empty() || text.len() > 200 || text.starts_with('.') || text.contains(bad) {
-            return Err("a name is a file's name as well: 1 to 200 bytes, without `/` and `+`, not beginning with a dot".into());
-        }
-        Ok(Self(text.to_owned()))
+/// Reads what an instance is called in `status`, in the metrics, and as a file.
+fn instance_name(text: &str) -> Result<String, String> {
+    let bad = |c: char| "/+".contains(c) || c.is_control();
+    if text.is_empty() || text.len() > 200 || text.starts_with('.') || text.contains(bad) {
+        return Err("a name is a file's name as well: 1 to 200 bytes, without `/` and `+`, not beginning with a dot".into());
     }
+    Ok(text.to_owned())
 }
 
 /// What is wrong with `--metrics` under socket activation.
@@ -34,8 +26,8 @@ pub(super) const METRICS_GO_WITH_LISTEN: &str = "`--metrics` goes with `--listen
 pub(super) struct Observed {
     /// What `wakeport status` and the metrics call this instance; by default as its unit is called,
     /// without wakeport@
-    #[arg(long, value_name = "NAME")]
-    name: Option<InstanceName>,
+    #[arg(long, value_name = "NAME", value_parser = instance_name)]
+    name: Option<String>,
 
     /// Keep in this directory what `wakeport status` shows: instances/NAME.json, readable for all
     /// users [default: the unit's StateDirectory=; by hand nothing is kept]
@@ -64,6 +56,6 @@ impl Observed {
 
     /// What the instance is called, and where its records are kept.
     pub(super) fn instance(self) -> Instance {
-        Instance::new(self.name.map(|InstanceName(name)| name), self.state_dir)
+        Instance::new(self.name, self.state_dir)
     }
 }

@@ -15,7 +15,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
 use super::config_file::{self, ConfigPath};
 use super::observed::{METRICS_GO_WITH_LISTEN, Observed};
-use super::{Fatal, one_line, variable, variable_of};
+use super::{Fatal, one_line, variable, with_variable};
 use crate::config::access::{AccessList, Networks};
 use crate::config::address::{Address, Bound};
 use crate::config::busy::{Busy, DirectConnections, Percent, Rate};
@@ -394,12 +394,10 @@ pub(super) fn typed(settings: &Settings) -> Vec<String> {
 
 /// What takes these arguments, whatever variables there are.
 pub(super) fn parser(arguments: Vec<Arg>) -> Command {
-    let arguments = arguments
-        .into_iter()
-        .map(|argument| argument.env(Resettable::Reset));
-    Command::new("wakeport")
-        .no_binary_name(true)
-        .args(arguments)
+    let arguments = arguments.into_iter();
+    let arguments = arguments.map(|argument| argument.env(Resettable::Reset));
+    let command = Command::new("wakeport").no_binary_name(true);
+    command.args(arguments)
 }
 
 /// A list: repeated on the command line, separated by white space in a variable.
@@ -410,10 +408,8 @@ impl<T: FromStr> FromStr for Words<T> {
     type Err = T::Err;
 
     fn from_str(text: &str) -> Result<Self, T::Err> {
-        text.split_whitespace()
-            .map(str::parse)
-            .collect::<Result<_, _>>()
-            .map(Self)
+        let words = text.split_whitespace().map(str::parse);
+        Ok(Self(words.collect::<Result<_, _>>()?))
     }
 }
 
@@ -445,15 +441,8 @@ impl Options {
         let given = given.over(&of_variables(variables));
         let matches = command.try_get_matches_from_mut(self::typed(&given));
         let options = matches.and_then(|matches| Self::from_arg_matches(&matches));
-        let options = options.map_err(|error| match variable_of(&error) {
-            Some((_, name)) if variables.iter().any(|(variable, _)| *variable == name) => {
-                format!(
-                    "{} The value is that of the variable {name}.",
-                    one_line(&error)
-                )
-            }
-            _ => one_line(&error),
-        })?;
+        let given_by = |_: &str, name: &str| variables.iter().any(|(variable, _)| variable == name);
+        let options = options.map_err(|error| with_variable(&error, given_by))?;
         Ok(Self { given, ..options })
     }
 
@@ -470,9 +459,7 @@ impl Options {
 
     /// Whether there is such an option.
     pub(super) fn has(key: &str) -> bool {
-        arguments()
-            .iter()
-            .any(|argument| self::key(argument) == key)
+        arguments().iter().any(|it| self::key(it) == key)
     }
 
     /// What was given, by flags and variables.
@@ -482,32 +469,33 @@ impl Options {
 
     /// The variables that look like ours, and are none.
     pub(super) fn unknown(variables: &[(String, String)]) -> Vec<String> {
-        let known: Vec<_> = arguments()
-            .iter()
-            .map(|argument| variable(key(argument)))
-            .collect();
+        let known: Vec<_> = arguments().iter().map(|it| variable(key(it))).collect();
         let names = variables.iter().map(|(name, _)| name);
-        names
-            .filter(|name| name.starts_with("WAKEPORT_") && !known.contains(name))
-            .cloned()
-            .collect()
+        let ours = names.filter(|name| name.starts_with("WAKEPORT_"));
+        ours.filter(|name| !known.contains(name)).cloned().collect()
     }
 
     /// The same, with the file at `path`.
     pub(super) fn with_config(mut self, path: &Path) -> Self {
-        self.process.config = Some(ConfigPath::new(path));
+        self.process.config = Some(ConfigPath {
+            path: path.to_owned(),
+            optional: false,
+        });
         self
     }
 
     /// The file that was given.
     pub(super) fn file(&self) -> Option<&Path> {
-        self.process.config.as_ref().map(ConfigPath::path)
+        let config = self.process.config.as_ref()?;
+        Some(&config.path)
     }
 
     /// The same, for an instance of `wakeport@`: its file is at `path`, unless another was given.
     pub(super) fn with_file(mut self, path: &Path) -> Self {
-        let optional = || ConfigPath::optional(path);
-        self.process.config.get_or_insert_with(optional);
+        self.process.config.get_or_insert_with(|| ConfigPath {
+            path: path.to_owned(),
+            optional: true,
+        });
         self
     }
 
@@ -608,19 +596,6 @@ impl ControlOptions {
     }
 }
 
-impl BusyOptions {
-    fn config(self) -> Busy {
-        Busy {
-            direct_connections: self.direct_connections,
-            hook: self.busy_hook,
-            cpu: self.busy_cpu,
-            io: self.busy_io,
-            net: self.busy_net,
-            limit: self.busy_limit,
-        }
-    }
-}
-
 /// What is wrong with the options of a service, taken together.
 #[derive(Debug)]
 pub(super) struct Wrong {
@@ -640,32 +615,26 @@ impl ServiceOptions {
         let manager = control.manager();
         let units = flatten(control.unit);
         let hooks = control.start_hook.is_some() || control.stop_hook.is_some();
-        let ways = usize::from(!units.is_empty())
-            + usize::from(hooks)
-            + usize::from(control.exec.is_some());
-        if ways > 1 {
-            let remedy = match name {
-                Some(_) => "",
-                None => {
-                    "; a drop-in takes the template's unit back with `Environment=WAKEPORT_UNIT=`"
-                }
-            };
-            return wrong(
-                "unit",
-                format!("give only one of `{dashes}unit`, hooks and `{dashes}exec`{remedy}"),
-            );
-        }
-        let kind = if let Some(command) = control.exec {
-            ServiceKind::Exec(command)
-        } else if hooks {
-            ServiceKind::Hooks {
+        let kind = match (control.exec, hooks, units.is_empty()) {
+            (None, false, true) => ServiceKind::Relay,
+            (None, false, false) => ServiceKind::Units { units, manager },
+            (None, true, true) => ServiceKind::Hooks {
                 start: control.start_hook,
                 stop: control.stop_hook,
+            },
+            (Some(command), false, true) => ServiceKind::Exec(command),
+            _ => {
+                let remedy = match name {
+                    Some(_) => "",
+                    None => {
+                        "; a drop-in takes the template's unit back with `Environment=WAKEPORT_UNIT=`"
+                    }
+                };
+                return wrong(
+                    "unit",
+                    format!("give only one of `{dashes}unit`, hooks and `{dashes}exec`{remedy}"),
+                );
             }
-        } else if units.is_empty() {
-            ServiceKind::Relay
-        } else {
-            ServiceKind::Units { units, manager }
         };
         let wake_rate = self.clients.wake_rate;
         if let (Some(rate), ServiceKind::Relay) = (wake_rate, &kind) {
@@ -676,7 +645,14 @@ impl ServiceOptions {
                 ),
             );
         }
-        let busy = self.busy.config();
+        let busy = Busy {
+            direct_connections: self.busy.direct_connections,
+            hook: self.busy.busy_hook,
+            cpu: self.busy.busy_cpu,
+            io: self.busy.busy_io,
+            net: self.busy.busy_net,
+            limit: self.busy.busy_limit,
+        };
         if let (Some(key), false) = (busy.measured(), matches!(kind, ServiceKind::Units { .. })) {
             return wrong(
                 key,

@@ -48,10 +48,9 @@ fn set_up(options: Options, inherited: &mut Inherited) -> Result<Setup, Fatal> {
     let mut listeners = std::mem::take(&mut inherited.listeners);
     listeners.append(&mut bound);
     let instance: Instance = observed.instance();
-    // Where a file was read.
-    let file = config.services.iter().any(|service| service.name.is_some());
-    let reload =
-        file.then(|| -> Reload { Box::new(move || options.load().map_err(|fatal| fatal.message)) });
+    let reload = config
+        .has_file()
+        .then(|| -> Reload { Box::new(move || options.load().map_err(|fatal| fatal.message)) });
     Ok(Setup {
         config,
         listeners,

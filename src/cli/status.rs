@@ -120,9 +120,7 @@ fn text(status: &Status, snapshot: &Snapshot, size: Option<(usize, usize)>) -> S
         return text.unwrap_or_default() + "\n";
     }
     let now = state_file::moment();
-    let width = size
-        .map(|(width, _)| width)
-        .or_else(|| terminal().map(|(width, _)| width));
+    let width = size.or_else(terminal).map(|(width, _)| width);
     let mut text = match &snapshot.instances[..] {
         [] => "no instance: no socket unit starts wakeport, and there is no record\n".into(),
         all if status.unit.is_some() => {
@@ -147,18 +145,15 @@ async fn read(status: &Status) -> Result<Snapshot, Fatal> {
     let mut snapshot = if status.state_dir.is_empty() {
         read_everywhere().await
     } else {
-        let (records, problems) = records(&status.state_dir);
+        let (records, problems) = state_file::records(&status.state_dir);
         snapshot(&records, None, None, problems)
     };
     snapshot
         .instances
         .sort_by(|one, other| (one.manager, &one.name).cmp(&(other.manager, &other.name)));
     if let Some(word) = &status.unit {
-        let names: Vec<_> = snapshot
-            .instances
-            .iter()
-            .map(|view| view.name.clone())
-            .collect();
+        let names = snapshot.instances.iter().map(|view| view.name.clone());
+        let names: Vec<_> = names.collect();
         snapshot.instances.retain(|view| view.answers_to(word));
         if snapshot.instances.is_empty() {
             return Err(Fatal::usage(format!(
@@ -175,8 +170,8 @@ async fn read(status: &Status) -> Result<Snapshot, Fatal> {
 }
 
 async fn read_everywhere() -> Snapshot {
-    let mut places = state_file::usual_places();
-    let (mut found, mut problems) = records(&places);
+    let places = state_file::usual_places();
+    let (mut found, mut problems) = state_file::records(&places);
     let units = |found: &[Record], manager| -> Vec<String> {
         let ours = found
             .iter()
@@ -197,25 +192,10 @@ async fn read_everywhere() -> Snapshot {
         .collect();
     others.sort();
     others.dedup();
-    let (more, more_problems) = records(&others);
-    places.extend(others);
+    let (more, more_problems) = state_file::records(&others);
     found.extend(more);
     problems.extend(more_problems);
     snapshot(&found, system.as_ref(), user.as_ref(), problems)
-}
-
-fn records(directories: &[PathBuf]) -> (Vec<Record>, Vec<String>) {
-    let found = directories
-        .iter()
-        .flat_map(|directory| state_file::read_all(directory));
-    let (mut records, mut problems) = (Vec::new(), Vec::new());
-    for found in found {
-        match found {
-            Ok(record) => records.push(record),
-            Err(problem) => problems.push(problem),
-        }
-    }
-    (records, problems)
 }
 
 fn snapshot(
@@ -240,15 +220,11 @@ fn snapshot(
             .flat_map(|inventory| &inventory.services)
         {
             let ours = |view: &&View| view.manager == manager && view.unit.as_ref() == Some(unit);
-            let known: Vec<String> = instances
-                .iter()
-                .filter(ours)
-                .map(|view| view.name.clone())
-                .collect();
+            let known = instances.iter().filter(ours);
+            let known: Vec<String> = known.map(|view| view.name.clone()).collect();
             let named = |name: &str| {
-                known
-                    .iter()
-                    .any(|known| known.ends_with(&format!("/{name}")))
+                let end = format!("/{name}");
+                known.iter().any(|known| known.ends_with(&end))
             };
             // Of a file that is wrong, or that we may not read, the services are not known.
             let config = instances::config(unit, &service.command, &service.variables);
@@ -317,7 +293,10 @@ impl Screen {
     /// Draws over what is there, line by line, so that nothing flickers.
     fn draw(text: &str) -> io::Result<()> {
         let height = terminal().map_or(usize::MAX, |(_, height)| height);
-        let lines: Vec<_> = text.lines().collect();
+        // What steers the terminal must get there even without colours.
+        let colours = anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
+        let plain = (!colours).then(|| anstream::adapter::strip_str(text).to_string());
+        let lines: Vec<_> = plain.as_deref().unwrap_or(text).lines().collect();
         let hidden = lines.len().saturating_sub(height.saturating_sub(1));
         let mut page = String::from("\x1b[H");
         for line in &lines[..lines.len() - hidden] {
@@ -332,36 +311,10 @@ impl Screen {
     }
 
     fn write(text: &str) -> io::Result<()> {
-        // What steers the terminal must get there even without colours.
-        let colours = anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
-        let plain;
-        let text = if colours {
-            text
-        } else {
-            plain = without_colours(text);
-            &plain
-        };
         let mut out = io::stdout().lock();
         out.write_all(text.as_bytes())?;
         out.flush()
     }
-}
-
-/// The text without what ends in `m` after an escape character: styles, and nothing else.
-fn without_colours(text: &str) -> String {
-    let mut parts = text.split("\x1b[");
-    let mut plain = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let end = part.find(|c: char| c.is_ascii_alphabetic());
-        match end {
-            Some(end) if part[end..].starts_with('m') => plain += &part[end + 1..],
-            _ => {
-                plain += "\x1b[";
-                plain += part;
-            }
-        }
-    }
-    plain
 }
 
 impl Drop for Screen {

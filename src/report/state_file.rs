@@ -65,8 +65,21 @@ pub fn read(directory: &Path, name: &str) -> Option<Found> {
     }
 }
 
+/// All records in these directories, as far as they exist; and what is wrong with the others, a line
+/// each.
+pub fn records(directories: &[PathBuf]) -> (Vec<Record>, Vec<String>) {
+    let (mut records, mut problems) = (Vec::new(), Vec::new());
+    for found in directories.iter().flat_map(|directory| read_all(directory)) {
+        match found {
+            Ok(record) => records.push(record),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    (records, problems)
+}
+
 /// All records in `directory`, if it exists.
-pub fn read_all(directory: &Path) -> Vec<Found> {
+fn read_all(directory: &Path) -> Vec<Found> {
     let directory_of_records = directory.join(INSTANCES);
     let entries = match fs::read_dir(&directory_of_records) {
         Ok(entries) => entries,

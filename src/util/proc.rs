@@ -121,34 +121,6 @@ pub struct UnixSocket {
     pub inode: u64,
 }
 
-/// A listening socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListeningSocket {
-    /// Its address, as `ListenStream=` takes it: `127.0.0.1:80`, `/path`, `@abstract`.
-    pub at: String,
-    /// What tells it from others.
-    pub inode: u64,
-    /// Its user; unknown for a Unix socket.
-    pub uid: Option<u32>,
-}
-
-/// All listening stream sockets, as far as they can be read.
-pub fn listening() -> Vec<ListeningSocket> {
-    let tcp = tcp_sockets(|socket| Ok(socket.state == SocketState::Listens));
-    let tcp = tcp.into_iter().flatten().map(|socket| ListeningSocket {
-        at: socket.local.to_string(),
-        inode: socket.inode,
-        uid: Some(socket.uid),
-    });
-    let unix = unix_sockets(|socket| Ok(socket.state == SocketState::Listens));
-    let unix = unix.into_iter().flatten().map(|socket| ListeningSocket {
-        at: socket.name,
-        inode: socket.inode,
-        uid: None,
-    });
-    tcp.chain(unix).collect()
-}
-
 /// Those TCP sockets that are to be kept; an error of `keep` ends it.
 pub fn tcp_sockets(keep: impl Fn(&TcpSocket) -> io::Result<bool>) -> io::Result<Vec<TcpSocket>> {
     let mut sockets = table("tcp", tcp, &keep)?;

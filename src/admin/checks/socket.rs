@@ -10,8 +10,7 @@ fn collisions(socket: &SocketUnit, all: &[SocketUnit], ctl: &str) -> Vec<Finding
     let mut findings = Vec::new();
     for (index, at) in socket.at.iter().enumerate() {
         let others = all.iter().flat_map(|other| &other.at);
-        let others: Vec<_> = others.collect();
-        if !socket.ipv6_only && at.leaves_ipv4(others.iter().copied()) {
+        if !socket.ipv6_only && at.leaves_ipv4(others) {
             findings.push(Finding::error(format!(
                 "`{name}` listens on {at}, which takes the IPv4 addresses as well, and these are another listener's; `{ctl} edit {name}`: BindIPv6Only=ipv6-only"
             )));

@@ -84,7 +84,7 @@ pub fn listened_on(unit: &Unit, service: &ServiceConfig, listening: &[Listening]
     let id = &unit.id;
     let routes = service.routes.iter().map(|route| &route.value);
     if unit.active != "active" {
-        let routes: Vec<_> = routes.map(ToString::to_string).collect();
+        let routes: Vec<_> = routes.collect();
         return vec![Finding::note(format!(
             "`{id}` is not running, so its address was not verified; it must be {}",
             in_a_row(&routes)
@@ -136,14 +136,12 @@ pub fn refused(
 ) -> Vec<Finding> {
     let (id, ctl) = (&relay.id, manager.systemctl());
     let may_not = |what: &str, refusal: Refusal| {
-        let Refusal {
-            setting,
-            slice,
-            allow,
-        } = refusal;
+        let (setting, allow) = (refusal.setting, refusal.allow);
         let remedy = setting.replace("Deny", "Allow");
-        let of = slice.as_ref().map(|slice| format!(" of `{slice}`"));
-        let (of, unit) = (of.unwrap_or_default(), slice.as_ref().unwrap_or(id));
+        let (of, unit) = match refusal.slice {
+            Some(slice) => (format!(" of `{slice}`"), slice),
+            None => (String::new(), id.clone()),
+        };
         Finding::error(format!(
             "`{id}` may not connect to {what} ({setting}={of}); `{ctl} edit {unit}`: {remedy}={allow}"
         ))
@@ -153,12 +151,8 @@ pub fn refused(
         let found = lookups.iter().find(|(address, _)| address == value);
         let ips = match (value, found) {
             (Address::Unix(_), _) => vec![None],
-            (Address::Tcp { .. }, Some((_, Ok(found)))) => {
-                found.iter().map(|at| Some(at.ip())).collect()
-            }
-            (Address::Tcp { .. }, Some((_, Err(_))) | None) => {
-                value.ips().into_iter().map(Some).collect()
-            }
+            (_, Some((_, Ok(found)))) => found.iter().map(|at| Some(at.ip())).collect(),
+            (_, Some((_, Err(_))) | None) => value.ips().into_iter().map(Some).collect(),
         };
         let refused: Option<Vec<_>> = ips.iter().map(|ip| relay.sandbox.refuses(*ip)).collect();
         let refused = refused.and_then(|all| all.into_iter().next());

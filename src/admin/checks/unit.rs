@@ -1,13 +1,12 @@
 //! Services: the one that relays, those that it wakes, and what their user may do.
 
-use std::path::Path;
 use std::time::Duration;
 
 use super::socket::socket;
 use crate::admin::system::{
     Elsewhere, Installed, Permission, Present, Program, Subject, System, Unit,
 };
-use crate::admin::unit_files::Plan;
+use crate::admin::unit_files::{Plan, drop_in_of, is_rule};
 use crate::admin::{Finding, Instance, LONGEST_WITH_TMP, in_a_row, instance_name, stem};
 use crate::config::busy::Percent;
 use crate::config::{Manager, ReadyKind, ServiceConfig, ServiceKind, UnitName, span};
@@ -93,7 +92,7 @@ fn stops(name: &str, unit: &Unit, service: &ServiceConfig, ctl: &str) -> Vec<Fin
         let names = service.units().iter().map(UnitName::as_str);
         !other.starts_with("wakeport@") && !names.into_iter().any(|name| name == other.as_str())
     };
-    let others: Vec<_> = unit.required_by.iter().filter(together).cloned().collect();
+    let others: Vec<_> = unit.required_by.iter().filter(together).collect();
     if !others.is_empty() {
         warning(format!(
             "`{name}` is not stopped while {} runs, which requires it (Requires=, BindsTo= or the like); use Wants= there if it can do without",
@@ -233,9 +232,7 @@ fn unusable(name: &str, unit: &Unit, ctl: &str) -> Option<String> {
 }
 
 pub(super) fn not_loaded(name: &str, unit: &Unit) -> String {
-    let Unit {
-        load, load_error, ..
-    } = unit;
+    let (load, load_error) = (&unit.load, &unit.load_error);
     format!(
         "`{name}` cannot be loaded ({load}: {load_error}); `systemd-analyze verify {name}` shows why"
     )
@@ -255,12 +252,8 @@ fn habits(name: &str, unit: &Unit, ctl: &str) -> Vec<Finding> {
         )),
         _ => (),
     }
-    let others: Vec<_> = unit
-        .triggered_by
-        .iter()
-        .filter(|trigger| !trigger.starts_with("wakeport@"))
-        .cloned()
-        .collect();
+    let others = unit.triggered_by.iter();
+    let others: Vec<_> = others.filter(|it| !it.starts_with("wakeport@")).collect();
     if !others.is_empty() {
         warning(format!(
             "{} starts `{name}` as well, and it is not stopped before its next client has left; `{ctl} disable --now` it, unless that is intended",
@@ -273,12 +266,11 @@ fn habits(name: &str, unit: &Unit, ctl: &str) -> Vec<Finding> {
             unit.restart
         ));
     }
-    if !["", "none"].contains(&unit.start_limit_action.as_str()) {
+    let (action, burst) = (&unit.start_limit_action, unit.start_limit_burst);
+    if !["", "none"].contains(&action.as_str()) {
+        let interval = span::show(unit.start_limit_interval);
         warning(format!(
-            "`{name}` has StartLimitAction={}: {} wakes within {} trigger it; `{ctl} edit {name}`: StartLimitIntervalSec=0",
-            unit.start_limit_action,
-            unit.start_limit_burst,
-            span::show(unit.start_limit_interval)
+            "`{name}` has StartLimitAction={action}: {burst} wakes within {interval} trigger it; `{ctl} edit {name}`: StartLimitIntervalSec=0",
         ));
     }
     findings
@@ -288,25 +280,15 @@ fn habits(name: &str, unit: &Unit, ctl: &str) -> Vec<Finding> {
 fn times(name: &str, unit: &Unit, service: &ServiceConfig) -> Vec<Finding> {
     let mut findings = Vec::new();
     let timing = &service.timing;
-    for (what, theirs, ours, option) in [
-        (
-            "start",
-            unit.start_timeout,
-            timing.start_timeout,
-            "--start-timeout",
-        ),
-        (
-            "stop",
-            unit.stop_timeout,
-            timing.stop_timeout,
-            "--stop-timeout",
-        ),
+    for (what, theirs, ours) in [
+        ("start", unit.start_timeout, timing.start_timeout),
+        ("stop", unit.stop_timeout, timing.stop_timeout),
     ] {
         // Without a limit it may take long, or it is only not said.
         if theirs > ours && theirs != Duration::MAX {
             let (theirs, ours) = (span::show(theirs), span::show(ours));
             findings.push(Finding::warning(format!(
-                "`{name}` may take {theirs} to {what}, and wakeport waits {ours}; `{option} '{theirs}'`"
+                "`{name}` may take {theirs} to {what}, and wakeport waits {ours}; `--{what}-timeout '{theirs}'`"
             )));
         }
     }
@@ -354,10 +336,9 @@ pub fn accounting(name: &UnitName, unit: &Unit, service: &ServiceConfig) -> Vec<
 pub fn busy_cpu(service: &ServiceConfig, idle: Option<Percent>) -> Option<Finding> {
     let idle = idle.filter(|_| service.busy.cpu.is_none())?;
     let limit = idle.limit()?;
-    let units: Vec<_> = service.units().iter().map(ToString::to_string).collect();
     Some(Finding::note(format!(
         "idle, {} used {idle} of a core; `--busy-cpu {limit}` would keep the service awake while it computes",
-        in_a_row(&units)
+        in_a_row(service.units())
     )))
 }
 
@@ -383,15 +364,14 @@ pub fn shared(names: &[UnitName], units: &[Unit], elsewhere: &[Elsewhere]) -> Ve
     let mut findings = Vec::new();
     for (index, name) in names.iter().enumerate() {
         let id = units.get(index).map_or(name.as_str(), |unit| &unit.id);
-        let other = elsewhere
-            .iter()
-            .find(|other| other.unit == id || other.unit == name.as_str());
-        findings.extend(other.map(|Elsewhere { instance, .. }| {
+        let mut others = elsewhere.iter();
+        let other = others.find(|other| other.unit == id || other.unit == name.as_str());
+        if let Some(Elsewhere { instance, .. }) = other {
             let stem = instance_name(instance);
-            Finding::error(format!(
+            findings.push(Finding::error(format!(
                 "`{name}` is woken by `{instance}` as well, and each would stop it under the other's clients; let one instance have it: `wakeport init {stem} --remove`, or remove the service from its file"
-            ))
-        }));
+            )));
+        }
     }
     findings
 }
@@ -429,12 +409,11 @@ pub fn filters(service: &ServiceConfig, relay: Option<&Unit>, woken: &[Unit]) ->
 
 /// Where systemd is not there to tell before `init` writes.
 pub fn not_checked(units: &[UnitName], reason: &str) -> Finding {
-    let units: Vec<_> = units.iter().map(ToString::to_string).collect();
     let what = match units.is_empty() {
         true => "whether wakeport's own units are installed".to_owned(),
         false => format!(
             "whether {} exists, starts at boot or restarts by itself",
-            in_a_row(&units)
+            in_a_row(units)
         ),
     };
     Finding::note(format!(
@@ -489,11 +468,11 @@ fn relay(installed: &Installed, manager: Manager) -> Vec<Finding> {
     }
     findings.extend(failures(unit, manager));
     findings.extend(too_long(unit));
-    if !unit.start_limit_interval.is_zero() && unit.start_limit_burst > 0 {
+    let (burst, interval) = (unit.start_limit_burst, unit.start_limit_interval);
+    if !interval.is_zero() && burst > 0 {
+        let interval = span::show(interval);
         findings.push(Finding::warning(format!(
-            "`{id}` may be started only {} times in {}, and then its port closes; `{ctl} edit {id}`: StartLimitIntervalSec=0",
-            unit.start_limit_burst,
-            span::show(unit.start_limit_interval),
+            "`{id}` may be started only {burst} times in {interval}, and then its port closes; `{ctl} edit {id}`: StartLimitIntervalSec=0",
         )));
     }
     findings
@@ -594,11 +573,7 @@ pub(super) fn reload(unit: &Unit, manager: Manager) -> Option<Finding> {
 /// Files of other origin that are in the way, or that add to ours.
 pub fn drop_ins(instance: &Instance, system: &System, plan: &Plan) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for change in plan
-        .changes
-        .iter()
-        .filter(|change| change.foreign && change.is_one())
-    {
+    for change in plan.changes.iter().filter(|it| it.is_in_the_way()) {
         findings.push(Finding::error(format!(
             "`{}` exists, and `wakeport init` has not written it for this instance; move it away, or overwrite it with `--force`",
             change.path.display()
@@ -607,17 +582,11 @@ pub fn drop_ins(instance: &Instance, system: &System, plan: &Plan) -> Vec<Findin
     let mut units = instance.sockets();
     units.push(instance.service());
     for file in &system.present {
-        let folder = file.path.parent().and_then(Path::file_name);
-        let folder = folder
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default();
-        let ours = file
-            .text
-            .as_ref()
-            .is_ok_and(|text| instance.mark().is_on(text));
+        let text = file.text.as_ref();
+        let ours = text.is_ok_and(|text| instance.mark().is_on(text));
         let planned = plan.changes.iter().any(|change| change.path == file.path);
-        let unit = folder.strip_suffix(".d").unwrap_or_default();
-        if !ours && !planned && units.iter().any(|name| name == unit) {
+        let adds = drop_in_of(&file.path).is_some_and(|unit| units.contains(&unit));
+        if adds && !ours && !planned {
             findings.push(Finding::note(format!(
                 "`{}` exists as well, and adds to what `wakeport init` writes; remove it if it sets the same",
                 file.path.display()
@@ -639,19 +608,15 @@ pub fn to_repair(plan: &Plan) -> Vec<Finding> {
 /// is needed, that line names its rules.
 pub fn access(installed: &Installed, denied: bool) -> Vec<Finding> {
     let files = installed.files.iter();
-    let wrong = files.filter(|file| !(denied && is_rule(file)));
+    let wrong = files.filter(|file| !(denied && is_rule(&file.path)));
     let text = |file: &Present| Some(format!("{}; {}", file.access.as_ref()?, reset(file)));
     wrong.filter_map(text).map(Finding::warning).collect()
-}
-
-fn is_rule(file: &Present) -> bool {
-    file.path.extension().is_some_and(|end| end == "rules")
 }
 
 /// What gives a file its mode and its owner back.
 fn reset(file: &Present) -> String {
     let path = file.path.display();
-    match is_rule(file) {
+    match is_rule(&file.path) {
         // polkit reads a rule when it is written, not when its mode changes.
         true => format!("`chown 0:0 {path} && chmod 644 {path} && systemctl restart polkit`"),
         false => "the next `wakeport init` with `--write` repairs it".to_owned(),
@@ -685,47 +650,29 @@ pub fn closed_rules(reason: Option<&String>) -> Option<Finding> {
 
 /// Whether the units may be started and stopped.
 pub fn permissions(subject: &Subject, permissions: &[Permission]) -> Vec<Finding> {
-    let mut findings = Vec::new();
     if !permissions.is_empty() && !subject.polkit {
         return vec![no_polkit()];
     }
     let user = &subject.user;
-    let mut units: Vec<&str> = permissions
-        .iter()
-        .map(|permission| permission.unit.as_str())
-        .collect();
-    units.dedup();
-    for unit in units {
-        let of = permissions
-            .iter()
-            .filter(|permission| permission.unit == unit);
-        let denied: Vec<_> = of
-            .clone()
-            .filter(|permission| permission.allowed == Ok(false))
-            .map(|permission| permission.verb.to_owned())
-            .collect();
-        if !denied.is_empty() {
-            findings.push(Finding::error(format!(
-                "user `{user}` is not authorized by polkit to {} `{unit}`; {}",
-                in_a_row(&denied),
-                remedy(subject, unit)
-            )));
-        }
-        let unknown = of.clone().find_map(|it| it.allowed.as_ref().err());
-        findings.extend(unknown.map(|reason| {
-            Finding::note(format!(
-                "whether user `{user}` is authorized by polkit to start and stop `{unit}` is not known: {reason}"
-            ))
-        }));
-    }
-    findings
+    let finding = |Permission { unit, denied }: &Permission| match denied {
+        Ok(denied) if denied.is_empty() => None,
+        Ok(denied) => Some(Finding::error(format!(
+            "user `{user}` is not authorized by polkit to {} `{unit}`; {}",
+            in_a_row(denied),
+            remedy(subject, unit)
+        ))),
+        Err(reason) => Some(Finding::note(format!(
+            "whether user `{user}` is authorized by polkit to start and stop `{unit}` is not known: {reason}"
+        ))),
+    };
+    permissions.iter().filter_map(finding).collect()
 }
 
 /// Whether polkit denies anything that is needed.
 pub fn is_denied(subject: &Subject) -> bool {
     let services = subject.services.iter();
     let mut permissions = services.flat_map(|service| &service.permissions);
-    permissions.any(|permission| permission.allowed == Ok(false))
+    permissions.any(|it| it.denied.as_ref().is_ok_and(|denied| !denied.is_empty()))
 }
 
 fn remedy(subject: &Subject, unit: &str) -> String {
@@ -734,7 +681,7 @@ fn remedy(subject: &Subject, unit: &str) -> String {
         return format!("polkit cannot read its rules: {reason}");
     }
     let files = installed.iter().flat_map(|installed| &installed.files);
-    let mut rules = files.filter(|file| is_rule(file));
+    let mut rules = files.filter(|file| is_rule(&file.path));
     if let Some((rule, defect)) = rules.find_map(|file| Some((file, file.access.as_ref()?))) {
         return format!("{defect}: {}", reset(rule));
     }

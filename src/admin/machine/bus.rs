@@ -9,6 +9,7 @@ use zbus::OwnedObjectPath;
 
 use crate::admin::sandbox::{Filter, Sandbox};
 use crate::admin::system::Unit;
+use crate::admin::unit_files::unit_of;
 use crate::config::Manager;
 use crate::config::access::Networks;
 use crate::config::address::Bound;
@@ -35,7 +36,7 @@ impl Bus {
     }
 
     /// What the manager says about the unit with this name. It may read the unit's files for it.
-    pub async fn unit(&self, name: &str) -> Result<Unit, String> {
+    pub async fn unit(&self, name: &str) -> zbus::Result<Unit> {
         Ok(self.all_properties(name).await?.unit())
     }
 
@@ -69,7 +70,7 @@ impl Bus {
 
     /// All properties of the unit with this name. While systemd starts it once more after a failure they do
     /// not say how it failed: then they are read again.
-    pub async fn all_properties(&self, name: &str) -> Result<Properties, String> {
+    pub async fn all_properties(&self, name: &str) -> zbus::Result<Properties> {
         for _ in 0..ATTEMPTS {
             let properties = self.properties_now(name).await?;
             let failed = properties.get("NRestarts").unwrap_or(0_u32) > 0;
@@ -82,53 +83,42 @@ impl Bus {
         self.properties_now(name).await
     }
 
-    async fn properties_now(&self, name: &str) -> Result<Properties, String> {
-        let ask = async {
-            let path = self.systemd.load_unit(name).await?;
-            let mut properties = self.properties(&path, "Unit").await?;
-            if let Some(interface) = dbus::interface(name) {
-                let more = self.properties(&path, interface).await?;
-                properties.0.extend(more.0);
-            }
-            Ok(properties)
-        };
-        ask.await.map_err(|error: zbus::Error| error.to_string())
+    async fn properties_now(&self, name: &str) -> zbus::Result<Properties> {
+        let path = self.systemd.load_unit(name).await?;
+        let mut properties = self.properties(&path, "Unit").await?;
+        if let Some(interface) = dbus::interface(name) {
+            let more = self.properties(&path, interface).await?;
+            properties.0.extend(more.0);
+        }
+        Ok(properties)
     }
 
     /// The sockets that systemd holds right now, with their addresses.
-    pub async fn sockets(&self) -> Result<Vec<(String, Vec<Bound>)>, String> {
-        let ask = async {
-            let mut sockets = Vec::new();
-            let active = self
-                .systemd
-                .list_units_by_patterns(&["active"], &["*.socket"]);
-            for socket in active.await? {
-                let mut properties = self.properties(&socket.path, "Socket").await?;
-                sockets.push((socket.id, properties.listeners().0));
-            }
-            Ok(sockets)
-        };
-        ask.await.map_err(|error: zbus::Error| error.to_string())
+    pub async fn sockets(&self) -> zbus::Result<Vec<(String, Vec<Bound>)>> {
+        let mut sockets = Vec::new();
+        let active = self
+            .systemd
+            .list_units_by_patterns(&["active"], &["*.socket"]);
+        for socket in active.await? {
+            let mut properties = self.properties(&socket.path, "Socket").await?;
+            sockets.push((socket.id, properties.listeners().0));
+        }
+        Ok(sockets)
     }
 
     /// The names of units like `pattern` that are loaded or have files.
-    pub async fn known(&self, pattern: &str) -> Result<Vec<String>, String> {
-        let ask = async {
-            let loaded = self.loaded(pattern).await?;
-            let files = self
-                .systemd
-                .list_unit_files_by_patterns(&[], &[pattern])
-                .await?;
-            let loaded = loaded.into_iter().map(|unit| unit.id);
-            let files = files.into_iter().filter_map(|(path, _)| {
-                Some(Path::new(&path).file_name()?.to_string_lossy().into_owned())
-            });
-            let mut names: Vec<String> = loaded.chain(files).collect();
-            // A template is no unit.
-            names.retain(|name| !name.contains("@."));
-            Ok(names)
-        };
-        ask.await.map_err(|error: zbus::Error| error.to_string())
+    pub async fn known(&self, pattern: &str) -> zbus::Result<Vec<String>> {
+        let loaded = self.loaded(pattern).await?;
+        let files = self
+            .systemd
+            .list_unit_files_by_patterns(&[], &[pattern])
+            .await?;
+        let loaded = loaded.into_iter().map(|unit| unit.id);
+        let files = files.into_iter().map(|(path, _)| unit_of(Path::new(&path)));
+        let mut names: Vec<String> = loaded.chain(files).collect();
+        // A template is no unit.
+        names.retain(|name| !name.contains("@."));
+        Ok(names)
     }
 
     /// The units like `pattern` that are loaded.
@@ -162,9 +152,8 @@ impl Properties {
             start_limit_action: text("StartLimitAction"),
             ..Unit::default()
         };
-        unit.load_error = self
-            .take("LoadError")
-            .map_or(String::new(), |(_, why): (String, String)| why);
+        let (_, why): (String, String) = self.take("LoadError").unwrap_or_default();
+        unit.load_error = why;
         let is = |name| self.get(name).unwrap_or(false);
         unit.needs_reload = is("NeedDaemonReload");
         unit.remain_after_exit = is("RemainAfterExit");

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::programs::Identity;
 use crate::admin::system::Present;
-use crate::admin::unit_files::{DROP_IN, Places, WOKEN_DROP_IN, may_be_ours};
+use crate::admin::unit_files::{DROP_IN, Places, WOKEN_DROP_IN, is_rule, may_be_ours};
 
 /// What is there of `planned`, and of all that an instance may consist of.
 pub(super) fn present(places: &Places, planned: impl Iterator<Item = PathBuf>) -> Vec<Present> {
@@ -21,21 +21,9 @@ pub(super) fn present(places: &Places, planned: impl Iterator<Item = PathBuf>) -
             false => (),
         }
     }
-    paths.extend(
-        entries(&places.rules)
-            .into_iter()
-            .filter(|path| may_be_ours(path)),
-    );
+    let rules = entries(&places.rules).into_iter();
+    paths.extend(rules.filter(|path| may_be_ours(path)));
     paths.into_iter().filter_map(read).collect()
-}
-
-/// Whether any of these files is part of a unit.
-pub(super) fn mention(present: &[Present], unit: &str) -> bool {
-    present.iter().any(|Present { path, .. }| {
-        let folder = path.parent().and_then(Path::file_name);
-        path.file_name().is_some_and(|name| name == unit)
-            || folder.is_some_and(|name| name.to_string_lossy() == format!("{unit}.d"))
-    })
 }
 
 fn entries(directory: &Path) -> Vec<PathBuf> {
@@ -66,16 +54,12 @@ fn defect(path: &Path) -> Option<String> {
 fn differs(path: &Path, wanted: u32) -> Option<String> {
     let meta = fs::metadata(path).ok()?;
     let (shown, mode) = (path.display(), meta.mode() & 0o777);
-    let trusted = [0, super::own_ids().0];
-    if !trusted.contains(&meta.uid()) {
-        return Some(format!(
-            "`{shown}` belongs to the user with the ID {}",
-            meta.uid()
-        ));
+    let (uid, trusted) = (meta.uid(), [0, super::own_ids().0]);
+    if !trusted.contains(&uid) {
+        return Some(format!("`{shown}` belongs to the user with the ID {uid}"));
     }
     // A rule may be for polkit alone.
-    let is_rule = path.extension().is_some_and(|end| end == "rules");
-    let readable = match Identity::polkit().filter(|_| is_rule) {
+    let readable = match Identity::polkit().filter(|_| is_rule(path)) {
         Some(polkit) => polkit.may_read(&meta),
         None => mode & wanted & 0o555 == wanted & 0o555,
     };

@@ -34,30 +34,26 @@ pub struct Found {
 }
 
 /// Every instance that has a socket unit with a file, by the name of its service.
-pub async fn all(bus: &Bus) -> Result<Vec<String>, String> {
+pub async fn all(bus: &Bus) -> zbus::Result<Vec<String>> {
     let mut services = BTreeSet::new();
     for name in bus.known("wakeport@*.socket").await? {
         let mut properties = bus.all_properties(&name).await?;
         let triggers: Vec<String> = properties.take("Triggers").unwrap_or_default();
-        services.extend(
-            triggers
-                .into_iter()
-                .filter(|unit| unit.starts_with("wakeport@")),
-        );
+        services.extend(triggers);
     }
+    services.retain(|unit| unit.starts_with("wakeport@"));
     Ok(services.into_iter().collect())
 }
 
 /// The instance whose service this is.
-pub async fn instance(bus: &Bus, service: &str) -> Result<Found, String> {
+pub async fn instance(bus: &Bus, service: &str) -> zbus::Result<Found> {
     let mut properties = bus.all_properties(service).await?;
     let start: Vec<Start> = properties.take("ExecStart").unwrap_or_default();
     let command = start.into_iter().next().map(|(_, arguments, ..)| arguments);
     let pairs = properties.take("Environment").unwrap_or_default();
     let files = properties.take("EnvironmentFiles").unwrap_or_default();
     let (variables, unread) = variables(pairs, files);
-    let mut text = |name| properties.take::<String>(name).unwrap_or_default();
-    let mut user = text("User");
+    let mut user: String = properties.take("User").unwrap_or_default();
     if user.is_empty() {
         user = match bus.manager {
             Manager::System => "root".to_owned(),
@@ -69,15 +65,12 @@ pub async fn instance(bus: &Bus, service: &str) -> Result<Found, String> {
     let open_files = properties.take("LimitNOFILE").unwrap_or(u64::MAX);
     let unit = bus.with_slices(properties.unit()).await;
     let sockets = sockets(bus, service, &unit).await?;
-    let unknown = Vec::new();
     Ok(Found {
         units: Installed {
             service: unit,
             sockets,
-            unknown,
             unread,
-            closed: None,
-            files: Vec::new(),
+            ..Installed::default()
         },
         command: command.unwrap_or_default(),
         variables,
@@ -114,12 +107,10 @@ pub(super) fn variables(pairs: Vec<String>, files: Vec<(String, bool)>) -> (Pair
 pub(super) type Start = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
 
 /// The sockets of a service: the one of its own name, and others that start it.
-async fn sockets(bus: &Bus, service: &str, unit: &Unit) -> Result<Vec<SocketUnit>, String> {
+async fn sockets(bus: &Bus, service: &str, unit: &Unit) -> zbus::Result<Vec<SocketUnit>> {
     let own = service.replace(".service", ".socket");
-    let others = unit
-        .triggered_by
-        .iter()
-        .filter(|name| **name != own && name.ends_with(".socket"));
+    let others = unit.triggered_by.iter();
+    let others = others.filter(|name| **name != own && name.ends_with(".socket"));
     let mut sockets = Vec::new();
     for name in [&own].into_iter().chain(others) {
         sockets.push(socket(name, bus.all_properties(name).await?));

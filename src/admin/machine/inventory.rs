@@ -69,43 +69,40 @@ async fn ask(manager: Manager, units: &[String]) -> Result<Inventory, String> {
 }
 
 async fn read(bus: &Bus, units: &[String]) -> zbus::Result<Inventory> {
-    let mut inventory = Inventory::default();
-    let mut others = Vec::new();
+    // Those that are not ours are not asked about again.
+    let mut services: BTreeMap<String, Option<Service>> = BTreeMap::new();
     for unit in bus.loaded("*.socket").await? {
         let triggers: Vec<String> = bus.property(&unit.path, "Unit", "Triggers").await?;
         let Some(service) = triggers.into_iter().next() else {
             continue;
         };
-        if others.contains(&service) {
+        if !services.contains_key(&service) {
+            services.insert(service.clone(), wakeport(bus, &service).await?);
+        }
+        let Some(Some(ours)) = services.get_mut(&service) else {
             continue;
-        }
-        if !inventory.services.contains_key(&service) {
-            match wakeport(bus, &service).await? {
-                Some(ours) => drop(inventory.services.insert(service.clone(), ours)),
-                None => {
-                    others.push(service);
-                    continue;
-                }
-            }
-        }
+        };
         let listen: Vec<(String, String)> = bus.property(&unit.path, "Socket", "Listen").await?;
         let enabled = bus.property(&unit.path, "Unit", "UnitFileState").await?;
-        let socket = Socket {
+        ours.sockets.push(Socket {
             unit: unit.id,
             state: unit.active,
             enabled,
             listen: listen.into_iter().map(|(_, address)| address).collect(),
-        };
-        if let Some(ours) = inventory.services.get_mut(&service) {
-            ours.sockets.push(socket);
-        }
+        });
     }
     let names: Vec<&str> = units.iter().map(String::as_str).collect();
-    if !names.is_empty() {
-        let states = bus.named(&names).await?.into_iter().map(|unit| unit.active);
-        inventory.units = units.iter().cloned().zip(states).collect();
-    }
-    Ok(inventory)
+    let states = match names.is_empty() {
+        true => Vec::new(),
+        false => bus.named(&names).await?,
+    };
+    let states = states.into_iter().map(|unit| unit.active);
+    let ours = services.into_iter();
+    let ours = ours.filter_map(|(name, service)| Some((name, service?)));
+    Ok(Inventory {
+        services: ours.collect(),
+        units: units.iter().cloned().zip(states).collect(),
+    })
 }
 
 /// The service with that name, if it is one of ours.
@@ -117,7 +114,8 @@ async fn wakeport(bus: &Bus, name: &str) -> zbus::Result<Option<Service>> {
     let Some(unit) = bus.named(&[name]).await?.pop() else {
         return Ok(None);
     };
-    let commands: Vec<Start> = bus.property(&unit.path, "Service", "ExecStart").await?;
+    let path = &unit.path;
+    let commands: Vec<Start> = bus.property(path, "Service", "ExecStart").await?;
     let ours = commands.into_iter().find(|(path, arguments, ..)| {
         path.rsplit('/').next() == Some("wakeport")
             && arguments.get(1).is_some_and(|argument| argument == "run")
@@ -125,14 +123,11 @@ async fn wakeport(bus: &Bus, name: &str) -> zbus::Result<Option<Service>> {
     let Some((_, command, ..)) = ours else {
         return Ok(None);
     };
-    let pairs = bus.property(&unit.path, "Service", "Environment").await?;
-    let files = bus.property(&unit.path, "Service", "EnvironmentFiles");
+    let pairs = bus.property(path, "Service", "Environment").await?;
+    let files = bus.property(path, "Service", "EnvironmentFiles");
     let (variables, _) = variables(pairs, files.await?);
     let directories: Vec<String> = match bus.manager {
-        Manager::System => {
-            bus.property(&unit.path, "Service", "StateDirectory")
-                .await?
-        }
+        Manager::System => bus.property(path, "Service", "StateDirectory").await?,
         Manager::User => Vec::new(),
     };
     let base = PathBuf::from("/var/lib");

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-use crate::admin::system::{Permission, VERBS};
+use crate::admin::system::Permission;
 use crate::config::Manager;
 use crate::systemd::dbus::{Bus, PolkitSubject};
 use crate::util::proc;
+
+/// The verbs that wakeport needs.
+const VERBS: [&str; 3] = ["start", "stop", "reset-failed"];
 
 /// polkit may have to be started first.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -17,21 +20,34 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 /// decides about processes, so there has to be one: it does nothing, and ends with this question.
 pub async fn permissions(units: &[String], (uid, gid): (u32, u32)) -> Vec<Permission> {
     let answers = match uid {
-        0 => Ok(vec![true; units.len() * VERBS.len()]),
-        _ => ask(units, uid, gid).await,
+        0 => vec![true; units.len() * VERBS.len()],
+        _ => match ask(units, uid, gid).await {
+            Ok(answers) => answers,
+            Err(reason) => return unknown(units, &reason),
+        },
     };
-    let questions = units.iter().flat_map(|unit| VERBS.map(|verb| (unit, verb)));
-    questions
-        .enumerate()
-        .map(|(index, (unit, verb))| Permission {
+    debug_assert_eq!(answers.len(), units.len() * VERBS.len());
+    let answers = units.iter().zip(answers.chunks(VERBS.len()));
+    let permission = |(unit, allowed): (&String, &[bool])| {
+        let denied = VERBS
+            .into_iter()
+            .zip(allowed)
+            .filter(|(_, allowed)| !**allowed);
+        Permission {
             unit: unit.clone(),
-            verb,
-            allowed: match &answers {
-                Ok(answers) => Ok(answers.get(index).copied().unwrap_or_default()),
-                Err(reason) => Err(reason.clone()),
-            },
-        })
-        .collect()
+            denied: Ok(denied.map(|(verb, _)| verb).collect()),
+        }
+    };
+    answers.map(permission).collect()
+}
+
+/// The same where it cannot be known.
+pub fn unknown(units: &[String], reason: &str) -> Vec<Permission> {
+    let permission = |unit: &String| Permission {
+        unit: unit.clone(),
+        denied: Err(reason.to_owned()),
+    };
+    units.iter().map(permission).collect()
 }
 
 async fn ask(units: &[String], uid: u32, gid: u32) -> Result<Vec<bool>, String> {

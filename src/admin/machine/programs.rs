@@ -18,7 +18,7 @@ use crate::config::CommandLine;
 const PROGRAMS: &str = "move it to /usr/local/libexec";
 
 /// The user that would run a program, and what is visible to it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Identity {
     /// The user.
     pub uid: u32,
@@ -41,7 +41,7 @@ impl Identity {
             uid,
             gids,
             path: std::env::var("PATH").unwrap_or_default(),
-            sandbox: Sandbox::default(),
+            ..Self::default()
         }
     }
 
@@ -70,22 +70,15 @@ impl Identity {
     pub fn of(name: &str, more: &[String]) -> Option<Self> {
         let (uid, gid) = super::identity(name)?;
         let mut gids = vec![gid];
-        let groups = fs::read_to_string("/etc/group").unwrap_or_default();
-        for line in groups.lines() {
-            let fields: Vec<_> = line.split(':').collect();
-            let [group, _, id, members, ..] = fields[..] else {
-                continue;
-            };
-            let member = members.split(',').any(|member| member == name);
-            if member || more.iter().any(|more| more == group) {
-                gids.extend(id.parse::<u32>());
-            }
-        }
+        let is_in = |group: &super::Group| {
+            group.members.iter().any(|member| member == name) || more.contains(&group.name)
+        };
+        let groups = super::groups().into_iter().filter(is_in);
+        gids.extend(groups.map(|group| group.gid));
         Some(Self {
             uid,
             gids,
-            path: String::new(),
-            sandbox: Sandbox::default(),
+            ..Self::default()
         })
     }
 
@@ -95,10 +88,8 @@ impl Identity {
         if command.program.contains('/') {
             return self.can_execute(program);
         }
-        let mut outcome = Err(format!(
-            "it is not in PATH ({}); give its full path",
-            self.path
-        ));
+        let path = &self.path;
+        let mut outcome = Err(format!("it is not in PATH ({path}); give its full path"));
         for directory in std::env::split_paths(&self.path) {
             let path = directory.join(program);
             if path.exists() {
@@ -118,23 +109,18 @@ impl Identity {
         let real = self.outside(path, PROGRAMS)?;
         let meta = fs::metadata(&real).map_err(|error| why(path, &error))?;
         self.can_enter(&real)?;
-        let shown = path.display();
+        let (shown, mode) = (path.display(), meta.mode() & 0o7777);
         if !meta.is_file() {
             return Err(format!("`{shown}` is not a file"));
         }
         if !self.may_execute(&meta) {
-            return Err(format!(
-                "its mode is {:o}; `chmod 755 {shown}`",
-                meta.mode() & 0o7777
-            ));
+            return Err(format!("its mode is {mode:o}; `chmod 755 {shown}`"));
         }
         match interpreter(&real) {
-            Some(missing) if !missing.exists() => {
-                let missing = missing.display();
-                Err(format!(
-                    "its first line names `{missing}`, which does not exist"
-                ))
-            }
+            Some(missing) if !missing.exists() => Err(format!(
+                "its first line names `{}`, which does not exist",
+                missing.display()
+            )),
             _ => Ok(()),
         }
     }
@@ -144,13 +130,10 @@ impl Identity {
         let real = self.outside(path, PROGRAMS)?;
         let meta = fs::metadata(&real).map_err(|error| why(path, &error))?;
         self.can_enter(&real)?;
+        let (shown, mode) = (path.display(), meta.mode() & 0o7777);
         match self.may_read(&meta) {
             true => Ok(()),
-            false => Err(format!(
-                "its mode is {:o}; `chmod 644 {}`",
-                meta.mode() & 0o7777,
-                path.display()
-            )),
+            false => Err(format!("its mode is {mode:o}; `chmod 644 {shown}`")),
         }
     }
 
@@ -170,8 +153,10 @@ impl Identity {
         };
         let runtime = unit.and_then(|unit| unit.runtime_directory(&real).map(|dir| (unit, dir)));
         if let Some((unit, (directory, mode))) = runtime {
-            let group = super::group(&unit.group).unwrap_or_default();
-            let member = mode & 0o010 != 0 && self.gids.contains(&group);
+            let mut groups = super::groups().into_iter();
+            let group = groups.find(|group| group.name == unit.group);
+            let gid = group.map_or(0, |group| group.gid);
+            let member = mode & 0o010 != 0 && self.gids.contains(&gid);
             let entered = self.uid == 0 || mode & 0o001 != 0 || member;
             if !entered {
                 return Err(format!(
@@ -196,7 +181,9 @@ impl Identity {
         }
         if !(self.uid == 0 || self.has(&meta, 1)) {
             let mode = meta.mode() & 0o777;
-            let group = super::group_name(meta.gid()).unwrap_or_else(|| meta.gid().to_string());
+            let mut groups = super::groups().into_iter();
+            let group = groups.find(|group| group.gid == meta.gid());
+            let group = group.map_or_else(|| meta.gid().to_string(), |group| group.name);
             return Err(format!(
                 "its mode is {mode:o}, and its group is `{group}`; let the service make it 666{}",
                 membership(mode & 0o020 != 0, &group, ours)
@@ -241,12 +228,11 @@ impl Identity {
         let Ok(meta) = fs::metadata(folder) else {
             return Ok(());
         };
+        let (shown, mode) = (folder.display(), meta.mode() & 0o7777);
         match self.may_read(&meta) {
             true => self.can_enter(&folder.join("file")),
             false => Err(format!(
-                "the mode of `{0}` is {1:o}; `chmod 755 {0}`",
-                folder.display(),
-                meta.mode() & 0o7777
+                "the mode of `{shown}` is {mode:o}; `chmod 755 {shown}`"
             )),
         }
     }
@@ -338,16 +324,10 @@ fn resolved(path: &Path) -> PathBuf {
 /// The interpreter that a script's first line names.
 fn interpreter(path: &Path) -> Option<PathBuf> {
     let mut start = Vec::new();
-    fs::File::open(path)
-        .ok()?
-        .take(256)
-        .read_to_end(&mut start)
-        .ok()?;
-    let line = start
-        .strip_prefix(b"#!")?
-        .split(|&byte| byte == b'\n')
-        .next()?;
-    let line = String::from_utf8_lossy(line).into_owned();
+    let file = fs::File::open(path).ok()?;
+    file.take(256).read_to_end(&mut start).ok()?;
+    let start = String::from_utf8_lossy(&start);
+    let line = start.strip_prefix("#!")?.lines().next()?;
     line.split_whitespace().next().map(PathBuf::from)
 }
 

@@ -4,7 +4,7 @@ use super::Bus;
 use crate::admin::system::{Holder, Listening};
 use crate::config::Manager;
 use crate::config::address::Bound;
-use crate::util::proc::{self, ListeningSocket};
+use crate::util::proc::{self, SocketState};
 
 /// All listening sockets. Whose one is, only root and its owner can see, but for systemd's own,
 /// which systemd tells.
@@ -14,23 +14,25 @@ pub async fn listening(manager: Manager, bus: Option<&Bus>) -> Vec<Listening> {
         None => Vec::new(),
     };
     let owners = proc::socket_owners();
-    let holder = |socket: &ListeningSocket, at: &Bound| {
-        let unit = of_units
-            .iter()
-            .find(|(_, addresses)| addresses.contains(at));
-        match (unit, owners.get(&socket.inode), socket.uid) {
+    let listening = |at: Bound, inode: u64, uid: Option<u32>| {
+        let mut units = of_units.iter();
+        let unit = units.find(|(_, addresses)| addresses.contains(&at));
+        let holder = match (unit, owners.get(&inode), uid) {
             (Some((unit, _)), _, _) => Holder::Unit(unit.clone()),
             (None, Some(&pid), _) => process(pid, manager),
             (None, None, Some(uid)) => Holder::User(uid),
             (None, None, None) => Holder::Unknown,
-        }
+        };
+        Listening { at, holder }
     };
-    let found = |socket: ListeningSocket| {
-        let at = socket.at.parse().ok()?;
-        let holder = holder(&socket, &at);
-        Some(Listening { at, holder })
-    };
-    proc::listening().into_iter().filter_map(found).collect()
+    let tcp = proc::tcp_sockets(|it| Ok(it.state == SocketState::Listens));
+    let tcp = tcp.into_iter().flatten();
+    let tcp = tcp.map(|it| listening(Bound::Tcp(it.local), it.inode, Some(it.uid)));
+    let unix = proc::unix_sockets(|it| Ok(it.state == SocketState::Listens));
+    let unix = unix.into_iter().flatten();
+    // Of those the user is not told.
+    let unix = unix.filter_map(|it| Some(listening(it.name.parse().ok()?, it.inode, None)));
+    tcp.chain(unix).collect()
 }
 
 /// The unit of a process, or its name if it is in none of this manager's services.

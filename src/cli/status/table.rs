@@ -8,6 +8,7 @@ use jiff::tz::TimeZone;
 
 use super::numbers::{bytes, left, share, span, took};
 use super::view::View;
+use crate::admin::machine::inventory::Socket;
 use crate::config::Manager;
 use crate::report::record::{LastFailure, Moment, RecordedState, Work};
 use crate::util::text::one_line;
@@ -83,27 +84,15 @@ pub(super) fn details(view: &View, now: Moment) -> String {
     let style = style(view.state);
     let since = view.since.zip(view.for_seconds);
     let since = since.map(|(at, seconds)| format!(" since {}; {}", date(at), span(seconds)));
-    say(
-        "State",
-        format!(
-            "{style}{}{style:#}{}",
-            state(view),
-            since.unwrap_or_default()
-        ),
-    );
+    let (state, since) = (state(view), since.unwrap_or_default());
+    say("State", format!("{style}{state}{style:#}{since}"));
     if let Some(unit) = &view.unit {
         say("Unit", one_line(unit));
     }
     for socket in view.sockets.iter().flatten() {
         let addresses = one_line(&socket.listen.join(" "));
-        let (unit, state) = (one_line(&socket.unit), one_line(&socket.state));
-        say(
-            "Socket",
-            format!(
-                "{addresses} ({unit}, {state}, {})",
-                one_line(&socket.enabled)
-            ),
-        );
+        let state = [&socket.unit, &socket.state, &socket.enabled].map(|word| one_line(word));
+        say("Socket", format!("{addresses} ({})", state.join(", ")));
     }
     if let Some(since) = view.counting_since {
         let c = view.clients;
@@ -121,32 +110,18 @@ pub(super) fn details(view: &View, now: Moment) -> String {
         let times = wakes.median_seconds.zip(wakes.last_seconds);
         let times =
             times.map(|(median, last)| format!(", median {}, last {}", took(median), took(last)));
-        say(
-            "Wakes",
-            format!("{}{}", wakes.total, times.unwrap_or_default()),
-        );
-        say(
-            "Asleep",
-            format!(
-                "{} of the time since {}",
-                or_dash(view.asleep_share.map(share)),
-                date(since)
-            ),
-        );
+        let (total, times) = (wakes.total, times.unwrap_or_default());
+        say("Wakes", format!("{total}{times}"));
+        let (asleep, since) = (or_dash(view.asleep_share.map(share)), date(since));
+        say("Asleep", format!("{asleep} of the time since {since}"));
     }
-    say(
-        "Freed",
-        match view.memory_freed_bytes {
-            Some(freed) => format!("{} by the last sleep", bytes(freed)),
-            None => "-".into(),
-        },
-    );
+    let freed = view.memory_freed_bytes.map(bytes);
+    let freed = freed.map(|freed| format!("{freed} by the last sleep"));
+    say("Freed", or_dash(freed));
     if let Some(failure) = &view.last_failure {
         let count = view.failures.values().sum::<u64>();
-        say(
-            "Failures",
-            format!("{count}, last {}", last_failure(failure, now)),
-        );
+        let last = last_failure(failure, now);
+        say("Failures", format!("{count}, last {last}"));
     }
     for (style, note) in attention(view) {
         let _ = writeln!(text, "{:>13}{style}{}{style:#}", "", one_line(&note));
@@ -178,23 +153,12 @@ fn attention(view: &View) -> Vec<(Style, String)> {
         )),
         Some(sockets) => {
             for socket in sockets.iter().filter(|socket| socket.state != "active") {
-                let style = if socket.state == "failed" {
-                    ERROR
-                } else {
-                    WARNING
-                };
-                let user = if view.manager == Manager::User {
-                    " --user"
-                } else {
-                    ""
-                };
+                let Socket { unit, state, .. } = socket;
+                let style = if state == "failed" { ERROR } else { WARNING };
+                let ctl = view.manager.systemctl();
                 notes.push((
                     style,
-                    format!(
-                        "its port is closed: {unit} is {}; `systemctl{user} start {unit}` opens it",
-                        socket.state,
-                        unit = socket.unit
-                    ),
+                    format!("its port is closed: {unit} is {state}; `{ctl} start {unit}` opens it"),
                 ));
             }
         }
@@ -228,15 +192,12 @@ fn attention(view: &View) -> Vec<(Style, String)> {
 }
 
 fn last_failure(failure: &LastFailure, now: Moment) -> String {
-    let when = ago(failure.at, now).map_or_else(
-        || date(failure.at),
-        |seconds| format!("{} ago", span(seconds)),
-    );
-    format!(
-        "{when} ({}): {}",
-        failure.kind.name(),
-        one_line(&failure.why)
-    )
+    let when = match ago(failure.at, now) {
+        Some(seconds) => format!("{} ago", span(seconds)),
+        None => date(failure.at),
+    };
+    let (kind, why) = (failure.kind.name(), one_line(&failure.why));
+    format!("{when} ({kind}): {why}")
 }
 
 /// Seconds since then; nothing if that was not in the past.

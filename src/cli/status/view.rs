@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::admin::instance_name;
 use crate::admin::machine::inventory::{self, Inventory, Socket};
 use crate::config::{Manager, UnitName};
 use crate::report::record::{
@@ -69,14 +70,11 @@ impl View {
                 let service = inventory.services.get(unit);
                 service.map_or_else(Vec::new, |service| service.sockets.clone())
             });
-        let clients = match alive {
-            true => record.clients,
-            false => Clients {
-                active: 0,
-                waiting: 0,
-                ..record.clients
-            },
-        };
+        let (mut clients, mut kept_awake) = (record.clients, record.kept_awake.clone());
+        if !alive {
+            (clients.active, clients.waiting) = (0, 0);
+            kept_awake.clear();
+        }
         Self {
             name: record.name.clone(),
             manager: record.manager,
@@ -88,10 +86,7 @@ impl View {
             since: Some(record.since(alive)),
             for_seconds: Some(record.stretch(alive, now)),
             left_seconds: record.left(alive, now),
-            kept_awake: match alive {
-                true => record.kept_awake.clone(),
-                false => BTreeMap::new(),
-            },
+            kept_awake,
             clients,
             bytes: record.bytes,
             wakes: Wakes {
@@ -112,9 +107,8 @@ impl View {
 
     /// An instance that only its manager knows: it had no client yet, or keeps no record.
     pub(super) fn unknown(unit: &str, manager: Manager, service: &inventory::Service) -> Self {
-        let stem = unit.strip_suffix(".service").unwrap_or(unit);
         Self {
-            name: stem.strip_prefix("wakeport@").unwrap_or(stem).to_owned(),
+            name: instance_name(unit).to_owned(),
             manager,
             unit: Some(unit.to_owned()),
             sockets: Some(service.sockets.clone()),
