@@ -38,21 +38,15 @@ pub struct Launcher {
     ours: Ours,
 }
 
-/// Why a program did not run to its end. Each names the program, as in "start hook `/bin/x`".
+/// Why a program did not run to its end; names it, as in "start hook `/bin/x`".
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// It was never started.
     #[error("cannot run the {0}: {1}")]
     NotRun(String, io::Error),
-    /// Its exit status is unknown.
-    #[error("cannot wait for the {0}: {1}")]
-    NotWaited(String, io::Error),
-    /// It exceeded its time limit, and was stopped.
-    #[error("the {0} timed out after {limit}", limit = span::show(*.1))]
-    TimedOut(String, Duration),
-    /// It was cancelled, and stopped.
-    #[error("the {0} was cancelled")]
-    Cancelled(String),
+    /// It was stopped, or its exit status is unknown.
+    #[error("{0}")]
+    Ended(String),
 }
 
 /// A running program. Dropping it kills it and everything else in its process group.
@@ -157,15 +151,15 @@ impl Launcher {
                     running.group.release();
                     return Ok(status);
                 }
-                Err(error) => RunError::NotWaited(named, error),
+                Err(error) => format!("cannot wait for the {named}: {error}"),
             },
-            () = sleep(limit) => RunError::TimedOut(named, limit),
-            () = given_up.cancelled() => RunError::Cancelled(named),
+            () = sleep(limit) => format!("the {named} timed out after {}", span::show(limit)),
+            () = given_up.cancelled() => format!("the {named} was cancelled"),
         };
         if let Err(error) = running.stop(TERM_TIMEOUT).await {
             tracing::warn!(program = what, "cannot stop `{command}`: {error}");
         }
-        Err(failure)
+        Err(RunError::Ended(failure))
     }
 
     fn spawn(

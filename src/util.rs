@@ -2,5 +2,6 @@
 
 pub mod backoff;
 pub mod file;
+pub mod lock;
 pub mod proc;
 pub mod text;

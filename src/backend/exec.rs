@@ -14,6 +14,7 @@ use crate::config::CommandLine;
 use crate::core::lifecycle::Phase;
 use crate::net::dial::{Dialer, Target};
 use crate::program::{self, Launcher, Running};
+use crate::util::lock::locked;
 
 /// The child, and how to start another one. It is killed with this.
 #[derive(Debug)]
@@ -85,7 +86,7 @@ impl Child {
         let _ = state
             .wait_for(|state| !matches!(state, ChildState::Up(_)))
             .await;
-        self.failure_reason.lock().ok()?.clone()
+        locked(&self.failure_reason).clone()
     }
 
     /// Starts the child, unless it runs or another process answers at the target.
@@ -148,9 +149,7 @@ impl Child {
                 Err(error) => format!("cannot wait for `{}`: {error}", self.command),
             };
             tracing::warn!("{reason}");
-            if let Ok(mut failure_reason) = self.failure_reason.lock() {
-                *failure_reason = Some(reason);
-            }
+            *locked(&self.failure_reason) = Some(reason);
             // Its other processes must not be in the way of the next one.
             if let Err(error) = running.kill().await {
                 tracing::warn!("{}", self.cannot_stop(&error));

@@ -24,9 +24,10 @@ use crate::core::lifecycle::Phase;
 use crate::systemd::dbus::{self, UnitStatus};
 use crate::systemd::unit;
 use crate::util::backoff::Backoff;
+use crate::util::lock::locked;
 use crate::util::proc;
 use explain::{BusError, LastRun};
-use monitor::{Monitor, locked};
+use monitor::Monitor;
 
 /// How long an order waits for a bus that is gone. A dbus-daemon restarts within a second, and
 /// systemd takes another to connect to it.

@@ -21,7 +21,7 @@ use clap::{Arg, ArgAction, FromArgMatches};
 
 use super::options::{self, Options, ServiceOptions};
 use super::{Fatal, one_line, variable};
-use crate::config::settings::{File, Invalid, Origin, Place, Setting, Settings};
+use crate::config::settings::{self, File, Invalid, Origin, Place, Setting, Settings};
 use crate::config::{Config, ServiceConfig, ServiceKind};
 
 /// Where the file is.
@@ -158,13 +158,13 @@ fn given(options: &Options, path: &Path) -> Result<Settings, Fatal> {
 
 fn services(given: &Settings, file: &File) -> Result<Vec<ServiceConfig>, Invalid> {
     let mut keys = Keys::new();
-    keys.check(file.defaults(), true)?;
+    keys.check(&file.defaults, true)?;
     let mut tables = Vec::new();
     for (name, place, own) in file.services() {
         keys.check(own, false)?;
-        let settings = own.clone().over(file.defaults());
+        let settings = settings::over(own.clone(), &file.defaults);
         let listener = settings.get(LISTENER).cloned();
-        let settings = keys.only(given.clone().over(&settings));
+        let settings = keys.only(settings::over(given.clone(), &settings));
         tables.push(Table {
             name,
             place,
@@ -204,9 +204,9 @@ impl Table<'_> {
 
     fn service(&mut self, keys: &mut Keys, several: bool) -> Result<ServiceConfig, Invalid> {
         let ways = ["unit", "start-hook", "stop-hook", "exec"];
-        if ways.iter().all(|key| self.settings.get(key).is_none()) {
+        if ways.iter().all(|key| !self.settings.contains_key(*key)) {
             let unit = Setting::new(Origin::File(self.place.clone()), [self.name.to_owned()]);
-            self.settings.insert("unit", unit);
+            self.settings.insert("unit".into(), unit);
         }
         let options = keys.parse(&self.settings);
         let options = options.map_err(|error| self.wrong(None, &one_line(&error)))?;
@@ -288,11 +288,10 @@ impl Keys {
 
     /// What a service can have, of all that was given.
     fn only(&self, settings: Settings) -> Settings {
-        let mut only = Settings::default();
-        for (key, setting) in settings.iter().filter(|(key, _)| self.find(key).is_some()) {
-            only.insert(key, setting.clone());
-        }
-        only
+        let settings = settings.into_iter();
+        settings
+            .filter(|(key, _)| self.find(key).is_some())
+            .collect()
     }
 
     fn parse(&mut self, settings: &Settings) -> Result<ServiceOptions, clap::Error> {
@@ -303,11 +302,11 @@ impl Keys {
 
     /// Whether there is an option for each key of a table, and each value is one of its values.
     fn check(&mut self, table: &Settings, defaults: bool) -> Result<(), Invalid> {
-        for (key, setting) in table.iter() {
+        for (key, setting) in table {
             let Origin::File(place) = &setting.origin else {
                 continue;
             };
-            if defaults && [LISTENER, "unit", "exec"].contains(&key) {
+            if defaults && [LISTENER, "unit", "exec"].contains(&key.as_str()) {
                 let message = format!("`{key}` is for one service; move it to a `[service.NAME]`");
                 return Err(Invalid::new(place, message));
             }

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::run::fail;
+use super::run::{BOTH, fail};
 use super::{Fatal, runtime};
 use crate::config::address::Bound;
 use crate::config::{Named, span};
-use crate::net::listen::{self, Inherited, ListenError};
+use crate::net::listen::{self, Inherited};
 use crate::report::metrics::{self, Instance};
 use crate::report::scrape::{self, Source};
 use crate::report::state_file;
@@ -49,10 +49,10 @@ pub(super) fn run(exporter: Exporter) -> ExitCode {
 
 fn serve(exporter: Exporter, inherited: &mut Inherited) -> Result<(), Fatal> {
     if let Some(error) = inherited.errors.pop() {
-        return Err(error.into());
+        return Err(Fatal::config(error));
     }
     let (listeners, idle) = match (exporter.listen, inherited.listeners.is_empty()) {
-        (Some(_), false) => return Err(ListenError::Both.into()),
+        (Some(_), false) => return Err(Fatal::usage(BOTH)),
         (None, true) => {
             return Err(Fatal::usage(
                 "no sockets were passed in; start `wakeport-exporter.socket`, or give `--listen ADDR` to run by hand",
@@ -64,7 +64,8 @@ fn serve(exporter: Exporter, inherited: &mut Inherited) -> Result<(), Fatal> {
         ),
         (Some(value), true) => {
             let wanted = Named { name: None, value };
-            (listen::bind_all(&[wanted])?, Duration::MAX)
+            let bound = listen::bind_all(&[wanted]).map_err(Fatal::config)?;
+            (bound, Duration::MAX)
         }
     };
     let directories = match exporter.state_dir {

@@ -51,7 +51,8 @@ impl Observed {
         if activated {
             return Err(Fatal::usage(METRICS_GO_WITH_LISTEN));
         }
-        Ok(listen::bind_all(&[Named { name: None, value }])?.pop())
+        let bound = listen::bind_all(&[Named { name: None, value }]);
+        Ok(bound.map_err(Fatal::config)?.pop())
     }
 
     /// What the instance is called, and where its records are kept.

@@ -19,7 +19,7 @@ use super::{Fatal, one_line, variable, with_variable};
 use crate::config::access::{AccessList, Networks};
 use crate::config::address::{Address, Bound};
 use crate::config::busy::{Busy, DirectConnections, Percent, Rate};
-use crate::config::settings::{Origin, Setting, Settings};
+use crate::config::settings::{self, Origin, Setting, Settings};
 use crate::config::{
     Admission, CommandLine, Config, Limits, Liveness, Manager, Named, ProcessConfig, ProxyVersion,
     Readiness, ReadyKind, ServiceConfig, ServiceKind, Timing, UnitName, WakeRate, span,
@@ -363,7 +363,7 @@ impl FromArgMatches for Options {
             };
             let values = matches.get_raw(id).into_iter().flatten();
             let values = values.map(|value| value.to_string_lossy().into_owned());
-            given.insert(key(&argument), Setting::new(origin, values));
+            given.insert(key(&argument).to_owned(), Setting::new(origin, values));
         }
         Ok(Self {
             given,
@@ -438,7 +438,7 @@ impl Options {
         let typed = command.try_get_matches_from_mut(arguments);
         let typed = typed.and_then(|matches| Self::from_arg_matches(&matches));
         let given = typed.map_err(|error| one_line(&error))?.given;
-        let given = given.over(&of_variables(variables));
+        let given = settings::over(given, &of_variables(variables));
         let matches = command.try_get_matches_from_mut(self::typed(&given));
         let options = matches.and_then(|matches| Self::from_arg_matches(&matches));
         let given_by = |_: &str, name: &str| variables.iter().any(|(variable, _)| variable == name);
@@ -581,7 +581,7 @@ fn of_variables(variables: &[(String, String)]) -> Settings {
             && !value.is_empty()
         {
             let setting = Setting::new(Origin::Variable, [value.clone()]);
-            settings.insert(key(&argument), setting);
+            settings.insert(key(&argument).to_owned(), setting);
         }
     }
     settings

@@ -8,7 +8,7 @@ use std::thread;
 use super::options::Options;
 use super::{Fatal, runtime};
 use crate::config::Config;
-use crate::net::listen::{self, Inherited, ListenError, Listener};
+use crate::net::listen::{self, Inherited, Listener};
 use crate::server::{self, Instance, Reload, Routes, SHORTEST_LIFE, Setup};
 use crate::systemd::journal;
 
@@ -38,7 +38,7 @@ fn set_up(options: Options, inherited: &mut Inherited) -> Result<Setup, Fatal> {
     let mut observed = options.observed();
     let config = options.load()?;
     if let Some(error) = inherited.errors.pop() {
-        return Err(error.into());
+        return Err(Fatal::config(error));
     }
     let activated = !inherited.listeners.is_empty();
     let mut bound = bind(&config, activated)?;
@@ -63,36 +63,26 @@ fn set_up(options: Options, inherited: &mut Inherited) -> Result<Setup, Fatal> {
 }
 
 /// Binds what is to be bound where systemd has passed nothing.
-fn bind(config: &Config, activated: bool) -> Result<Vec<Listener>, ListenError> {
+fn bind(config: &Config, activated: bool) -> Result<Vec<Listener>, Fatal> {
     match (activated, config.process.listen.is_empty()) {
-        (true, false) => Err(ListenError::Both),
-        (false, true) => Err(ListenError::NotActivated),
+        (true, false) => Err(Fatal::usage(BOTH)),
+        (false, true) => Err(Fatal::usage(
+            "no sockets were passed in; start the `.socket` unit, or give `--listen ADDR` to run by hand",
+        )),
         (true, true) => Ok(Vec::new()),
-        (false, false) => listen::bind_all(&config.process.listen),
+        (false, false) => listen::bind_all(&config.process.listen).map_err(Fatal::config),
     }
 }
+
+/// What is wrong where systemd has passed sockets, and others were asked for.
+pub(super) const BOTH: &str =
+    "sockets were passed in and `--listen` was given; use one or the other";
 
 /// Ends with an error before clients can be served: says so, and resets who waits.
 pub(super) fn fail(fatal: &Fatal, inherited: &Inherited) -> ExitCode {
     tracing::error!("{fatal}");
     inherited.reject_all(SHORTEST_LIFE);
     ExitCode::from(fatal.exit as u8)
-}
-
-impl From<ListenError> for Fatal {
-    fn from(error: ListenError) -> Self {
-        let message = error.to_string();
-        match error {
-            ListenError::NotActivated | ListenError::Both => Self::usage(message),
-            ListenError::Malformed(_)
-            | ListenError::NotForUs(_)
-            | ListenError::NotAStream(_)
-            | ListenError::Connected(_)
-            | ListenError::Family(_)
-            | ListenError::Bind { .. }
-            | ListenError::TakeOver { .. } => Self::config(message),
-        }
-    }
 }
 
 impl From<io::Error> for Fatal {

@@ -64,8 +64,13 @@ pub struct HttpUrl {
 impl Peer {
     /// The peer with this address.
     pub fn tcp(address: SocketAddr) -> Self {
-        Self::Tcp(SocketAddr::new(address.ip().to_canonical(), address.port()))
+        Self::Tcp(canonical(address))
     }
+}
+
+/// An IPv4 address as such, even where it is written as one of IPv6.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 impl fmt::Display for Peer {

@@ -85,43 +85,21 @@ impl Setting {
 }
 
 /// What was given, by key: the one raw form of all sources.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Settings(BTreeMap<String, Setting>);
+pub type Settings = BTreeMap<String, Setting>;
 
-impl Settings {
-    /// What was given for `key`.
-    pub fn get(&self, key: &str) -> Option<&Setting> {
-        self.0.get(key)
+/// What `upper` gives, and of `lower` what it does not.
+pub fn over(mut upper: Settings, lower: &Settings) -> Settings {
+    for (key, setting) in lower {
+        upper.entry(key.clone()).or_insert_with(|| setting.clone());
     }
-
-    /// Everything, in the order of the keys.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Setting)> {
-        self.0.iter().map(|(key, setting)| (key.as_str(), setting))
-    }
-
-    /// Gives `key` this setting, in the place of the one that it has.
-    pub fn insert(&mut self, key: impl Into<String>, setting: Setting) {
-        self.0.insert(key.into(), setting);
-    }
-
-    /// Takes `key` out.
-    pub fn remove(&mut self, key: &str) -> Option<Setting> {
-        self.0.remove(key)
-    }
-
-    /// These, and of `lower` what they do not give.
-    pub fn over(mut self, lower: &Self) -> Self {
-        for (key, setting) in &lower.0 {
-            self.0.entry(key.clone()).or_insert_with(|| setting.clone());
-        }
-        self
-    }
+    upper
 }
 
 /// A file with its drop-ins: what it says for all services, and for each.
 #[derive(Clone, Debug, Default)]
 pub struct File {
-    defaults: Settings,
+    /// What is said for all services.
+    pub defaults: Settings,
     services: BTreeMap<String, (Place, Settings)>,
 }
 
@@ -160,7 +138,7 @@ impl File {
             match text_of(key) {
                 DEFAULTS => {
                     let given = source.settings(table(DEFAULTS)?)?;
-                    self.defaults = given.over(&self.defaults);
+                    self.defaults = over(given, &self.defaults);
                 }
                 SERVICE => {
                     for (name, value) in table("service.NAME")? {
@@ -211,16 +189,11 @@ impl File {
         })?;
         let given = source.settings(table)?;
         let settings = match self.services.remove(name) {
-            Some((_, before)) => given.over(&before),
+            Some((_, before)) => over(given, &before),
             None => given,
         };
         self.services.insert(name.to_owned(), (place, settings));
         Ok(())
-    }
-
-    /// What is said for all services.
-    pub fn defaults(&self) -> &Settings {
-        &self.defaults
     }
 
     /// The services in the order of their names: where each is, and what is said for it alone.
@@ -276,7 +249,7 @@ impl Source<'_> {
                     values.push((text, Origin::File(place)));
                 }
             }
-            settings.insert(key, Setting { origin, values });
+            settings.insert(key.to_owned(), Setting { origin, values });
         }
         Ok(settings)
     }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use crate::net::proxy_header::{self, Origin};
 use crate::net::reach::reaches_over_tcp;
 use crate::net::stream::{AsyncStream, RawStream, tune};
 use crate::util::backoff::Backoff;
+use crate::util::lock::locked;
 
 /// Where one or more listeners relay to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -186,7 +187,7 @@ impl Preferred {
     /// The addresses of a name in the order in which they are tried: those that answered go first,
     /// then the families take turns (RFC 8305, section 4).
     fn order(&self, addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-        let since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = locked(&self.0);
         let preferred = |address: &SocketAddr| since.get(address).is_some_and(is_recent);
         let mut of_family = [0, 0];
         let ranked = addresses.into_iter().map(|address| {
@@ -204,7 +205,7 @@ impl Preferred {
         if tried.first() == Some(&address) {
             return;
         }
-        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut since = locked(&self.0);
         since.retain(|other, since| is_recent(since) && !tried.contains(other));
         since.insert(address, Instant::now());
     }

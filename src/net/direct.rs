@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::dial::{Target, on_a_thread, resolve};
 use super::reach::reaches_over_tcp;
-use crate::config::address::{Address, UnixAddress};
+use crate::config::address::{Address, UnixAddress, canonical};
 use crate::util::backoff::Backoff;
 use crate::util::proc::{self, SocketState, TcpSocket, UnixSocket};
 
@@ -142,10 +142,6 @@ fn over_unix(sockets: &[UnixSocket], ours: impl FnOnce() -> HashSet<u64>) -> usi
     let connected = sockets.iter().filter(connected);
     let direct = connected.filter(|socket| !ours.contains(&socket.inode));
     direct.count()
-}
-
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// Whether a socket with this name is that of `address`, which may lead there by a link.

@@ -39,44 +39,13 @@ pub struct Listener {
     _file: Option<SocketFile>,
 }
 
-/// What is wrong with the sockets that were passed in or asked for.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs, reason = "each variant's message says what it is")]
-pub enum ListenError {
-    #[error(
-        "no sockets were passed in; start the `.socket` unit, or give `--listen ADDR` to run by hand"
-    )]
-    NotActivated,
-    #[error("`LISTEN_FDS={}` is not a valid socket count; start wakeport from its `.socket` unit", .0.escape_debug())]
-    Malformed(String),
-    #[error(
-        "the sockets passed in are for process `{}` (LISTEN_PID=), not for this one; let `ExecStart=` run wakeport itself, without a shell around it",
-        .0.escape_debug()
-    )]
-    NotForUs(String),
-    #[error("listener `{0}` is not a stream socket; use `ListenStream=` in its `.socket` unit")]
-    NotAStream(String),
-    #[error(
-        "listener `{0}` is a connection, not a listener; remove `Accept=yes` from its `.socket` unit"
-    )]
-    Connected(String),
-    #[error("listener `{0}` is neither TCP nor a Unix socket; use another `ListenStream=`")]
-    Family(String),
-    #[error("sockets were passed in and `--listen` was given; use one or the other")]
-    Both,
-    #[error("cannot listen on `{address}`: {source}")]
-    Bind { address: String, source: io::Error },
-    #[error("cannot use listener `{name}`: {source}")]
-    TakeOver { name: String, source: io::Error },
-}
-
 /// What systemd has passed to us.
 #[derive(Debug, Default)]
 pub struct Inherited {
     /// The listeners that we can serve.
     pub listeners: Vec<Listener>,
-    /// What is wrong with the others.
-    pub errors: Vec<ListenError>,
+    /// What is wrong with the others, each in one line.
+    pub errors: Vec<String>,
     /// What an earlier process has left in the file descriptor store.
     pub stored: Stored,
     others: Vec<OwnedFd>,
@@ -126,12 +95,21 @@ pub fn inherit() -> Inherited {
 }
 
 /// The names of the sockets that `LISTEN_FDS=` counts, in their order; `pid` is ours.
-pub fn names(fds: &str, to: &str, names: &str, pid: u32) -> Result<Vec<String>, ListenError> {
+pub fn names(fds: &str, to: &str, names: &str, pid: u32) -> Result<Vec<String>, String> {
     // No process has more than that many (fs/file.c: `sysctl_nr_open`).
     let count = fds.parse().ok().filter(|n| (1..=1 << 20).contains(n));
-    let count: usize = count.ok_or_else(|| ListenError::Malformed(fds.to_owned()))?;
+    let count: usize = count.ok_or_else(|| {
+        let fds = fds.escape_debug();
+        format!(
+            "`LISTEN_FDS={fds}` is not a valid socket count; start wakeport from its `.socket` unit"
+        )
+    })?;
     if to != pid.to_string() {
-        return Err(ListenError::NotForUs(to.to_owned()));
+        let to = to.escape_debug();
+        return Err(format!(
+            "the sockets passed in are for process `{to}` (LISTEN_PID=), not for this one; let \
+             `ExecStart=` run wakeport itself, without a shell around it"
+        ));
     }
     // As sd_listen_fds_with_names(3) names one without a valid name.
     let is_valid = |name: &str| !name.is_empty() && !name.contains(|c: char| c.is_control());
@@ -161,7 +139,7 @@ impl Inherited {
     fn add(&mut self, name: String, socket: Option<OwnedFd>) {
         let checked = match &socket {
             Some(socket) => check(&name, socket),
-            None => Err(ListenError::NotAStream(name.clone())),
+            None => Err(not_a_stream(&name)),
         };
         match (checked, socket) {
             (Ok(address), Some(socket)) => {
@@ -209,21 +187,26 @@ impl Inherited {
 }
 
 /// The address of a socket that we can accept on, without blocking from now on.
-fn check(name: &str, socket: &OwnedFd) -> Result<Bound, ListenError> {
-    let name = || name.to_owned();
-    let fail = |error: Errno| ListenError::TakeOver {
-        name: name(),
-        source: error.into(),
-    };
+fn check(name: &str, socket: &OwnedFd) -> Result<Bound, String> {
+    let fail = |error: Errno| format!("cannot use listener `{name}`: {}", io::Error::from(error));
     if sockopt::socket_type(socket).map_err(fail)? != SocketType::STREAM {
-        return Err(ListenError::NotAStream(name()));
+        return Err(not_a_stream(name));
     }
     if !sockopt::socket_acceptconn(socket).map_err(fail)? {
-        return Err(ListenError::Connected(name()));
+        return Err(format!(
+            "listener `{name}` is a connection, not a listener; remove `Accept=yes` from its \
+             `.socket` unit"
+        ));
     }
     rustix::io::ioctl_fionbio(socket, true).map_err(fail)?;
     let address = address_of(socket).map_err(fail)?;
-    address.ok_or_else(|| ListenError::Family(name()))
+    address.ok_or_else(|| {
+        format!("listener `{name}` is neither TCP nor a Unix socket; use another `ListenStream=`")
+    })
+}
+
+fn not_a_stream(name: &str) -> String {
+    format!("listener `{name}` is not a stream socket; use `ListenStream=` in its `.socket` unit")
 }
 
 fn address_of(socket: &OwnedFd) -> Result<Option<Bound>, Errno> {
@@ -245,14 +228,12 @@ fn address_of(socket: &OwnedFd) -> Result<Option<Bound>, Errno> {
 }
 
 /// Binds what `--listen` names.
-pub fn bind_all(wanted: &[Named<Bound>]) -> Result<Vec<Listener>, ListenError> {
+pub fn bind_all(wanted: &[Named<Bound>]) -> Result<Vec<Listener>, String> {
     let bind = |Named { name, value }: &Named<Bound>| {
         let name = name.clone().unwrap_or_else(|| "listen".into());
         let ipv6_only = value.leaves_ipv4(wanted.iter().map(|other| &other.value));
-        bind_one(name, value, ipv6_only).map_err(|source| ListenError::Bind {
-            address: value.to_string(),
-            source,
-        })
+        bind_one(name, value, ipv6_only)
+            .map_err(|error| format!("cannot listen on `{value}`: {error}"))
     };
     wanted.iter().map(bind).collect()
 }
@@ -454,7 +435,7 @@ mod tests {
     fn every_socket_has_a_name() {
         let called = |names| names_of("3", "7", names).unwrap();
         fn names_of(fds: &str, to: &str, names: &str) -> Result<Vec<String>, String> {
-            super::names(fds, to, names, 7).map_err(|error| error.to_string())
+            super::names(fds, to, names, 7)
         }
         assert_eq!(called("a:b:c:d"), ["a", "b", "c"]);
         assert_eq!(called(":b\n"), ["unknown"; 3]);

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::config::ProxyVersion;
-use crate::config::address::Peer;
+use crate::config::address::{Peer, canonical};
 
 /// Whom a connection is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,11 +61,9 @@ impl Origin {
 
     /// A client over TCP; IPv4 addresses may be mapped into IPv6.
     pub fn tcp(client: SocketAddr, server: SocketAddr) -> Self {
-        let plain =
-            |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
         Self::Tcp {
-            client: plain(client),
-            server: plain(server),
+            client: canonical(client),
+            server: canonical(server),
         }
     }
 }

@@ -2,11 +2,12 @@
 //! and is not waited for stays a zombie, and is there for a program that waits with `kill -0`.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rustix::process::{Pid, WaitId, WaitIdOptions, WaitOptions, waitid, waitpid};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::util::lock::locked;
 use crate::util::proc;
 
 /// The programs that are waited for where they were started.
@@ -19,12 +20,8 @@ pub(super) struct Started(Ours, Pid);
 
 impl Ours {
     pub(super) fn add(&self, pid: Pid) -> Started {
-        self.all().insert(pid);
+        locked(&self.0).insert(pid);
         Started(self.clone(), pid)
-    }
-
-    fn all(&self) -> MutexGuard<'_, HashSet<Pid>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for all others that end. Returns at once where they are not our children.
@@ -42,7 +39,7 @@ impl Ours {
             if let Ok(Some(_)) = waitid(WaitId::All, peek) {
                 for pid in proc::zombies_of(us) {
                     let pid = Pid::from_raw(pid.cast_signed());
-                    if pid.is_some_and(|pid| !self.all().contains(&pid)) {
+                    if pid.is_some_and(|pid| !locked(&self.0).contains(&pid)) {
                         let _ = waitpid(pid, WaitOptions::NOHANG);
                     }
                 }
@@ -56,6 +53,6 @@ impl Ours {
 
 impl Drop for Started {
     fn drop(&mut self) {
-        self.0.all().remove(&self.1);
+        locked(&self.0.0).remove(&self.1);
     }
 }

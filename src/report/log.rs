@@ -52,23 +52,24 @@ impl Log {
         let Fact {
             from, to, cause, ..
         } = *fact;
-        let service = self.service.as_str();
-        let unit = service;
+        let (service, state) = (self.service.as_str(), RecordedState::from(to).name());
+        macro_rules! log {
+            ($level:ident, $id:ident, $($line:tt)+) => {
+                tracing::$level!(message_id = message::$id, state, unit = service, $($line)+)
+            };
+        }
         let asked = matches!(cause, Event::Busy(_));
         let busy = if asked { None } else { self.busy.take() };
         if let (Event::SleepFailed(_), Some(why)) = (cause, self.stop_failure.take()) {
-            let retry_at = match to {
-                State::Stopping(Stop::Again { at }) => Some(at),
-                State::Cooling { sleep_at } => sleep_at,
-                State::Asleep | State::Waking { .. } | State::Awake => None,
-                State::Stopping(_) | State::Failed { .. } => None,
-            };
-            let retry = retry_at.map(|at| format!("; retrying in {}", left(at, now)));
-            let retry = retry.unwrap_or_default();
+            let mut retry = String::new();
+            if let State::Stopping(Stop::Again { at }) | State::Cooling { sleep_at: Some(at) } = to
+            {
+                retry = format!("; retrying in {}", left(at, now));
+            }
             tracing::warn!(
                 message_id = message::SLEEP_FAILED,
-                unit,
-                "failed to stop {unit}: {why}{retry}"
+                unit = service,
+                "failed to stop {service}: {why}{retry}"
             );
         }
         match (from, to) {
@@ -82,100 +83,65 @@ impl Log {
                 self.cooled = false;
                 self.why = None;
                 let client = first.map(|peer| peer.to_string());
+                let client = client.as_deref();
                 let whom = match first {
                     Some(Peer::Unix) => "a client of a Unix socket",
-                    Some(Peer::Tcp(_)) => client.as_deref().unwrap_or_default(),
-                    None => "a client",
+                    Some(Peer::Tcp(_)) | None => client.unwrap_or("a client"),
                 };
-                tracing::info!(
-                    message_id = message::WAKING,
-                    state = "waking",
-                    unit,
-                    client = client.as_deref(),
-                    "waking {service} for {whom}"
-                );
+                log!(info, WAKING, client, "waking {service} for {whom}");
             }
             (State::Waking { .. }, State::Awake | State::Cooling { .. }) => {
                 let took = self.woken_at.map_or(Duration::ZERO, |at| now - at);
-                tracing::info!(
-                    message_id = message::AWAKE,
-                    state = RecordedState::from(to).name(),
-                    unit,
-                    wake_usec = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-                    "{service} answers after {}",
-                    precise(took)
-                );
+                let wake_usec = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+                let shown = precise(took);
+                log!(info, AWAKE, wake_usec, "{service} answers after {shown}");
                 return Ended::Woken(took);
             }
             // A connection now and then is no news; how many there were is logged in the end.
             (State::Cooling { .. }, State::Awake) => {
-                tracing::debug!(
-                    message_id = message::AWAKE,
-                    state = "awake",
-                    unit,
-                    "{service} is in use again"
-                );
+                log!(debug, AWAKE, "{service} is in use again");
             }
             (State::Awake, State::Cooling { sleep_at }) => {
-                macro_rules! log {
-                    ($level:ident) => {
-                        tracing::$level!(
-                            message_id = message::COOLING,
-                            state = "cooling",
-                            unit,
-                            bytes_up = tally.up,
-                            bytes_down = tally.down,
-                            "last connection to {service} closed; {}",
-                            stops(sleep_at, now)
-                        )
-                    };
-                }
+                let (bytes_up, bytes_down) = (tally.up, tally.down);
+                let stops = stops(sleep_at, now);
+                let what = format!("last connection to {service} closed; {stops}");
                 if std::mem::replace(&mut self.cooled, true) {
-                    log!(debug);
+                    log!(debug, COOLING, bytes_up, bytes_down, "{what}");
                 } else {
-                    log!(info);
+                    log!(info, COOLING, bytes_up, bytes_down, "{what}");
                 }
             }
-            (_, State::Cooling { sleep_at }) => tracing::info!(
-                message_id = message::COOLING,
-                state = "cooling",
-                unit,
-                "{service} is running without connections; {}",
-                stops(sleep_at, now)
-            ),
-            (_, State::Awake) => tracing::info!(
-                message_id = message::AWAKE,
-                state = "awake",
-                unit,
-                "{service} is running"
-            ),
-            (_, State::Stopping(_)) if cause == Event::Silent => tracing::warn!(
-                message_id = message::STOPPING,
-                state = "stopping",
-                unit,
+            (_, State::Cooling { sleep_at }) => {
+                let stops = stops(sleep_at, now);
+                log!(
+                    info,
+                    COOLING,
+                    "{service} is running without connections; {stops}"
+                );
+            }
+            (_, State::Awake) => log!(info, AWAKE, "{service} is running"),
+            (_, State::Stopping(_)) if cause == Event::Silent => log!(
+                warn,
+                STOPPING,
                 "{service} runs, but does not answer; stopping it for a new start"
             ),
             (_, State::Stopping(stop)) => {
                 let served = tally.served - self.round.0;
-                let what = match stop {
-                    Stop::Theirs => format!("{service} is being stopped, not by wakeport"),
-                    Stop::Ours | Stop::Again { .. } if busy.is_some() => format!(
-                        "stopping {service} in spite of its work: `--busy-limit` is over ({})",
-                        busy.unwrap_or_default()
+                let what = match (stop, busy) {
+                    (Stop::Theirs, _) => format!("{service} is being stopped, not by wakeport"),
+                    (Stop::Ours | Stop::Again { .. }, Some(work)) => format!(
+                        "stopping {service} in spite of its work: `--busy-limit` is over ({work})"
                     ),
-                    Stop::Ours | Stop::Again { .. } if served == 0 => format!("stopping {service}"),
-                    Stop::Ours | Stop::Again { .. } => format!(
+                    (Stop::Ours | Stop::Again { .. }, None) if served == 0 => {
+                        format!("stopping {service}")
+                    }
+                    (Stop::Ours | Stop::Again { .. }, None) => format!(
                         "stopping {service}; {} served since {}",
                         count(served, "connection"),
                         time_of_day(self.round.1)
                     ),
                 };
-                tracing::info!(
-                    message_id = message::STOPPING,
-                    state = "stopping",
-                    unit,
-                    "{what}"
-                );
+                log!(info, STOPPING, "{what}");
             }
             (_, State::Asleep) => {
                 let what = match from {
@@ -184,25 +150,19 @@ impl Log {
                     State::Asleep | State::Waking { .. } => "stopped unexpectedly",
                     State::Awake | State::Cooling { .. } => "stopped unexpectedly",
                 };
-                tracing::info!(
-                    message_id = message::ASLEEP,
-                    state = "asleep",
-                    unit,
-                    "{service} {what}"
-                );
+                log!(info, ASLEEP, "{service} {what}");
             }
             (_, State::Failed { retry_at, .. }) => {
-                let why = match (cause, self.why.take()) {
-                    (_, Some(why)) => why,
-                    (Event::Due, None) => "it does not answer in time".into(),
-                    (_, None) => "it went down before it answered".into(),
+                let why = match (self.why.take(), cause) {
+                    (Some(why), _) => why,
+                    (None, Event::Due) => "it does not answer in time".into(),
+                    (None, _) => "it went down before it answered".into(),
                 };
-                tracing::error!(
-                    message_id = message::WAKE_FAILED,
-                    state = "failed",
-                    unit,
-                    "cannot start {service}: {why}; refusing connections for {}",
-                    left(retry_at, now)
+                let left = left(retry_at, now);
+                log!(
+                    error,
+                    WAKE_FAILED,
+                    "cannot start {service}: {why}; refusing connections for {left}"
                 );
                 self.why = Some(why.clone());
                 return Ended::Failed(why);
@@ -214,20 +174,14 @@ impl Log {
     /// Work that keeps the service awake without a client, if there is any. Loud when it begins only.
     pub fn busy(&mut self, work: Option<&str>) {
         let unit = self.service.as_str();
-        if let Some(work) = work {
-            macro_rules! log {
-                ($level:ident) => {
-                    tracing::$level!(
-                        message_id = message::KEPT_AWAKE,
-                        state = "cooling",
-                        unit,
-                        "{unit} is kept awake: {work}"
-                    )
-                };
+        let (message_id, state) = (message::KEPT_AWAKE, "cooling");
+        match (work, &self.busy) {
+            (None, _) => (),
+            (Some(work), None) => {
+                tracing::info!(message_id, state, unit, "{unit} is kept awake: {work}");
             }
-            match &self.busy {
-                None => log!(info),
-                Some(_) => log!(debug),
+            (Some(work), Some(_)) => {
+                tracing::debug!(message_id, state, unit, "{unit} is kept awake: {work}");
             }
         }
         self.busy = work.map(str::to_owned);

@@ -247,30 +247,24 @@ pub struct Moment {
     pub monotonic: f64,
 }
 
-/// Why a text is not a record.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs, reason = "each variant's message says what it is")]
-pub enum Unreadable {
-    #[error("it is damaged ({0})")]
-    Damaged(String),
-    #[error("it is of version {0}, from a newer wakeport; this one reads up to {VERSION}")]
-    Newer(u32),
-}
-
 // -- the text
 
 impl Record {
-    /// Reads what [`Record::to_text`] of this or an earlier version has written.
-    pub fn from_text(text: &str) -> Result<Self, Unreadable> {
+    /// Reads what [`Record::to_text`] of this or an earlier version has written; an error is one
+    /// line.
+    pub fn from_text(text: &str) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Versioned {
             version: u32,
         }
         // What it quotes may hold anything.
-        let damaged = |error: serde_json::Error| Unreadable::Damaged(one_line(&error.to_string()));
+        let damaged =
+            |error: serde_json::Error| format!("it is damaged ({})", one_line(&error.to_string()));
         let Versioned { version } = serde_json::from_str(text).map_err(damaged)?;
         if version > VERSION {
-            return Err(Unreadable::Newer(version));
+            return Err(format!(
+                "it is of version {version}, from a newer wakeport; this one reads up to {VERSION}"
+            ));
         }
         let mut record: Self = serde_json::from_str(text).map_err(damaged)?;
         record.mend();

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::record::{Clients, Kind, Moment, Record, RecordedState, Work};
+use super::record::{Kind, Record, RecordedState, Work};
 use super::state_file::{self, StateWriter};
-use super::status::{PACE, Tally};
+use super::status::{PACE, Tally, deadline};
 use crate::config::Manager;
 use crate::config::busy::Percent;
 use crate::core::lifecycle::{self, ClientCounts};
@@ -45,9 +45,9 @@ impl Recorder {
 
     /// What the service is, and the units that it is.
     pub fn about(&mut self, service: String, (units, manager): (Vec<String>, Manager)) {
-        self.record.service = service;
-        self.record.concerns(units, manager);
-        self.changed = true;
+        let record = self.change();
+        record.service = service;
+        record.concerns(units, manager);
     }
 
     /// The record as it is now.
@@ -57,29 +57,33 @@ impl Recorder {
         record
     }
 
+    /// The record, to be changed.
+    pub fn change(&mut self) -> &mut Record {
+        self.changed = true;
+        &mut self.record
+    }
+
     /// The service is in another state.
     pub fn turn(&mut self, state: lifecycle::State) {
         let state = RecordedState::from(state);
         if self.record.state != state {
-            self.record.transition(state, state_file::moment());
+            self.change().transition(state, state_file::moment());
             self.deadline = None;
             self.turned = true;
-            self.changed = true;
         }
     }
 
     /// What keeps the service awake now.
     pub fn kept_awake(&mut self, work: &BTreeMap<Work, String>) {
         if self.record.kept_awake != *work {
-            self.record.kept_awake.clone_from(work);
-            self.changed = true;
+            self.change().kept_awake.clone_from(work);
         }
     }
 
     /// An order to start is given; so many of the latest ones count.
     pub fn wakes(&mut self, keep: usize) {
-        self.record.wakes.order(state_file::moment().wall, keep);
-        self.changed = true;
+        let now = state_file::moment().wall;
+        self.change().wakes.order(now, keep);
     }
 
     /// How long ago the wakes of earlier lives were ordered.
@@ -91,24 +95,17 @@ impl Recorder {
     pub fn no_wake_for(&mut self, left: Option<Duration>) {
         let now = state_file::moment().wall;
         let until = left.and_then(|left| now.checked_add(left).ok());
-        self.record.wakes.not_before = until;
-        self.changed = true;
-    }
-
-    /// A wake took so long.
-    pub fn woke(&mut self, took: Duration) {
-        self.record.wakes.add(took);
-        self.changed = true;
+        self.change().wakes.not_before = until;
     }
 
     /// The service was stopped; with the memory that it took until then, and the CPU without clients.
     pub fn slept(&mut self, freed: Option<u64>, idle: Option<Percent>) {
-        self.record.sleeps += 1;
-        self.record.memory_freed = freed;
+        let record = self.change();
+        record.sleeps += 1;
+        record.memory_freed = freed;
         if let Some(cpu) = idle {
-            self.record.idles(cpu);
+            record.idles(cpu);
         }
-        self.changed = true;
     }
 
     /// What is wrong with the service although it works; whether that is news.
@@ -126,16 +123,7 @@ impl Recorder {
 
     /// Something has failed.
     pub fn failed(&mut self, kind: Kind, why: &str) {
-        let Moment { wall, .. } = state_file::moment();
-        self.record.fails(kind, why, wall);
-        self.changed = true;
-    }
-
-    /// Connections were closed before they were let through: as many more of one kind as `count`
-    /// says.
-    pub fn turned_away(&mut self, count: impl FnOnce(&mut Clients)) {
-        count(&mut self.record.clients);
-        self.changed = true;
+        self.change().fails(kind, why, state_file::moment().wall);
     }
 
     /// What connections have come to in this process.
@@ -209,17 +197,5 @@ impl From<lifecycle::State> for RecordedState {
             lifecycle::State::Stopping(_) => Self::Stopping,
             lifecycle::State::Failed { .. } => Self::Failed,
         }
-    }
-}
-
-/// When a state ends that lasts for a time that people ask for.
-fn deadline(state: lifecycle::State) -> Option<Instant> {
-    match state {
-        lifecycle::State::Cooling { sleep_at } => sleep_at,
-        lifecycle::State::Failed { retry_at, .. } => Some(retry_at),
-        lifecycle::State::Asleep | lifecycle::State::Waking { .. } | lifecycle::State::Awake => {
-            None
-        }
-        lifecycle::State::Stopping(_) => None,
     }
 }

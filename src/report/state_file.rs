@@ -4,7 +4,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::report::record::{Moment, Process, Record};
 use crate::util::file;
+use crate::util::lock::locked;
 use crate::util::proc;
 
 /// The folder of the records in the state directory. What hooks and child processes keep beside it
@@ -169,7 +170,12 @@ struct Pending {
     next: Option<Record>,
     writing: bool,
     closing: bool,
-    over: bool,
+}
+
+impl Pending {
+    fn is_busy(&self) -> bool {
+        self.next.is_some() || self.writing
+    }
 }
 
 impl StateWriter {
@@ -202,7 +208,7 @@ impl StateWriter {
     /// Has `record` written.
     pub fn keep(&self, record: Record) {
         if let Some(shared) = &self.0 {
-            shared.pending().next = Some(record);
+            locked(&shared.pending).next = Some(record);
             shared.changed.notify_all();
         }
     }
@@ -212,12 +218,8 @@ impl Closing {
     /// Waits until all is written, for a moment. The drop then need not wait.
     pub async fn settled(&self) {
         let Some(shared) = &self.0.0 else { return };
-        let is_busy = || {
-            let pending = shared.pending();
-            pending.next.is_some() || pending.writing
-        };
         let mut left = FLUSH_TIMEOUT;
-        while is_busy() && !left.is_zero() {
+        while locked(&shared.pending).is_busy() && !left.is_zero() {
             tokio::time::sleep(WRITE_POLL).await;
             left -= WRITE_POLL;
         }
@@ -227,22 +229,19 @@ impl Closing {
 impl Drop for Closing {
     fn drop(&mut self) {
         if let Some(shared) = &self.0.0 {
-            shared.pending().closing = true;
+            let mut pending = locked(&shared.pending);
+            pending.closing = true;
             shared.changed.notify_all();
-            let wait =
-                shared
-                    .changed
-                    .wait_timeout_while(shared.pending(), FLUSH_TIMEOUT, |pending| !pending.over);
+            let is_busy = |pending: &mut Pending| pending.is_busy();
+            let wait = shared
+                .changed
+                .wait_timeout_while(pending, FLUSH_TIMEOUT, is_busy);
             drop(wait);
         }
     }
 }
 
 impl Shared {
-    fn pending(&self) -> MutexGuard<'_, Pending> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn write_all(&self, path: &Path) {
         let mut reported = false;
         while let Some(record) = self.next() {
@@ -255,17 +254,15 @@ impl Shared {
                 Err(_) => (),
             }
         }
-        self.pending().over = true;
-        self.changed.notify_all();
     }
 
     /// Waits for a record; `None` when closing.
     fn next(&self) -> Option<Record> {
-        let idle = |pending: &mut Pending| {
-            pending.writing = false;
-            pending.next.is_none() && !pending.closing
-        };
-        let pending = self.changed.wait_while(self.pending(), idle);
+        let mut pending = locked(&self.pending);
+        pending.writing = false;
+        self.changed.notify_all();
+        let idle = |pending: &mut Pending| pending.next.is_none() && !pending.closing;
+        let pending = self.changed.wait_while(pending, idle);
         let mut pending = pending.unwrap_or_else(PoisonError::into_inner);
         let next = pending.next.take();
         pending.writing = next.is_some();

@@ -130,16 +130,8 @@ impl Status {
             self.said_at = Some(now);
         }
         // What is left of a span is shown anew when it has shrunk by a tenth.
-        let left = match state {
-            State::Cooling { .. } if self.kept_awake.is_some() => None,
-            State::Cooling { sleep_at: Some(at) } => Some(at.saturating_duration_since(now)),
-            State::Failed { retry_at: at, .. } => Some(at.saturating_duration_since(now)),
-            State::Asleep | State::Waking { .. } | State::Awake => None,
-            State::Cooling { sleep_at: None } | State::Stopping(_) => None,
-        };
-        self.say_at = left
-            .filter(|left| !left.is_zero())
-            .map(|left| now + (left / 10).max(PACE));
+        let until = deadline(state).filter(|at| self.kept_awake.is_none() && *at > now);
+        self.say_at = until.map(|at| now + ((at - now) / 10).max(PACE));
         changed.then_some(&*self.text)
     }
 
@@ -207,5 +199,14 @@ impl Status {
                 }
             }
         }
+    }
+}
+
+/// When a state ends that lasts for a time that people ask for.
+pub(super) fn deadline(state: State) -> Option<Instant> {
+    match state {
+        State::Cooling { sleep_at } => sleep_at,
+        State::Failed { retry_at, .. } => Some(retry_at),
+        State::Asleep | State::Waking { .. } | State::Awake | State::Stopping(_) => None,
     }
 }

@@ -144,16 +144,18 @@ async fn put_away(queues: &[Queue], store: &Store, notifier: &Notifier) -> Resul
 /// Goes on with the connections that an earlier process has left.
 pub(super) fn take(stored: Stored, listeners: &Listeners, notifier: &Notifier) {
     let Stored { queues, unknown } = stored;
-    let mut names = unknown;
-    for name in &names {
+    for name in &unknown {
         tracing::warn!(
             "`{name}` in the file descriptor store is not known to this version: removed"
         );
     }
-    let mut received = Vec::new();
+    // Ours first: what waits for the manager is limited.
+    let mut names = Vec::new();
     if !queues.is_empty() {
         names.push(CONNECTIONS.into());
     }
+    names.extend(unknown);
+    let mut received = Vec::new();
     for queue in queues {
         let (these, problem) = receive(queue);
         received.extend(these);

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::handover::Received;
-use super::slots::{ConnectionSlot, PendingCount, ResumedSlot, Slots};
+use super::slots::{ConnectionSlot, Pending, PendingCount, Slots};
 use super::workers::Workers;
 use crate::config::address::Peer;
 use crate::config::{Limits, span};
@@ -22,7 +22,7 @@ use crate::net::listen::Listener;
 use crate::net::relay::Interrupt;
 use crate::net::stream::RawStream;
 use crate::report::text;
-use crate::session::{Abort, Left, Route};
+use crate::session::{Abort, Left, Route, Session};
 use crate::systemd::message_id as message;
 use crate::util::backoff::Backoff;
 
@@ -93,30 +93,26 @@ impl Sessions {
 
     /// Has one go on that has paused, here or in an earlier process.
     pub(super) fn resume(&self, left: Left) {
-        let waits = !left.is_relayed();
-        let ResumedSlot {
-            connection,
-            waiting,
-        } = self.slots.resume(waits);
+        let slot = self.slots.resume(!left.is_relayed());
         let session = left.resume(|| self.pending.register());
-        let (worker, runtime) = self.workers.slot(None);
-        let session = session.run(waiting, (connection, worker));
-        self.tasks.spawn_on(session, &runtime);
+        self.run(session, slot, None);
     }
 
     /// Begins one, for a connection that was accepted on thread number `own`.
     fn begin(
         &self,
         route: &Arc<Route>,
-        connection: (RawStream, Peer),
+        (client, peer): (RawStream, Peer),
         slot: ConnectionSlot,
         own: Option<usize>,
     ) {
-        let (client, peer) = connection;
         let pending = || self.pending.register();
-        let Some(session) = route.accept(client, peer, pending) else {
-            return;
-        };
+        if let Some(session) = route.accept(client, peer, pending) {
+            self.run(session, slot, own);
+        }
+    }
+
+    fn run(&self, session: Session<Pending>, slot: ConnectionSlot, own: Option<usize>) {
         let ConnectionSlot {
             connection,
             waiting,

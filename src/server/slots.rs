@@ -18,19 +18,13 @@ pub(super) struct Slots {
     waiting: Arc<Semaphore>,
 }
 
-/// Room for one: a connection, and its wait for the target.
+/// Room for one: a connection, and its wait for the target. One that was accepted by an earlier
+/// process, or has paused, may be without.
 #[derive(Debug)]
 pub(super) struct ConnectionSlot {
     /// Held until the connection is closed.
-    pub(super) connection: OwnedSemaphorePermit,
-    /// Held until it is relayed.
-    pub(super) waiting: OwnedSemaphorePermit,
-}
-
-/// The same for one that was accepted by an earlier process, or has paused.
-#[derive(Debug)]
-pub(super) struct ResumedSlot {
     pub(super) connection: Option<OwnedSemaphorePermit>,
+    /// Held until it is relayed.
     pub(super) waiting: Option<OwnedSemaphorePermit>,
 }
 
@@ -58,15 +52,15 @@ impl Slots {
     pub(super) async fn get(&self) -> ConnectionSlot {
         let open = "semaphores are never closed";
         ConnectionSlot {
-            connection: self.connections.clone().acquire_owned().await.expect(open),
-            waiting: self.waiting.clone().acquire_owned().await.expect(open),
+            connection: Some(self.connections.clone().acquire_owned().await.expect(open)),
+            waiting: Some(self.waiting.clone().acquire_owned().await.expect(open)),
         }
     }
 
     /// What room there is for one that was accepted by an earlier process, which is never refused.
-    pub(super) fn resume(&self, waits: bool) -> ResumedSlot {
+    pub(super) fn resume(&self, waits: bool) -> ConnectionSlot {
         let slot = |room: &Arc<Semaphore>| room.clone().try_acquire_owned().ok();
-        ResumedSlot {
+        ConnectionSlot {
             connection: slot(&self.connections),
             waiting: slot(&self.waiting).filter(|_| waits),
         }
@@ -75,8 +69,8 @@ impl Slots {
     /// Room for one more, if there is some right now.
     pub(super) fn try_get(&self) -> Option<ConnectionSlot> {
         Some(ConnectionSlot {
-            connection: self.connections.clone().try_acquire_owned().ok()?,
-            waiting: self.waiting.clone().try_acquire_owned().ok()?,
+            connection: Some(self.connections.clone().try_acquire_owned().ok()?),
+            waiting: Some(self.waiting.clone().try_acquire_owned().ok()?),
         })
     }
 }

@@ -1,10 +1,11 @@
 //! STATUS= of the process: that of its service, or a summary of several.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::core::lifecycle::State;
 use crate::report::record::RecordedState;
 use crate::systemd::notify::Notifier;
+use crate::util::lock::locked;
 
 /// What all services say.
 #[derive(Clone, Debug)]
@@ -33,14 +34,14 @@ impl StatusLine {
 
     /// A place for one more service.
     pub(super) fn add(&self) -> usize {
-        let services = &mut self.line().services;
+        let services = &mut locked(&self.0).services;
         services.push(Some(("asleep", String::new())));
         services.len() - 1
     }
 
     /// What a service says.
     pub(super) fn say(&self, place: usize, text: &str, state: State) {
-        let mut line = self.line();
+        let mut line = locked(&self.0);
         let state = RecordedState::from(state).name();
         line.services[place] = Some((state, text.to_owned()));
         line.publish();
@@ -48,13 +49,9 @@ impl StatusLine {
 
     /// A service is gone.
     pub(super) fn remove(&self, place: usize) {
-        let mut line = self.line();
+        let mut line = locked(&self.0);
         line.services[place] = None;
         line.publish();
-    }
-
-    fn line(&self) -> MutexGuard<'_, Line> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -62,7 +59,7 @@ impl Line {
     fn publish(&mut self) {
         let text = self.text();
         if text != self.said {
-            self.notifier.status(text.clone());
+            self.notifier.status(&text);
             self.said = text;
         }
     }
@@ -89,7 +86,7 @@ mod tests {
     #[test]
     fn one_service_speaks_for_itself_and_several_are_counted() {
         let line = StatusLine::new(Notifier::silent());
-        let said = || line.line().said.clone();
+        let said = || locked(&line.0).said.clone();
         let (web, db) = (line.add(), line.add());
         line.say(web, "awake: 1 client", State::Awake);
         assert_eq!(said(), "2 services: 1 awake, 1 asleep");

@@ -5,12 +5,14 @@
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::util::lock::locked;
 
 /// The threads. There are as many as are of use: the first one starts with the first connection, the
 /// second one when two are open at once, and so on.
@@ -51,7 +53,7 @@ impl Workers {
     /// A slot for a connection that was accepted on thread number `own`, if on one of these, and
     /// where its tasks are to be spawned: there, unless another thread has clearly less to do.
     pub fn slot(&self, own: Option<usize>) -> (WorkerSlot, Handle) {
-        let mut started = self.started();
+        let mut started = locked(&self.started);
         let free = started.iter().any(|worker| worker.connections() == 0);
         if !free && self.may_start_after(started.len()) {
             match Worker::start(&self.end) {
@@ -92,13 +94,9 @@ impl Workers {
     }
 
     fn threads(&self) -> Vec<Handle> {
-        let started = self.started();
+        let started = locked(&self.started);
         let threads = started.iter().filter(|worker| worker.is_thread);
         threads.map(|worker| worker.runtime.clone()).collect()
-    }
-
-    fn started(&self) -> MutexGuard<'_, Vec<Worker>> {
-        self.started.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether there may be one more thread than `started`.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::now;
 use crate::core::gate::{Occupancy, Step, Word};
+use crate::report::status::Tally;
 
 /// The gate of one target, and what has passed it.
 #[derive(Debug)]
@@ -32,21 +33,6 @@ pub struct Traffic {
     pub idle: u32,
     /// Whether it was closed because a peer had timed out, as a number to be added.
     pub vanished: u32,
-}
-
-/// What all connections of a service have carried by now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Totals {
-    /// Connections let through, modulo 2^31.
-    pub entered: u32,
-    /// Bytes from clients to targets.
-    pub up: u64,
-    /// Bytes from targets to clients.
-    pub down: u64,
-    /// Connections closed because no byte moved.
-    pub idle: u64,
-    /// Connections closed because a peer had timed out.
-    pub vanished: u64,
 }
 
 impl Gate {
@@ -166,18 +152,19 @@ pub(super) fn occupancy<'a>(gates: impl Iterator<Item = &'a Gate> + Clone) -> Oc
     Occupancy::of(words, gates.filter_map(Gate::left_at).max())
 }
 
-/// What has passed several gates.
-pub(super) fn totals<'a>(gates: impl Iterator<Item = &'a Gate>) -> Totals {
-    let mut totals = Totals::default();
+/// How many connections have passed several gates, modulo 2^31, and what they have come to but for
+/// that.
+pub(super) fn totals<'a>(gates: impl Iterator<Item = &'a Gate>) -> (u32, Tally) {
+    let (mut entered, mut totals) = (0_u32, Tally::default());
     for gate in gates {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        totals.entered = totals.entered.wrapping_add(gate.word().entered());
+        entered = entered.wrapping_add(gate.word().entered());
         totals.up += read(&gate.up);
         totals.down += read(&gate.down);
         totals.idle += read(&gate.idle);
         totals.vanished += read(&gate.vanished);
     }
-    totals
+    (entered, totals)
 }
 
 #[cfg(test)]

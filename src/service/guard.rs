@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::time::{sleep_until, timeout};
@@ -21,6 +21,7 @@ use crate::net::direct;
 use crate::program::Launcher;
 use crate::report::record::Work;
 use crate::report::text::count;
+use crate::util::lock::locked;
 
 /// How long each of those that are asked may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -247,12 +248,12 @@ impl Guard {
     }
 
     fn keep(&self, measured: Option<Measured>) {
-        *self.measured.lock().unwrap_or_else(PoisonError::into_inner) = measured;
+        *locked(&self.measured) = measured;
     }
 
     /// What was measured first, if that is long enough before `after`.
     fn before(&self, after: Measured) -> Option<Measured> {
-        let kept = *self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = *locked(&self.measured);
         kept.filter(|before| is_long(after.at.saturating_duration_since(before.at)))
     }
 

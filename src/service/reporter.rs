@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::gate::Totals;
 use super::guard::Answer;
 use super::handle::Stopped;
 use crate::backend::Failure;
@@ -39,7 +38,8 @@ pub struct Reporter {
     say: Say,
     about: About,
     frozen: bool,
-    totals: Totals,
+    /// Connections let through, as the gates have counted them.
+    entered: u32,
     tally: Tally,
 }
 
@@ -81,7 +81,7 @@ impl Reporter {
             recorder,
             say,
             frozen: false,
-            totals: Totals::default(),
+            entered: 0,
             tally: Tally::default(),
         }
     }
@@ -102,13 +102,12 @@ impl Reporter {
     }
 
     /// What the gates have counted by now.
-    pub(super) fn carried(&mut self, totals: Totals) {
-        let entered = totals.entered.wrapping_sub(self.totals.entered);
+    pub(super) fn carried(&mut self, (entered, totals): (u32, Tally)) {
         // The count is modulo 2^31.
-        self.tally.served += u64::from(entered & 0x7fff_ffff);
-        (self.tally.up, self.tally.down) = (totals.up, totals.down);
-        (self.tally.idle, self.tally.vanished) = (totals.idle, totals.vanished);
-        self.totals = totals;
+        let more = entered.wrapping_sub(self.entered) & 0x7fff_ffff;
+        let served = self.tally.served + u64::from(more);
+        self.tally = Tally { served, ..totals };
+        self.entered = entered;
         self.recorder.carried(self.tally);
     }
 
@@ -119,7 +118,7 @@ impl Reporter {
         }
         match self.log.fact(fact, first, self.tally, now) {
             Ended::Nothing => (),
-            Ended::Woken(took) => self.recorder.woke(took),
+            Ended::Woken(took) => self.recorder.change().wakes.add(took),
             Ended::Failed(why) => {
                 let kind = if fact.cause == Event::Due {
                     Kind::Timeout
@@ -190,7 +189,7 @@ impl Reporter {
 
     /// A connection was closed before it was let through.
     pub(super) fn abandoned(&mut self) {
-        self.recorder.turned_away(|clients| clients.gave_up += 1);
+        self.recorder.change().clients.gave_up += 1;
     }
 
     /// The service is about to be started.
@@ -201,8 +200,7 @@ impl Reporter {
     }
 
     pub(super) fn denied(&mut self, listener: &str, peer: Peer) {
-        self.recorder
-            .turned_away(|clients| clients.refused_address += 1);
+        self.recorder.change().clients.refused_address += 1;
         self.log.denied(listener, peer);
     }
 
@@ -221,14 +219,12 @@ impl Reporter {
             silent,
         } = rejected;
         if failed > 0 {
-            self.recorder
-                .turned_away(|clients| clients.refused_failed += failed);
+            self.recorder.change().clients.refused_failed += failed;
             self.log.rejected(failed);
         }
         if wake_rate > 0 {
             self.no_wake_until(until, now);
-            self.recorder
-                .turned_away(|clients| clients.refused_rate += wake_rate);
+            self.recorder.change().clients.refused_rate += wake_rate;
             if let Some(rate) = self.about.wake_rate {
                 let until = self.status.no_wake(now);
                 self.log.rate_limited(wake_rate, rate, until);
@@ -236,8 +232,7 @@ impl Reporter {
         }
         for (index, connections) in silent {
             let failure = silence(index);
-            self.recorder
-                .turned_away(|clients| clients.refused_silent += connections);
+            self.recorder.change().clients.refused_silent += connections;
             self.recorder.failed(Kind::Silent, &failure);
             self.log.silent(connections, &failure);
         }

@@ -3,12 +3,13 @@
 use std::ops::{Index, IndexMut};
 use std::sync::Arc;
 
-use super::gate::{self, Gate, Totals};
+use super::gate::{self, Gate};
 use super::handle::{Entrance, Handle};
 use super::probe::Probed;
 use super::settings::Settings;
 use crate::core::gate::Occupancy;
 use crate::net::dial::Target;
+use crate::report::status::Tally;
 
 /// All that the service has had, by the index that the core knows them by.
 #[derive(Debug, Default)]
@@ -58,7 +59,7 @@ impl Targets {
         gate::occupancy(self.gates())
     }
 
-    pub(super) fn totals(&self) -> Totals {
+    pub(super) fn totals(&self) -> (u32, Tally) {
         gate::totals(self.gates())
     }
 }

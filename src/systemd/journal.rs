@@ -2,6 +2,7 @@
 //! so that a journal or a terminal that blocks delays no client.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
 use std::os::unix::net::UnixDatagram;
@@ -80,15 +81,7 @@ enum Entry {
 struct Line {
     level: Option<Level>,
     message: String,
-    message_id: Option<String>,
-    /// The program whose output it is.
-    program: Option<String>,
-    state: Option<String>,
-    unit: Option<String>,
-    client: Option<String>,
-    wake_usec: Option<u64>,
-    bytes_up: Option<u64>,
-    bytes_down: Option<u64>,
+    fields: BTreeMap<&'static str, String>,
 }
 
 /// Lines that wait to be written. More are dropped, and counted.
@@ -220,16 +213,17 @@ fn until_read() -> std::io::Result<()> {
 
 /// Writes a line to the journal. A field that the line does not have is left out.
 fn emit(line: &Line) {
+    let field = |name| line.fields.get(name);
     macro_rules! emit_at {
         ($level:ident) => {
             tracing::$level!(
-                MESSAGE_ID = line.message_id,
-                WAKEPORT_STATE = line.state,
-                WAKEPORT_UNIT = line.unit,
-                WAKEPORT_CLIENT = line.client,
-                WAKEPORT_WAKE_USEC = line.wake_usec,
-                WAKEPORT_BYTES_UP = line.bytes_up,
-                WAKEPORT_BYTES_DOWN = line.bytes_down,
+                MESSAGE_ID = field("message_id"),
+                WAKEPORT_STATE = field("state"),
+                WAKEPORT_UNIT = field("unit"),
+                WAKEPORT_CLIENT = field("client"),
+                WAKEPORT_WAKE_USEC = field("wake_usec"),
+                WAKEPORT_BYTES_UP = field("bytes_up"),
+                WAKEPORT_BYTES_DOWN = field("bytes_down"),
                 "{}",
                 line.message
             )
@@ -278,7 +272,7 @@ impl<S: Subscriber> Layer<S> for Forward {
             ..Line::default()
         };
         event.record(&mut line);
-        if let Some(program) = line.program.take() {
+        if let Some(program) = line.fields.remove("program") {
             line.message.insert_str(0, &format!("{program}: "));
         }
         if let Cow::Owned(safe) = escape_controls(&line.message) {
@@ -291,37 +285,23 @@ impl<S: Subscriber> Layer<S> for Forward {
 }
 
 impl Line {
-    fn set(&mut self, name: &str, value: String) {
-        match name {
+    fn set(&mut self, field: &Field, value: String) {
+        match field.name() {
             "message" => self.message.insert_str(0, &value),
-            "program" => self.program = Some(value),
-            "message_id" => self.message_id = Some(value),
-            "state" => self.state = Some(value),
-            "unit" => self.unit = Some(value),
-            "client" => self.client = Some(value),
+            name @ ("message_id" | "program" | "state" | "unit" | "client" | "wake_usec"
+            | "bytes_up" | "bytes_down") => _ = self.fields.insert(name, value),
             // Without a name in the journal: part of the message.
-            _ => {
-                let _ = write!(self.message, " {name}={value}");
-            }
+            name => _ = write!(self.message, " {name}={value}"),
         }
     }
 }
 
 impl Visit for Line {
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        match field.name() {
-            "wake_usec" => self.wake_usec = Some(value),
-            "bytes_up" => self.bytes_up = Some(value),
-            "bytes_down" => self.bytes_down = Some(value),
-            name => self.set(name, value.to_string()),
-        }
-    }
-
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.set(field.name(), value.to_owned());
+        self.set(field, value.to_owned());
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.set(field.name(), format!("{value:?}"));
+        self.set(field, format!("{value:?}"));
     }
 }

@@ -38,13 +38,10 @@ enum Sink {
 
 #[derive(Debug)]
 enum Message {
-    Ready,
-    Status(String),
-    Alive,
-    Extend(Duration),
+    /// A text; whoever waits for it is told when it was sent.
+    Text(String, Option<SyncSender<()>>),
+    /// Descriptors to be stored by this name.
     Store(&'static str, Vec<OwnedFd>, oneshot::Sender<bool>),
-    Forget(Vec<String>),
-    Stopping(SyncSender<()>),
 }
 
 /// Messages that wait to be sent; only when the manager hangs are there more, which are dropped.
@@ -80,19 +77,21 @@ impl Notifier {
 
     /// READY: the sockets are ours.
     pub fn ready(&self) {
-        self.notify(Message::Ready);
+        self.tell("READY=1");
     }
 
     /// STATUS: what is going on.
-    pub fn status(&self, text: String) {
-        self.notify(Message::Status(text));
+    pub fn status(&self, text: &str) {
+        // A newline would end the field, and the manager takes 4096 bytes in all.
+        let text: String = one_line(text).chars().take(512).collect();
+        self.tell(format!("STATUS={text}"));
     }
 
     /// Tells the manager that the event loop runs, twice within its limit, if it has one.
     pub async fn feed_watchdog(self) {
         let limit = sd_notify::watchdog_enabled();
         while let Some(limit) = limit.filter(|limit| !limit.is_zero()) {
-            self.notify(Message::Alive);
+            self.tell("WATCHDOG=1");
             sleep(limit / 2).await;
         }
     }
@@ -100,7 +99,7 @@ impl Notifier {
     /// Has the manager wait for us until this is dropped.
     pub async fn keep_extending(&self) {
         loop {
-            self.notify(Message::Extend(EXTEND_BY));
+            self.tell(format!("EXTEND_TIMEOUT_USEC={}", EXTEND_BY.as_micros()));
             sleep(EXTEND_EVERY).await;
         }
     }
@@ -119,17 +118,21 @@ impl Notifier {
 
     /// FDSTOREREMOVE: what is stored by these names is not wanted any more.
     pub fn forget(&self, names: Vec<String>) {
-        if !names.is_empty() {
-            self.notify(Message::Forget(names));
+        for name in names {
+            self.tell(format!("FDSTOREREMOVE=1\nFDNAME={name}"));
         }
     }
 
     /// STOPPING: the process exits. Returns when that is sent.
     pub fn stopping(&self) {
         let (sent, done) = sync_channel(1);
-        if self.notify(Message::Stopping(sent)) {
+        if self.notify(Message::Text("STOPPING=1".into(), Some(sent))) {
             let _ = done.recv_timeout(STOPPING_TIMEOUT);
         }
+    }
+
+    fn tell(&self, text: impl Into<String>) {
+        self.notify(Message::Text(text.into(), None));
     }
 
     fn notify(&self, message: Message) -> bool {
@@ -155,31 +158,17 @@ fn send_all(messages: &Receiver<Message>) {
 }
 
 fn send(message: Message) {
-    // A failure could only be reported to the manager.
-    let result = match &message {
-        Message::Ready => sd_notify::notify(&[NotifyState::Ready]),
-        // A newline would end the field, and the manager takes 4096 bytes in all.
-        Message::Status(text) => {
-            let text: String = one_line(text).chars().take(512).collect();
-            sd_notify::notify(&[NotifyState::Status(&text)])
-        }
-        Message::Alive => sd_notify::notify(&[NotifyState::Watchdog]),
-        Message::Extend(time) => {
-            let usec = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
-            sd_notify::notify(&[NotifyState::ExtendTimeoutUsec(usec)])
-        }
-        Message::Forget(names) => names.iter().try_for_each(|name| {
-            let removal = format!("FDSTOREREMOVE=1\nFDNAME={name}");
-            sd_notify::notify(&[NotifyState::Custom(&removal)])
-        }),
-        Message::Store(name, descriptors, _) => store(name, descriptors),
-        Message::Stopping(_) => sd_notify::notify(&[NotifyState::Stopping]),
-    };
     match message {
-        Message::Store(_, _, reply) => drop(reply.send(result.is_ok())),
-        Message::Stopping(sent) => drop(sent.send(())),
-        Message::Ready | Message::Status(_) | Message::Alive => (),
-        Message::Extend(_) | Message::Forget(_) => (),
+        Message::Text(text, sent) => {
+            // A failure could only be reported to the manager.
+            let _ = sd_notify::notify(&[NotifyState::Custom(&text)]);
+            if let Some(sent) = sent {
+                let _ = sent.send(());
+            }
+        }
+        Message::Store(name, descriptors, reply) => {
+            let _ = reply.send(store(name, &descriptors).is_ok());
+        }
     }
 }
 

@@ -42,7 +42,11 @@ impl Store {
             full: 0,
             most: 0,
         };
-        if !starts_again(&row.job, || store.get("Restart")).await {
+        let setting: Option<String> = match &*row.job {
+            "" => store.get("Restart").await,
+            _ => None,
+        };
+        if !starts_again(&row.job, setting.as_deref()) {
             return None;
         }
         let most: u32 = store.get("FileDescriptorStoreMax").await?;
@@ -70,16 +74,10 @@ impl Store {
 
 /// Whether a unit with this job starts again when its process has ended well; `setting` is its
 /// `Restart=`.
-async fn starts_again<F: Future<Output = Option<String>>>(
-    job: &str,
-    setting: impl FnOnce() -> F,
-) -> bool {
+fn starts_again(job: &str, setting: Option<&str>) -> bool {
     match job {
         "restart" | "try-restart" => true,
-        "" => {
-            let setting = setting().await;
-            setting.is_some_and(|setting| setting == "always" || setting == "on-success")
-        }
+        "" => matches!(setting, Some("always" | "on-success")),
         _ => false,
     }
 }
@@ -88,8 +86,8 @@ async fn starts_again<F: Future<Output = Option<String>>>(
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn a_unit_starts_again_by_its_job_or_else_by_its_setting() {
+    #[test]
+    fn a_unit_starts_again_by_its_job_or_else_by_its_setting() {
         for (job, setting, again) in [
             ("restart", "no", true),
             ("stop", "always", false),
@@ -98,9 +96,8 @@ mod tests {
             ("", "always", true),
             ("", "on-success", true),
         ] {
-            let setting = async || Some(setting.to_owned());
-            assert_eq!(starts_again(job, setting).await, again, "{job} {again}");
+            assert_eq!(starts_again(job, Some(setting)), again, "{job} {again}");
         }
-        assert!(!starts_again("", async || None).await);
+        assert!(!starts_again("", None));
     }
 }

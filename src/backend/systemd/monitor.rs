@@ -4,7 +4,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_core::Stream;
@@ -19,6 +19,7 @@ use super::explain::{self, BusError, Verb};
 use crate::backend::Failure;
 use crate::config::{Manager, UnitName};
 use crate::systemd::dbus::{self, Bus, Properties, SYSTEMD, UnitStatus};
+use crate::util::lock::locked;
 use crate::util::proc;
 
 /// How long an answer may take: libdbus's own default. The manager does not answer while it
@@ -338,11 +339,6 @@ impl SignalLog {
             results.push((job, result));
         }
     }
-}
-
-/// Nothing panics while it holds one of these locks, and what they guard is never half done.
-pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn strings(units: &[UnitName]) -> Vec<&str> {

@@ -83,16 +83,20 @@ fn large_counts_do_not_overflow() {
 #[test]
 fn damaged_and_newer_records_are_refused() {
     for damaged in ["", "{", "[]", "{}", "\0\0\0", "{\"version\": -1}"] {
-        let read = Record::from_text(damaged);
-        assert!(matches!(read, Err(Unreadable::Damaged(_))), "{damaged:?}");
+        let why = Record::from_text(damaged).unwrap_err();
+        assert!(why.starts_with("it is damaged ("), "{damaged:?}: {why}");
     }
     let wrong = r#"{"version": 1, "state": "levitating"}"#;
-    let read = Record::from_text(wrong);
-    assert!(matches!(read, Err(Unreadable::Damaged(_))), "{read:?}");
+    let why = Record::from_text(wrong).unwrap_err();
+    assert!(why.starts_with("it is damaged ("), "{why}");
     let why = Record::from_text(r#"{"version": 1, "state": "a\nb\u001b"}"#).unwrap_err();
     assert!(!why.to_string().contains(char::is_control), "{why}");
     let newer = r#"{"version": 2, "state": "levitating"}"#;
-    assert_eq!(Record::from_text(newer), Err(Unreadable::Newer(2)));
+    let why = Record::from_text(newer).unwrap_err();
+    assert!(
+        why.starts_with("it is of version 2, from a newer "),
+        "{why}"
+    );
     let text = begun(0.0).to_text();
     for cut in 1..text.len() - 2 {
         assert!(Record::from_text(&text[..cut]).is_err(), "cut at {cut}");
