@@ -171,6 +171,19 @@ impl ServiceConfig {
         own.is_none_or(|own| own.iter().any(|own| own == listener))
     }
 
+    /// What it is called in the log.
+    pub fn label(&self) -> String {
+        match &self.kind {
+            ServiceKind::Relay => "the target".into(),
+            ServiceKind::Units { units, .. } => {
+                let names: Vec<_> = units.iter().map(UnitName::as_str).collect();
+                names.join(" ")
+            }
+            ServiceKind::Hooks { .. } => "the service".into(),
+            ServiceKind::Exec(command) => command.to_string(),
+        }
+    }
+
     /// The units that are started and stopped, if there are any.
     pub fn units(&self) -> &[UnitName] {
         match &self.kind {

@@ -33,16 +33,15 @@ use reporter::Rejected;
 use targets::Targets;
 
 pub use gate::Traffic;
-pub use guard::Guard;
 pub use handle::{Entrance, Handle, LastOrder, Permit, Queued, Verdict};
-pub use reporter::{About, Reporter, Say};
+pub use reporter::{Reporter, Say};
 pub use settings::Settings;
 
 /// One service, as far as it acts.
 #[derive(Debug)]
 pub struct Service {
     core: core::Service,
-    settings: Settings,
+    settings: Arc<Settings>,
     tasks: TaskTracker,
     inbox: mpsc::UnboundedReceiver<Message>,
     handle: Handle,
@@ -60,7 +59,7 @@ pub struct Service {
 impl Service {
     /// A service with these settings. When it becomes idle, `changed` is notified.
     pub fn new(
-        settings: Settings,
+        settings: Arc<Settings>,
         reporter: Reporter,
         tasks: TaskTracker,
         changed: Arc<Notify>,
@@ -70,9 +69,9 @@ impl Service {
         let mut targets = Targets::default();
         targets.follow(&settings, &handle);
         Self {
-            core: settings.core(targets.len(), &reporter),
-            orders: Orders::new(&settings, handle.clone(), tasks.clone()),
-            questions: Questions::new(settings.guard.clone(), handle.clone(), tasks.clone()),
+            core: settings.core(targets.0.len(), &reporter),
+            orders: Orders::new(settings.clone(), handle.clone(), tasks.clone()),
+            questions: Questions::new(settings.clone(), handle.clone(), tasks.clone()),
             settings,
             tasks,
             inbox,
@@ -87,18 +86,18 @@ impl Service {
 
     /// Goes on with other settings. Those that wait, wait anew; those inside stay; the service is
     /// found as it is, or, if the last order says so, stopped unless it is down.
-    async fn reconfigure(&mut self, settings: Settings, mut last: LastOrder) {
+    async fn reconfigure(&mut self, settings: Arc<Settings>, mut last: LastOrder) {
         let (handle, tasks) = (self.handle.clone(), self.tasks.clone());
-        self.questions = Questions::new(settings.guard.clone(), handle.clone(), tasks.clone());
-        let mut next = Orders::new(&settings, handle, tasks);
+        self.questions = Questions::new(settings.clone(), handle.clone(), tasks.clone());
+        let mut next = Orders::new(settings.clone(), handle, tasks);
         next.watch();
         let orders = std::mem::replace(&mut self.orders, next);
         last.stop &= !self.core.is_down(self.targets.occupancy());
         orders.close(last).await;
-        self.reporter.reconfigured(settings.about.clone());
+        self.reporter.reconfigured(settings.clone());
         self.settings = settings;
         self.targets.follow(&self.settings, &self.handle);
-        self.core = self.settings.core(self.targets.len(), &self.reporter);
+        self.core = self.settings.core(self.targets.0.len(), &self.reporter);
         let tickets: Vec<Ticket> = self.waiters.keys().copied().collect();
         for ticket in tickets {
             self.handle_input(Input::Arrived(ticket));
@@ -161,7 +160,7 @@ impl Service {
             }
             Message::Refused(waiter, permit, why) => {
                 drop(permit);
-                self.targets[waiter.ticket.target].failure = Some(why);
+                self.targets.0[waiter.ticket.target].failure = Some(why);
                 let input = Input::Refused(waiter.ticket);
                 self.waiters.insert(waiter.ticket, waiter);
                 self.handle_input(input);
@@ -188,14 +187,14 @@ impl Service {
             Message::Reported(number, report) if self.orders.have(number) => self.reported(report),
             Message::Reported(..) => (),
             Message::Answered(index, number, answer) => {
-                if self.targets[index].answered(number) {
+                if self.targets.0[index].answered(number) {
                     self.handle_with(Input::Answered(index), answer);
                 }
             }
-            Message::Missed(index, number, why) => self.targets[index].missed(number, why),
+            Message::Missed(index, number, why) => self.targets.0[index].missed(number, why),
             Message::Ask(ask) => ask(self),
             Message::Reconfigure(settings, last, reply) => {
-                self.reconfigure(*settings, last).await;
+                self.reconfigure(settings, last).await;
                 let _ = reply.send(self.entrances());
             }
             Message::Close(last) => return Some(last),
@@ -239,7 +238,7 @@ impl Service {
             if timer == Timer::Answer {
                 self.reporter.busy(guard::Answer::late());
             }
-            let woken_for = &self.targets[self.core.woken_for()];
+            let woken_for = &self.targets.0[self.core.woken_for()];
             if let (Timer::Lifecycle, State::Waking { .. }, Some(why)) =
                 (timer, self.core.state(), &woken_for.failure)
             {
@@ -270,7 +269,7 @@ impl Service {
                         self.questions.follow(&fact);
                     }
                     Effect::Admit { ticket, first } => {
-                        let entrance = &self.targets[ticket.target].entrance;
+                        let entrance = &self.targets.0[ticket.target].entrance;
                         entrance.gate().admit(first);
                         let permit = entrance.permit();
                         if let Some(waiter) = self.waiters.remove(&ticket) {
@@ -287,7 +286,7 @@ impl Service {
                         self.reporter.starts();
                         if let Some(waiter) = self.waiters.get(&ticket) {
                             self.orders
-                                .start(self.targets[ticket.target].target.clone(), waiter);
+                                .start(self.targets.0[ticket.target].target.clone(), waiter);
                         }
                     }
                     Effect::Stop => self.orders.stop(),
@@ -295,9 +294,9 @@ impl Service {
                     Effect::Query { explain } => self.orders.query(explain),
                     Effect::AskBusy(number) => self.questions.ask(number),
                     Effect::Probe(index) => {
-                        self.targets[index].probe(&self.settings.prober, &self.tasks);
+                        self.targets.0[index].probe(&self.settings, &self.tasks);
                     }
-                    Effect::CancelProbe(index) => self.targets[index].cancel(),
+                    Effect::CancelProbe(index) => self.targets.0[index].cancel(),
                     Effect::Open(index) => self.targets.gate(index).open(),
                     Effect::Close(index) => self.targets.gate(index).close(),
                     Effect::CloseEmpty(index) => {
@@ -312,7 +311,7 @@ impl Service {
             }
         }
         let until = self.core.no_wake_until(now());
-        let silence = |index: usize| self.targets[index].silence();
+        let silence = |index: usize| self.targets.0[index].silence();
         self.reporter.rejections(rejected, until, now(), silence);
     }
 

@@ -73,20 +73,20 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
 
 impl Dialer {
-    /// A dialer that refuses to connect to `ours`, the addresses of our own listeners.
-    pub fn new(ours: impl IntoIterator<Item = SocketAddr>, liveness: Liveness) -> Self {
+    /// A dialer that refuses to connect to `ours`, the addresses of our own listeners. Its connections
+    /// begin with `header`.
+    pub fn new(
+        ours: impl IntoIterator<Item = SocketAddr>,
+        liveness: Liveness,
+        header: Option<ProxyVersion>,
+    ) -> Self {
         Self {
             liveness,
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
             ours: Arc::new(ours.into_iter().collect()),
             preferred: Preferred::default(),
-            header: None,
+            header,
         }
-    }
-
-    /// The same, but its connections begin with a PROXY header.
-    pub fn announcing(self, header: Option<ProxyVersion>) -> Self {
-        Self { header, ..self }
     }
 
     /// Whether targets are told their clients.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::record::{Kind, Record, RecordedState, Work};
 use super::state_file::{self, StateWriter};
 use super::status::{PACE, Tally, deadline};
-use crate::config::Manager;
+use crate::config::ServiceConfig;
 use crate::config::busy::Percent;
 use crate::core::lifecycle::{self, ClientCounts};
 
@@ -44,10 +44,11 @@ impl Recorder {
     }
 
     /// What the service is, and the units that it is.
-    pub fn about(&mut self, service: String, (units, manager): (Vec<String>, Manager)) {
+    pub fn about(&mut self, config: &ServiceConfig) {
         let record = self.change();
-        record.service = service;
-        record.concerns(units, manager);
+        record.service = config.label();
+        let units = config.units().iter().map(ToString::to_string);
+        record.concerns(units.collect(), config.manager());
     }
 
     /// The record as it is now.

@@ -15,15 +15,12 @@ use super::routes::Routes;
 use super::status_line::StatusLine;
 use super::unit_lock::{LockError, UnitLock};
 use crate::backend::Backend;
-use crate::config::{Config, ServiceConfig, ServiceKind, UnitName};
+use crate::config::{Config, ServiceConfig, ServiceKind};
 use crate::net::dial::{Dialer, Target};
 use crate::net::listen::Listener;
 use crate::program::Launcher;
 use crate::report::state_file::Closing;
-use crate::service::probe::Prober;
-use crate::service::{
-    About, Entrance, Guard, Handle, LastOrder, Permit, Reporter, Service, Settings,
-};
+use crate::service::{Entrance, Handle, LastOrder, Permit, Reporter, Service, Settings};
 use crate::session::{Abort, Left, Route, SessionContext};
 
 /// What a stop may take beyond its time-out, until it is known to have failed.
@@ -366,12 +363,12 @@ impl Running {
                  idle: give it a `StateDirectory=` or `--state-dir`, or `--stay`"
             );
         }
-        let (settings, context, lock) = build(surroundings, &config, &targets, None);
+        let (settings, context, lock) = build(surroundings, config.clone(), targets.clone(), None);
         let (recorder, record) = surroundings.instance.recorder(&config);
         let place = surroundings.status_line.add();
         let status_line = surroundings.status_line.clone();
         let say = Box::new(move |text: &str, state| status_line.say(place, text, state));
-        let reporter = Reporter::new(settings.about.clone(), recorder, say);
+        let reporter = Reporter::new(settings.clone(), recorder, say);
         let (tasks, changed) = (surroundings.tasks.clone(), surroundings.changed.clone());
         let service = Service::new(settings, reporter, tasks, changed);
         Self {
@@ -434,13 +431,13 @@ impl Running {
         if self.config == config && self.targets == targets {
             return;
         }
-        // What is under way ends first: only then another lock may be taken.
-        let lock = self.lock.take();
-        let (settings, context, lock) = build(surroundings, &config, targets, lock);
         let last = LastOrder {
             stop: self.must_end_before(&config),
             ..last_order(&self.config, surroundings.drain_timeout)
         };
+        // What is under way ends first: only then another lock may be taken.
+        let lock = self.lock.take();
+        let (settings, context, lock) = build(surroundings, config.clone(), targets.to_vec(), lock);
         if let Some(entrances) = self.handle.reconfigure(settings, last).await {
             self.entrances = entrances;
         }
@@ -458,10 +455,10 @@ fn handles(services: &[Running]) -> Vec<Handle> {
 /// What a service and its sessions need; `held` is the lock that it has already.
 fn build(
     surroundings: &Surroundings,
-    config: &ServiceConfig,
-    targets: &[Arc<Target>],
+    config: ServiceConfig,
+    targets: Vec<Arc<Target>>,
     held: Option<UnitLock>,
-) -> (Settings, SessionContext, Option<UnitLock>) {
+) -> (Arc<Settings>, SessionContext, Option<UnitLock>) {
     let Surroundings {
         ours,
         launcher,
@@ -469,27 +466,25 @@ fn build(
         abort,
         ..
     } = surroundings;
-    let dialer = Dialer::new(ours.iter().copied(), config.liveness);
-    let dialer = dialer.announcing(config.send_proxy);
+    let dialer = Dialer::new(ours.iter().copied(), config.liveness, config.send_proxy);
     drop(held);
-    let (backend, lock) = match lock(instance, config) {
-        Ok(lock) => (Backend::new(config, targets, &dialer, launcher), lock),
+    let (backend, lock) = match lock(instance, &config) {
+        Ok(lock) => (Backend::new(&config, &targets, &dialer, launcher), lock),
         Err(why) => {
             tracing::warn!("{why}; relaying only, the unit is neither started nor stopped");
             (Backend::Relay, None)
         }
     };
-    let settings = Settings {
-        guard: Guard::new(config, backend.clone(), targets, launcher.clone()),
-        backend,
-        targets: targets.to_vec(),
-        prober: Prober::new(config, dialer.clone(), launcher.clone()),
-        timing: config.timing,
-        about: about(config),
-    };
     let (admission, liveness) = (config.admission.clone(), config.liveness);
-    let context = SessionContext::new(dialer, admission, liveness, abort.clone());
-    (settings, context, lock)
+    let context = SessionContext::new(dialer.clone(), admission, liveness, abort.clone());
+    let settings = Settings {
+        config,
+        backend,
+        targets,
+        dialer,
+        launcher: launcher.clone(),
+    };
+    (Arc::new(settings), context, lock)
 }
 
 /// Keeps other instances from stopping the units of a service; why not, if one of them has a unit.
@@ -510,15 +505,6 @@ fn lock(instance: &Instance, config: &ServiceConfig) -> Result<Option<UnitLock>,
     }
 }
 
-fn about(config: &ServiceConfig) -> About {
-    let units = config.units().iter().map(ToString::to_string).collect();
-    About {
-        label: label(&config.kind),
-        units: (units, config.manager()),
-        wake_rate: config.wake_rate,
-    }
-}
-
 /// What a service does last when a signal ends us: whether it is stopped, and how long what is under
 /// way may take. A child process ends with us; a hook that runs is not cut off.
 fn last_order(config: &ServiceConfig, drain_timeout: Duration) -> LastOrder {
@@ -529,18 +515,4 @@ fn last_order(config: &ServiceConfig, drain_timeout: Duration) -> LastOrder {
         ServiceKind::Relay | ServiceKind::Units { .. } | ServiceKind::Exec(_) => Duration::ZERO,
     };
     LastOrder { stop, limit }
-}
-
-/// What the service is called in the log.
-fn label(kind: &ServiceKind) -> String {
-    match kind {
-        ServiceKind::Relay => "the target".into(),
-        ServiceKind::Units { units, .. } => units
-            .iter()
-            .map(UnitName::as_str)
-            .collect::<Vec<_>>()
-            .join(" "),
-        ServiceKind::Hooks { .. } => "the service".into(),
-        ServiceKind::Exec(command) => command.to_string(),
-    }
 }

@@ -11,14 +11,12 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::handle::{Handle, Message};
 use super::now;
+use super::settings::Settings;
 use crate::backend::{Backend, Failure, Usage};
-use crate::config::ServiceConfig;
 use crate::config::busy::{Busy, DirectConnections, Percent, Rate};
 use crate::core::lifecycle::{Event, State};
 use crate::core::service::Fact;
-use crate::net::dial::Target;
 use crate::net::direct;
-use crate::program::Launcher;
 use crate::report::record::Work;
 use crate::report::text::count;
 use crate::util::lock::locked;
@@ -37,11 +35,8 @@ const BUSY: i32 = 1;
 
 /// What may keep a service awake.
 #[derive(Clone, Debug)]
-pub struct Guard {
-    busy: Busy,
-    backend: Backend,
-    targets: Vec<Arc<Target>>,
-    launcher: Launcher,
+struct Guard {
+    settings: Arc<Settings>,
     measured: Arc<Mutex<Option<Measured>>>,
 }
 
@@ -58,9 +53,10 @@ pub(super) struct Questions {
 }
 
 impl Questions {
-    pub(super) fn new(guard: Guard, handle: Handle, tasks: TaskTracker) -> Self {
+    pub(super) fn new(settings: Arc<Settings>, handle: Handle, tasks: TaskTracker) -> Self {
+        let measured = Arc::default();
         Self {
-            guard,
+            guard: Guard { settings, measured },
             handle,
             tasks,
             asked: None,
@@ -97,7 +93,7 @@ impl Questions {
             return;
         };
         self.idle = idles(fact.cause, at, now());
-        if self.idle || self.guard.busy.measured().is_some() {
+        if self.idle || self.guard.busy().measured().is_some() {
             let task = self.tasks.spawn(self.guard.clone().prepare(at));
             self.prepared = Some(AbortOnDropHandle::new(task));
         }
@@ -150,29 +146,12 @@ impl Answer {
 type Found = Result<Option<String>, String>;
 
 impl Guard {
-    /// The guard of a service with this backend and these targets.
-    pub fn new(
-        config: &ServiceConfig,
-        backend: Backend,
-        targets: &[Arc<Target>],
-        launcher: Launcher,
-    ) -> Self {
-        Self {
-            busy: config.busy.clone(),
-            backend,
-            targets: targets.to_vec(),
-            launcher,
-            measured: Arc::default(),
-        }
-    }
-
-    /// How long the service may be kept awake.
-    pub(super) fn limit(&self) -> Duration {
-        self.busy.limit
+    fn busy(&self) -> &Busy {
+        &self.settings.config.busy
     }
 
     /// Asks all at once.
-    pub(super) async fn ask(&self) -> Answer {
+    async fn ask(&self) -> Answer {
         let (direct, units, hook, usage) = tokio::join!(
             in_time("direct connections", self.direct()),
             in_time("units that require it", self.units()),
@@ -196,10 +175,15 @@ impl Guard {
     }
 
     async fn direct(&self) -> Found {
-        if self.busy.direct_connections == DirectConnections::Ignore {
+        if self.busy().direct_connections == DirectConnections::Ignore {
             return Ok(None);
         }
-        let targets: Vec<_> = self.targets.iter().map(|target| &**target).collect();
+        let targets: Vec<_> = self
+            .settings
+            .targets
+            .iter()
+            .map(|target| &**target)
+            .collect();
         match direct::count(&targets).await {
             Ok(0) => Ok(None),
             Ok(n) => Ok(Some(count(n as u64, "direct connection"))),
@@ -208,7 +192,7 @@ impl Guard {
     }
 
     async fn units(&self) -> Found {
-        let units = self.backend.dependents().await;
+        let units = self.settings.backend.dependents().await;
         match &units.map_err(|why| why.to_string())?[..] {
             [] => Ok(None),
             [unit] => Ok(Some(format!("{unit} is running"))),
@@ -217,16 +201,17 @@ impl Guard {
     }
 
     async fn hook(&self) -> Found {
-        let Some(hook) = &self.busy.hook else {
+        let Some(hook) = &self.busy().hook else {
             return Ok(None);
         };
         let mut variables = vec![("WAKEPORT_EVENT", "busy".to_owned())];
-        if let Some(target) = self.targets.first() {
+        if let Some(target) = self.settings.targets.first() {
             variables.push(("WAKEPORT_TARGET", target.address.to_string()));
         }
         // Dropping it ends it.
         let never = CancellationToken::new();
         let run = self
+            .settings
             .launcher
             .run("busy hook", hook, &variables, Duration::MAX, &never);
         let status = run.await.map_err(|error| error.to_string())?;
@@ -244,7 +229,7 @@ impl Guard {
     async fn prepare(self, stop_at: Instant) {
         let begin = stop_at.checked_sub(WINDOW).unwrap_or(stop_at);
         sleep_until(begin.into()).await;
-        self.keep(Measured::of(&self.backend).await.ok());
+        self.keep(Measured::of(&self.settings.backend).await.ok());
     }
 
     fn keep(&self, measured: Option<Measured>) {
@@ -258,15 +243,15 @@ impl Guard {
     }
 
     async fn usage(&self) -> Vec<(Work, Found)> {
-        if self.busy.measured().is_none() {
+        if self.busy().measured().is_none() {
             return Vec::new();
         }
         let measured = async {
-            let measured = Measured::of(&self.backend).await;
+            let measured = Measured::of(&self.settings.backend).await;
             measured.map_err(|why| why.to_string())
         };
         match in_time("what it uses", measured).await {
-            Ok(after) => compare(&self.busy, self.before(after), after),
+            Ok(after) => compare(self.busy(), self.before(after), after),
             Err(why) => vec![(Work::Cpu, Err(why))],
         }
     }

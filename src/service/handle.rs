@@ -41,7 +41,7 @@ pub(super) enum Message {
     /// What is known by now, everything before this message counted.
     Ask(Box<dyn FnOnce(&mut Service) + Send>),
     /// Go on with other settings: finish what is under way by those before, then answer.
-    Reconfigure(Box<Settings>, LastOrder, oneshot::Sender<Vec<Entrance>>),
+    Reconfigure(Arc<Settings>, LastOrder, oneshot::Sender<Vec<Entrance>>),
     /// The process ends, or the service is not wanted any more: finish what is under way.
     Close(LastOrder),
 }
@@ -192,9 +192,13 @@ impl Handle {
 
     /// Has the service go on with other settings, after the last order by those before. The ways to
     /// its targets then, unless the service has ended.
-    pub async fn reconfigure(&self, settings: Settings, last: LastOrder) -> Option<Vec<Entrance>> {
+    pub async fn reconfigure(
+        &self,
+        settings: Arc<Settings>,
+        last: LastOrder,
+    ) -> Option<Vec<Entrance>> {
         let (reply, entrances) = oneshot::channel();
-        self.post(Message::Reconfigure(Box::new(settings), last, reply));
+        self.post(Message::Reconfigure(settings, last, reply));
         entrances.await.ok()
     }
 

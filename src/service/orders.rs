@@ -13,8 +13,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use super::Settings;
 use super::guard::Measured;
 use super::handle::{Handle, LastOrder, Message, Report, Stopped, Waiter};
-use super::probe::Prober;
-use crate::backend::{Backend, StopScope, WakeOrder};
+use crate::backend::{StopScope, WakeOrder};
 use crate::config::span;
 use crate::core::lifecycle::Phase;
 use crate::net::dial::Target;
@@ -28,17 +27,6 @@ const STILL: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_s
 
 /// How long a stop waits to hear what the service has used.
 const USAGE_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// What may be left of a service that is stopped, and answer.
-#[derive(Clone, Debug)]
-struct Remains {
-    /// What asks,
-    prober: Prober,
-    /// and whom.
-    targets: Vec<Arc<Target>>,
-    /// How long it may take from the order to stop on.
-    limit: Duration,
-}
 
 /// The inbox, for what comes of these orders. New settings bring new orders: what is in the inbox of those
 /// before says nothing of the service any more.
@@ -57,9 +45,7 @@ impl Reports {
 /// The order under way or last carried out; the next one waits for it.
 #[derive(Debug)]
 pub(super) struct Orders {
-    backend: Backend,
-    start_timeout: Duration,
-    remains: Remains,
+    settings: Arc<Settings>,
     reports: Reports,
     tasks: TaskTracker,
     last: Option<JoinHandle<StopScope>>,
@@ -69,15 +55,9 @@ pub(super) struct Orders {
 }
 
 impl Orders {
-    pub(super) fn new(settings: &Settings, handle: Handle, tasks: TaskTracker) -> Self {
+    pub(super) fn new(settings: Arc<Settings>, handle: Handle, tasks: TaskTracker) -> Self {
         Self {
-            backend: settings.backend.clone(),
-            start_timeout: settings.timing.start_timeout,
-            remains: Remains {
-                prober: settings.prober.clone(),
-                targets: settings.targets.clone(),
-                limit: settings.timing.stop_timeout,
-            },
+            settings,
             reports: Reports {
                 number: handle.unique(),
                 handle,
@@ -96,14 +76,14 @@ impl Orders {
 
     /// Has changes of the service reported from now on.
     pub(super) fn watch(&mut self) {
-        let (backend, reports) = (self.backend.clone(), self.reports.clone());
+        let (backend, reports) = (self.settings.backend.clone(), self.reports.clone());
         let watch = async move { backend.watch(move || reports.post(Report::Changed)).await };
         self.watch = Some(AbortOnDropHandle::new(self.tasks.spawn(watch)));
     }
 
     /// Finds out what the service does; with `explain` also why, if it is down.
     pub(super) fn query(&self, explain: bool) {
-        let (backend, reports) = (self.backend.clone(), self.reports.clone());
+        let (backend, reports) = (self.settings.backend.clone(), self.reports.clone());
         self.tasks.spawn(async move {
             let seen = backend.query().await;
             let why = match seen {
@@ -126,12 +106,12 @@ impl Orders {
             target,
             listener: first.listener.clone(),
             client: first.peer,
-            limit: self.start_timeout,
+            limit: self.settings.config.timing.start_timeout,
             given_up: self.given_up.clone(),
         };
-        self.begin(|previous, backend, reports| async move {
+        self.begin(|previous, settings, reports| async move {
             previous.await;
-            let woken = backend.wake(order).await;
+            let woken = settings.backend.wake(order).await;
             reports.post(Report::Started(woken.result));
             woken.started
         });
@@ -139,21 +119,19 @@ impl Orders {
 
     /// Has the service stopped.
     pub(super) fn stop(&mut self) {
-        let remains = self.remains.clone();
-        self.begin(|previous, backend, reports| async move {
+        self.begin(|previous, settings, reports| async move {
             previous.await;
-            stop(&backend, &remains, &reports, StopScope::All).await
+            stop(&settings, &reports, StopScope::All).await
         });
     }
 
     /// Ends the start that is under way, and with `undo` has stopped what it started.
     pub(super) fn give_up(&mut self, undo: bool) {
         self.given_up.cancel();
-        let remains = self.remains.clone();
-        self.begin(move |previous, backend, reports| async move {
+        self.begin(move |previous, settings, reports| async move {
             let started = previous.await;
             match undo {
-                true => stop(&backend, &remains, &reports, started).await,
+                true => stop(&settings, &reports, started).await,
                 false => started,
             }
         });
@@ -163,12 +141,12 @@ impl Orders {
     /// known to be down.
     pub(super) async fn close(mut self, LastOrder { stop, limit }: LastOrder) -> bool {
         self.given_up.cancel();
-        self.begin(move |previous, backend, _| async move {
+        self.begin(move |previous, settings, _| async move {
             previous.await;
             if !stop {
                 return StopScope::All;
             }
-            match backend.sleep(StopScope::All).await {
+            match settings.backend.sleep(StopScope::All).await {
                 Ok(_) => StopScope::Nothing,
                 Err(why) => {
                     tracing::warn!("failed to stop the service: {why}");
@@ -183,13 +161,13 @@ impl Orders {
             running = rest;
         }
         // Without us, systemd's own dependencies stop what they have started.
-        running == StopScope::Nothing || !self.backend.can_start()
+        running == StopScope::Nothing || !self.settings.backend.can_start()
     }
 
     /// Begins an order, which is to wait for the one before, whatever that was.
     fn begin<F, T>(&mut self, order: F)
     where
-        F: FnOnce(Previous, Backend, Reports) -> T,
+        F: FnOnce(Previous, Arc<Settings>, Reports) -> T,
         T: Future<Output = StopScope> + Send + 'static,
     {
         let previous = self.last.take();
@@ -199,20 +177,22 @@ impl Orders {
                 None => StopScope::Nothing,
             }
         });
-        let (backend, reports) = (self.backend.clone(), self.reports.clone());
-        self.last = Some(self.tasks.spawn(order(previous, backend, reports)));
+        let (settings, reports) = (self.settings.clone(), self.reports.clone());
+        self.last = Some(self.tasks.spawn(order(previous, settings, reports)));
     }
 }
 
-impl Remains {
-    /// Waits until no target answers, or until the limit after `began`: then says which one does.
+impl Settings {
+    /// Waits until no target of the service, which is stopped, answers, or until the limit after
+    /// `began`: then says which one does.
     async fn gone(&self, began: Instant, reports: &Reports) -> Option<String> {
         let mut backoff = STILL;
-        let limit = span::show(self.limit);
+        let stop_timeout = self.config.timing.stop_timeout;
+        let limit = span::show(stop_timeout);
         let mut told = false;
         loop {
             let address = &self.answering().await?.address;
-            let left = self.limit.saturating_sub(began.elapsed());
+            let left = stop_timeout.saturating_sub(began.elapsed());
             if left.is_zero() {
                 return Some(format!(
                     "`{address}` still answered {limit} after the order to stop: its process runs \
@@ -232,7 +212,7 @@ impl Remains {
     /// A target that answers.
     async fn answering(&self) -> Option<&Target> {
         for target in &self.targets {
-            if self.prober.still_answers(target).await {
+            if self.still_answers(target).await {
                 return Some(target);
             }
         }
@@ -242,12 +222,8 @@ impl Remains {
 
 /// Stops what `scope` names, and reports. What may still serve clients then is given time to end: it
 /// would take them along.
-async fn stop(
-    backend: &Backend,
-    remains: &Remains,
-    reports: &Reports,
-    scope: StopScope,
-) -> StopScope {
+async fn stop(settings: &Settings, reports: &Reports, scope: StopScope) -> StopScope {
+    let backend = &settings.backend;
     let began = Instant::now();
     let measured = match scope {
         StopScope::All => timeout(USAGE_TIMEOUT, Measured::of(backend)).await.ok(),
@@ -257,7 +233,7 @@ async fn stop(
     let result = match backend.sleep(scope).await {
         Ok(slept) => {
             let left = match slept.may_answer {
-                true => remains.gone(began, reports).await,
+                true => settings.gone(began, reports).await,
                 false => None,
             };
             let remark = left.or(slept.remark);

@@ -10,12 +10,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::handle::{Entrance, Message};
+use super::settings::Settings;
 use crate::config::address::HttpUrl;
-use crate::config::{CommandLine, Readiness, ReadyKind, ServiceConfig};
-use crate::net::dial::{Connection, Dialer, Target};
+use crate::config::{CommandLine, ReadyKind};
+use crate::net::dial::{Connection, Target};
 use crate::net::proxy_header::Origin;
 use crate::net::stream::AsyncStream;
-use crate::program::Launcher;
 use crate::util::backoff::Backoff;
 
 /// A connection to a target, and what it has sent already.
@@ -70,9 +70,9 @@ impl Probed {
     }
 
     /// Begins a probe, which ends with [`Message::Answered`].
-    pub(super) fn probe(&mut self, prober: &Prober, tasks: &TaskTracker) {
+    pub(super) fn probe(&mut self, settings: &Arc<Settings>, tasks: &TaskTracker) {
         self.number += 1;
-        let (prober, target) = (prober.clone(), self.target.clone());
+        let (settings, target) = (settings.clone(), self.target.clone());
         let (entrance, number) = (self.entrance.clone(), self.number);
         self.probe = Some(AbortOnDropHandle::new(tasks.spawn(async move {
             let (handle, index) = (entrance.service(), entrance.index());
@@ -83,7 +83,7 @@ impl Probed {
                     handle.post(Message::Missed(index, number, why));
                 }
             };
-            let answer = prober.answer(&target, missed).await;
+            let answer = settings.probe(&target, missed).await;
             handle.post(Message::Answered(index, number, answer));
         })));
     }
@@ -116,15 +116,6 @@ impl Probed {
     }
 }
 
-/// Probes targets.
-#[derive(Clone, Debug)]
-pub struct Prober {
-    readiness: Readiness,
-    dialer: Dialer,
-    launcher: Launcher,
-    hook_limit: Duration,
-}
-
 /// A service that accepts a moment after its start job ended is found a moment later; one that
 /// takes minutes costs four attempts a second.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -139,23 +130,12 @@ const STILL: Duration = Duration::from_secs(1);
 /// A status line with its headers is shorter than that, or is not worth waiting for.
 const LONGEST_HEAD: usize = 16 * 1024;
 
-impl Prober {
-    /// Probes as `config` says.
-    pub fn new(config: &ServiceConfig, dialer: Dialer, launcher: Launcher) -> Self {
-        let readiness = config.readiness.clone();
-        Self {
-            readiness,
-            dialer,
-            launcher,
-            hook_limit: config.timing.start_timeout,
-        }
-    }
-
+impl Settings {
     /// Returns when `target` answers, with the connection that proved it if a client can have it.
     /// Until then tells `missed` why it does not.
-    pub async fn answer(&self, target: &Target, mut missed: impl FnMut(String)) -> Option<Answer> {
+    async fn probe(&self, target: &Target, mut missed: impl FnMut(String)) -> Option<Answer> {
         // A program is not run a thousand times a second.
-        let first = match self.readiness.hook {
+        let first = match self.config.readiness.hook {
             Some(_) => LONGEST_PAUSE,
             None => FIRST_PAUSE,
         };
@@ -176,9 +156,13 @@ impl Prober {
         ];
         // Dropping the probe drops the hook.
         let never = CancellationToken::new();
-        let run = self
-            .launcher
-            .run("ready hook", hook, &variables, self.hook_limit, &never);
+        let run = self.launcher.run(
+            "ready hook",
+            hook,
+            &variables,
+            self.config.timing.start_timeout,
+            &never,
+        );
         let status = run.await.map_err(io::Error::other)?;
         if status.success() {
             Ok(())
@@ -190,19 +174,19 @@ impl Prober {
     }
 
     /// Whether a target answers still, of a service that is stopped. No hook is run for that.
-    pub async fn still_answers(&self, target: &Target) -> bool {
+    pub(super) async fn still_answers(&self, target: &Target) -> bool {
         matches!(timeout(STILL, self.contact(target)).await, Ok(Ok(_)))
     }
 
     async fn ask(&self, target: &Target) -> io::Result<Option<Answer>> {
-        if let Some(hook) = &self.readiness.hook {
+        if let Some(hook) = &self.config.readiness.hook {
             self.agrees(hook, target).await?;
         }
         self.contact(target).await
     }
 
     async fn contact(&self, target: &Target) -> io::Result<Option<Answer>> {
-        match &self.readiness.kind {
+        match &self.config.readiness.kind {
             ReadyKind::Connect => Ok(Some(self.dialer.dial(target).await?.into())),
             ReadyKind::Banner => {
                 let stream = self.dialer.dial(target).await?.announce(Origin::Local)?;

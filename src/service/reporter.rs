@@ -1,14 +1,16 @@
 //! What happens to a service, told to the log, to STATUS= and to the record.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::guard::Answer;
 use super::handle::Stopped;
+use super::settings::Settings;
 use crate::backend::Failure;
+use crate::config::WakeRate;
 use crate::config::address::Peer;
 use crate::config::busy::Percent;
-use crate::config::{Manager, WakeRate};
 use crate::core::lifecycle::{Event, State};
 use crate::core::service::{self as core, Fact, Rejection, Ticket};
 use crate::report::log::{Ended, Log};
@@ -19,24 +21,13 @@ use crate::report::status::{Status, Tally};
 /// Where STATUS= goes: its text, and the state in one word.
 pub type Say = Box<dyn Fn(&str, State) + Send>;
 
-/// What a service is called, and how often it may be woken.
-#[derive(Clone, Debug)]
-pub struct About {
-    /// Its name in log and STATUS=.
-    pub label: String,
-    /// The units that it is, and whose manager has them.
-    pub units: (Vec<String>, Manager),
-    /// How often it may be woken.
-    pub wake_rate: Option<WakeRate>,
-}
-
 /// The three places.
 pub struct Reporter {
     log: Log,
     status: Status,
     recorder: Recorder,
     say: Say,
-    about: About,
+    settings: Arc<Settings>,
     frozen: bool,
     /// Connections let through, as the gates have counted them.
     entered: u32,
@@ -71,13 +62,13 @@ impl std::fmt::Debug for Reporter {
 }
 
 impl Reporter {
-    /// Reports on the service that `about` describes.
-    pub fn new(about: About, mut recorder: Recorder, say: Say) -> Self {
-        recorder.about(about.label.clone(), about.units.clone());
+    /// Reports on the service with these settings.
+    pub fn new(settings: Arc<Settings>, mut recorder: Recorder, say: Say) -> Self {
+        recorder.about(&settings.config);
         Self {
-            log: Log::new(about.label.clone()),
-            status: Status::new(about.label.clone()),
-            about,
+            log: Log::new(settings.config.label()),
+            status: Status::new(settings.config.label()),
+            settings,
             recorder,
             say,
             frozen: false,
@@ -87,18 +78,20 @@ impl Reporter {
     }
 
     /// The service goes on under other settings.
-    pub(super) fn reconfigured(&mut self, about: About) {
-        self.recorder
-            .about(about.label.clone(), about.units.clone());
-        self.log = Log::new(about.label.clone());
-        self.status = Status::new(about.label.clone());
-        self.about = about;
+    pub(super) fn reconfigured(&mut self, settings: Arc<Settings>) {
+        self.recorder.about(&settings.config);
+        self.log = Log::new(settings.config.label());
+        self.status = Status::new(settings.config.label());
+        self.settings = settings;
     }
 
     /// How often the service may be woken, and how long ago the wakes of earlier lives were
     /// ordered.
     pub(super) fn wakes(&self) -> Option<(WakeRate, Vec<Duration>)> {
-        Some((self.about.wake_rate?, self.recorder.earlier_wakes()))
+        Some((
+            self.settings.config.wake_rate?,
+            self.recorder.earlier_wakes(),
+        ))
     }
 
     /// What the gates have counted by now.
@@ -167,7 +160,7 @@ impl Reporter {
 
     fn frozen(&mut self, frozen: bool) {
         if std::mem::replace(&mut self.frozen, frozen) != frozen {
-            let service = &self.about.label;
+            let service = self.settings.config.label();
             self.remark(frozen.then(|| format!("{service} is frozen (`systemctl freeze`)")));
         }
     }
@@ -194,7 +187,7 @@ impl Reporter {
 
     /// The service is about to be started.
     pub(super) fn starts(&mut self) {
-        if let Some(WakeRate { wakes, .. }) = self.about.wake_rate {
+        if let Some(WakeRate { wakes, .. }) = self.settings.config.wake_rate {
             self.recorder.wakes(wakes);
         }
     }
@@ -225,7 +218,7 @@ impl Reporter {
         if wake_rate > 0 {
             self.no_wake_until(until, now);
             self.recorder.change().clients.refused_rate += wake_rate;
-            if let Some(rate) = self.about.wake_rate {
+            if let Some(rate) = self.settings.config.wake_rate {
                 let until = self.status.no_wake(now);
                 self.log.rate_limited(wake_rate, rate, until);
             }

@@ -2,32 +2,30 @@
 
 use std::sync::Arc;
 
-use super::guard::Guard;
 use super::now;
-use super::probe::Prober;
-use super::reporter::{About, Reporter};
+use super::reporter::Reporter;
 use crate::backend::Backend;
-use crate::config::Timing;
+use crate::config::ServiceConfig;
 use crate::core::lifecycle::Times;
 use crate::core::service::{Rules, Service};
 use crate::core::wake_limiter::WakeLimiter;
-use crate::net::dial::Target;
+use crate::net::dial::{Dialer, Target};
+use crate::program::Launcher;
 
-/// What a service does its work with, and may be replaced while it runs.
+/// What a service does its work with, and may be replaced while it runs. What is under way with those
+/// before keeps them, and their backend, until it ends.
 #[derive(Debug)]
 pub struct Settings {
+    /// What was given.
+    pub config: ServiceConfig,
     /// What starts and stops it.
     pub backend: Backend,
     /// Where its connections go.
     pub targets: Vec<Arc<Target>>,
-    /// What asks whether they answer.
-    pub prober: Prober,
-    /// What may keep it awake without clients.
-    pub guard: Guard,
-    /// How long things may take.
-    pub timing: Timing,
-    /// What it is called, and how often it may be woken.
-    pub about: About,
+    /// What connects to them.
+    pub dialer: Dialer,
+    /// What runs the hooks that are asked.
+    pub launcher: Launcher,
 }
 
 impl Settings {
@@ -35,12 +33,12 @@ impl Settings {
     pub(super) fn core(&self, targets: usize, reporter: &Reporter) -> Service {
         let rules = Rules {
             times: Times {
-                cooldown: self.timing.cooldown,
-                start_timeout: self.timing.start_timeout,
+                cooldown: self.config.timing.cooldown,
+                start_timeout: self.config.timing.start_timeout,
             },
             can_tell: self.backend.can_tell(),
             can_start: self.backend.can_start(),
-            busy_limit: self.guard.limit(),
+            busy_limit: self.config.busy.limit,
         };
         let limiter = reporter.wakes().map(|(rate, ages)| {
             let spent = ages.into_iter().filter_map(|age| now().checked_sub(age));

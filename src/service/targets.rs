@@ -1,6 +1,5 @@
 //! The targets of a service, each with its gate and its probe.
 
-use std::ops::{Index, IndexMut};
 use std::sync::Arc;
 
 use super::gate::{self, Gate};
@@ -13,13 +12,13 @@ use crate::report::status::Tally;
 
 /// All that the service has had, by the index that the core knows them by.
 #[derive(Debug, Default)]
-pub(super) struct Targets(Vec<Probed>);
+pub(super) struct Targets(pub(super) Vec<Probed>);
 
 impl Targets {
     /// Goes on with the targets of the settings, their gates closed. Those that are gone from the
     /// settings stay: they may have connections inside.
     pub(super) fn follow(&mut self, settings: &Settings, handle: &Handle) {
-        let cooldown = settings.timing.cooldown;
+        let cooldown = settings.config.timing.cooldown;
         for known in &mut self.0 {
             known.cancel();
             known.entrance.gate().close();
@@ -43,10 +42,6 @@ impl Targets {
         known.map(|known| known.entrance.clone()).collect()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
-
     pub(super) fn gate(&self, index: usize) -> &Gate {
         self.0[index].entrance.gate()
     }
@@ -61,19 +56,5 @@ impl Targets {
 
     pub(super) fn totals(&self) -> (u32, Tally) {
         gate::totals(self.gates())
-    }
-}
-
-impl Index<usize> for Targets {
-    type Output = Probed;
-
-    fn index(&self, index: usize) -> &Probed {
-        &self.0[index]
-    }
-}
-
-impl IndexMut<usize> for Targets {
-    fn index_mut(&mut self, index: usize) -> &mut Probed {
-        &mut self.0[index]
     }
 }

@@ -20,7 +20,7 @@ use crate::program::Launcher;
 use crate::report::record::{self, Clients, Kind, Record, Work};
 use crate::report::recorder::Recorder;
 use crate::report::state_file::StateWriter;
-use crate::service::probe::{Answer, Prober};
+use crate::service::probe::Answer;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -71,7 +71,10 @@ impl World {
             name: None,
             listeners: None,
             routes: Vec::new(),
-            kind: config::ServiceKind::Relay,
+            kind: config::ServiceKind::Hooks {
+                start: None,
+                stop: None,
+            },
             readiness: Readiness::default(),
             timing: Timing {
                 cooldown: COOLDOWN,
@@ -89,30 +92,18 @@ impl World {
             },
             stop_on_exit: false,
         };
-        let prober = Prober::new(
-            &config,
-            Dialer::new([], Liveness::default()),
-            Launcher::direct(),
-        );
         let service = Arc::new(scripted::Service::new(phase));
         let backend = Backend::Scripted(service.clone());
-        let guard = Guard::new(&config, backend.clone(), &targets, Launcher::direct());
-        let about = About {
-            label: "the service".into(),
-            units: Default::default(),
-            wake_rate,
-        };
-        let recorder = Recorder::open(Record::default(), StateWriter::none().0);
-        let reporter = Reporter::new(about.clone(), recorder, Box::new(|_, _| ()));
         let tasks = TaskTracker::new();
-        let settings = Settings {
+        let settings = Arc::new(Settings {
+            config,
             backend,
             targets,
-            prober,
-            guard,
-            timing: config.timing,
-            about,
-        };
+            dialer: Dialer::new([], Liveness::default(), None),
+            launcher: Launcher::direct(),
+        });
+        let recorder = Recorder::open(Record::default(), StateWriter::none().0);
+        let reporter = Reporter::new(settings.clone(), recorder, Box::new(|_, _| ()));
         let driver = Service::new(settings, reporter, tasks.clone(), Arc::default());
         let entrances = driver.entrances();
         let (handle, idle) = (driver.handle(), driver.idle());

@@ -15,7 +15,7 @@ use crate::program::tests::{Log, Mark, sh, until};
 fn child(script: &str, stop_timeout: Duration) -> Child {
     Child::new(
         sh(script),
-        Dialer::new([], Liveness::default()),
+        Dialer::new([], Liveness::default(), None),
         Launcher::direct(),
         stop_timeout,
     )
@@ -163,7 +163,7 @@ async fn a_program_that_cannot_be_run_is_named() {
     };
     let child = Child::new(
         command,
-        Dialer::new([], Liveness::default()),
+        Dialer::new([], Liveness::default(), None),
         Launcher::direct(),
         Duration::MAX,
     );

@@ -51,7 +51,7 @@ impl Service {
             start,
             stop,
             targets,
-            dialer: Dialer::new([], Liveness::default()),
+            dialer: Dialer::new([], Liveness::default(), None),
             launcher: Launcher::direct(),
             stop_timeout,
         }
