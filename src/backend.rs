@@ -219,12 +219,7 @@ impl Backend {
 
     /// Whether a query tells more than a connection to the target would, and costs the service nothing.
     pub fn can_tell(&self) -> bool {
-        match self {
-            Self::Systemd(_) | Self::Exec(_) => true,
-            Self::Relay | Self::Hooks(_) => false,
-            #[cfg(test)]
-            Self::Scripted(_) => true,
-        }
+        !matches!(self, Self::Relay | Self::Hooks(_))
     }
 
     /// Whether a wake starts anything. If not, systemd starts the service along with our process.

@@ -6,6 +6,8 @@ pub mod address;
 pub mod busy;
 pub mod settings;
 pub mod span;
+#[cfg(test)]
+mod tests;
 mod wake_rate;
 
 use std::fmt;
@@ -379,19 +381,6 @@ impl Liveness {
     pub const USER_TIMEOUT: &str = "infinity";
 }
 
-impl Default for Liveness {
-    fn default() -> Self {
-        let read = |text| span::parse(text).expect("the defaults are spans");
-        Self {
-            idle_timeout: read(Self::IDLE_TIMEOUT),
-            keepalive_time: read(Self::KEEPALIVE_TIME),
-            keepalive_interval: read(Self::KEEPALIVE_INTERVAL),
-            keepalive_probes: Self::KEEPALIVE_PROBES,
-            user_timeout: read(Self::USER_TIMEOUT),
-        }
-    }
-}
-
 /// How many clients at once; those beyond stay in the kernel's backlog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -442,19 +431,6 @@ impl FromStr for UnitName {
     /// Takes a name as systemctl does: without a suffix it means `.service`
     /// (systemd.unit(5) lists suffixes and characters).
     fn from_str(text: &str) -> Result<Self, String> {
-        const SUFFIXES: [&str; 11] = [
-            "service",
-            "socket",
-            "device",
-            "mount",
-            "automount",
-            "swap",
-            "target",
-            "path",
-            "timer",
-            "slice",
-            "scope",
-        ];
         let allowed = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
         if let Some(bad) = text.chars().find(|&c| !allowed(c)) {
             return Err(format!(
@@ -462,9 +438,11 @@ impl FromStr for UnitName {
             ));
         }
         let name = match text.rsplit_once('.') {
-            Some((stem, suffix)) if !stem.is_empty() && SUFFIXES.contains(&suffix) => {
-                text.to_owned()
-            }
+            Some((
+                stem,
+                "service" | "socket" | "device" | "mount" | "automount" | "swap" | "target"
+                | "path" | "timer" | "slice" | "scope",
+            )) if !stem.is_empty() => text.to_owned(),
             _ => format!("{text}.service"),
         };
         if text.is_empty() || name.len() > 255 {

@@ -86,7 +86,7 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
     background.spawn(launcher.clone().reap_orphans());
     background.spawn(notifier.clone().feed_watchdog());
     let own = listeners.iter().filter_map(|own| own.address.tcp());
-    let unit = setup.instance.unit().cloned();
+    let unit = setup.instance.unit.clone();
     let surroundings = Surroundings {
         ours: own.collect(),
         launcher,

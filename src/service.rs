@@ -22,9 +22,9 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
+use crate::core::gate::Word;
 use crate::core::lifecycle::State;
 use crate::core::service::{self as core, Effect, Input, Ticket, Timer};
-use gate::Gate;
 use guard::Questions;
 use handle::{Message, Report, Waiter};
 use orders::Orders;
@@ -38,7 +38,6 @@ pub use reporter::{Reporter, Say};
 pub use settings::Settings;
 
 /// One service, as far as it acts.
-#[derive(Debug)]
 pub struct Service {
     core: core::Service,
     settings: Arc<Settings>,
@@ -130,7 +129,7 @@ impl Service {
                 if let Some(last) = self.receive(message).await {
                     self.reporter.carried(self.targets.totals());
                     let down = self.orders.close(last).await;
-                    return self.reporter.close(down);
+                    return self.reporter.recorder.close(down);
                 }
                 next = self.inbox.try_recv().ok();
             }
@@ -167,7 +166,7 @@ impl Service {
             }
             Message::Left(ticket) => {
                 if self.waiters.remove(&ticket).is_some() {
-                    self.reporter.abandoned();
+                    self.reporter.recorder.change().clients.gave_up += 1;
                 }
                 self.handle_input(Input::Left(ticket));
             }
@@ -270,7 +269,7 @@ impl Service {
                     }
                     Effect::Admit { ticket, first } => {
                         let entrance = &self.targets.0[ticket.target].entrance;
-                        entrance.gate().admit(first);
+                        entrance.gate().set(|word| word.admit(first));
                         let permit = entrance.permit();
                         if let Some(waiter) = self.waiters.remove(&ticket) {
                             answer = waiter.admit(permit, answer);
@@ -297,14 +296,14 @@ impl Service {
                         self.targets.0[index].probe(&self.settings, &self.tasks);
                     }
                     Effect::CancelProbe(index) => self.targets.0[index].cancel(),
-                    Effect::Open(index) => self.targets.gate(index).open(),
-                    Effect::Close(index) => self.targets.gate(index).close(),
+                    Effect::Open(index) => self.targets.gate(index).set(Word::open),
+                    Effect::Close(index) => self.targets.gate(index).set(Word::close),
                     Effect::CloseEmpty(index) => {
                         let closed = self.targets.gate(index).close_empty();
                         inputs.push_back(Input::Closed(index, closed));
                     }
                     Effect::Watch => {
-                        self.targets.gates().for_each(Gate::watch);
+                        self.targets.gates().for_each(|gate| gate.set(Word::watch));
                         inputs.push_back(Input::Gate);
                     }
                 }

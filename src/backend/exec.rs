@@ -173,7 +173,7 @@ impl Child {
         }
         let command = &self.command;
         if self.dialer.answers(&order.target).await {
-            let address = &order.target.address;
+            let address = &order.target;
             self.foreign_reported.call_once(|| {
                 tracing::warn!(
                     "`{address}` answers already, so `{command}` is not started; the process that \

@@ -62,7 +62,7 @@ impl Hooks {
         };
         let variables = vec![
             ("WAKEPORT_EVENT", "start".to_owned()),
-            ("WAKEPORT_TARGET", order.target.address.to_string()),
+            ("WAKEPORT_TARGET", order.target.to_string()),
             ("WAKEPORT_LISTENER", order.listener.to_string()),
             ("WAKEPORT_CLIENT", order.client.to_string()),
         ];
@@ -79,7 +79,7 @@ impl Hooks {
         let deadline = Deadline::after(self.stop_timeout);
         let mut variables = vec![("WAKEPORT_EVENT", "stop".to_owned())];
         if let Some(target) = self.targets.first() {
-            variables.push(("WAKEPORT_TARGET", target.address.to_string()));
+            variables.push(("WAKEPORT_TARGET", target.to_string()));
         }
         let never = CancellationToken::new();
         self.run("stop hook", command, variables, deadline, &never)
@@ -90,9 +90,8 @@ impl Hooks {
         while let Some(target) = self.answering().await {
             let left = deadline.left();
             if left.is_zero() {
-                let address = &target.address;
                 return Err(Failure(format!(
-                    "the stop hook `{command}` succeeded, but `{address}` still answers"
+                    "the stop hook `{command}` succeeded, but `{target}` still answers"
                 )));
             }
             sleep(backoff.pause().min(left)).await;

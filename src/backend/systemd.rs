@@ -8,7 +8,7 @@ mod explain;
 mod monitor;
 mod phase;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -79,12 +79,10 @@ pub struct Units {
 struct Progress {
     /// All units were told to start, as far as they were not up.
     ordered: bool,
-    /// The units that we have started.
-    started: Vec<UnitName>,
     /// The units that were up before.
     found_up: Vec<UnitName>,
-    /// The jobs that we were given.
-    jobs: Vec<(UnitName, OwnedObjectPath)>,
+    /// The jobs that we were given, the latest one of each unit.
+    jobs: HashMap<UnitName, OwnedObjectPath>,
     /// When the latest order was given, as systemd counts: µs of CLOCK_MONOTONIC.
     ordered_at: u64,
     /// The units whose start limit we may not reset, or not again.
@@ -144,7 +142,7 @@ impl Units {
         };
         let given_up = || Err(Failure(format!("{}; start cancelled", progress.state)));
         let result = result.unwrap_or_else(given_up);
-        let mut started = progress.started;
+        let mut started = self.ordered(&progress);
         // Which of them are ours is asked when it matters: now a client waits.
         let mut found_up = locked(&self.found_up);
         let first = found_up.is_none();
@@ -187,13 +185,13 @@ impl Units {
     /// ends neither all processes of each unit nor the services of each target; but where a socket of
     /// its own listens for a unit, it answers and starts that unit.
     async fn slept(&self, progress: &Progress) -> Result<Slept, BusError> {
-        let names: Vec<_> = progress.jobs.iter().map(|(name, _)| name.clone()).collect();
+        let names = self.ordered(progress);
         let units = self.monitor.statuses(&names).await?;
         let mut failed = names.iter().zip(&units);
         let remark = match failed.find(|(_, unit)| unit.active == "failed") {
             Some((name, unit)) => {
                 let run = self.last_run(unit).await?;
-                let of = self.monitor.manager();
+                let of = self.monitor.manager;
                 Some(explain::stopped_as_failed(name.as_str(), &run, of))
             }
             None => None,
@@ -234,7 +232,7 @@ impl Units {
         Some(explain::gone_down(
             name.as_str(),
             &run,
-            self.monitor.manager(),
+            self.monitor.manager,
         ))
     }
 
@@ -346,10 +344,17 @@ impl Units {
         }
     }
 
+    /// The units that were told to start or to stop.
+    fn ordered(&self, progress: &Progress) -> Vec<UnitName> {
+        let mut names = self.names.clone();
+        names.retain(|name| progress.jobs.contains_key(name));
+        names
+    }
+
     fn begin(&self) -> Progress {
         let state = format!(
             "{} has not answered",
-            explain::manager(self.monitor.manager())
+            explain::manager(self.monitor.manager)
         );
         Progress {
             state,
@@ -373,7 +378,7 @@ impl Units {
             let units = self.monitor.statuses(&self.names).await?;
             let mut pending = false;
             for (name, unit) in self.names.iter().zip(&units) {
-                let Some(job) = progress.job(name) else {
+                let Some(job) = progress.jobs.get(name) else {
                     continue;
                 };
                 if unit.is_started() {
@@ -381,7 +386,7 @@ impl Units {
                 }
                 if unit.phase() == Phase::Down {
                     let (failure, limited) =
-                        self.explain(name, unit, &job, progress.ordered_at).await?;
+                        self.explain(name, unit, job, progress.ordered_at).await?;
                     if !limited || progress.limited.contains(name) {
                         return Err(BusError::Final(failure));
                     }
@@ -417,7 +422,7 @@ impl Units {
                 }
                 progress.found_up.push(name.clone());
             } else if unit.job == "start" {
-                progress.starts(name, unit.job_path);
+                progress.jobs.insert(name.clone(), unit.job_path);
             } else {
                 self.order_start(name, progress).await?;
             }
@@ -430,7 +435,7 @@ impl Units {
         progress.state = format!("`{name}` is being started");
         progress.ordered_at = monotonic_usec();
         let job = self.monitor.start(name).await?;
-        progress.starts(name, job);
+        progress.jobs.insert(name.clone(), job);
         Ok(())
     }
 
@@ -455,7 +460,7 @@ impl Units {
         let result = result.as_deref();
         let mut run = self.last_run(unit).await?;
         run.detect_start_limit(result, ordered_at);
-        let failure = explain::not_up(name.as_str(), result, &run, self.monitor.manager());
+        let failure = explain::not_up(name.as_str(), result, &run, self.monitor.manager);
         Ok((failure, run.is_limited()))
     }
 
@@ -482,7 +487,7 @@ impl Units {
         let units = self.monitor.statuses(names).await?;
         progress.in_order |= phase::of_all(&units) == Phase::Up;
         for (name, unit) in names.iter().zip(&units) {
-            if unit.phase() == Phase::Down || progress.job(name).is_some() {
+            if unit.phase() == Phase::Down || progress.jobs.contains_key(name) {
                 continue;
             }
             progress.state = format!("`{name}` is still {}", unit.state());
@@ -491,7 +496,7 @@ impl Units {
                 let _ = self.monitor.thaw(name).await;
             }
             match self.monitor.stop(name).await {
-                Ok(job) => progress.jobs.push((name.clone(), job)),
+                Ok(job) => _ = progress.jobs.insert(name.clone(), job),
                 Err(BusError::Final(failure)) => refused = Some(failure),
                 Err(error) => return Err(error),
             }
@@ -512,10 +517,10 @@ impl Units {
             for (name, unit) in names.iter().zip(&units) {
                 // A stop job of another process is as good as ours.
                 if matches!(unit.phase(), Phase::Up | Phase::Starting) {
-                    let job = progress.job(name);
-                    let result = job.and_then(|job| self.monitor.job_result(&job));
+                    let job = progress.jobs.get(name);
+                    let result = job.and_then(|job| self.monitor.job_result(job));
                     if result.as_deref() == Some("frozen") {
-                        let failure = explain::frozen(name.as_str(), self.monitor.manager());
+                        let failure = explain::frozen(name.as_str(), self.monitor.manager);
                         return Err(BusError::Final(failure));
                     }
                     return Err(BusError::Final(Failure(format!(
@@ -549,22 +554,4 @@ fn process_started_usec() -> u64 {
 fn usec(clock: ClockId) -> u64 {
     let now = clock_gettime(clock);
     now.tv_sec.unsigned_abs() * 1_000_000 + now.tv_nsec.unsigned_abs() / 1_000
-}
-
-impl Progress {
-    /// A start of `name` was ordered, in the place of any before.
-    fn starts(&mut self, name: &UnitName, job: OwnedObjectPath) {
-        self.jobs.retain(|(unit, _)| unit != name);
-        self.jobs.push((name.clone(), job));
-        if !self.started.contains(name) {
-            self.started.push(name.clone());
-        }
-    }
-
-    fn job(&self, name: &UnitName) -> Option<OwnedObjectPath> {
-        self.jobs
-            .iter()
-            .find(|(unit, _)| unit == name)
-            .map(|(_, job)| job.clone())
-    }
 }

@@ -49,19 +49,6 @@ impl Busy {
     }
 }
 
-impl Default for Busy {
-    fn default() -> Self {
-        Self {
-            direct_connections: DirectConnections::Count,
-            hook: None,
-            cpu: None,
-            io: None,
-            net: None,
-            limit: Duration::MAX,
-        }
-    }
-}
-
 /// What connections that bypass wakeport mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DirectConnections {

@@ -23,12 +23,8 @@ use crate::net::stream::{AsyncStream, RawStream, tune};
 use crate::util::backoff::Backoff;
 use crate::util::lock::locked;
 
-/// Where one or more listeners relay to.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Target {
-    /// Its address; a TCP one has its port.
-    pub address: Address,
-}
+/// Where one or more listeners relay to; over TCP with its port.
+pub type Target = Address;
 
 /// Connects to targets: in order, and not too many at once.
 #[derive(Clone, Debug)]
@@ -105,7 +101,7 @@ impl Dialer {
     /// As [`Dialer::dial`], to a server that expects no header.
     pub async fn connect(&self, target: &Target) -> io::Result<AsyncStream> {
         let _permit = self.in_flight.acquire().await.map_err(io::Error::other)?;
-        match &target.address {
+        match target {
             Address::Unix(address) => Box::pin(limited(connect_unix(address))).await,
             Address::Tcp { host, port } => self.connect_tcp(host, port.unwrap_or_default()).await,
         }

@@ -8,6 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -30,10 +31,10 @@ const RECOUNT: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_
 static READERS: Semaphore = Semaphore::const_new(1);
 
 /// How many connections there are to `targets` that are not ours.
-pub async fn count(targets: &[&Target]) -> io::Result<usize> {
+pub async fn count(targets: &[Arc<Target>]) -> io::Result<usize> {
     let (mut tcp, mut unix) = (Vec::new(), Vec::new());
     for target in targets {
-        match &target.address {
+        match &**target {
             Address::Tcp { host, port } => {
                 tcp.extend(resolve(host, port.unwrap_or_default()).await?);
             }
@@ -134,14 +135,14 @@ fn over_tcp(
 
 /// The same for Unix sockets, all of which have the name of a target.
 fn over_unix(sockets: &[UnixSocket], ours: impl FnOnce() -> HashSet<u64>) -> usize {
-    let connected = |socket: &&UnixSocket| socket.state == SocketState::Connected;
-    if !sockets.iter().any(|socket| connected(&socket)) {
+    let mut connected = sockets.to_vec();
+    connected.retain(|socket| socket.state == SocketState::Connected);
+    if connected.is_empty() {
         return 0;
     }
     let ours = ours();
-    let connected = sockets.iter().filter(connected);
-    let direct = connected.filter(|socket| !ours.contains(&socket.inode));
-    direct.count()
+    connected.retain(|socket| !ours.contains(&socket.inode));
+    connected.len()
 }
 
 /// Whether a socket with this name is that of `address`, which may lead there by a link.
@@ -275,8 +276,9 @@ mod tests {
         let here = listener.local_addr().expect("it is bound");
         let _client = std::net::TcpStream::connect(here).expect("connects");
         let _accepted = listener.accept().expect("accepts");
-        let address = here.to_string().parse().expect("an address");
-        let count = count(&[&Target { address }]).await.expect("it can be read");
+        let target: Target = here.to_string().parse().expect("an address");
+        let targets = [Arc::new(target)];
+        let count = count(&targets).await.expect("it can be read");
         assert_eq!(count, 0);
     }
 

@@ -20,8 +20,10 @@ pub struct Log {
     round: (u64, SystemTime),
     /// Since that wake, it was logged that the last connection has closed.
     cooled: bool,
-    why: Option<String>,
-    stop_failure: Option<String>,
+    /// Why the last start has failed, or the next one is about to.
+    pub why: Option<String>,
+    /// Why the stop fails that is about to fail.
+    pub stop_failure: Option<String>,
     blind: bool,
     rate_limited: Option<Instant>,
     denied: bool,
@@ -46,9 +48,15 @@ impl Log {
         }
     }
 
-    /// A change of state; `first` is the client that has waited longest. Says how long a wake took
-    /// that has ended, and why one has failed.
-    pub fn fact(&mut self, fact: &Fact, first: Option<Peer>, tally: Tally, now: Instant) -> Ended {
+    /// A change of state; `first` is the client that has waited longest. If a wake has ended: how long
+    /// it took, or why it has failed.
+    pub fn fact(
+        &mut self,
+        fact: &Fact,
+        first: Option<Peer>,
+        tally: Tally,
+        now: Instant,
+    ) -> Option<Result<Duration, String>> {
         let Fact {
             from, to, cause, ..
         } = *fact;
@@ -95,7 +103,7 @@ impl Log {
                 let wake_usec = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
                 let shown = precise(took);
                 log!(info, AWAKE, wake_usec, "{service} answers after {shown}");
-                return Ended::Woken(took);
+                return Some(Ok(took));
             }
             // A connection now and then is no news; how many there were is logged in the end.
             (State::Cooling { .. }, State::Awake) => {
@@ -165,10 +173,10 @@ impl Log {
                     "cannot start {service}: {why}; refusing connections for {left}"
                 );
                 self.why = Some(why.clone());
-                return Ended::Failed(why);
+                return Some(Err(why));
             }
         }
-        Ended::Nothing
+        None
     }
 
     /// Work that keeps the service awake without a client, if there is any. Loud when it begins only.
@@ -196,27 +204,12 @@ impl Log {
         );
     }
 
-    /// Why the start fails that is about to fail.
-    pub fn start_fails(&mut self, why: String) {
-        self.why = Some(why);
-    }
-
-    /// Why the stop fails that is about to fail.
-    pub fn stop_fails(&mut self, why: String) {
-        self.stop_failure = Some(why);
-    }
-
     /// What is wrong with the service although it works.
     pub fn remark(&self, remark: Option<&str>) {
         if let Some(remark) = remark {
             let unit = self.service.as_str();
             tracing::warn!(unit, "{remark}");
         }
-    }
-
-    /// Why the last start has failed.
-    pub fn failure(&self) -> Option<&str> {
-        self.why.as_deref()
     }
 
     /// The state of the service was read, or could not be, for this reason. Logged once, until it
@@ -283,15 +276,4 @@ impl Log {
             count(connections, "connection")
         );
     }
-}
-
-/// What a change of state has ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// Nothing of note.
-    Nothing,
-    /// A wake, after so long.
-    Woken(Duration),
-    /// A wake that has failed, and why.
-    Failed(String),
 }

@@ -37,24 +37,11 @@ pub struct Status {
     /// When this process began, and its time of day.
     began: SystemTime,
     since: OnceCell<String>,
-    /// Until when there is no wake, because there were too many.
-    no_wake: Option<NoWake>,
+    /// Until when there is no wake, because there were too many; and what the clock shows then, once
+    /// that was asked for: it takes a walk through all time zones.
+    no_wake: Option<(Instant, OnceCell<String>)>,
     /// What keeps the service awake although no client is here.
     kept_awake: Option<String>,
-}
-
-#[derive(Debug)]
-struct NoWake {
-    until: Instant,
-    /// What the clock shows then. Only when asked for: it takes a walk through all time zones.
-    shown: OnceCell<String>,
-}
-
-impl NoWake {
-    fn shown(&self, now: Instant) -> &str {
-        let left = self.until.saturating_duration_since(now);
-        self.shown.get_or_init(|| in_so_long(left))
-    }
 }
 
 impl Status {
@@ -83,23 +70,23 @@ impl Status {
 
     /// Until when there is no wake; whether that is news.
     pub fn no_wake_until(&mut self, until: Option<Instant>) -> bool {
-        let news = self.no_wake.as_ref().map(|no_wake| no_wake.until) != until;
+        let news = self.no_wake.as_ref().map(|(until, _)| *until) != until;
         if news {
-            let shown = OnceCell::new();
-            self.no_wake = until.map(|until| NoWake { until, shown });
+            self.no_wake = until.map(|until| (until, OnceCell::new()));
         }
         news
     }
 
     /// Until when there is no wake, and what the clock shows then.
     pub fn no_wake(&self, now: Instant) -> Option<(Instant, &str)> {
-        let no_wake = self.no_wake.as_ref()?;
-        Some((no_wake.until, no_wake.shown(now)))
+        let (until, shown) = self.no_wake.as_ref()?;
+        let left = until.saturating_duration_since(now);
+        Some((*until, shown.get_or_init(|| in_so_long(left))))
     }
 
     /// When there is something to say next.
     pub fn next(&self) -> Option<Instant> {
-        let no_wake = self.no_wake.as_ref().map(|no_wake| no_wake.until);
+        let no_wake = self.no_wake.as_ref().map(|(until, _)| *until);
         [self.say_at, no_wake].into_iter().flatten().min()
     }
 

@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
 use crate::config::span;
 
 /// Hours and minutes.
 pub(super) fn time_of_day(time: SystemTime) -> String {
-    let time = jiff::Timestamp::try_from(time).unwrap_or_default();
-    let local = time.to_zoned(jiff::tz::TimeZone::system());
-    local.strftime("%H:%M").to_string()
+    local(Timestamp::try_from(time).unwrap_or_default(), "%H:%M")
 }
 
 /// What the clock will show then, never too early.
@@ -21,12 +22,14 @@ pub(super) fn in_so_long(span: Duration) -> String {
         _ => (60, "%Y-%m-%d %H:%M"),
     };
     let then = SystemTime::now().checked_add(span);
-    let then = then.and_then(|then| jiff::Timestamp::try_from(then).ok());
-    let then = then.unwrap_or(jiff::Timestamp::MAX).as_second();
-    let rounded = jiff::Timestamp::from_second((then / step + 1).saturating_mul(step));
-    let local = rounded
-        .unwrap_or(jiff::Timestamp::MAX)
-        .to_zoned(jiff::tz::TimeZone::system());
+    let then = then.and_then(|then| Timestamp::try_from(then).ok());
+    let then = then.unwrap_or(Timestamp::MAX).as_second();
+    let rounded = Timestamp::from_second((then / step + 1).saturating_mul(step));
+    local(rounded.unwrap_or(Timestamp::MAX), format)
+}
+
+fn local(time: Timestamp, format: &str) -> String {
+    let local = time.to_zoned(TimeZone::system());
     local.strftime(format).to_string()
 }
 

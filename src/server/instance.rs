@@ -12,7 +12,8 @@ use crate::systemd::unit::{self, Unit};
 #[derive(Clone, Debug)]
 pub struct Instance {
     name: String,
-    unit: Option<Unit>,
+    /// The unit that we are, if we are one.
+    pub unit: Option<Unit>,
     /// Where records are kept, if they are.
     pub state_dir: Option<PathBuf>,
 }
@@ -30,11 +31,6 @@ impl Instance {
         }
     }
 
-    /// The unit that we are, if we are one.
-    pub fn unit(&self) -> Option<&Unit> {
-        self.unit.as_ref()
-    }
-
     /// What a service of the instance is called.
     pub fn shown(&self, config: &ServiceConfig) -> String {
         match &config.name {
@@ -48,10 +44,8 @@ impl Instance {
         let name = self.shown(config);
         let directory = self.state_dir.as_deref();
         let record = directory.map(|directory| state_file::open(directory, &name));
-        let (writer, closing) = match directory {
-            Some(directory) => StateWriter::start(directory, &name),
-            None => StateWriter::none(),
-        };
+        let start = |directory| StateWriter::start(directory, &name);
+        let (writer, closing) = directory.map_or_else(StateWriter::none, start);
         let unit = self.unit.as_ref();
         let record = Record {
             name,

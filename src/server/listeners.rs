@@ -113,35 +113,30 @@ impl Sessions {
     }
 
     fn run(&self, session: Session<Pending>, slot: ConnectionSlot, own: Option<usize>) {
-        let ConnectionSlot {
-            connection,
-            waiting,
-        } = slot;
         let (worker, runtime) = self.workers.slot(own);
-        let session = session.run(waiting, (connection, worker));
+        let session = session.run(slot.waiting, (slot.connection, worker));
         self.tasks.spawn_on(session, &runtime);
     }
 }
 
 /// Where the connections of a listener go.
 #[derive(Debug)]
-enum Lead {
-    To(Arc<Route>),
-    /// They are reset.
-    Nowhere,
+struct Lead {
+    /// Without one, they are reset.
+    route: Option<Arc<Route>>,
     /// They stay in the backlog until it is known where they go from now on.
-    Held(Arc<Route>),
+    held: bool,
+}
+
+impl Lead {
+    fn to(route: Option<Arc<Route>>) -> Self {
+        Self { route, held: false }
+    }
 }
 
 /// So many connections, in words.
 pub(super) fn count(connections: usize) -> String {
     text::count(connections as u64, "connection")
-}
-
-impl From<Option<Arc<Route>>> for Lead {
-    fn from(route: Option<Arc<Route>>) -> Self {
-        route.map_or(Self::Nowhere, Self::To)
-    }
 }
 
 /// A listener, and where its connections go.
@@ -201,14 +196,12 @@ impl Acceptor {
         own: Option<usize>,
     ) -> Option<io::Result<()>> {
         let lead = self.lead.borrow();
-        let route = match &*lead {
-            Lead::To(route) => Some(route),
-            Lead::Nowhere => None,
-            Lead::Held(_) => return None,
-        };
+        if lead.held {
+            return None;
+        }
         Some(accept().map(|connection| {
             self.warned.store(false, Ordering::Relaxed);
-            match route {
+            match &lead.route {
                 Some(route) => self.sessions.begin(route, connection, slot, own),
                 None => connection.0.reset(),
             }
@@ -218,9 +211,8 @@ impl Acceptor {
     /// Waits until they are held no more.
     async fn released(&self) {
         let mut lead = self.lead.subscribe();
-        let is_held = |lead: &Lead| matches!(lead, Lead::Held(_));
         // The sender is ours, so it is not gone.
-        let _ = lead.wait_for(|lead| !is_held(lead)).await;
+        let _ = lead.wait_for(|lead| !lead.held).await;
     }
 
     /// Waits until it may be tried again; says why, but not each time.
@@ -291,7 +283,7 @@ impl Listeners {
             }
             Arc::new(Acceptor {
                 listener,
-                lead: watch::Sender::new(route.into()),
+                lead: watch::Sender::new(Lead::to(route)),
                 sessions: sessions.clone(),
                 warned: AtomicBool::new(false),
             })
@@ -314,7 +306,7 @@ impl Listeners {
     /// Has the next connections go by these routes, one for each listener.
     pub(super) fn reroute(&self, routes: impl IntoIterator<Item = Option<Arc<Route>>>) {
         for (acceptor, route) in self.acceptors.iter().zip(routes) {
-            acceptor.lead.send_replace(route.into());
+            acceptor.lead.send_replace(Lead::to(route));
         }
     }
 
@@ -322,26 +314,17 @@ impl Listeners {
     /// are released or go by other routes. The services know of all that were accepted before.
     pub(super) fn hold(&self, is_held: impl Fn(&Route) -> bool) {
         for acceptor in &self.acceptors {
-            acceptor.lead.send_if_modified(|lead| match lead {
-                Lead::To(route) if is_held(route) => {
-                    *lead = Lead::Held(route.clone());
-                    true
-                }
-                Lead::To(_) | Lead::Nowhere | Lead::Held(_) => false,
-            });
+            let leads_there = |lead: &Lead| lead.route.as_deref().is_some_and(&is_held);
+            acceptor
+                .lead
+                .send_modify(|lead| lead.held |= leads_there(lead));
         }
     }
 
     /// Has the connections that are held go where they went before.
     pub(super) fn release(&self) {
         for acceptor in &self.acceptors {
-            acceptor.lead.send_if_modified(|lead| match lead {
-                Lead::Held(route) => {
-                    *lead = Lead::To(route.clone());
-                    true
-                }
-                Lead::To(_) | Lead::Nowhere => false,
-            });
+            acceptor.lead.send_modify(|lead| lead.held = false);
         }
     }
 
@@ -373,10 +356,7 @@ impl Listeners {
         let acceptors = self.acceptors.iter();
         let named = acceptors.filter(|a| a.listener.name == received.connection.listener);
         let acceptor = named.min_by_key(|a| a.listener.address.port() != port)?;
-        match &*acceptor.lead.borrow() {
-            Lead::To(route) | Lead::Held(route) => Some(route.clone()),
-            Lead::Nowhere => None,
-        }
+        acceptor.lead.borrow().route.clone()
     }
 
     /// Begins to accept.

@@ -34,15 +34,14 @@ impl Routes {
                 routes.listeners.push(None);
                 continue;
             };
-            let address = config.services[index].target(&listener.name, &listener.address)?;
-            let target = Target { address };
+            let target = config.services[index].target(&listener.name, &listener.address)?;
             let own = listeners
                 .iter()
-                .find(|own| reaches(&target.address, &target.address.ips(), &own.address));
+                .find(|own| reaches(&target, &target.ips(), &own.address));
             if let Some(own) = own {
                 return Err(format!(
-                    "target `{}` is our own listener `{}` on {}; let the service listen somewhere else",
-                    target.address, own.name, own.address
+                    "target `{target}` is our own listener `{}` on {}; let the service listen somewhere else",
+                    own.name, own.address
                 ));
             }
             let targets = &mut routes.targets[index];

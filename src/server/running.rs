@@ -53,7 +53,6 @@ pub(super) struct Surroundings {
 type Plan = (Config, Routes, Vec<Option<String>>);
 
 /// All of them.
-#[derive(Debug)]
 pub(super) struct Services {
     surroundings: Surroundings,
     services: Vec<Running>,
@@ -74,7 +73,6 @@ pub(super) enum End {
 }
 
 /// One of them.
-#[derive(Debug)]
 struct Running {
     config: ServiceConfig,
     targets: Vec<Arc<Target>>,
@@ -338,9 +336,9 @@ impl Services {
                 let shared = service.units().iter().find(|unit| theirs.contains(unit));
                 if let Some(unit) = shared {
                     return Err(format!(
-                        "service `{}` wakes `{unit}`, which {} wakes; restart wakeport to give it \
-                         to another service",
-                        service.name.as_deref().unwrap_or_default(),
+                        "{} wakes `{unit}`, which {} wakes; restart wakeport to give it to another \
+                         service",
+                        name(service),
                         running.name(),
                     ));
                 }
@@ -415,10 +413,7 @@ impl Running {
     }
 
     fn name(&self) -> String {
-        format!(
-            "service `{}`",
-            self.config.name.as_deref().unwrap_or_default()
-        )
+        name(&self.config)
     }
 
     /// Goes on with other settings, if they are other ones.
@@ -447,6 +442,10 @@ impl Running {
     }
 }
 
+fn name(config: &ServiceConfig) -> String {
+    format!("service `{}`", config.name.as_deref().unwrap_or_default())
+}
+
 fn handles(services: &[Running]) -> Vec<Handle> {
     let handles = services.iter();
     handles.map(|running| running.handle.clone()).collect()
@@ -459,14 +458,12 @@ fn build(
     targets: Vec<Arc<Target>>,
     held: Option<UnitLock>,
 ) -> (Arc<Settings>, SessionContext, Option<UnitLock>) {
-    let Surroundings {
-        ours,
-        launcher,
-        instance,
-        abort,
-        ..
-    } = surroundings;
-    let dialer = Dialer::new(ours.iter().copied(), config.liveness, config.send_proxy);
+    let (launcher, instance) = (&surroundings.launcher, &surroundings.instance);
+    let dialer = Dialer::new(
+        surroundings.ours.iter().copied(),
+        config.liveness,
+        config.send_proxy,
+    );
     drop(held);
     let (backend, lock) = match lock(instance, &config) {
         Ok(lock) => (Backend::new(&config, &targets, &dialer, launcher), lock),
@@ -476,7 +473,8 @@ fn build(
         }
     };
     let (admission, liveness) = (config.admission.clone(), config.liveness);
-    let context = SessionContext::new(dialer.clone(), admission, liveness, abort.clone());
+    let abort = surroundings.abort.clone();
+    let context = SessionContext::new(dialer.clone(), admission, liveness, abort);
     let settings = Settings {
         config,
         backend,

@@ -29,7 +29,7 @@ pub struct Workers {
 }
 
 /// One thread, and how many connections it has.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Worker {
     runtime: Handle,
     connections: Arc<AtomicUsize>,
@@ -85,18 +85,14 @@ impl Workers {
     /// Waits until there are more threads than `known`; the event loops of the new ones.
     pub async fn grown(&self, known: usize) -> Vec<Handle> {
         loop {
-            let started = self.threads();
-            if started.len() > known {
-                return started[known..].to_vec();
+            let mut threads = locked(&self.started).clone();
+            threads.retain(|worker| worker.is_thread);
+            if threads.len() > known {
+                let new = threads.into_iter().skip(known);
+                return new.map(|worker| worker.runtime).collect();
             }
             self.grown.notified().await;
         }
-    }
-
-    fn threads(&self) -> Vec<Handle> {
-        let started = locked(&self.started);
-        let threads = started.iter().filter(|worker| worker.is_thread);
-        threads.map(|worker| worker.runtime.clone()).collect()
     }
 
     /// Whether there may be one more thread than `started`.

@@ -75,18 +75,6 @@ impl Gate {
         step.is_some_and(|step| step.tells)
     }
 
-    pub(super) fn admit(&self, counted: bool) {
-        self.set(|word| word.admit(counted));
-    }
-
-    pub(super) fn open(&self) {
-        self.set(Word::open);
-    }
-
-    pub(super) fn close(&self) {
-        self.set(Word::close);
-    }
-
     /// Closes the gate unless a connection is inside; whether it is closed now.
     pub(super) fn close_empty(&self) -> bool {
         self.update(Word::close_empty).is_some()
@@ -94,10 +82,6 @@ impl Gate {
 
     pub(super) fn inside(&self) -> usize {
         self.word().inside()
-    }
-
-    pub(super) fn watch(&self) {
-        self.set(Word::watch);
     }
 
     /// When a connection left last.
@@ -131,7 +115,8 @@ impl Gate {
         step(before)
     }
 
-    fn set(&self, to: impl Fn(Word) -> Word) {
+    /// Makes a step that nothing refuses.
+    pub(super) fn set(&self, to: impl Fn(Word) -> Word) {
         self.update(|word| Some(to(word)));
     }
 
@@ -152,8 +137,8 @@ pub(super) fn occupancy<'a>(gates: impl Iterator<Item = &'a Gate> + Clone) -> Oc
     Occupancy::of(words, gates.filter_map(Gate::left_at).max())
 }
 
-/// How many connections have passed several gates, modulo 2^31, and what they have come to but for
-/// that.
+/// How many connections have entered several gates, modulo 2^31, and what else there is in a tally of
+/// these gates.
 pub(super) fn totals<'a>(gates: impl Iterator<Item = &'a Gate>) -> (u32, Tally) {
     let (mut entered, mut totals) = (0_u32, Tally::default());
     for gate in gates {
@@ -181,7 +166,7 @@ mod tests {
     fn a_gate_that_has_closed_empty_stays_empty() {
         let gate = Arc::new(Gate::new(Duration::MAX));
         let (inside, rounds) = (Arc::new(AtomicUsize::new(0)), 20_000);
-        gate.open();
+        gate.set(Word::open);
         let visitors: Vec<_> = (0..2)
             .map(|_| {
                 let (gate, inside) = (gate.clone(), inside.clone());
@@ -205,7 +190,7 @@ mod tests {
             if gate.close_empty() {
                 assert_eq!(inside.load(Ordering::SeqCst), 0);
                 assert_eq!(occupancy([&*gate].into_iter()).inside, 0);
-                gate.open();
+                gate.set(Word::open);
             }
         }
         for visitor in visitors {

@@ -12,7 +12,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use super::handle::{Handle, Message};
 use super::now;
 use super::settings::Settings;
-use crate::backend::{Backend, Failure, Usage};
+use crate::backend::{Backend, Usage};
 use crate::config::busy::{Busy, DirectConnections, Percent, Rate};
 use crate::core::lifecycle::{Event, State};
 use crate::core::service::Fact;
@@ -119,8 +119,8 @@ pub(super) struct Measured {
 
 impl Measured {
     /// What a service has used by now.
-    pub(super) async fn of(backend: &Backend) -> Result<Self, Failure> {
-        let usage = backend.usage().await?;
+    pub(super) async fn of(backend: &Backend) -> Result<Self, String> {
+        let usage = backend.usage().await.map_err(|why| why.0)?;
         Ok(Self { at: now(), usage })
     }
 }
@@ -178,13 +178,7 @@ impl Guard {
         if self.busy().direct_connections == DirectConnections::Ignore {
             return Ok(None);
         }
-        let targets: Vec<_> = self
-            .settings
-            .targets
-            .iter()
-            .map(|target| &**target)
-            .collect();
-        match direct::count(&targets).await {
+        match direct::count(&self.settings.targets).await {
             Ok(0) => Ok(None),
             Ok(n) => Ok(Some(count(n as u64, "direct connection"))),
             Err(error) => Err(format!("direct connections cannot be read: {error}")),
@@ -206,7 +200,7 @@ impl Guard {
         };
         let mut variables = vec![("WAKEPORT_EVENT", "busy".to_owned())];
         if let Some(target) = self.settings.targets.first() {
-            variables.push(("WAKEPORT_TARGET", target.address.to_string()));
+            variables.push(("WAKEPORT_TARGET", target.to_string()));
         }
         // Dropping it ends it.
         let never = CancellationToken::new();
@@ -246,11 +240,7 @@ impl Guard {
         if self.busy().measured().is_none() {
             return Vec::new();
         }
-        let measured = async {
-            let measured = Measured::of(&self.settings.backend).await;
-            measured.map_err(|why| why.to_string())
-        };
-        match in_time("what it uses", measured).await {
+        match in_time("what it uses", Measured::of(&self.settings.backend)).await {
             Ok(after) => compare(self.busy(), self.before(after), after),
             Err(why) => vec![(Work::Cpu, Err(why))],
         }
@@ -275,43 +265,40 @@ fn counted(then: u64, now: u64) -> u64 {
 
 /// What was used too much between two times. Without the first, it has to be measured first.
 fn compare(busy: &Busy, before: Option<Measured>, after: Measured) -> Vec<(Work, Found)> {
-    let used = |of: fn(Usage) -> Option<u64>, setting: &str| {
-        let now = of(after.usage).ok_or_else(|| {
-            format!("what it uses is not measured; set {setting}=yes in its units")
-        })?;
-        let Some(before) = before else {
-            return Ok(None);
-        };
-        let then = of(before.usage).unwrap_or(now);
-        let count = counted(then, now);
-        Ok(Some((count, after.at.saturating_duration_since(before.at))))
-    };
+    let times = (before, after);
     let mut found = Vec::new();
     if let Some(limit) = busy.cpu {
-        let used = used(|usage| usage.cpu_nanos, "CPUAccounting");
-        found.push((Work::Cpu, over("CPU", used, Percent::of, limit)));
+        let of = |usage: Usage| usage.cpu_nanos.ok_or("CPUAccounting");
+        found.push((Work::Cpu, over("CPU", times, of, Percent::of, limit)));
     }
     if let Some(limit) = busy.io {
-        let used = used(|usage| usage.io, "IOAccounting");
-        found.push((Work::Io, over("I/O", used, Rate::of, limit)));
+        let of = |usage: Usage| usage.io.ok_or("IOAccounting");
+        found.push((Work::Io, over("I/O", times, of, Rate::of, limit)));
     }
     if let Some(limit) = busy.net {
-        let used = used(|usage| usage.net, "IPAccounting");
-        found.push((Work::Net, over("network", used, Rate::of, limit)));
+        let of = |usage: Usage| usage.net.ok_or("IPAccounting");
+        found.push((Work::Net, over("network", times, of, Rate::of, limit)));
     }
     found
 }
 
+/// Compares the `mean` use of one thing with its limit; `of` is what was used of it, or the setting
+/// without which that is not measured.
 fn over<T: Ord + Display>(
     what: &str,
-    used: Result<Option<(u64, Duration)>, String>,
+    (before, after): (Option<Measured>, Measured),
+    of: fn(Usage) -> Result<u64, &'static str>,
     mean: fn(u64, Duration) -> T,
     limit: T,
 ) -> Found {
-    let Some((count, time)) = used? else {
+    let now = of(after.usage).map_err(|setting| {
+        format!("what it uses is not measured; set {setting}=yes in its units")
+    })?;
+    let Some(before) = before else {
         return Ok(Some(format!("{what} is being measured")));
     };
-    let mean = mean(count, time);
+    let count = counted(of(before.usage).unwrap_or(now), now);
+    let mean = mean(count, after.at.saturating_duration_since(before.at));
     Ok((mean > limit).then(|| format!("{what} {mean}, more than {limit}")))
 }
 

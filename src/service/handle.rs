@@ -112,12 +112,12 @@ struct Shared {
 
 /// Reaches one target of a service.
 #[derive(Clone, Debug)]
-pub struct Entrance(Arc<Target>);
+pub struct Entrance(pub(super) Arc<Target>);
 
 #[derive(Debug)]
-struct Target {
-    service: Handle,
-    index: usize,
+pub(super) struct Target {
+    pub(super) service: Handle,
+    pub(super) index: usize,
     gate: Gate,
 }
 
@@ -185,7 +185,7 @@ impl Handle {
     pub async fn record(&self) -> Option<Record> {
         self.ask(|service| {
             service.reporter.carried(service.targets.totals());
-            service.reporter.record()
+            service.reporter.recorder.record()
         })
         .await
     }
@@ -242,7 +242,7 @@ impl Entrance {
     /// A connection is inside already, gate open or not: it was let through by an earlier process,
     /// or keeps the service from being stopped.
     pub fn resume(&self) -> Permit {
-        self.0.gate.admit(false);
+        self.0.gate.set(|word| word.admit(false));
         self.0.service.post(Message::Gate);
         self.permit()
     }
@@ -271,14 +271,6 @@ impl Entrance {
             idle: 1,
             ..Traffic::default()
         });
-    }
-
-    pub(super) fn service(&self) -> &Handle {
-        &self.0.service
-    }
-
-    pub(super) fn index(&self) -> usize {
-        self.0.index
     }
 
     pub(super) fn gate(&self) -> &Gate {

@@ -191,7 +191,7 @@ impl Settings {
         let limit = span::show(stop_timeout);
         let mut told = false;
         loop {
-            let address = &self.answering().await?.address;
+            let address = self.answering().await?;
             let left = stop_timeout.saturating_sub(began.elapsed());
             if left.is_zero() {
                 return Some(format!(

@@ -75,7 +75,7 @@ impl Probed {
         let (settings, target) = (settings.clone(), self.target.clone());
         let (entrance, number) = (self.entrance.clone(), self.number);
         self.probe = Some(AbortOnDropHandle::new(tasks.spawn(async move {
-            let (handle, index) = (entrance.service(), entrance.index());
+            let (handle, index) = (&entrance.0.service, entrance.0.index);
             let mut last = String::new();
             let missed = |why: String| {
                 if why != last {
@@ -112,7 +112,7 @@ impl Probed {
     pub(super) fn silence(&self) -> String {
         let why = self.failure.as_deref();
         let why = why.unwrap_or("it was not reached in time");
-        format!("target `{}` does not answer: {why}", self.target.address)
+        format!("target `{}` does not answer: {why}", self.target)
     }
 }
 
@@ -152,7 +152,7 @@ impl Settings {
     async fn agrees(&self, hook: &CommandLine, target: &Target) -> io::Result<()> {
         let variables = [
             ("WAKEPORT_EVENT", "ready".into()),
-            ("WAKEPORT_TARGET", target.address.to_string()),
+            ("WAKEPORT_TARGET", target.to_string()),
         ];
         // Dropping the probe drops the hook.
         let never = CancellationToken::new();
@@ -198,14 +198,12 @@ impl Settings {
                 }))
             }
             ReadyKind::Http(url) => {
-                let asked = Target {
-                    address: url.host.clone().unwrap_or_else(|| target.address.clone()),
-                };
+                let asked = url.host.as_ref().unwrap_or(target);
                 // Another server expects no PROXY header.
-                let stream = if asked == *target {
-                    self.dialer.dial(&asked).await?.announce(Origin::Local)?
+                let stream = if asked == target {
+                    self.dialer.dial(asked).await?.announce(Origin::Local)?
                 } else {
-                    self.dialer.connect(&asked).await?
+                    self.dialer.connect(asked).await?
                 };
                 in_time(ask_over_http(&stream, url)).await?;
                 Ok(Some(self.dialer.dial(target).await?.into()))

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::guard::Answer;
 use super::handle::Stopped;
@@ -13,8 +13,8 @@ use crate::config::address::Peer;
 use crate::config::busy::Percent;
 use crate::core::lifecycle::{Event, State};
 use crate::core::service::{self as core, Fact, Rejection, Ticket};
-use crate::report::log::{Ended, Log};
-use crate::report::record::{Kind, Record, Work};
+use crate::report::log::Log;
+use crate::report::record::{Kind, Work};
 use crate::report::recorder::Recorder;
 use crate::report::status::{Status, Tally};
 
@@ -25,7 +25,7 @@ pub type Say = Box<dyn Fn(&str, State) + Send>;
 pub struct Reporter {
     log: Log,
     status: Status,
-    recorder: Recorder,
+    pub(super) recorder: Recorder,
     say: Say,
     settings: Arc<Settings>,
     frozen: bool,
@@ -53,14 +53,6 @@ impl Rejected {
     }
 }
 
-impl std::fmt::Debug for Reporter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reporter")
-            .field("tally", &self.tally)
-            .finish_non_exhaustive()
-    }
-}
-
 impl Reporter {
     /// Reports on the service with these settings.
     pub fn new(settings: Arc<Settings>, mut recorder: Recorder, say: Say) -> Self {
@@ -85,15 +77,6 @@ impl Reporter {
         self.settings = settings;
     }
 
-    /// How often the service may be woken, and how long ago the wakes of earlier lives were
-    /// ordered.
-    pub(super) fn wakes(&self) -> Option<(WakeRate, Vec<Duration>)> {
-        Some((
-            self.settings.config.wake_rate?,
-            self.recorder.earlier_wakes(),
-        ))
-    }
-
     /// What the gates have counted by now.
     pub(super) fn carried(&mut self, (entered, totals): (u32, Tally)) {
         // The count is modulo 2^31.
@@ -110,9 +93,9 @@ impl Reporter {
             self.status.kept_awake(None);
         }
         match self.log.fact(fact, first, self.tally, now) {
-            Ended::Nothing => (),
-            Ended::Woken(took) => self.recorder.change().wakes.add(took),
-            Ended::Failed(why) => {
+            None => (),
+            Some(Ok(took)) => self.recorder.change().wakes.add(took),
+            Some(Err(why)) => {
                 let kind = if fact.cause == Event::Due {
                     Kind::Timeout
                 } else if matches!(fact.cause, Event::Seen(_)) {
@@ -139,13 +122,13 @@ impl Reporter {
 
     /// Why the start fails that is about to fail.
     pub(super) fn start_fails(&mut self, why: String) {
-        self.log.start_fails(why);
+        self.log.why = Some(why);
     }
 
     /// Why the stop fails that is about to fail.
     pub(super) fn stop_fails(&mut self, why: String) {
         self.recorder.failed(Kind::Stop, &why);
-        self.log.stop_fails(why);
+        self.log.stop_failure = Some(why);
     }
 
     /// The service was stopped, in this state; `idle` is what it used before, if that is known.
@@ -176,13 +159,8 @@ impl Reporter {
     pub(super) fn queried(&mut self, failure: Option<&Failure>, why: Option<String>) {
         self.log.queried(failure.map(|failure| &*failure.0));
         if let Some(why) = why {
-            self.log.start_fails(why);
+            self.start_fails(why);
         }
-    }
-
-    /// A connection was closed before it was let through.
-    pub(super) fn abandoned(&mut self) {
-        self.recorder.change().clients.gave_up += 1;
     }
 
     /// The service is about to be started.
@@ -206,24 +184,19 @@ impl Reporter {
         now: Instant,
         silence: impl Fn(usize) -> String,
     ) {
-        let Rejected {
-            failed,
-            wake_rate,
-            silent,
-        } = rejected;
-        if failed > 0 {
-            self.recorder.change().clients.refused_failed += failed;
-            self.log.rejected(failed);
+        if rejected.failed > 0 {
+            self.recorder.change().clients.refused_failed += rejected.failed;
+            self.log.rejected(rejected.failed);
         }
-        if wake_rate > 0 {
+        if rejected.wake_rate > 0 {
             self.no_wake_until(until, now);
-            self.recorder.change().clients.refused_rate += wake_rate;
+            self.recorder.change().clients.refused_rate += rejected.wake_rate;
             if let Some(rate) = self.settings.config.wake_rate {
                 let until = self.status.no_wake(now);
-                self.log.rate_limited(wake_rate, rate, until);
+                self.log.rate_limited(rejected.wake_rate, rate, until);
             }
         }
-        for (index, connections) in silent {
+        for (index, connections) in rejected.silent {
             let failure = silence(index);
             self.recorder.change().clients.refused_silent += connections;
             self.recorder.failed(Kind::Silent, &failure);
@@ -251,7 +224,7 @@ impl Reporter {
         self.frozen(core.is_frozen());
         let (state, clients) = (core.state(), core.clients());
         self.recorder.publish(state, clients, now);
-        let failure = self.log.failure();
+        let failure = self.log.why.as_deref();
         let text = self.status.publish(
             state,
             clients,
@@ -263,15 +236,5 @@ impl Reporter {
         if let Some(text) = text {
             (self.say)(text, state);
         }
-    }
-
-    /// The record as it is now.
-    pub(super) fn record(&self) -> Record {
-        self.recorder.record()
-    }
-
-    /// The process ends; `asleep` is whether the service is known to be down.
-    pub(super) fn close(&mut self, asleep: bool) {
-        self.recorder.close(asleep);
     }
 }

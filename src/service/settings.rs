@@ -40,8 +40,9 @@ impl Settings {
             can_start: self.backend.can_start(),
             busy_limit: self.config.busy.limit,
         };
-        let limiter = reporter.wakes().map(|(rate, ages)| {
-            let spent = ages.into_iter().filter_map(|age| now().checked_sub(age));
+        let limiter = self.config.wake_rate.map(|rate| {
+            let ages = reporter.recorder.earlier_wakes().into_iter();
+            let spent = ages.filter_map(|age| now().checked_sub(age));
             WakeLimiter::new(rate.wakes, rate.per, spent)
         });
         Service::new(rules, targets, limiter.unwrap_or_default(), now())

@@ -6,7 +6,7 @@ use super::gate::{self, Gate};
 use super::handle::{Entrance, Handle};
 use super::probe::Probed;
 use super::settings::Settings;
-use crate::core::gate::Occupancy;
+use crate::core::gate::{Occupancy, Word};
 use crate::net::dial::Target;
 use crate::report::status::Tally;
 
@@ -21,7 +21,7 @@ impl Targets {
         let cooldown = settings.config.timing.cooldown;
         for known in &mut self.0 {
             known.cancel();
-            known.entrance.gate().close();
+            known.entrance.gate().set(Word::close);
             known.entrance.gate().follow(cooldown);
         }
         for target in &settings.targets {

@@ -15,7 +15,7 @@ use crate::config::address::{Address, Peer, UnixAddress};
 use crate::config::busy::{Busy, DirectConnections, Percent};
 use crate::config::{self, Liveness, Readiness, ServiceConfig, Timing, WakeRate};
 use crate::core::lifecycle::Phase;
-use crate::net::dial::{Dialer, Target};
+use crate::net::dial::Dialer;
 use crate::program::Launcher;
 use crate::report::record::{self, Clients, Kind, Record, Work};
 use crate::report::recorder::Recorder;
@@ -61,11 +61,7 @@ impl World {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("answering");
         let answering = UnixListener::bind(&path).unwrap();
-        let target = |path| {
-            Arc::new(Target {
-                address: Address::Unix(UnixAddress::Path(path)),
-            })
-        };
+        let target = |path| Arc::new(Address::Unix(UnixAddress::Path(path)));
         let targets = vec![target(path), target(directory.path().join("silent"))];
         let config = ServiceConfig {
             name: None,

@@ -9,7 +9,6 @@ use super::*;
 use crate::config::Liveness;
 use crate::config::address::Peer;
 use crate::config::address::{Address, UnixAddress};
-use crate::net::dial::Target;
 use crate::program::tests::{Log, Mark, sh, until};
 
 fn child(script: &str, stop_timeout: Duration) -> Child {
@@ -23,9 +22,7 @@ fn child(script: &str, stop_timeout: Duration) -> Child {
 
 fn order(socket: &Path) -> WakeOrder {
     WakeOrder {
-        target: Arc::new(Target {
-            address: Address::Unix(UnixAddress::Path(socket.into())),
-        }),
+        target: Arc::new(Address::Unix(UnixAddress::Path(socket.into()))),
         listener: "web".into(),
         client: Peer::tcp("10.1.2.3:4567".parse().unwrap()),
         limit: Duration::MAX,

@@ -37,9 +37,7 @@ impl Service {
     }
 
     fn target(&self, name: &str) -> Arc<Target> {
-        Arc::new(Target {
-            address: Address::Unix(UnixAddress::Path(self.path(name))),
-        })
+        Arc::new(Address::Unix(UnixAddress::Path(self.path(name))))
     }
 
     fn hooks(&self, start: Option<&str>, stop: Option<&str>, stop_timeout: Duration) -> Hooks {

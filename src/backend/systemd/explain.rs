@@ -117,19 +117,14 @@ pub(super) fn bus_error(error: &Error, verb: Verb, unit: &str, of: Manager) -> B
 
 /// Whether the manager is gone, rather than unwilling.
 fn is_transient(name: &str) -> bool {
-    name.strip_prefix("org.freedesktop.DBus.Error.")
-        .is_some_and(|name| {
-            let gone = [
-                "NoReply",
-                "ServiceUnknown",
-                "NameHasNoOwner",
-                "Disconnected",
-                "Timeout",
-                "TimedOut",
-                "LimitsExceeded",
-            ];
-            gone.contains(&name) || name.starts_with("Spawn.")
-        })
+    match name.strip_prefix("org.freedesktop.DBus.Error.") {
+        Some(
+            "NoReply" | "ServiceUnknown" | "NameHasNoOwner" | "Disconnected" | "Timeout"
+            | "TimedOut" | "LimitsExceeded",
+        ) => true,
+        Some(name) => name.starts_with("Spawn."),
+        None => false,
+    }
 }
 
 fn unreachable(cause: &str, of: Manager) -> Failure {

@@ -35,7 +35,7 @@ const JOB_RESULTS: usize = 64;
 /// A service manager, whether or not it can be reached just now.
 #[derive(Debug)]
 pub(super) struct Monitor {
-    manager: Manager,
+    pub(super) manager: Manager,
     units: Vec<UnitName>,
     link: tokio::sync::Mutex<Option<Arc<Link>>>,
     signals: Arc<SignalLog>,
@@ -71,10 +71,6 @@ impl Monitor {
             signals: Arc::default(),
             lost_since: Mutex::default(),
         }
-    }
-
-    pub(super) fn manager(&self) -> Manager {
-        self.manager
     }
 
     /// Changes from now on.
