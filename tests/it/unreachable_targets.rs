@@ -10,8 +10,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::support::{
-    Client, Flow, Network, Place, Run, Server, Wire, directory, noise, now, send_in_pieces,
-    throughout,
+    Client, Flow, Network, Place, Run, Server, Wire, directory, noise, send_in_pieces, throughout,
 };
 
 const WAITS: &str = "waking: the target has started, but does not answer yet, 1 client waiting";
@@ -238,18 +237,16 @@ fn an_unresolvable_name_delays_only_its_own_clients_until_it_resolves() {
 #[ignore = "needs root: tests/run runs it"]
 fn a_pending_lookup_does_not_delay_the_exit() {
     let _network = Network::new();
-    // A lookup takes minutes.
+    // A lookup takes two and a half minutes, longer than anything here is waited for.
     let names = NameServer::asked("timeout:30 attempts:5");
     let front = Place::tcp();
     let run = Run::new().to("service.test:8080").listen(&front);
     let mut wakeport = names.serves(run.option("--drain-timeout", 0)).start();
     let client = front.connect();
     wakeport.is(WAITS);
-    let began = now();
     wakeport.signal(Signal::TERM);
     client.is_reset();
     wakeport.ends();
-    assert!(began.elapsed() < Duration::from_secs(2));
 }
 
 #[test]
