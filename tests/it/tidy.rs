@@ -477,6 +477,13 @@ fn the_package_has_the_version_of_the_program() {
 }
 
 #[test]
+fn the_explanation_of_a_wake_says_how_to_refuse_clients() {
+    let catalog = read(&repo("systemd/wakeport.catalog"));
+    let waking = catalog.split("-- ").nth(1).expect("WAKING is the first");
+    assert!(waking.contains("wakes") && waking.contains("WAKEPORT_ALLOW="));
+}
+
+#[test]
 fn each_kind_of_message_has_an_id_of_its_own() {
     let text = read(&repo("src/systemd/message_id.rs"));
     let ids: Vec<_> = text

@@ -347,7 +347,7 @@ fn no_client_is_lost_to_a_suspended_machine() {
     .disturbs_nobody();
 }
 
-/// It drains open connections, and accepts no others meanwhile.
+/// All connections go on in the next process, and those that come meanwhile wait for it.
 #[test]
 #[ignore = "needs root: tests/run runs it"]
 fn clients_survive_a_restart_of_wakeport() {
