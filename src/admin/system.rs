@@ -91,7 +91,7 @@ pub struct Unit {
     pub pulls_in: Vec<String>,
     /// What it cannot run without: stopping one of these stops it.
     pub bound_to: Vec<String>,
-    /// What cannot run without it: stopping it stops these.
+    /// What is stopped along with it, apart from its parts.
     pub required_by: Vec<String>,
     /// `JoinsNamespaceOf=`, of either side.
     pub joins: Vec<String>,

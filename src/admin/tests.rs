@@ -230,7 +230,8 @@ fn each_defect_of_the_unit_is_named_with_its_remedy() {
     );
     defect(
         |unit| unit.required_by = vec![text("backup.service"), text("wakeport@nginx.service")],
-        "warning: `nginx.service` is not stopped while `backup.service` runs, which requires it",
+        "warning: `nginx.service` is not stopped while `backup.service` runs, which would be stopped along (Requires=, \
+         BindsTo=, PropagatesStopTo= or the like); use Wants= instead",
     );
     defect(
         |unit| unit.conflicts = vec![text("apache2.service")],

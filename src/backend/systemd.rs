@@ -53,11 +53,6 @@ const SHORTEST_STOP: Duration = Duration::from_secs(1);
 /// after it.
 const ALONG_USEC: u64 = 1_000_000;
 
-/// A unit stops along with those that it has one of these dependencies on: `Requires=`, `BindsTo=`,
-/// `Requisite=` (systemd.unit(5)). One with `PartOf=` does as well, but is a part, and no work of its
-/// own.
-const STOPPED_ALONG: [&str; 3] = ["RequiredBy", "BoundBy", "RequisiteOf"];
-
 /// Pauses between attempts to reconnect while no order waits for the bus.
 const RECONNECT: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(5));
 
@@ -297,7 +292,7 @@ impl Units {
         let mut others = BTreeSet::new();
         for unit in &woken {
             let mut properties = self.monitor.properties(&unit.path, "Unit").await?;
-            for dependency in STOPPED_ALONG {
+            for dependency in dbus::STOPPED_ALONG {
                 others.extend(
                     properties
                         .take::<Vec<String>>(dependency)

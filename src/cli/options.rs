@@ -181,8 +181,9 @@ struct BusyOptions {
     /// Whether connections to the targets that bypass wakeport keep the service awake: count or
     /// ignore
     ///
-    /// Counted are those that this network namespace has. Units that require the woken units
-    /// (Requires=, BindsTo=, Requisite=) always keep them awake while they are active.
+    /// Counted are those that this network namespace has. Units that would be stopped along with the
+    /// woken units (Requires=, BindsTo=, Requisite=, StopPropagatedFrom=) always keep them awake
+    /// while they are active.
     #[arg(long, value_name = "KIND", default_value = "count")]
     direct_connections: DirectConnections,
 

@@ -20,6 +20,11 @@ pub const SYSTEMD: &str = "org.freedesktop.systemd1";
 
 const POLKIT: &str = "org.freedesktop.PolicyKit1";
 
+/// A unit stops along with those that it has one of these dependencies on: `Requires=`, `BindsTo=`,
+/// `Requisite=`, `StopPropagatedFrom=` (systemd.unit(5)). One with `PartOf=` does as well, but is a
+/// part, and no work of its own.
+pub const STOPPED_ALONG: [&str; 4] = ["RequiredBy", "BoundBy", "RequisiteOf", "PropagatesStopTo"];
+
 #[proxy(
     interface = "org.freedesktop.systemd1.Manager",
     default_service = "org.freedesktop.systemd1",

@@ -63,7 +63,8 @@ fn a_query_that_bypasses_wakeport_outlives_ten_cooldowns() {
 #[test]
 #[ignore = "needs root: tests/run runs it"]
 fn a_backup_that_requires_the_service_is_finished_before_the_stop() {
-    for dependency in ["Requires", "BindsTo", "Requisite"] {
+    // The last one is PropagatesStopTo= of the service, seen from here.
+    for dependency in ["Requires", "BindsTo", "Requisite", "StopPropagatedFrom"] {
         let rig = Rig::boot();
         python(&rig);
         rig.unit(

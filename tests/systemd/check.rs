@@ -303,8 +303,8 @@ fn what_breaks_the_stop_of_the_service_is_reported() {
         0,
         &[
             "warning: ",
-            "`web.service` is not stopped while `backup.service` runs, which requires it",
-            "use Wants=",
+            "`web.service` is not stopped while `backup.service` runs, which would be stopped along",
+            "use Wants= instead",
         ],
     );
     rig.systemctl("stop backup.timer");

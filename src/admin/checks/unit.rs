@@ -95,7 +95,7 @@ fn stops(name: &str, unit: &Unit, service: &ServiceConfig, ctl: &str) -> Vec<Fin
     let others: Vec<_> = unit.required_by.iter().filter(together).collect();
     if !others.is_empty() {
         warning(format!(
-            "`{name}` is not stopped while {} runs, which requires it (Requires=, BindsTo= or the like); use Wants= there if it can do without",
+            "`{name}` is not stopped while {} runs, which would be stopped along (Requires=, BindsTo=, PropagatesStopTo= or the like); use Wants= instead if it can do without, or PartOf= if it is only a part",
             in_a_row(&others)
         ));
     }

@@ -189,8 +189,7 @@ impl Properties {
         let required = [names("Requires"), names("BindsTo")].concat();
         unit.pulls_in = [names("Wants"), required.clone()].concat();
         unit.bound_to = [required, names("Requisite"), names("PartOf")].concat();
-        let by = ["RequiredBy", "RequisiteOf", "BoundBy", "PropagatesStopTo"];
-        unit.required_by = by.map(&mut names).concat();
+        unit.required_by = dbus::STOPPED_ALONG.map(&mut names).concat();
         unit.joins = names("JoinsNamespaceOf");
         unit.parts = names("ConsistsOf");
         unit.runtime.0 = names("RuntimeDirectory");
