@@ -199,7 +199,11 @@ fn each_defect_of_the_unit_is_named_with_its_remedy() {
         failed("signal", (2, 11)),
         "(signal, signal 11); `journalctl",
     );
-    defect(failed("timeout", (2, 9)), "it exceeded TimeoutStartSec=");
+    defect(
+        failed("timeout", (2, 9)),
+        "(timeout, signal 9); it exceeded TimeoutStartSec=, TimeoutStopSec= or RuntimeMaxSec=; `journalctl -u \
+         nginx.service` shows which, and `systemctl edit nginx.service` sets a longer one",
+    );
     defect(
         |unit| unit.freezer = text("frozen"),
         "warning: `nginx.service` is frozen, so connected clients wait; the next client has it thawed, or `systemctl thaw nginx.service`",

@@ -131,9 +131,10 @@ fn state(name: &str, unit: &Unit, manager: Manager) -> Vec<Finding> {
             ("exit-code", (EXITED, status @ 128..=159)) => format!(
                 "if it ends like this whenever it is stopped, `{ctl} edit {name}`: SuccessExitStatus={status}"
             ),
-            ("timeout", _) => {
-                "it exceeded TimeoutStartSec=, TimeoutStopSec= or RuntimeMaxSec=".to_owned()
-            }
+            ("timeout", _) => format!(
+                "it exceeded TimeoutStartSec=, TimeoutStopSec= or RuntimeMaxSec=; `{}` shows which, and `{ctl} edit {name}` sets a longer one",
+                manager.journalctl(name)
+            ),
             _ => format!("`{}` shows why", manager.journalctl(name)),
         };
         warning(format!(
