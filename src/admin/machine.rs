@@ -9,6 +9,7 @@ mod programs;
 mod sockets;
 pub mod inventory;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::admin::system::{Hidden, Holder, Listening, Present, SocketUnit, System, Unit};
@@ -16,6 +17,7 @@ use crate::admin::unit_files::{Mark, Places, unit_of, written_unit};
 use crate::admin::{self, Instance};
 use crate::config::address::{Address, Bound, UnixAddress};
 use crate::config::{Manager, Named, ServiceConfig, UnitName};
+use crate::systemd::dbus::UnitStatus;
 
 pub use crate::systemd::dbus::Bus;
 pub use bus::has_polkit;
@@ -29,6 +31,18 @@ const PATH: [&str; 2] = ["/usr/local/bin", "/usr/bin"];
 
 /// Where the system bus is (the D-Bus specification, "Well-known Message Bus Instances").
 const BUS: &str = "/var/run/dbus/system_bus_socket";
+
+/// The units of a shutdown and of a repair (systemd.special(7)), which everything conflicts with, or
+/// much.
+const ENDS: [&str; 7] = [
+    "emergency.service",
+    "emergency.target",
+    "initrd-switch-root.target",
+    "rescue.service",
+    "rescue.target",
+    "shutdown.target",
+    "umount.target",
+];
 
 /// Where an administrator's rules for polkit are.
 const RULES: &str = "/etc/polkit-1/rules.d";
@@ -130,7 +144,7 @@ pub async fn units(bus: &Bus, names: &[UnitName]) -> Result<Vec<Unit>, String> {
     for name in names {
         let unit = bus.unit(name.as_str()).await;
         let mut unit = unit.map_err(|error| error.to_string())?;
-        unit.conflicts = active(bus, &unit.conflicts).await;
+        (unit.conflicts, unit.rivals) = rivals(bus, &unit.conflicts).await;
         if unit.id.ends_with(".target") {
             unit.left_running = left_running(bus, &unit).await;
         }
@@ -139,15 +153,19 @@ pub async fn units(bus: &Bus, names: &[UnitName]) -> Result<Vec<Unit>, String> {
     Ok(units)
 }
 
-/// Which of these units run.
-async fn active(bus: &Bus, names: &[String]) -> Vec<String> {
-    let names: Vec<_> = names.iter().map(String::as_str).collect();
+/// Which of these units run, and which others could.
+async fn rivals(bus: &Bus, names: &[String]) -> (Vec<String>, Vec<String>) {
+    let names: BTreeSet<_> = names.iter().map(String::as_str).collect();
+    let names: Vec<_> = names.into_iter().filter(|it| !ENDS.contains(it)).collect();
     if names.is_empty() {
-        return Vec::new();
+        return Default::default();
     }
     let units = bus.named(&names).await.unwrap_or_default().into_iter();
-    let active = units.filter(|unit| ["active", "activating"].contains(&unit.active.as_str()));
-    active.map(|unit| unit.id).collect()
+    let is_up = |unit: &UnitStatus| ["active", "activating"].contains(&unit.active.as_str());
+    let (up, down): (Vec<_>, Vec<_>) = units.partition(is_up);
+    let down = down.into_iter().filter(|unit| unit.load == "loaded");
+    let names = |units: Vec<UnitStatus>| units.into_iter().map(|unit| unit.id).collect();
+    (names(up), names(down.collect()))
 }
 
 /// The services that a target pulls in and that go on when it is stopped.

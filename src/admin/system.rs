@@ -99,6 +99,8 @@ pub struct Unit {
     pub parts: Vec<String>,
     /// `Conflicts=`, of either side; those that are active for a unit that is woken.
     pub conflicts: Vec<String>,
+    /// Those of them that could run, and do not.
+    pub rivals: Vec<String>,
     /// The services that a target pulls in and that go on when it is stopped.
     pub left_running: Vec<String>,
 }

@@ -242,6 +242,11 @@ fn each_defect_of_the_unit_is_named_with_its_remedy() {
         "warning: each start of `nginx.service` stops `apache2.service`",
     );
     defect(
+        |unit| unit.rivals = vec![text("apache2.service"), text("lighttpd.service")],
+        "note: each start of `apache2.service`, `lighttpd.service`, not running now, would stop `nginx.service` under its \
+         clients, and the other way round (Conflicts=); remove that line, or `systemctl mask apache2.service lighttpd.service`",
+    );
+    defect(
         |unit| unit.left_running = vec![text("php.service")],
         "warning: a stop of `nginx.service` leaves `php.service` running; add PartOf=nginx.service",
     );

@@ -313,7 +313,29 @@ fn what_breaks_the_stop_of_the_service_is_reported() {
         "rival.service",
         "[Unit]\nConflicts=web.service\n[Service]\nExecStart=sleep infinity\n",
     );
-    finds(&rig, "web", 0, &["ok"]);
+    rig.unit("rival.timer", "[Timer]\nOnCalendar=yearly\n");
+    rig.systemctl("start rival.timer");
+    // One that a timer will start; one that is missing never runs, and all conflict with shutdown.target.
+    let notes = |rig: &Rig| {
+        finds(rig, "web", 0, &["ok"]);
+        rig.run("wakeport check web 2>&1 | grep ^note: || :")
+    };
+    rig.drop_in(
+        "web.service",
+        "rival",
+        "[Unit]\nConflicts=missing.service\n",
+    );
+    let said = notes(&rig);
+    for part in [
+        "note: wakeport@web: each start of `rival.service`, not running now, would stop `web.service` under its clients",
+        "`systemctl mask rival.service`",
+    ] {
+        assert!(said.contains(part), "no `{part}`:\n{said}");
+    }
+    assert_eq!(said.matches("Conflicts=").count(), 1, "{said}");
+    for part in ["missing.service", "shutdown.target"] {
+        assert!(!said.contains(part), "`{part}`:\n{said}");
+    }
     rig.systemctl("start rival.service");
     finds(
         &rig,
@@ -324,7 +346,8 @@ fn what_breaks_the_stop_of_the_service_is_reported() {
             "each start of `web.service` stops `rival.service`",
         ],
     );
-    rig.systemctl("stop rival.service");
+    rig.run("rm /etc/systemd/system/rival.*; systemctl stop rival.service rival.timer; systemctl daemon-reload");
+    assert!(!notes(&rig).contains("Conflicts="));
     rig.unit("media.target", "[Unit]\nWants=web.service\n");
     rig.allow("media.target");
     rig.settings("web", &["WAKEPORT_UNIT=media.target"]);

@@ -116,6 +116,13 @@ fn stops(name: &str, unit: &Unit, service: &ServiceConfig, ctl: &str) -> Vec<Fin
             "`{name}` has RemainAfterExit=yes, so it counts as running when its processes have ended; `{ctl} edit {name}`: RemainAfterExit=no"
         ));
     }
+    if !unit.rivals.is_empty() {
+        findings.push(Finding::note(format!(
+            "each start of {}, not running now, would stop `{name}` under its clients, and the other way round (Conflicts=); remove that line, or `{ctl} mask {}`",
+            in_a_row(&unit.rivals),
+            unit.rivals.join(" ")
+        )));
+    }
     findings
 }
 
