@@ -1,4 +1,4 @@
-//! The Debian package: installed, upgraded under a live connection, removed and purged, by Debian's dpkg; and first
+//! The Debian package: installed, upgraded under live connections, removed and purged, by Debian's dpkg; and first
 //! use.
 
 use std::fs;
@@ -10,6 +10,11 @@ use std::sync::LazyLock;
 
 use crate::rig::{Client, Rig, root};
 use crate::services::{PORT, TARGET, URL, alice, nginx, postgresql_on, python};
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Just as long.
+static NEXT: LazyLock<String> =
+    LazyLock::new(|| VERSION.replace(|character: char| character.is_ascii_digit(), "9"));
 
 /// The package as `cargo deb` makes it of Cargo.toml, around the program that is tested.
 static FIRST: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -46,7 +51,7 @@ static FIRST: LazyLock<PathBuf> = LazyLock::new(|| {
     package
 });
 
-/// The next version of it: the same program with bytes appended.
+/// The next version of it: a program that calls itself so.
 static SECOND: LazyLock<PathBuf> = LazyLock::new(|| {
     let package = FIRST.with_file_name("second.deb");
     let tree = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a scratch directory");
@@ -56,11 +61,12 @@ static SECOND: LazyLock<PathBuf> = LazyLock::new(|| {
             .arg(&*FIRST)
             .arg(tree.path()),
     );
-    let script = "printf second >>usr/bin/wakeport
+    let script = "LC_ALL=C sed -i \"s/$1/$2/g\" usr/bin/wakeport
                   sed -i 's/^Version: .*/&.1/' DEBIAN/control";
     does(
         Command::new("sh")
-            .args(["-ec", script])
+            .args(["-ec", script, "sh"])
+            .args([&VERSION.replace('.', "\\."), &*NEXT])
             .current_dir(tree.path()),
     );
     does(
@@ -85,12 +91,12 @@ fn does(command: &mut Command) {
     );
 }
 
-/// `dpkg -i`.
-fn install(rig: &Rig, package: &Path) {
+/// `dpkg -i`, and what it says.
+fn install(rig: &Rig, package: &Path) -> String {
     // Images of Debian for containers leave pages and documents out.
     rig.run("rm -f /etc/dpkg/dpkg.cfg.d/*");
     fs::copy(package, rig.path("/run/rig/wakeport.deb")).expect("a package");
-    rig.run("DEBIAN_FRONTEND=noninteractive dpkg -i /run/rig/wakeport.deb 2>&1");
+    rig.run("DEBIAN_FRONTEND=noninteractive dpkg -i /run/rig/wakeport.deb 2>&1")
 }
 
 /// `dpkg -r`, begun, with these ports closed.
@@ -108,16 +114,64 @@ fn files(rig: &Rig) -> String {
     rig.run("find /etc /usr /var /run -path /run/rig -prune -o -path /usr/src -prune -o -name '*wakeport*' -print | sort")
 }
 
-/// The process of web.service's wakeport.
-fn relay(rig: &Rig) -> String {
-    rig.show("MainPID", "wakeport@web.service")
+/// The process of an instance.
+fn relay(rig: &Rig, name: &str) -> String {
+    rig.show("MainPID", &format!("wakeport@{name}.service"))
 }
 
-/// Whether it is the second version of the program, and whether that is what lies in `/usr/bin`.
-fn program(rig: &Rig, pid: &str) -> (bool, bool) {
-    let end = rig.run(&format!("tail -c 6 /proc/{pid}/exe"));
-    let path = rig.run(&format!("readlink /proc/{pid}/exe"));
-    (end == "second", path.trim() == "/usr/bin/wakeport")
+/// The version of the program that a process runs.
+fn program(rig: &Rig, pid: &str) -> String {
+    let said = rig.run(&format!("/proc/{pid}/exe --version"));
+    said.trim().replace("wakeport ", "")
+}
+
+/// A page that is more than all buffers on its way hold, on the server of `python`.
+fn big_page(rig: &Rig) -> String {
+    let page = "0123456789abcdef\n".repeat(2 << 20);
+    rig.write("/run/rig/www/big", &page);
+    page
+}
+
+/// A slow.service with the pages of `python` that waits for a file before it starts.
+fn slow(rig: &Rig) {
+    rig.unit(
+        "slow.service",
+        "[Service]\nExecStartPre=sh -c 'until [ -e /run/rig/go ]; do sleep 0.1; done'\n\
+         ExecStart=python3 -m http.server --bind 127.0.0.1 --directory /run/rig/www 18081\n",
+    );
+}
+
+/// Somebody who downloads the big page and has only read its beginning.
+struct Download {
+    stream: TcpStream,
+    answer: Vec<u8>,
+}
+
+impl Download {
+    fn begin() -> Self {
+        let mut stream = TcpStream::connect(PORT).expect("the port is open");
+        stream
+            .write_all(b"GET /big HTTP/1.0\r\n\r\n")
+            .expect("a request");
+        let mut answer = vec![0; 100_000];
+        stream
+            .read_exact(&mut answer)
+            .expect("the beginning of the page");
+        Self { stream, answer }
+    }
+
+    /// Reads the rest.
+    fn is(mut self, page: &str) {
+        self.stream
+            .read_to_end(&mut self.answer)
+            .expect("the rest of the page");
+        let mut ends = self.answer.windows(4);
+        let head = ends.position(|end| end == b"\r\n\r\n").expect("a head");
+        assert!(
+            &self.answer[head + 4..] == page.as_bytes(),
+            "not the page byte for byte"
+        );
+    }
 }
 
 #[test]
@@ -192,57 +246,144 @@ fn a_new_user_puts_postgresql_and_a_web_app_behind_wakeport_with_one_command_eac
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn an_upgrade_interrupts_no_connection_and_the_next_wake_runs_the_new_program() {
+fn after_an_upgrade_all_connections_go_on_in_the_new_program() {
     let rig = Rig::bare();
     install(&rig, &FIRST);
     python(&rig);
-    // More than all buffers on its way hold.
-    rig.write("/run/rig/www/big", &"0123456789abcdef\n".repeat(2 << 20));
-    let page = rig.read("/run/rig/www/big");
+    let page = big_page(&rig);
+    slow(&rig);
     rig.run(&format!(
-        "wakeport init web --listen {PORT} --to {TARGET} --cooldown 300ms --write --enable"
+        "wakeport init web --listen {PORT} --to {TARGET} --cooldown 300ms --write --enable
+         wakeport init slow --listen 127.0.0.1:8081 --to 127.0.0.1:18081 --cooldown 300ms --write --enable"
     ));
+    let download = Download::begin();
+    let waits = Client::asks("127.0.0.1:8081");
+    rig.wait_until("activating", "slow.service");
+    rig.wait_until("active", "wakeport@slow.service");
+    let before = ["web", "slow"].map(|name| relay(&rig, name));
+    for pid in &before {
+        assert_eq!(program(&rig, pid), VERSION);
+    }
+    rig.systemctl("enable --quiet --now wakeport-exporter.socket");
+    let exporter_is = |version: &str| {
+        let page = rig.curl("http://127.0.0.1:19752/metrics");
+        assert!(
+            page.contains(&format!("wakeport_build_info{{version=\"{version}\"}}")),
+            "{page}"
+        );
+    };
+    exporter_is(VERSION);
 
-    let mut client = TcpStream::connect(PORT).expect("the port is open");
-    client
-        .write_all(b"GET /big HTTP/1.0\r\n\r\n")
-        .expect("a request");
-    let mut answer = vec![0; 100_000];
-    client
-        .read_exact(&mut answer)
-        .expect("the beginning of the page");
-    let pid = relay(&rig);
-    assert_eq!(program(&rig, &pid), (false, true));
     install(&rig, &SECOND);
-    assert_eq!(relay(&rig), pid);
-    assert_eq!(
-        program(&rig, &pid),
-        (false, false),
-        "it goes on with the program that it was started with"
-    );
-    client
-        .read_to_end(&mut answer)
-        .expect("the rest of the page");
-    let head = answer
-        .windows(4)
-        .position(|end| end == b"\r\n\r\n")
-        .expect("a head");
-    assert!(
-        &answer[head + 4..] == page.as_bytes(),
-        "not the page byte for byte"
-    );
-    drop(client);
+    exporter_is(&NEXT);
+    for (name, before) in ["web", "slow"].into_iter().zip(before) {
+        let pid = relay(&rig, name);
+        assert_ne!(pid, before, "{name}");
+        assert_eq!(program(&rig, &pid), *NEXT, "{name}");
+        let handed = rig.said(
+            &format!("wakeport@{name}.service"),
+            "handed 1 connection over",
+        );
+        assert_eq!(handed, 1, "{name}");
+    }
+    rig.write("/run/rig/go", "");
+    assert_eq!(waits.page(), "hello");
+    assert_eq!(rig.stops("web.service"), 0);
+    download.is(&page);
 
-    rig.wait_until_asleep("web");
-    assert_eq!(rig.starts("wakeport@web.service"), 1);
-    let client = TcpStream::connect(PORT).expect("the port is open");
-    rig.wait_for("it is woken", || {
-        rig.is("active", "wakeport@web.service") && relay(&rig) != "0"
-    });
-    assert_eq!(program(&rig, &relay(&rig)), (true, true));
-    drop(client);
+    for name in ["web", "slow"] {
+        rig.wait_until_asleep(name);
+        assert_eq!(rig.starts(&format!("{name}.service")), 1);
+    }
+    assert_eq!(rig.curl(URL), "hello");
     rig.wait_until_asleep("web");
     assert_eq!(rig.ask("systemctl --failed --plain --no-legend"), "");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn an_upgrade_leaves_a_child_process_alone_and_does_not_fail_with_an_instance() {
+    let rig = Rig::bare();
+    install(&rig, &FIRST);
+    python(&rig);
+    let page = big_page(&rig);
+    slow(&rig);
+    rig.run(&format!(
+        "wakeport init slow --listen 127.0.0.1:8081 --to 127.0.0.1:18081 --write --enable
+         wakeport init child --exec 'python3 -m http.server --bind 127.0.0.1 --directory /run/rig/www 18080' \
+             --listen {PORT} --to {TARGET} --cooldown 300ms --write --enable"
+    ));
+    let download = Download::begin();
+    let child = relay(&rig, "child");
+    let _waits = Client::connect("127.0.0.1:8081");
+    rig.wait_until("active", "wakeport@slow.service");
+    rig.drop_in(
+        "wakeport@slow.service",
+        "wrong",
+        "[Service]\nEnvironment=WAKEPORT_COOLDOWN=wrong\n",
+    );
+
+    let said = install(&rig, &SECOND);
+    for words in [
+        "wakeport@child.service keeps the old program until it exits",
+        "wakeport: not every instance has restarted",
+    ] {
+        assert!(said.contains(words), "no `{words}`: {said}");
+    }
+    assert_eq!(
+        rig.ask("systemctl --failed --plain --no-legend | cut -d' ' -f1")
+            .trim(),
+        "wakeport@slow.service"
+    );
+    assert_eq!(relay(&rig, "child"), child);
+    assert_eq!(program(&rig, &child), VERSION);
+    download.is(&page);
+
+    rig.wait_until("inactive", "wakeport@child.service");
+    let mut client = Download::begin();
+    assert_eq!(program(&rig, &relay(&rig, "child")), *NEXT);
+    client
+        .stream
+        .read_exact(&mut [0])
+        .expect("more of the page");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn after_an_upgrade_the_connections_of_users_go_on_in_the_new_program() {
+    let rig = Rig::bare();
+    install(&rig, &FIRST);
+    let as_alice = alice(&rig);
+    as_alice(&format!(
+        "wakeport init notes --user --listen {PORT} --to {TARGET} --cooldown 300ms --write --enable"
+    ));
+    let mut client = Client::connect(PORT);
+    rig.wait_for("her notes are awake", || rig.processes("python3") == 1);
+    let pid = || as_alice("systemctl --user show --value -p MainPID wakeport@notes.service");
+    let before = pid();
+    assert_eq!(program(&rig, before.trim()), VERSION);
+
+    install(&rig, &SECOND);
+    let after = pid();
+    assert_ne!(after, before);
+    assert_eq!(program(&rig, after.trim()), *NEXT);
+    assert_eq!(client.ask_again(), "hers");
+}
+
+/// `systemd/install`, run again.
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn after_an_installation_anew_all_connections_go_on_in_the_new_program() {
+    let rig = Rig::boot();
+    nginx(&rig);
+    rig.instance("nginx", PORT, TARGET, &[]);
+    let mut client = Client::connect(PORT);
+    assert_eq!(client.ask_again(), "hello");
+    let before = relay(&rig, "nginx");
+    rig.run("/run/rig/source/systemd/install /run/rig/wakeport");
+    assert_ne!(relay(&rig, "nginx"), before);
+    assert_eq!(client.ask_again(), "hello");
+    assert_eq!(rig.stops("nginx.service"), 0);
 }
 
 #[test]
