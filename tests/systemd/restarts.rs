@@ -1,11 +1,12 @@
 //! A restart of wakeport cuts no connection and stops no service: all of them go on in the next process.
 
-use std::io::{Read, Write};
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::thread;
+use std::sync::{Arc, Barrier};
+use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
 use crate::echo_service::{Echo, Exchange, Over, Random};
@@ -44,6 +45,12 @@ fn accept(target: &TcpListener) -> TcpStream {
     limited(target.accept().expect("a connection").0)
 }
 
+/// A connection, both ends of which are the test's: the client's, and the one at the target.
+fn pair(target: &TcpListener) -> (TcpStream, TcpStream) {
+    let client = connect();
+    (client, accept(target))
+}
+
 fn restart(rig: &Rig, unit: &str) {
     let before = rig.show("MainPID", unit);
     rig.systemctl(&format!("restart {unit}"));
@@ -54,6 +61,239 @@ fn restart(rig: &Rig, unit: &str) {
 fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut random = Random::new(seed);
     (0..length).map(|_| random.next() as u8).collect()
+}
+
+/// What the reader at the other end does until all is over; then it reads everything.
+#[derive(Clone, Copy)]
+enum Reader {
+    Stalls,
+    /// It reads less than there is, so that bytes are always on their way.
+    IsSlow,
+}
+
+/// Bytes that flow one way, as many as there is room for; each is compared when it arrives.
+struct Flow {
+    /// The sender's port and its peer's, and those of the stream that is read.
+    ends: [Ports; 2],
+    sent: Arc<AtomicU64>,
+    read: Arc<AtomicU64>,
+}
+
+impl Flow {
+    /// No buffer has this length, which is a prime.
+    const PERIOD: usize = 262_139;
+
+    /// Sends until it is `over`, and then says the end.
+    fn new<'scope>(
+        scope: &'scope Scope<'scope, '_>,
+        over: &'scope AtomicBool,
+        reader: Reader,
+        [source, sink]: [&TcpStream; 2],
+    ) -> Self {
+        let ends = [source, sink].map(|stream| {
+            let ends = [stream.local_addr(), stream.peer_addr()];
+            ends.map(|end| end.expect("a TCP stream").port())
+        });
+        let [mut source, mut sink] =
+            [source, sink].map(|stream| stream.try_clone().expect("a descriptor"));
+        // One that waits for room returns then, and says how many bytes it has sent.
+        let soon = Some(Duration::from_millis(50));
+        source.set_write_timeout(soon).expect("an option");
+        // Where both ends have stalled for long, the kernel may be slow to find that there is room again.
+        let patient = Some(ANSWER * 10);
+        sink.set_read_timeout(patient).expect("an option");
+        let bytes: Arc<[u8]> = noise(u64::from(ends[1][0] ^ ends[0][0]), Self::PERIOD).into();
+        let [sent, read] = [(); 2].map(|()| Arc::new(AtomicU64::new(0)));
+        scope.spawn({
+            let (bytes, sent) = (bytes.clone(), sent.clone());
+            move || {
+                let mut at = 0;
+                while !over.load(SeqCst) {
+                    let written = match source.write(&bytes[at..]) {
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
+                        written => written.expect("it is read in the end"),
+                    };
+                    at = (at + written) % Self::PERIOD;
+                    sent.fetch_add(written as u64, SeqCst);
+                }
+                source.shutdown(Shutdown::Write).expect("it is open");
+            }
+        });
+        scope.spawn({
+            let (sent, read) = (sent.clone(), read.clone());
+            move || {
+                let (mut at, mut buffer) = (0, vec![0; 65_536]);
+                loop {
+                    if !over.load(SeqCst) {
+                        thread::sleep(Duration::from_millis(50));
+                        if let Reader::Stalls = reader {
+                            continue;
+                        }
+                    }
+                    let room = buffer.len().min(Self::PERIOD - at);
+                    let length = sink.read(&mut buffer[..room]).expect("an orderly end");
+                    if length == 0 {
+                        break;
+                    }
+                    assert!(
+                        buffer[..length] == bytes[at..at + length],
+                        "other bytes after {read:?}"
+                    );
+                    at = (at + length) % Self::PERIOD;
+                    read.fetch_add(length as u64, SeqCst);
+                }
+                assert_eq!(read.load(SeqCst), sent.load(SeqCst), "the end is early");
+            }
+        });
+        Self { ends, sent, read }
+    }
+
+    /// One both ways, between the ends of a connection.
+    fn both_ways<'scope>(
+        scope: &'scope Scope<'scope, '_>,
+        over: &'scope AtomicBool,
+        reader: Reader,
+        (client, service): &(TcpStream, TcpStream),
+    ) -> [Self; 2] {
+        [[client, service], [service, client]].map(|ends| Self::new(scope, over, reader, ends))
+    }
+
+    /// How many bytes are neither read nor in a socket: wakeport has them, in a pipe or in its memory.
+    fn held(&self, sockets: &BTreeMap<Ports, [u64; 2]>) -> u64 {
+        let queued = |ports, way: usize| sockets.get(&ports).map_or(0, |queues| queues[way]);
+        let turned = |[own, peer]: Ports| [peer, own];
+        let [source, sink] = self.ends;
+        let sent = queued(source, 0) + queued(turned(sink), 0);
+        let received = queued(turned(source), 1) + queued(sink, 1);
+        let on_their_way = self.sent.load(SeqCst) - self.read.load(SeqCst);
+        on_their_way.saturating_sub(sent + received)
+    }
+
+    /// Waits until stalled readers have brought everything before them to a standstill: wakeport has bytes of each, and
+    /// nothing moves any more.
+    fn stand_still(rig: &Rig, flows: &[Self]) {
+        let look = || {
+            let sockets = sockets();
+            let flows = flows.iter();
+            let each = flows.map(|flow| (flow.sent.load(SeqCst), flow.held(&sockets)));
+            each.collect::<Vec<_>>()
+        };
+        let (mut seen, mut alike) = (look(), 0);
+        rig.wait_for("a standstill", || {
+            let before = std::mem::replace(&mut seen, look());
+            alike = if before == seen { alike + 1 } else { 0 };
+            alike >= 5 && seen.iter().all(|&(_, held)| held > 0)
+        });
+    }
+}
+
+/// A socket's port, and that of its peer.
+type Ports = [u16; 2];
+
+/// The TCP sockets of the rig's network: how many bytes of each are not yet acknowledged, and not yet read.
+fn sockets() -> BTreeMap<Ports, [u64; 2]> {
+    // That of this thread.
+    let table = std::fs::read_to_string("/proc/thread-self/net/tcp").expect("a table");
+    let row = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let port = |word: &str| u16::from_str_radix(word.rsplit_once(':')?.1, 16).ok();
+        let (unsent, unread) = words.get(4)?.split_once(':')?;
+        let queues = [unsent, unread].map(|bytes| u64::from_str_radix(bytes, 16));
+        let [Ok(unsent), Ok(unread)] = queues else {
+            return None;
+        };
+        Some(([port(words[1])?, port(words[2])?], [unsent, unread]))
+    };
+    table.lines().filter_map(row).collect()
+}
+
+/// A connection that one end has half-closed; the other end goes on.
+struct HalfClosed {
+    ended: TcpStream,
+    open: TcpStream,
+}
+
+impl HalfClosed {
+    fn new(mut ended: TcpStream, mut open: TcpStream) -> Self {
+        ended.write_all(b"question").expect("it is open");
+        ended.shutdown(Shutdown::Write).expect("it is open");
+        let mut question = String::new();
+        open.read_to_string(&mut question).expect("an orderly end");
+        assert_eq!(question, "question");
+        Self { ended, open }
+    }
+
+    /// The other way has been open all the time.
+    fn ends(mut self) {
+        self.open.write_all(b"answer").expect("it is open");
+        drop(self.open);
+        let mut answer = String::new();
+        self.ended
+            .read_to_string(&mut answer)
+            .expect("an orderly end");
+        assert_eq!(answer, "answer");
+    }
+}
+
+/// Connections in each state in which a restart may meet them, beside those that are at rest or busy.
+struct Special {
+    half_closed: Vec<HalfClosed>,
+    stalled: Vec<Flow>,
+}
+
+impl Special {
+    /// How many connections these are.
+    const COUNT: usize = 12;
+
+    /// All that stall stand still when this returns.
+    fn new<'scope>(
+        rig: &Rig,
+        target: &TcpListener,
+        scope: &'scope Scope<'scope, '_>,
+        over: &'scope AtomicBool,
+    ) -> Self {
+        let (mut half_closed, mut stalled) = (Vec::new(), Vec::new());
+        for _ in 0..Self::COUNT / 6 {
+            let two = || [(); 2].map(|()| pair(target));
+            let [(client, service), (other_client, other_service)] = two();
+            half_closed.push(HalfClosed::new(client, service));
+            half_closed.push(HalfClosed::new(other_service, other_client));
+
+            let [stalls, is_slow] = two();
+            stalled.extend(Flow::both_ways(scope, over, Reader::Stalls, &stalls));
+            Flow::both_ways(scope, over, Reader::IsSlow, &is_slow);
+
+            // One way has ended, and the other one is full.
+            let [(client, service), (other_client, other_service)] = two();
+            for (ended, open) in [(client, service), (other_service, other_client)] {
+                let HalfClosed { ended, open } = HalfClosed::new(ended, open);
+                let flow = Flow::new(scope, over, Reader::Stalls, [&open, &ended]);
+                stalled.push(flow);
+            }
+        }
+        Flow::stand_still(rig, &stalled);
+        Self {
+            half_closed,
+            stalled,
+        }
+    }
+
+    /// All are as they were; then the half-closed ones end. The flows do so when all is over.
+    fn end(self, rig: &Rig) {
+        Flow::stand_still(rig, &self.stalled);
+        self.half_closed.into_iter().for_each(HalfClosed::ends);
+    }
+}
+
+/// Echoes what comes, to the end.
+fn echo(mut stream: &TcpStream) {
+    std::io::copy(&mut { stream }, &mut stream).expect("an orderly end");
+}
+
+/// A thread that needs little.
+fn small<'scope>(scope: &'scope Scope<'scope, '_>, work: impl FnOnce() + Send + 'scope) {
+    let named = thread::Builder::new().stack_size(256 * 1024);
+    named.spawn_scoped(scope, work).expect("a thread");
 }
 
 #[test]
@@ -68,14 +308,25 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
 )]
 fn fifty_restarts_under_a_thousand_clients_change_no_byte() {
     let rig = Rig::boot();
-    let echo = Echo::asleep(&rig, "echo", "", &[NEVER]);
+    // The clients' other ends are in this process.
+    rig.unit("relay.service", "[Service]\nExecStart=sleep infinity\n");
+    let target = TcpListener::bind(TARGET).expect("a free port");
+    rig.instance("relay", PORT, TARGET, &[NEVER]);
     let (over, longest) = (AtomicBool::new(false), AtomicU64::new(0));
     let connected = Barrier::new(CLIENTS + 1);
     thread::scope(|scope| {
+        let over_at_last = Over(&over);
+        let special = Special::new(&rig, &target, scope, &over);
+        scope.spawn(|| {
+            for _ in 0..CLIENTS {
+                let stream = accept(&target);
+                small(scope, move || echo(&stream));
+            }
+        });
         for number in 0..CLIENTS {
-            let (echo, over, connected, longest) = (&echo, &over, &connected, &longest);
-            let client = move || {
-                let stream = TcpStream::connect(&echo.address).expect("the port is open");
+            let (over, connected, longest) = (&over, &connected, &longest);
+            small(scope, move || {
+                let stream = TcpStream::connect(PORT).expect("the port is open");
                 let mut exchange = Exchange {
                     seed: number as u64,
                     // Some carry as much as they can.
@@ -102,34 +353,31 @@ fn fifty_restarts_under_a_thousand_clients_change_no_byte() {
                     talk(false);
                 }
                 talk(true);
-            };
-            let named = thread::Builder::new().stack_size(256 * 1024);
-            named.spawn_scoped(scope, client).expect("a thread");
+            });
         }
         connected.wait();
-        let _over = Over(&over);
         longest.store(0, SeqCst);
         let began = Instant::now();
         for _ in 0..RESTARTS {
-            restart(&rig, &echo.wakeport());
+            restart(&rig, RELAY);
         }
         eprintln!(
             "{RESTARTS} restarts in {:?}, the longest pause was {:?}",
             began.elapsed(),
             Duration::from_micros(longest.load(SeqCst))
         );
+        special.end(&rig);
+        drop(over_at_last);
     });
-    let handed = rig.said(
-        &echo.wakeport(),
-        &format!("handed {CLIENTS} connections over"),
-    );
+    let all = CLIENTS + Special::COUNT;
+    let handed = rig.said(RELAY, &format!("handed {all} connections over"));
     assert_eq!(handed, RESTARTS);
     assert_eq!(
-        (rig.starts(&echo.service()), rig.stops(&echo.service())),
+        (rig.starts("relay.service"), rig.stops("relay.service")),
         (1, 0)
     );
     rig.wait_for("the store is empty", || {
-        rig.show("NFileDescriptorStore", &echo.wakeport()) == "0"
+        rig.show("NFileDescriptorStore", RELAY) == "0"
     });
 }
 
@@ -138,64 +386,19 @@ fn fifty_restarts_under_a_thousand_clients_change_no_byte() {
 fn half_closed_and_stalled_connections_go_on_after_restarts() {
     let rig = Rig::boot();
     let target = relay(&rig, &[]);
-    let mut pairs: Vec<_> = (0..3)
-        .map(|_| {
-            let client = connect();
-            (client, accept(&target))
-        })
-        .collect();
-    let (mut stalled, mut stalled_target) = pairs.pop().expect("one of three");
-    let (mut asked, mut answers) = pairs.pop().expect("one of three");
-    let (mut reads, mut said) = pairs.pop().expect("one of three");
-    let (up, down) = (noise(1, 30_000_000), noise(2, 30_000_000));
+    let over = AtomicBool::new(false);
     thread::scope(|scope| {
-        // Nobody reads at the other end: all buffers and pipes are full, both ways.
-        let sender = |stream: &TcpStream, bytes: &'static [u8]| {
-            let mut stream = stream.try_clone().expect("a descriptor");
-            scope.spawn(move || {
-                stream.write_all(bytes).expect("it is read in the end");
-                stream.shutdown(Shutdown::Write).expect("it is open");
-            });
-        };
-        let (up, down): (&'static [u8], &'static [u8]) = (up.leak(), down.leak());
-        sender(&stalled, up);
-        sender(&stalled_target, down);
-        asked.write_all(b"question").expect("it is open");
-        asked.shutdown(Shutdown::Write).expect("it is open");
-        said.write_all(b"greeting").expect("it is open");
-        said.shutdown(Shutdown::Write).expect("it is open");
-        let (mut question, mut greeting) = (String::new(), String::new());
-        answers
-            .read_to_string(&mut question)
-            .expect("an orderly end");
-        reads.read_to_string(&mut greeting).expect("an orderly end");
-        assert_eq!((&*question, &*greeting), ("question", "greeting"));
-
+        let over_at_last = Over(&over);
+        let special = Special::new(&rig, &target, scope, &over);
         for _ in 0..3 {
             restart(&rig, RELAY);
             rig.systemctl("daemon-reexec");
         }
-        let hears = scope.spawn(move || {
-            let mut heard = Vec::new();
-            stalled.read_to_end(&mut heard).expect("an orderly end");
-            assert!(heard == down);
-        });
-        let mut heard_up = Vec::new();
-        stalled_target
-            .read_to_end(&mut heard_up)
-            .expect("an orderly end");
-        assert!(heard_up == up);
-        hears.join().expect("it is read in the end");
-        answers.write_all(b"answer").expect("it is open");
-        reads.write_all(b"more").expect("it is open");
-        drop(answers);
-        reads.shutdown(Shutdown::Write).expect("it is open");
-        let (mut answer, mut more) = (String::new(), String::new());
-        asked.read_to_string(&mut answer).expect("an orderly end");
-        said.read_to_string(&mut more).expect("an orderly end");
-        assert_eq!((&*answer, &*more), ("answer", "more"));
+        special.end(&rig);
+        drop(over_at_last);
     });
-    assert_eq!(rig.said(RELAY, "handed 3 connections over"), 3);
+    let handed = format!("handed {} connections over", Special::COUNT);
+    assert_eq!(rig.said(RELAY, &handed), 3);
 }
 
 #[test]
@@ -203,15 +406,14 @@ fn half_closed_and_stalled_connections_go_on_after_restarts() {
 fn a_reset_after_a_restart_reaches_the_other_end() {
     let rig = Rig::boot();
     let target = relay(&rig, &[]);
-    let mut client = connect();
-    let service = accept(&target);
+    let (mut client, service) = pair(&target);
     restart(&rig, RELAY);
     // A stream that is closed with bytes unread is reset.
     client.write_all(b"unread").expect("it is open");
     rig.wait_for("the bytes are there", || service.peek(&mut [0]).is_ok());
     drop(service);
     let error = client.read(&mut [0]).expect_err("a reset");
-    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     // Without connections nothing is kept.
     rig.wait_for("it exits", || rig.is("inactive", RELAY));
 }
@@ -309,7 +511,7 @@ fn connections_to_a_child_process_drain_and_its_waiting_clients_are_handed_over(
     rig.run("rm /run/ready");
     restart(&rig, &echo.wakeport());
     let error = limited(client).read(&mut [0]).expect_err("a reset");
-    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 
     // This one has sent all that it says before the child is ready.
     let mut client = limited(TcpStream::connect(&echo.address).expect("the port is open"));
@@ -367,23 +569,23 @@ fn a_small_store_has_room_for_many_connections() {
     let rig = Rig::boot();
     let target = relay(&rig, &[]);
     rig.drop_in(RELAY, "small", "[Service]\nFileDescriptorStoreMax=2\n");
-    let mut pairs: Vec<_> = (0..10)
-        .map(|_| {
-            let client = connect();
-            (client, accept(&target))
-        })
-        .collect();
+    let mut pairs: Vec<_> = (0..10).map(|_| pair(&target)).collect();
     for _ in 0..2 {
         restart(&rig, RELAY);
-        for (client, service) in &mut pairs {
-            let mut bytes = [0; 5];
-            client.write_all(b"hello").expect("it is open");
-            service.read_exact(&mut bytes).expect("it is open");
-            assert_eq!(&bytes, b"hello");
-        }
+        serve(&mut pairs);
     }
     assert_eq!(rig.said(RELAY, "handed 10 connections over"), 2);
     assert_eq!(rig.said(RELAY, "cannot be handed over"), 0);
+}
+
+/// Every connection carries bytes from end to end.
+fn serve(pairs: &mut [(TcpStream, TcpStream)]) {
+    for (client, service) in pairs {
+        let mut bytes = [0; 5];
+        client.write_all(b"hello").expect("it is open");
+        service.read_exact(&mut bytes).expect("it is open");
+        assert_eq!(&bytes, b"hello");
+    }
 }
 
 #[test]
@@ -400,11 +602,10 @@ fn without_a_store_or_a_bus_a_restart_drains() {
     for (setting, tells) in without {
         rig.drop_in(RELAY, "without", &format!("[Service]\n{setting}\n"));
         rig.systemctl(&format!("stop {RELAY}"));
-        let mut client = connect();
-        let _service = accept(&target);
+        let (mut client, _service) = pair(&target);
         restart(&rig, RELAY);
         let error = client.read(&mut [0]).expect_err("a reset");
-        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
         drained += 1;
         told += tells;
         assert_eq!(rig.said(RELAY, "SIGTERM: draining 1 connection"), drained);
