@@ -578,6 +578,77 @@ fn a_small_store_has_room_for_many_connections() {
     assert_eq!(rig.said(RELAY, "cannot be handed over"), 0);
 }
 
+/// What is written down of a connection has the name of its listener, which systemd limits to 255 bytes and wakeport does
+/// not: with a long one, few connections fill a queue.
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_full_queue_is_followed_by_another_one_or_without_room_all_connections_drain() {
+    const NAME: usize = 4000;
+    let rig = Rig::boot();
+    let unit = "wakeport@nginx.service";
+    nginx(&rig);
+    nginx_does(
+        &rig,
+        "ExecStartPre=/bin/sh -c 'until [ -e /run/go ]; do sleep 0.1; done'",
+    );
+    rig.instance(
+        "nginx",
+        PORT,
+        TARGET,
+        &[NEVER, "WAKEPORT_DRAIN_TIMEOUT=2min"],
+    );
+    rig.script(
+        "/usr/local/bin/with-a-long-name",
+        &format!(
+            "#!/bin/sh\nname=$(printf %0{NAME}d 0)\nLISTEN_FDNAMES=$(echo \"$LISTEN_FDNAMES\" | sed \"s/^nginx/$name/\")\nexec wakeport run\n"
+        ),
+    );
+    let store = |most: usize| {
+        let service = format!(
+            "[Service]\nExecStart=\nExecStart=with-a-long-name\nFileDescriptorStoreMax={most}\n"
+        );
+        rig.drop_in(unit, "store", &service);
+    };
+    store(2);
+    // The kernel makes a queue twice as large as it is asked for.
+    let most = std::fs::read_to_string("/proc/sys/net/core/wmem_max").expect("a setting");
+    let most: usize = most.trim().parse().expect("a number of bytes");
+    let count = 2 * most.min(4 << 20) / NAME;
+    let clients: Vec<_> = (0..count).map(|_| Client::asks(PORT)).collect();
+    let all_wait = || {
+        rig.wait_for("all clients wait", || {
+            rig.show("StatusText", unit)
+                .contains(&format!(", {count} clients waiting"))
+        });
+    };
+    all_wait();
+    restart(&rig, unit);
+    let handed = format!("handed {count} connections over");
+    let taken = format!("took {count} connections over from the process before");
+    all_wait();
+    assert_eq!((rig.said(unit, &handed), rig.said(unit, &taken)), (1, 1));
+
+    store(1);
+    let process = rig.show("MainPID", unit);
+    rig.systemctl(&format!("restart --no-block {unit}"));
+    let why = format!(
+        "{count} connections cannot be handed over: FileDescriptorStoreMax=1 of the unit is too small; set it to 64"
+    );
+    rig.wait_for(&why, || rig.said(unit, &why) == 1);
+    assert_eq!(rig.show("NFileDescriptorStore", unit), "0");
+    assert_eq!(rig.show("MainPID", unit), process);
+    // The process that has had them all the time serves them.
+    rig.run("touch /run/go");
+    for client in clients {
+        assert_eq!(client.page(), "hello");
+    }
+    rig.wait_for("the next process", || {
+        rig.is("active", unit) && rig.show("MainPID", unit) != process
+    });
+    assert_eq!((rig.said(unit, &handed), rig.said(unit, &taken)), (1, 1));
+    assert_eq!(rig.starts("nginx.service"), 1);
+}
+
 /// Every connection carries bytes from end to end.
 fn serve(pairs: &mut [(TcpStream, TcpStream)]) {
     for (client, service) in pairs {
