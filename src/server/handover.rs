@@ -65,8 +65,9 @@ pub(super) async fn hand_over(
         return None;
     }
     let unit = unit?;
-    // What was said before is heard by then.
-    if !notifier.store(CONNECTIONS, &[]).await {
+    // What was said before is heard by then. Without a manager that hears, all is to drain.
+    let heard = notifier.store(CONNECTIONS, &[]).await;
+    if heard.as_ref().is_err_and(|error| !is_too_many(error)) {
         return None;
     }
     let store = Store::of_restart(unit).await?;
@@ -80,6 +81,9 @@ pub(super) async fn hand_over(
     };
     if store.room() == 0 {
         return fails(sessions.count(), &no_room(&store));
+    }
+    if heard.is_err() {
+        return fails(sessions.count(), TOO_MANY);
     }
     // Connections are served meanwhile.
     let free = async {
@@ -97,9 +101,7 @@ pub(super) async fn hand_over(
     let outcome = match pack(&left, store.room(), &mut queues) {
         Ok(true) => put_away(&queues, &store, notifier).await,
         Ok(false) => Err(no_room(&store)),
-        Err(error) if error.raw_os_error() == Some(Errno::TOOMANYREFS.raw_os_error()) => {
-            Err("the limit on open files is too small; raise LimitNOFILE=".to_owned())
-        }
+        Err(error) if is_too_many(&error) => Err(TOO_MANY.to_owned()),
         Err(error) => Err(error.to_string()),
     };
     let Err(why) = outcome else {
@@ -123,6 +125,14 @@ pub(super) async fn hand_over(
     fails(connections, &why)
 }
 
+const TOO_MANY: &str = "the limit on open files is too small; raise LimitNOFILE=";
+
+/// Whether more descriptors than that are on their way, those of other processes of our user included:
+/// the kernel sends none then, not even to the manager.
+fn is_too_many(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::TOOMANYREFS.raw_os_error())
+}
+
 fn no_room(store: &Store) -> String {
     format!(
         "FileDescriptorStoreMax={} of the unit is too small; set it to 64",
@@ -134,10 +144,10 @@ fn no_room(store: &Store) -> String {
 async fn put_away(queues: &[Queue], store: &Store, notifier: &Notifier) -> Result<(), String> {
     let outputs: Vec<BorrowedFd<'_>> = queues.iter().map(|queue| queue.output.as_fd()).collect();
     let all = store.full + outputs.len();
-    let sent = notifier.store(CONNECTIONS, &outputs).await;
-    match sent && store.stored().await == Some(all) {
-        true => Ok(()),
-        false => Err("systemd has not stored them".to_owned()),
+    match notifier.store(CONNECTIONS, &outputs).await {
+        Ok(()) if store.stored().await == Some(all) => Ok(()),
+        Err(error) if is_too_many(&error) => Err(TOO_MANY.to_owned()),
+        _ => Err("systemd has not stored them".to_owned()),
     }
 }
 

@@ -41,7 +41,7 @@ enum Message {
     /// A text; whoever waits for it is told when it was sent.
     Text(String, Option<SyncSender<()>>),
     /// Descriptors to be stored by this name.
-    Store(&'static str, Vec<OwnedFd>, oneshot::Sender<bool>),
+    Store(&'static str, Vec<OwnedFd>, oneshot::Sender<io::Result<()>>),
 }
 
 /// Messages that wait to be sent; only when the manager hangs are there more, which are dropped.
@@ -104,16 +104,21 @@ impl Notifier {
         }
     }
 
-    /// FDSTORE: has the manager keep these for the next process, by this name. Returns whether it has
+    /// FDSTORE: has the manager keep these for the next process, by this name. Returns when it has
     /// received them, and all that it was told before; whether it keeps them it does not say.
-    pub async fn store(&self, name: &'static str, descriptors: &[BorrowedFd<'_>]) -> bool {
+    pub async fn store(
+        &self,
+        name: &'static str,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
         let copies = descriptors.iter().map(BorrowedFd::try_clone_to_owned);
-        let Ok(copies) = copies.collect() else {
-            return false;
-        };
+        let copies = copies.collect::<io::Result<_>>()?;
         let (reply, received) = oneshot::channel();
-        self.notify(Message::Store(name, copies, reply))
-            && matches!(timeout(STORE_TIMEOUT, received).await, Ok(Ok(true)))
+        if !self.notify(Message::Store(name, copies, reply)) {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        let sent = timeout(STORE_TIMEOUT, received).await;
+        sent?.map_err(|_| io::ErrorKind::NotConnected)?
     }
 
     /// FDSTOREREMOVE: what is stored by these names is not wanted any more.
@@ -167,7 +172,7 @@ fn send(message: Message) {
             }
         }
         Message::Store(name, descriptors, reply) => {
-            let _ = reply.send(store(name, &descriptors).is_ok());
+            let _ = reply.send(store(name, &descriptors));
         }
     }
 }

@@ -649,6 +649,64 @@ fn a_full_queue_is_followed_by_another_one_or_without_room_all_connections_drain
     assert_eq!(rig.starts("nginx.service"), 1);
 }
 
+/// The kernel lets the processes of a user without privileges have as many descriptors on their way as each may have open
+/// files (ETOOMANYREFS). An instance alone stays below that; others of the same user count as well.
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn where_too_many_descriptors_are_on_their_way_connections_drain() {
+    let rig = Rig::boot();
+    // No user of another rig, all of which count as one, has this number.
+    rig.run("useradd --system --uid 4711 other");
+    let target = relay(&rig, &["WAKEPORT_DRAIN_TIMEOUT=2min"]);
+    rig.drop_in(RELAY, "few", "[Service]\nUser=other\nLimitNOFILE=512\n");
+    rig.write("/run/rig/sends.py", SENDS);
+    rig.unit(
+        "sends@.service",
+        "[Service]\nUser=other\nExecStart=python3 -IS /run/rig/sends.py %i\n",
+    );
+    let why = "cannot be handed over: the limit on open files is too small; raise LimitNOFILE=";
+    // What fails is the first notification, the second message, and the notification that has the queue stored.
+    let cases = [(600, 10), (400, 110), (400, 80)];
+    for (told, (sent, connections)) in (1..).zip(cases) {
+        let sends = format!("sends@{sent}.service");
+        rig.systemctl(&format!("restart {sends}"));
+        rig.wait_for("they are on their way", || {
+            rig.said(&sends, "sent") == rig.starts(&sends)
+        });
+        let mut pairs: Vec<_> = (0..connections).map(|_| pair(&target)).collect();
+        let process = rig.show("MainPID", RELAY);
+        rig.systemctl(&format!("restart --no-block {RELAY}"));
+        rig.wait_for(why, || rig.said(RELAY, why) == told);
+        let these = format!("{connections} connections {why}");
+        assert_eq!(rig.said(RELAY, &these), 1);
+        assert_eq!(rig.show("MainPID", RELAY), process);
+        rig.wait_for("the store is empty", || {
+            rig.show("NFileDescriptorStore", RELAY) == "0"
+        });
+        serve(&mut pairs);
+        drop(pairs);
+        rig.wait_for("the next process", || {
+            rig.is("active", RELAY) && rig.show("MainPID", RELAY) != process
+        });
+        rig.systemctl(&format!("stop {sends}"));
+    }
+    let mut pairs: Vec<_> = (0..110).map(|_| pair(&target)).collect();
+    restart(&rig, RELAY);
+    serve(&mut pairs);
+    assert_eq!(rig.said(RELAY, "handed 110 connections over"), 1);
+}
+
+/// Sends so many descriptors, in hundreds, and receives none.
+const SENDS: &str = "\
+import socket, sys, threading
+
+ends = socket.socketpair()
+for _ in range(int(sys.argv[1]) // 100):
+    socket.send_fds(ends[0], [b'.'], [0] * 100)
+print('sent', flush=True)
+threading.Event().wait()
+";
+
 /// Every connection carries bytes from end to end.
 fn serve(pairs: &mut [(TcpStream, TcpStream)]) {
     for (client, service) in pairs {
