@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::echo_service::{Echo, Exchange, Over, Random};
 use crate::rig::{Client, Rig};
-use crate::services::{NEVER, PORT, SOON, TARGET, nginx, nginx_does};
+use crate::services::{NEVER, PORT, SOON, TARGET, alice, nginx, nginx_does};
 
 /// How many clients there are at once, and how often they are handed over; descriptors are scarce where tests run.
 const CLIENTS: usize = 1000;
@@ -715,6 +715,45 @@ fn serve(pairs: &mut [(TcpStream, TcpStream)]) {
         service.read_exact(&mut bytes).expect("it is open");
         assert_eq!(&bytes, b"hello");
     }
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_user_manager_keeps_the_connections_of_its_instances() {
+    let rig = Rig::boot();
+    let as_alice = alice(&rig);
+    as_alice(&format!(
+        "wakeport init notes --user --listen {PORT} --to {TARGET} --cooldown 300ms --write --enable"
+    ));
+    let show = |property: &str, unit: &str| {
+        as_alice(&format!(
+            "systemctl --user show --value -p {property} {unit}"
+        ))
+        .trim()
+        .to_owned()
+    };
+    let unit = "wakeport@notes.service";
+    let mut client = Client::connect(PORT);
+    rig.wait_for("the client is connected", || {
+        show("StatusText", unit).contains("awake: 1 client")
+    });
+    let service = show("MainPID", "notes.service");
+    for _ in 0..3 {
+        let process = show("MainPID", unit);
+        as_alice(&format!("systemctl --user restart {unit}"));
+        assert_ne!(show("MainPID", unit), process);
+    }
+    assert_eq!(client.ask_again(), "hers");
+    assert_eq!(show("MainPID", "notes.service"), service);
+    let journal = rig.run(&format!(
+        "journalctl --sync; journalctl -q -o cat --no-pager _SYSTEMD_USER_UNIT={unit}"
+    ));
+    let handed = journal.matches("handed 1 connection over").count();
+    assert_eq!(handed, 3, "{journal}");
+    drop(client);
+    rig.wait_for("notes.service and wakeport sleep", || {
+        rig.processes("wakeport") == 0 && rig.processes("python3") == 0
+    });
 }
 
 #[test]
