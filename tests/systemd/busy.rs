@@ -5,7 +5,7 @@ use std::process::{Child, Stdio};
 use crate::rig::{Client, Rig};
 use crate::services::{PORT, SOON, TARGET, URL, postgresql, psql, python};
 
-/// A thirtieth of what the work takes; the question what keeps a service awake comes again after 30 s.
+/// Much less than the work takes.
 const SHORT: &str = "WAKEPORT_COOLDOWN=500ms";
 
 /// Starts a command in the rig, which goes on.
@@ -25,34 +25,54 @@ fn kept_awake(rig: &Rig, instance: &str, work: &str) {
     });
 }
 
+/// A dump whose output is not read for now, over TCP to the target itself. After an objection the question comes again
+/// after 30 s, or when the cooldown of the next client is over: ten clients make ten cooldowns.
 #[test]
 #[ignore = "needs root: tests/run runs it"]
-fn a_query_that_bypasses_wakeport_outlives_ten_cooldowns() {
+fn a_pg_dump_that_bypasses_wakeport_outlives_ten_cooldowns() {
+    const ROWS: usize = 100_000;
     let rig = Rig::boot();
     let unit = postgresql(&rig);
     rig.instance(&unit, "127.0.0.1:5432", "127.0.0.1:15432", &[SHORT]);
     let service = format!("{unit}.service");
     let client = Client::connect("127.0.0.1:5432");
-    rig.wait_until("active", &service);
-    // Over TCP, and over a Unix socket that is no target.
-    let query = begin(
-        &rig,
-        "psql --host=127.0.0.1 --port=15432 --username=postgres -tAc 'select 42 from pg_sleep(15)'",
+    // 100 MB, more than all buffers on the way hold.
+    let filled = format!(
+        "create table big as select repeat(md5(i::text), 32) from generate_series(1, {ROWS}) i"
     );
-    rig.wait_for("the query runs", || {
-        let running = "select count(*) from pg_stat_activity where query like '%pg_sleep(15)' and state = 'active'";
-        let seen = rig.ask(&format!(
-            "psql --host=127.0.0.1 --port=15432 --username=postgres -tAc \"{running}\""
+    psql(&rig, &filled);
+    let dump = begin(
+        &rig,
+        "pg_dump --host=127.0.0.1 --port=15432 --username=postgres postgres",
+    );
+    // By a socket that is no target.
+    let stalls = || {
+        let query = "select wait_event from pg_stat_activity where application_name = $$pg_dump$$";
+        let seen = rig.run(&format!(
+            "psql --host=/run/postgresql --port=15432 --username=postgres -tAc '{query}'"
         ));
-        seen.trim() == "1"
-    });
+        seen.trim() == "ClientWrite"
+    };
+    rig.wait_for("the dump stalls", stalls);
     drop(client);
     kept_awake(&rig, &unit, "1 direct connection");
     let table = rig.run(&format!("wakeport status {unit}"));
     assert!(table.contains("kept awake: 1 direct connection"), "{table}");
-    let output = query.wait_with_output().expect("it was started");
-    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "42");
-    assert!(output.status.success());
+    for cooldown in 2..=11 {
+        assert_eq!(psql(&rig, "select 6 * 7"), "42");
+        rig.wait_for("another cooldown is over", || {
+            let objection = "is kept awake: 1 direct connection";
+            rig.said(&format!("wakeport@{service}"), objection) == cooldown
+        });
+    }
+    assert!(stalls());
+    let output = dump.wait_with_output().expect("it was started");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let dump = String::from_utf8_lossy(&output.stdout);
+    assert!(dump.contains("PostgreSQL database dump complete"), "{said}");
+    let rows = dump.lines().filter(|line| line.len() == 1024).count();
+    assert_eq!(rows, ROWS);
     assert_eq!((rig.starts(&service), rig.stops(&service)), (1, 0));
     // With nothing left, the next cooldown ends as ever.
     assert_eq!(psql(&rig, "select 6 * 7"), "42");
