@@ -43,6 +43,7 @@
 //! session.rs session/  one connection from accept to close; behind a balancer, whose it is
 //! -- acts: one outside thing per file
 //! net.rs net/          listen, stream, dial, reach, direct, proxy_header, relay
+//! http.rs http/        heads, framing and chunks (pure); a body, and an exchange, on two sockets
 //! backend.rs backend/  starts and stops the service: systemd, hooks, exec
 //! program.rs program/  runs an administrator's program: environment, time limit, output
 //! systemd.rs systemd/  READY, STATUS, STOPPING, WATCHDOG; the log; MESSAGE_ID=s; which unit we are,
@@ -140,6 +141,7 @@ pub mod server;
 pub mod service;
 pub mod session;
 
+pub mod http;
 pub mod net;
 pub mod backend;
 pub mod program;

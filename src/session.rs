@@ -354,7 +354,7 @@ impl<P: Send + 'static> Session<P> {
             Reached::Target(target, said, permit) => Some(Box::new(Served {
                 permit,
                 sockets: Box::new(Sockets { client, target }),
-                paused: Paused::after(said),
+                paused: Paused::after(Vec::new(), said),
                 peer,
                 route,
             })),

@@ -1,6 +1,6 @@
 //! Bytes both ways: with back-pressure, each half-close passed on, each reset passed on.
 
-mod direction;
+pub(crate) mod direction;
 mod pipe;
 
 use std::future::poll_fn;
@@ -92,11 +92,14 @@ pub struct Way {
 }
 
 impl Paused {
-    /// At the beginning; `said` is what the target has sent already.
-    pub fn after(said: Vec<u8>) -> Option<Box<Self>> {
+    /// At the beginning; `up` and `down` were read from the client and the target already.
+    pub fn after(up: Vec<u8>, down: Vec<u8>) -> Option<Box<Self>> {
+        if up.is_empty() && down.is_empty() {
+            return None;
+        }
         let mut paused = Box::<Self>::default();
-        paused.down.rest = said;
-        Some(paused).filter(|paused| !paused.down.rest.is_empty())
+        (paused.up.rest, paused.down.rest) = (up, down);
+        Some(paused)
     }
 }
 
@@ -170,7 +173,7 @@ fn pause(up: Direction<'_>, down: Direction<'_>, idle: Option<Box<IdleTimer>>) -
     Box::new(Paused {
         up: up.pause(),
         down: down.pause(),
-        idle: idle.map_or(Duration::ZERO, |timer| timer.last.elapsed()),
+        idle: idle.map_or(Duration::ZERO, |timer| timer.elapsed()),
     })
 }
 
@@ -238,14 +241,14 @@ impl<A: Future<Output = Interrupt> + Unpin> Relay<'_, A> {
 }
 
 /// The idle timeout: when the last byte moved, and how long ago that may be.
-struct IdleTimer {
+pub(crate) struct IdleTimer {
     limit: Duration,
     last: Instant,
     alarm: Pin<Box<Sleep>>,
 }
 
 impl IdleTimer {
-    fn new(limit: Duration, idle: Duration) -> Option<Box<Self>> {
+    pub(crate) fn new(limit: Duration, idle: Duration) -> Option<Box<Self>> {
         let timer = || Self {
             limit,
             last: Instant::now()
@@ -256,8 +259,13 @@ impl IdleTimer {
         (limit < Duration::MAX).then(|| Box::new(timer()))
     }
 
+    /// How long no byte has moved.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.last.elapsed()
+    }
+
     /// Ready when no byte has moved for too long.
-    fn poll(&mut self, cx: &mut Context<'_>, moved: bool) -> Poll<()> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, moved: bool) -> Poll<()> {
         if moved {
             self.last = Instant::now();
         }

@@ -176,6 +176,16 @@ impl AsyncStream {
         }
     }
 
+    /// Whether the peer has half-closed and all that it sent was read; `WouldBlock` while nothing has
+    /// come.
+    pub fn has_ended(&self) -> io::Result<bool> {
+        self.try_io(Interest::READABLE, || {
+            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+            let (_, seen) = rustix::net::recv(self, &mut [0; 1], flags)?;
+            Ok(seen == 0)
+        })
+    }
+
     /// Peeks at what has come until `find` has something: each time from the beginning, as far as
     /// the buffer goes.
     pub async fn peek<T>(

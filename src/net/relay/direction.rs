@@ -36,12 +36,23 @@ const PAGE: usize = 4096;
 /// that only the part in use takes memory.
 const ROOM: usize = 256 * 1024;
 
+/// Not limited: to the end of the source.
+const ALL: u64 = u64::MAX;
+
 thread_local! {
     static SHARED: RefCell<Vec<u8>> = RefCell::new(vec![0; ROOM]);
 }
 
+/// Lends the thread's buffer.
+pub(crate) fn with_buffer<T>(use_it: impl FnOnce(&mut [u8]) -> T) -> T {
+    SHARED.with_borrow_mut(|shared| {
+        let start = shared.as_ptr().align_offset(PAGE);
+        use_it(&mut shared[start..start + BUFFER])
+    })
+}
+
 /// One direction of a connection, and how far it is.
-pub(super) struct Direction<'a> {
+pub(crate) struct Direction<'a> {
     source: &'a AsyncStream,
     sink: &'a AsyncStream,
     mode: Mode,
@@ -51,6 +62,8 @@ pub(super) struct Direction<'a> {
     rest: Vec<u8>,
     /// How many bytes were passed on.
     total: &'a mut u64,
+    /// How many bytes the source is still read for; `ALL` is to its end.
+    left: u64,
     end: Option<End>,
     /// Bytes were still unsent when the sink was half-closed.
     has_unsent: bool,
@@ -87,7 +100,7 @@ enum Step {
 
 impl<'a> Direction<'a> {
     /// Passes bytes from `source` to `sink`, from where it was paused, and counts them in `total`.
-    pub(super) fn new(
+    pub(crate) fn new(
         source: &'a AsyncStream,
         sink: &'a AsyncStream,
         way: Way,
@@ -100,6 +113,7 @@ impl<'a> Direction<'a> {
             pipe: None,
             rest: way.rest,
             total,
+            left: ALL,
             end: way.end,
             has_unsent: way.has_unsent,
             watch: None,
@@ -107,7 +121,7 @@ impl<'a> Direction<'a> {
     }
 
     /// Stops where it is.
-    pub(super) fn pause(mut self) -> Way {
+    pub(crate) fn pause(mut self) -> Way {
         if let Some(mut pipe) = self.pipe.take() {
             // It holds bytes only while there is no other rest.
             match pipe.read_out() {
@@ -134,17 +148,47 @@ impl<'a> Direction<'a> {
         self.has_unsent
     }
 
-    pub(super) fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         *self.total
     }
 
     /// Goes on until there is nothing to do right now.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, other: &Self) {
         if self.end.is_none()
-            && let Poll::Ready(end) = self.advance(cx, other)
+            && let Poll::Ready(end) = self.advance(cx, other.end)
         {
             self.finish(end);
         }
+    }
+
+    /// Has `first` passed on, which was read already, then so many bytes of the source and no more. If
+    /// it is all, the sink is half-closed in the end.
+    pub(crate) fn pass(&mut self, first: &[u8], left: Option<u64>) {
+        self.left = left.unwrap_or(ALL);
+        let mut written = 0;
+        if self.rest.is_empty() && !first.is_empty() {
+            // Whatever is wrong is found by the next attempt, too.
+            written = self.sink.try_write(first).unwrap_or(0);
+            *self.total += written as u64;
+        }
+        self.rest.extend_from_slice(&first[written..]);
+    }
+
+    /// How many bytes of the source are still to be passed on; `None` is all.
+    pub(crate) fn left(&self) -> Option<u64> {
+        Some(self.left).filter(|&left| left != ALL)
+    }
+
+    /// Whether bytes that were read could not be passed on yet.
+    pub(crate) fn is_behind(&self) -> bool {
+        !self.rest.is_empty() || self.pipe.as_ref().is_some_and(|pipe| pipe.held() > 0)
+    }
+
+    /// Ready when all of that was passed on, or cannot be; `other` is how the other direction has ended.
+    pub(crate) fn poll_passed(&mut self, cx: &mut Context<'_>, other: Option<End>) -> Poll<End> {
+        let end = ready!(self.advance(cx, other));
+        self.release_pipe();
+        Poll::Ready(end)
     }
 
     /// Notices a broken sink where moving bytes would not.
@@ -152,11 +196,16 @@ impl<'a> Direction<'a> {
         if !self.waits_for_source() || other.waits_for_source() {
             return;
         }
+        if let Poll::Ready(cause) = self.poll_broken(cx) {
+            self.finish(End::SinkBroken(cause));
+        }
+    }
+
+    /// Ready when the sink is broken.
+    pub(crate) fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Cause> {
         let sink = self.sink;
         let watch = self.watch.get_or_insert_with(|| Box::pin(sink.broken()));
-        if let Poll::Ready(error) = watch.as_mut().poll(cx) {
-            self.finish(End::SinkBroken(Cause::from(&error)));
-        }
+        watch.as_mut().poll(cx).map(|error| Cause::from(&error))
     }
 
     fn waits_for_source(&self) -> bool {
@@ -174,7 +223,7 @@ impl<'a> Direction<'a> {
         }
     }
 
-    fn advance(&mut self, cx: &mut Context<'_>, other: &Self) -> Poll<End> {
+    fn advance(&mut self, cx: &mut Context<'_>, other: Option<End>) -> Poll<End> {
         let before = *self.total;
         while *self.total - before < TURN {
             match self.step(other) {
@@ -224,9 +273,12 @@ impl<'a> Direction<'a> {
         matches!(self.mode, Mode::Splice { .. })
     }
 
-    fn step(&mut self, other: &Self) -> Step {
+    fn step(&mut self, other: Option<End>) -> Step {
         if !self.rest.is_empty() {
             return self.write_rest();
+        }
+        if self.left == 0 && self.pipe.as_ref().is_none_or(|pipe| pipe.held() == 0) {
+            return Step::Over(End::Finished);
         }
         if self.splices() && self.pipe.is_none() {
             self.pipe = Pipe::take();
@@ -238,6 +290,12 @@ impl<'a> Direction<'a> {
                 step
             }
             None => self.copy(other),
+        }
+    }
+
+    fn count_read(&mut self, bytes: usize) {
+        if self.left != ALL {
+            self.left -= bytes as u64;
         }
     }
 
@@ -256,16 +314,17 @@ impl<'a> Direction<'a> {
         }
     }
 
-    fn copy(&mut self, other: &Self) -> Step {
-        SHARED.with_borrow_mut(|shared| {
-            let start = shared.as_ptr().align_offset(PAGE);
-            let buffer = &mut shared[start..start + BUFFER];
+    fn copy(&mut self, other: Option<End>) -> Step {
+        with_buffer(|buffer| {
+            let most = BUFFER.min(usize::try_from(self.left).unwrap_or(BUFFER));
+            let buffer = &mut buffer[..most];
             let n = match self.source.try_read_all(buffer) {
                 Ok(0) => return self.over(other),
                 Ok(n) => n,
                 Err(error) if is_would_block(&error) => return Step::Empty,
                 Err(error) => return Step::Over(End::SourceBroken(Cause::from(&error))),
             };
+            self.count_read(n);
             let written = match self.sink.try_write(&buffer[..n]) {
                 Ok(written) => written,
                 Err(error) if is_would_block(&error) => 0,
@@ -281,12 +340,12 @@ impl<'a> Direction<'a> {
         })
     }
 
-    fn through(&mut self, pipe: &mut Pipe, other: &Self) -> Step {
+    fn through(&mut self, pipe: &mut Pipe, other: Option<End>) -> Step {
         let (source, sink) = (self.source, self.sink);
         if pipe.held() == 0 {
-            match source.try_io(Interest::READABLE, || pipe.fill(source)) {
+            match source.try_io(Interest::READABLE, || pipe.fill(source, self.left)) {
                 Ok(0) => return self.over(other),
-                Ok(_) => (),
+                Ok(n) => self.count_read(n),
                 Err(error) if is_would_block(&error) => return Step::Empty,
                 Err(error) if is_refusal(&error) => return Step::Refused,
                 Err(error) => return Step::Over(End::SourceBroken(Cause::from(&error))),
@@ -310,15 +369,18 @@ impl<'a> Direction<'a> {
         Step::Moved(held)
     }
 
-    /// The source has ended: half-closes the sink, unless the end is what is left of a reset, which
-    /// the kernel reports only once; later reads find an end like any other.
-    fn over(&mut self, other: &Self) -> Step {
-        if let Some(End::SinkBroken(cause)) = other.end {
+    /// The source has ended, before its time if more was to come: half-closes the sink, unless the end
+    /// is what is left of a reset, which the kernel reports only once; later reads find an end like any
+    /// other.
+    fn over(&mut self, other: Option<End>) -> Step {
+        if self.left != ALL {
+            return Step::Over(End::SourceBroken(Cause::Reset));
+        }
+        if let Some(End::SinkBroken(cause)) = other {
             return Step::Over(End::SourceBroken(cause));
         }
         // Asked before the half-close, since the kernel does not say afterwards.
-        self.has_unsent =
-            other.end.is_none() && *self.total >= FIRST_FLIGHT && self.sink.has_unsent();
+        self.has_unsent = other.is_none() && *self.total >= FIRST_FLIGHT && self.sink.has_unsent();
         Step::Over(match self.sink.finish_writing() {
             Ok(()) => End::Finished,
             Err(error) => End::SinkBroken(Cause::from(&error)),

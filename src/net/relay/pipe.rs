@@ -91,10 +91,11 @@ impl Pipe {
         self.held
     }
 
-    /// Takes bytes from `source`. Only to be filled when empty: then `WouldBlock` means that the
-    /// source has none, not that the pipe is full.
-    pub(super) fn fill(&mut self, source: impl AsFd) -> io::Result<usize> {
-        let moved = transfer(source, &self.input, self.size)?;
+    /// Takes bytes from `source`, at most so many. Only to be filled when empty: then `WouldBlock` means
+    /// that the source has none, not that the pipe is full.
+    pub(super) fn fill(&mut self, source: impl AsFd, most: u64) -> io::Result<usize> {
+        let most = usize::try_from(most).map_or(self.size, |most| most.min(self.size));
+        let moved = transfer(source, &self.input, most)?;
         self.held += moved;
         Ok(moved)
     }

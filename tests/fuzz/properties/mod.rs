@@ -3,6 +3,7 @@
 
 mod addresses;
 mod answers;
+mod chunks;
 mod commands;
 mod files;
 mod handovers;
@@ -11,6 +12,7 @@ mod listeners;
 mod networks;
 mod proxy_headers;
 mod records;
+mod requests;
 mod services;
 mod setups;
 mod spans;
@@ -22,9 +24,10 @@ use wakeport::core::lifecycle::Phase;
 pub(super) type Property = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub(super) const PROPERTIES: [(&str, Property); 14] = [
+pub(super) const PROPERTIES: [(&str, Property); 16] = [
     ("addresses", addresses::property),
     ("answers", answers::property),
+    ("chunks", chunks::property),
     ("commands", commands::property),
     ("files", files::property),
     ("handovers", handovers::property),
@@ -33,6 +36,7 @@ pub(super) const PROPERTIES: [(&str, Property); 14] = [
     ("networks", networks::property),
     ("proxy_headers", proxy_headers::property),
     ("records", records::property),
+    ("requests", requests::property),
     ("services", services::property),
     ("setups", setups::property),
     ("spans", spans::property),
