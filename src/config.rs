@@ -4,6 +4,8 @@
 pub mod access;
 pub mod address;
 pub mod busy;
+pub mod host;
+pub mod quiet;
 pub mod settings;
 pub mod span;
 #[cfg(test)]
@@ -18,6 +20,8 @@ use std::time::Duration;
 use access::AccessList;
 use address::{Address, Bound, HttpUrl};
 use busy::Busy;
+use host::{HostPattern, PathPrefix, Table, Twice};
+use quiet::Quiet;
 
 pub use wake_rate::WakeRate;
 
@@ -49,12 +53,12 @@ impl Config {
         self.services.iter().any(|service| service.name.is_some())
     }
 
-    /// For each of these listeners, by name, the index of its service, if it has one. If
-    /// a service's listener is not there: why, in one line.
+    /// For each of these listeners, by name, the indices of its services: none, one, or several that
+    /// speak HTTP. If a service's listener is not there: why, in one line.
     pub fn owners<'a>(
         &self,
         listeners: impl Iterator<Item = &'a str> + Clone,
-    ) -> Result<Vec<Option<usize>>, String> {
+    ) -> Result<Vec<Vec<usize>>, String> {
         for service in &self.services {
             let mut own = service.listeners.iter().flatten();
             if let Some(missing) = own.find(|own| !listeners.clone().any(|name| name == *own)) {
@@ -66,12 +70,40 @@ impl Config {
                 ));
             }
         }
-        let owner = |listener: &str| {
-            let mut services = self.services.iter();
-            services.position(|service| service.owns(listener))
+        let those = |owns: &dyn Fn(&ServiceConfig) -> bool| {
+            let services = self.services.iter().enumerate();
+            let own = services.filter(|(_, service)| owns(service));
+            own.map(|(index, _)| index).collect::<Vec<_>>()
         };
-        Ok(listeners.map(owner).collect())
+        let owners = |listener: &str| {
+            let named = those(&|service| service.listeners.is_some() && service.owns(listener));
+            match named.is_empty() {
+                // The others have what is left.
+                true => those(&|service| service.listeners.is_none()),
+                false => named,
+            }
+        };
+        let owners: Vec<Vec<usize>> = listeners.map(owners).collect();
+        for (index, service) in self.services.iter().enumerate() {
+            if !owners.is_empty() && !owners.iter().flatten().any(|&owner| owner == index) {
+                let service = service.name.as_deref().unwrap_or_default();
+                return Err(format!(
+                    "service `{service}` has no listener: others have named all of them; name its own, as in `listener = \"web\"`"
+                ));
+            }
+        }
+        Ok(owners)
     }
+}
+
+/// Which of the services with these indices gets which requests; those without HTTP get none.
+pub fn hosts(indices: &[usize], services: &[ServiceConfig]) -> Result<Table<usize>, Twice<usize>> {
+    let rules = indices.iter().flat_map(|&index| {
+        let http = services[index].admission.http.iter();
+        let own = http.flat_map(|http| http.hosts.iter().cloned());
+        own.map(move |(host, path)| (host, path, index))
+    });
+    Table::new(rules)
 }
 
 impl ProcessConfig {
@@ -156,12 +188,14 @@ impl ServiceConfig {
             access,
             accept_proxy,
             wake_on_data,
+            http,
         } = &self.admission;
         let given = [
             (!access.is_empty(), "`--allow` or `--deny`"),
             (*accept_proxy, "`--accept-proxy`"),
             (*wake_on_data, "`--wake-on-data`"),
             (self.wake_rate.is_some(), "`--wake-rate`"),
+            (http.is_some(), "`--http`"),
         ];
         let given = given.into_iter().filter(|(is, _)| *is);
         given.map(|(_, name)| name).collect()
@@ -406,6 +440,39 @@ pub struct Admission {
     pub accept_proxy: bool,
     /// Whether one is a client only once it has sent something.
     pub wake_on_data: bool,
+    /// Whether it is requests that count, and not connections.
+    pub http: Option<Http>,
+}
+
+/// What HTTP in front of a service needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Http {
+    /// The hosts whose requests it gets, and of these the paths; never empty.
+    pub hosts: Vec<(HostPattern, PathPrefix)>,
+    /// The proxies in front of us, who may say whom they speak for.
+    pub trust: AccessList,
+    /// What a browser shows while the service starts; `None` is nothing.
+    pub page: Option<WaitingPage>,
+    /// Which requests neither wake the service nor keep it awake.
+    pub quiet: Quiet,
+}
+
+/// The page that a browser shows while the service starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaitingPage {
+    /// How long a wait is without it.
+    pub after: Duration,
+    /// The administrator's template.
+    pub template: Option<String>,
+    /// Its status.
+    pub status: u16,
+    /// Whether it says why the service could not be started.
+    pub details: bool,
+}
+
+impl WaitingPage {
+    /// How long a template may be, in bytes.
+    pub const LONGEST: usize = 64 * 1024;
 }
 
 /// The name of a unit, with its suffix.

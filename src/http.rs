@@ -7,3 +7,4 @@ pub mod chunked;
 pub mod exchange;
 pub mod framing;
 pub mod head;
+pub mod page;

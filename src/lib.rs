@@ -40,9 +40,9 @@
 //!   orders.rs          start, stop, give up: one at a time; queries
 //!   guard.rs           does work keep it awake without clients?
 //!   reporter.rs        tells the log, STATUS= and the record
-//! session.rs session/  one connection from accept to close; behind a balancer, whose it is
+//! session.rs session/  one connection from accept to close; behind a balancer, whose it is; HTTP
 //! -- acts: one outside thing per file
-//! net.rs net/          listen, stream, dial, reach, direct, proxy_header, relay
+//! net.rs net/          listen, stream, dial, pool, reach, direct, proxy_header, relay
 //! http.rs http/        heads, framing and chunks (pure); a body, and an exchange, on two sockets
 //! backend.rs backend/  starts and stops the service: systemd, hooks, exec
 //! program.rs program/  runs an administrator's program: environment, time limit, output
@@ -67,6 +67,9 @@
 //! proved it goes to the first client, the others dial for themselves. Either way it holds a
 //! [`service::Permit`] then; dropping it *is* leaving. A connection whose dial fails gives its permit
 //! back and waits again; the gate closes, and the service's state is queried.
+//!
+//! With `--http` it is a request that enters or waits, and leaves when its response has ended. Between
+//! two, a connection is only counted as pending.
 //!
 //! A connection that may turn out to be no client's, behind a load balancer and with
 //! `--wake-on-data`, is only counted as pending: that prevents the exit and wakes nothing. One that

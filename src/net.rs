@@ -4,6 +4,7 @@ pub mod listen;
 pub mod stream;
 pub mod reach;
 pub mod dial;
+pub mod pool;
 pub mod direct;
 pub mod proxy_header;
 pub mod relay;

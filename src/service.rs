@@ -33,7 +33,7 @@ use reporter::Rejected;
 use targets::Targets;
 
 pub use gate::Traffic;
-pub use handle::{Entrance, Handle, LastOrder, Permit, Queued, Verdict};
+pub use handle::{Entrance, Handle, LastOrder, Outlook, Permit, Queued, Verdict};
 pub use reporter::{Reporter, Say};
 pub use settings::Settings;
 
@@ -288,10 +288,18 @@ impl Service {
                                 .start(self.targets.0[ticket.target].target.clone(), waiter);
                         }
                     }
-                    Effect::Stop => self.orders.stop(),
+                    Effect::Stop => {
+                        // A server that ends well waits for them.
+                        self.targets.clear_pools();
+                        self.orders.stop();
+                    }
                     Effect::GiveUp { undo } => self.orders.give_up(undo),
                     Effect::Query { explain } => self.orders.query(explain),
-                    Effect::AskBusy(number) => self.questions.ask(number),
+                    Effect::AskBusy(number) => {
+                        // They would count as direct ones.
+                        self.targets.clear_pools();
+                        self.questions.ask(number);
+                    }
                     Effect::Probe(index) => {
                         self.targets.0[index].probe(&self.settings, &self.tasks);
                     }

@@ -1,18 +1,24 @@
 //! One client's connection from accept to close: identify it, enter or wait, dial, relay, report.
 
 mod abort;
+mod http;
+mod lead;
 mod proxy_header;
+mod waiting_page;
 
 use std::io;
 use std::mem;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::config::access::AccessList;
 use crate::config::address::Peer;
-use crate::config::{Admission, Liveness, span};
+use crate::config::{Admission, Http, Liveness, span};
+use crate::http::exchange;
 use crate::net::dial::{Dialer, Target};
 use crate::net::proxy_header::Origin;
 use crate::net::relay::{self, Ended, Interrupt, Paused};
@@ -21,6 +27,8 @@ use crate::service::probe::Answer;
 use crate::service::{Entrance, Permit, Queued, Traffic, Verdict};
 
 pub use abort::Abort;
+use abort::Triggered;
+pub use lead::{Lead, Leads, Way};
 use proxy_header::{HeaderOutcome, ProxyHeaderReader};
 
 /// Where the connections of one listener go.
@@ -28,10 +36,14 @@ use proxy_header::{HeaderOutcome, ProxyHeaderReader};
 pub struct Route {
     /// The listener's name.
     pub listener: Arc<str>,
+    /// The service's.
+    pub service: Arc<str>,
     /// The way to a target of a service.
     pub entrance: Entrance,
-    /// That target.
+    /// That target,
     pub target: Arc<Target>,
+    /// as a client that names no host is taken to mean it.
+    pub authority: String,
     /// What all sessions of the service share.
     pub context: Arc<SessionContext>,
 }
@@ -43,6 +55,7 @@ pub struct SessionContext {
     access: AccessList,
     header: Option<ProxyHeaderReader>,
     wake_on_data: bool,
+    http: Option<Http>,
     liveness: Liveness,
     /// Triggered when the connections that are left are to end, or to pause.
     abort: Arc<Abort>,
@@ -61,20 +74,27 @@ impl SessionContext {
             access: admission.access,
             header: admission.accept_proxy.then(ProxyHeaderReader::new),
             wake_on_data: admission.wake_on_data,
+            http: admission.http,
             liveness,
             abort,
         }
     }
 
-    /// How connections that are of no use any more are found out.
-    pub fn liveness(&self) -> Liveness {
-        self.liveness
-    }
-
     /// Whether every connection is a client's from the beginning.
     fn identifies_at_once(&self) -> bool {
-        self.header.is_none() && !self.wake_on_data
+        self.header.is_none() && !self.wake_on_data && self.http.is_none()
     }
+}
+
+/// Room for what waits.
+#[derive(Debug)]
+pub struct Waits {
+    /// How many may wait.
+    pub room: Arc<Semaphore>,
+    /// Notified when an idle connection is to make room for another one.
+    pub wanted: Arc<Notify>,
+    /// That this one does, until it is relayed.
+    pub slot: Option<OwnedSemaphorePermit>,
 }
 
 /// A connection that was accepted. The service knows of it, or `P` counts it as pending.
@@ -88,6 +108,8 @@ pub struct Session<P> {
     pub arrival: Arrival,
     /// How far it is.
     pub entry: Entry<P>,
+    /// What was read of the client and not used yet.
+    pub said: Vec<u8>,
 }
 
 /// A session that has paused, on no thread.
@@ -109,6 +131,8 @@ pub struct Arrival {
 pub enum Entry<P> {
     /// It may turn out to be no client's.
     Pending(P),
+    /// Requests come over it.
+    Http(P, Turn, Leads),
     /// It is a client's, of which the service does not know.
     Identified,
     /// It waits for the verdict.
@@ -117,6 +141,17 @@ pub enum Entry<P> {
     Inside(Permit),
     /// It was relayed already.
     Relayed(Box<Relayed>),
+}
+
+/// How far a connection is over which requests come.
+#[derive(Debug)]
+pub enum Turn {
+    /// Between two of them, or in the head of one.
+    Between,
+    /// One waits for the verdict; it was not taken from what was read.
+    Waiting(Box<Queued>),
+    /// One is under way.
+    Exchanging(Box<Relayed>, Box<exchange::Paused>),
 }
 
 /// A connection that was relayed, and has paused.
@@ -132,41 +167,56 @@ pub struct Relayed {
 }
 
 impl Route {
+    /// Whether it is requests that go by it.
+    pub fn speaks_http(&self) -> bool {
+        self.context.http.is_some()
+    }
+
     /// Takes in a connection, or resets one that is denied. The service knows of it when this
     /// returns; until one is identified, what `pending` returns is held.
     pub fn accept<P>(
         self: &Arc<Self>,
         client: RawStream,
         peer: Peer,
+        leads: impl FnOnce() -> Leads,
         pending: impl FnOnce() -> P,
     ) -> Option<Session<P>> {
         let context = &self.context;
-        // Behind a balancer the client's address is not known yet.
-        if context.header.is_none() && !context.access.admits(peer) {
+        // Behind a balancer the client's address is not known yet, and before a request its service is not.
+        let is_known = context.header.is_none() && context.http.is_none();
+        if is_known && !context.access.admits(peer) {
             client.reset();
             self.entrance.denied(&self.listener, peer);
             return None;
         }
         let identified = context.identifies_at_once();
-        let entry = match identified {
-            true => self.enter(peer),
-            false => Entry::Pending(pending()),
+        let entry = match (&context.http, identified) {
+            (Some(_), _) => Entry::Http(pending(), Turn::Between, leads()),
+            (None, true) => self.enter(peer),
+            (None, false) => Entry::Pending(pending()),
         };
         let arrival = Arrival {
             peer,
             header: None,
             identified,
         };
-        Some(self.session(client, arrival, entry))
+        Some(self.session(client, arrival, entry, Vec::new()))
     }
 
     /// A connection that has paused in an earlier process, and was not relayed yet.
-    pub fn waited(self: &Arc<Self>, client: RawStream, arrival: Arrival) -> Left {
-        let entry = match arrival.identified {
-            true => Entry::Identified,
-            false => Entry::Pending(()),
+    pub fn waited(
+        self: &Arc<Self>,
+        client: RawStream,
+        arrival: Arrival,
+        said: Vec<u8>,
+        leads: Leads,
+    ) -> Left {
+        let entry = match (&self.context.http, arrival.identified) {
+            (Some(_), _) => Entry::Http((), Turn::Between, leads),
+            (None, true) => Entry::Identified,
+            (None, false) => Entry::Pending(()),
         };
-        self.session(client, arrival, entry)
+        self.session(client, arrival, entry, said)
     }
 
     /// A connection that has paused in an earlier process, and is inside: it keeps the service from
@@ -175,17 +225,24 @@ impl Route {
         self: &Arc<Self>,
         client: RawStream,
         arrival: Arrival,
-        target: RawStream,
-        paused: Paused,
-        traffic: Traffic,
+        relayed: (RawStream, Paused, Traffic),
+        exchange: Option<(exchange::Paused, Vec<u8>, Leads)>,
     ) -> Left {
-        let relayed = Relayed {
+        let (target, paused, traffic) = relayed;
+        let relayed = Box::new(Relayed {
             target,
             paused,
             traffic,
             permit: self.entrance.resume(),
+        });
+        let (entry, said) = match exchange {
+            Some((paused, said, leads)) => {
+                let turn = Turn::Exchanging(relayed, Box::new(paused));
+                (Entry::Http((), turn, leads), said)
+            }
+            None => (Entry::Relayed(relayed), Vec::new()),
         };
-        self.session(client, arrival, Entry::Relayed(Box::new(relayed)))
+        self.session(client, arrival, entry, said)
     }
 
     fn session<P>(
@@ -193,12 +250,14 @@ impl Route {
         client: RawStream,
         arrival: Arrival,
         entry: Entry<P>,
+        said: Vec<u8>,
     ) -> Session<P> {
         Session {
             route: self.clone(),
             client,
             arrival,
             entry,
+            said,
         }
     }
 
@@ -246,6 +305,7 @@ impl Left {
     pub fn resume<P>(self, pending: impl FnOnce() -> P) -> Session<P> {
         let entry = match self.entry {
             Entry::Pending(()) => Entry::Pending(pending()),
+            Entry::Http((), turn, leads) => Entry::Http(pending(), turn, leads),
             Entry::Identified => self.route.enter(self.arrival.peer),
             Entry::Waiting(queued) => Entry::Waiting(queued),
             Entry::Inside(permit) => Entry::Inside(permit),
@@ -256,30 +316,55 @@ impl Left {
             client: self.client,
             arrival: self.arrival,
             entry,
+            said: self.said,
         }
     }
 
-    /// Whether it was relayed already.
-    pub fn is_relayed(&self) -> bool {
-        matches!(self.entry, Entry::Relayed(_))
+    /// What it was relayed to already, if it was.
+    pub fn relayed(&self) -> Option<&Relayed> {
+        match &self.entry {
+            Entry::Relayed(relayed) | Entry::Http((), Turn::Exchanging(relayed, _), _) => {
+                Some(relayed)
+            }
+            Entry::Pending(())
+            | Entry::Http((), Turn::Between | Turn::Waiting(_), _)
+            | Entry::Identified
+            | Entry::Waiting(_)
+            | Entry::Inside(_) => None,
+        }
+    }
+
+    /// The request that is under way on it.
+    pub fn exchange(&self) -> Option<&exchange::Paused> {
+        if let Entry::Http((), Turn::Exchanging(_, paused), _) = &self.entry {
+            return Some(paused);
+        }
+        None
     }
 
     /// Resets it.
     pub fn reset(self) {
         self.client.reset();
-        if let Entry::Relayed(relayed) = self.entry {
+        if let Some(relayed) = self.relayed() {
             relayed.target.reset();
         }
     }
 
     /// Leaves the session, on no thread, to what has paused it.
-    fn keep(route: Arc<Route>, client: AsyncStream, arrival: Arrival, entry: Entry<()>) {
+    fn keep(
+        route: Arc<Route>,
+        client: AsyncStream,
+        arrival: Arrival,
+        entry: Entry<()>,
+        said: Vec<u8>,
+    ) {
         match client.unwatch() {
             Ok(client) => route.context.abort.clone().keep(Self {
                 route,
                 client,
                 arrival,
                 entry,
+                said,
             }),
             Err(error) => lost(arrival.peer, &error),
         }
@@ -289,15 +374,21 @@ impl Left {
 impl<P: Send + 'static> Session<P> {
     /// Serves the connection to its end; `held` is dropped then. Most of the connections that are open
     /// just relay, so what is needed only until then, and `waits` with it, is in a box of its own.
-    pub fn run<W: Send + 'static, H: Send + 'static>(
-        self,
-        waits: W,
-        held: H,
-    ) -> impl Future<Output = ()> + Send {
-        let waiting = Box::pin(async move {
-            let _waits = waits;
-            self.wait().await
-        });
+    pub fn run<H: Send + 'static>(self, waits: Waits, held: H) -> impl Future<Output = ()> + Send {
+        let waiting: Pin<Box<dyn Future<Output = Option<Box<Served>>> + Send>> = match self.entry {
+            Entry::Http(..) => {
+                drop(waits.slot);
+                Box::pin(self.converse(waits.room, waits.wanted))
+            }
+            Entry::Pending(_)
+            | Entry::Identified
+            | Entry::Waiting(_)
+            | Entry::Inside(_)
+            | Entry::Relayed(_) => Box::pin(async move {
+                let _waits = waits;
+                self.wait().await
+            }),
+        };
         async move {
             if let Some(served) = waiting.await {
                 served.relay().await;
@@ -313,6 +404,7 @@ impl<P: Send + 'static> Session<P> {
             client,
             mut arrival,
             entry,
+            said,
         } = self;
         let peer = arrival.peer;
         let watch = |socket: RawStream| {
@@ -351,10 +443,10 @@ impl<P: Send + 'static> Session<P> {
         };
         let peer = arrival.peer;
         match reached {
-            Reached::Target(target, said, permit) => Some(Box::new(Served {
+            Reached::Target(target, answer, permit) => Some(Box::new(Served {
                 permit,
                 sockets: Box::new(Sockets { client, target }),
-                paused: Paused::after(Vec::new(), said),
+                paused: Paused::after(said, answer),
                 peer,
                 route,
             })),
@@ -364,7 +456,7 @@ impl<P: Send + 'static> Session<P> {
                     None if arrival.identified => Entry::Identified,
                     None => Entry::Pending(()),
                 };
-                Left::keep(route, client, arrival, entry);
+                Left::keep(route, client, arrival, entry, said);
                 None
             }
             Reached::Rejected => {
@@ -405,21 +497,34 @@ impl Route {
                 entry
             }
             Entry::Identified => self.enter(arrival.peer),
-            entry @ (Entry::Waiting(_) | Entry::Inside(_) | Entry::Relayed(_)) => entry,
+            entry
+            @ (Entry::Http(..) | Entry::Waiting(_) | Entry::Inside(_) | Entry::Relayed(_)) => entry,
         };
+        let permit = match entry {
+            Entry::Inside(permit) => Some(permit),
+            Entry::Waiting(waiting) => {
+                *queued = Some(waiting);
+                None
+            }
+            Entry::Pending(_) | Entry::Identified | Entry::Relayed(_) | Entry::Http(..) => None,
+        };
+        self.dialled(client, arrival, permit, queued).await
+    }
+
+    /// Waits for the verdict unless it has entered, and dials.
+    async fn dialled(
+        &self,
+        client: &AsyncStream,
+        arrival: &Arrival,
+        permit: Option<Permit>,
+        queued: &mut Option<Box<Queued>>,
+    ) -> Reached {
         let peer = arrival.peer;
         let origin = match arrival.header {
             Some(named) => named,
             None => self.origin(client, peer),
         };
-        let mut permit = match entry {
-            Entry::Inside(permit) => Some((permit, None)),
-            Entry::Waiting(waiting) => {
-                *queued = Some(waiting);
-                None
-            }
-            Entry::Pending(_) | Entry::Identified | Entry::Relayed(_) => None,
-        };
+        let mut permit = permit.map(|permit| (permit, None));
         loop {
             let (permit, answer) = match (permit.take(), queued.as_mut()) {
                 (Some(entered), _) => entered,
@@ -462,12 +567,13 @@ impl Route {
                 HeaderOutcome::Missing => return Err(Reached::Rejected),
             };
             let peer = named.and_then(Origin::client).unwrap_or(arrival.peer);
-            if !context.access.admits(peer) {
+            if context.http.is_none() && !context.access.admits(peer) {
                 self.entrance.denied(&self.listener, peer);
                 return Err(Reached::Rejected);
             }
         }
-        if context.wake_on_data {
+        // A request is data.
+        if context.wake_on_data && context.http.is_none() {
             let limit = context.liveness.idle_timeout;
             match timeout(limit, client.wait_first_byte()).await {
                 Ok(true) => (),
@@ -568,7 +674,8 @@ impl Served {
                     traffic: mem::take(&mut permit.traffic),
                     permit,
                 };
-                Left::keep(route, client, arrival, Entry::Relayed(Box::new(relayed)));
+                let entry = Entry::Relayed(Box::new(relayed));
+                Left::keep(route, client, arrival, entry, Vec::new());
             }
             Err(error) => lost(peer, &error),
         }

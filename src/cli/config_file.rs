@@ -21,8 +21,9 @@ use clap::{Arg, ArgAction, FromArgMatches};
 
 use super::options::{self, Options, ServiceOptions};
 use super::{Fatal, one_line, variable};
+use crate::config::host::Twice;
 use crate::config::settings::{self, File, Invalid, Origin, Place, Setting, Settings};
-use crate::config::{Config, ServiceConfig, ServiceKind};
+use crate::config::{Config, ServiceConfig, ServiceKind, hosts};
 
 /// Where the file is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -221,7 +222,7 @@ impl Table<'_> {
         let listeners = self.listener.as_ref().map(named);
         service.listeners = listeners.filter(|all| !all.is_empty());
         let Some(listeners) = &service.listeners else {
-            return match several {
+            return match several && service.admission.http.is_none() {
                 true => Err(self.wrong(
                     self.listener.as_ref(),
                     "`listener` is missing, and there are several services; write the FileDescriptorName= of its socket, as in `listener = \"web\"`",
@@ -241,18 +242,20 @@ impl Table<'_> {
     }
 }
 
-/// Whether every listener, and every unit, is of one service alone.
+/// Whether every listener, host and unit is of one service alone.
 fn distinct(tables: &[Table<'_>], services: &[ServiceConfig]) -> Result<(), Invalid> {
-    let mut listeners = BTreeMap::new();
+    // Those that name no listener have what others leave.
+    let mut listeners: BTreeMap<Option<&str>, Vec<usize>> = BTreeMap::new();
     let mut all_units = BTreeMap::new();
-    for (table, service) in tables.iter().zip(services) {
-        for listener in service.listeners.iter().flatten() {
-            if let Some(other) = listeners.insert(listener, table.name) {
-                return Err(table.wrong(
-                    table.listener.as_ref(),
-                    &format!("the listener `{listener}` is that of service `{other}` already; each one belongs to one service"),
-                ));
-            }
+    for (index, (table, service)) in tables.iter().zip(services).enumerate() {
+        let own = service.listeners.as_ref();
+        let names = own.map_or(vec![None], |own| {
+            own.iter().map(|it| Some(it.as_str())).collect()
+        });
+        for listener in names {
+            let others = listeners.entry(listener).or_default();
+            others.push(index);
+            shared(table, listener, others, services)?;
         }
         let ServiceKind::Units { units, manager } = &service.kind else {
             continue;
@@ -267,6 +270,58 @@ fn distinct(tables: &[Table<'_>], services: &[ServiceConfig]) -> Result<(), Inva
         }
     }
     Ok(())
+}
+
+/// Whether these services, of which `table` has the last one, can have one listener.
+fn shared(
+    table: &Table<'_>,
+    listener: Option<&str>,
+    all: &[usize],
+    services: &[ServiceConfig],
+) -> Result<(), Invalid> {
+    let name = |index: usize| services[index].name.as_deref().unwrap_or_default();
+    let speaks_http = |&&index: &&usize| services[index].admission.http.is_some();
+    if let [other, .., last] = all
+        && !all.iter().all(|index| speaks_http(&index))
+    {
+        let other = all
+            .iter()
+            .find(|index| !speaks_http(index))
+            .unwrap_or(other);
+        let other = if other == last { &all[0] } else { other };
+        let listener = listener.unwrap_or_default();
+        return Err(table.wrong(
+            table.listener.as_ref(),
+            &format!(
+                "the listener `{listener}` is that of service `{}` already; each one belongs to one service, or to several that have a `host`",
+                name(*other)
+            ),
+        ));
+    }
+    if all.iter().any(|&index| {
+        services[index].admission.accept_proxy != services[all[0]].admission.accept_proxy
+    }) {
+        return Err(table.wrong(
+            table.settings.get("accept-proxy"),
+            &format!(
+                "`accept-proxy` is said before it is known whether service `{}` or this one is meant; set it for both, or below `[defaults]`",
+                name(all[0])
+            ),
+        ));
+    }
+    match hosts(all, services) {
+        Ok(_) => Ok(()),
+        Err(twice) => {
+            let [other, _] = twice.both.map(name);
+            let Twice { host, path, .. } = &twice;
+            Err(table.wrong(
+                table.settings.get("host"),
+                &format!(
+                    "the host `{host}` with the path `{path}` is that of service `{other}` already; give one of them another host or path"
+                ),
+            ))
+        }
+    }
 }
 
 /// The keys that a service can have.

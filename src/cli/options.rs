@@ -4,8 +4,10 @@
 //! derived from that. [`Options::load`] is what `run` does at its start and on SIGHUP: it reads the
 //! file, too. [`Options::config`] is the same without any file.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -19,10 +21,13 @@ use super::{Fatal, one_line, variable, with_variable};
 use crate::config::access::{AccessList, Networks};
 use crate::config::address::{Address, Bound};
 use crate::config::busy::{Busy, DirectConnections, Percent, Rate};
+use crate::config::host::{HostPattern, PathPrefix};
+use crate::config::quiet::{Quiet, Rule};
 use crate::config::settings::{self, Origin, Setting, Settings};
 use crate::config::{
-    Admission, CommandLine, Config, Limits, Liveness, Manager, Named, ProcessConfig, ProxyVersion,
-    Readiness, ReadyKind, ServiceConfig, ServiceKind, Timing, UnitName, WakeRate, span,
+    Admission, CommandLine, Config, Http, Limits, Liveness, Manager, Named, ProcessConfig,
+    ProxyVersion, Readiness, ReadyKind, ServiceConfig, ServiceKind, Timing, UnitName, WaitingPage,
+    WakeRate, span,
 };
 use crate::systemd::journal::{LogFormat, LogLevel};
 
@@ -52,6 +57,8 @@ pub(super) struct ServiceOptions {
     proxy: ProxyOptions,
     #[command(flatten)]
     clients: ClientOptions,
+    #[command(flatten)]
+    http: HttpOptions,
     #[command(flatten)]
     times: TimeOptions,
     #[command(flatten)]
@@ -155,6 +162,88 @@ struct ClientOptions {
     /// record in the state directory; without one, only those since wakeport was started count.
     #[arg(long, value_name = "N/TIME")]
     wake_rate: Option<WakeRate>,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "HTTP")]
+struct HttpOptions {
+    /// Speak HTTP/1 with clients and target: requests wake the service and keep it awake, idle
+    /// connections do not
+    ///
+    /// Requests and responses are checked and written anew, and the target is told the client by
+    /// X-Forwarded-For, -Proto and -Host. WebSockets and other upgrades keep the service awake as
+    /// long as they are open. Idle connections are closed after 150 s.
+    #[arg(long)]
+    http: bool,
+
+    /// Whose requests the service gets: a host, `*.example.org` for all below it, or `*`; implies
+    /// --http
+    ///
+    /// In any case, without a port. The most specific host decides, then --path. Requests for hosts of
+    /// no service are answered with 404 and wake nothing. May be repeated; default: all.
+    #[arg(long, value_name = "HOST")]
+    host: Vec<Words<HostPattern>>,
+
+    /// Of these hosts, only the paths that begin so, in whole segments: `/app` has `/app/x` and not
+    /// `/apple`
+    ///
+    /// The target gets the whole path. Paths with `..`, `.` or empty segments belong to no prefix. May
+    /// be repeated; default: all.
+    #[arg(long, value_name = "PATH")]
+    path: Vec<Words<PathPrefix>>,
+
+    /// Requests that neither wake the service nor keep it awake: `/path`, `/start/*`, `method:HEAD`,
+    /// `agent:NAME` (a part of User-Agent) or `from:CIDR`
+    ///
+    /// While it sleeps they are answered with --quiet-answer, while it is awake passed on. May be
+    /// repeated.
+    #[arg(long, value_name = "RULE")]
+    quiet: Vec<Words<Rule>>,
+
+    /// Only these requests wake the service and keep it awake, in the words of --quiet
+    ///
+    /// May be repeated; default: all.
+    #[arg(long, value_name = "RULE")]
+    wake_only: Vec<Words<Rule>>,
+
+    /// Take /favicon.ico, /apple-touch-icon*, /robots.txt, prefetches and `OPTIONS *` for quiet, too
+    #[arg(long, value_name = "BOOL", default_value = "yes", action = ArgAction::Set,
+          value_parser = BoolishValueParser::new())]
+    quiet_defaults: bool,
+
+    /// The status with which quiet requests are answered while the service sleeps
+    #[arg(long, value_name = "STATUS", default_value = "503",
+          value_parser = clap::value_parser!(u16).range(200..=599))]
+    quiet_answer: u16,
+
+    /// Show browsers a waiting page if the service is not expected to answer within this time
+    ///
+    /// Only for people who navigate to a page; all other requests just wait. How long it takes is
+    /// known by the latest wakes. `infinity` is never.
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = span::parse)]
+    page_after: Duration,
+
+    /// The waiting page, as an HTML file of at most 64 KiB, instead of the one of wakeport
+    ///
+    /// {{name}}, {{state}} (`starting` or `failed`), {{text}}, {{expected}}, {{seconds}}, {{refresh}}
+    /// and {{nonce}} are filled in.
+    #[arg(long, value_name = "FILE")]
+    page: Option<PathBuf>,
+
+    /// The status of the waiting page: 503, or 200 where a proxy in front replaces pages with 503
+    #[arg(long, value_name = "STATUS", default_value = "503", value_parser = page_status)]
+    page_status: u16,
+
+    /// Say on the page why the service could not be started
+    #[arg(long)]
+    page_details: bool,
+
+    /// Pass on what proxies in this network say of their clients (X-Forwarded-For, Forwarded, ...);
+    /// from others that is removed
+    ///
+    /// Words as for --allow. Proxies on Unix sockets are always trusted. May be repeated.
+    #[arg(long, value_name = "CIDR", default_value = "localhost")]
+    trust: Vec<Words<Networks>>,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -606,6 +695,75 @@ pub(super) struct Wrong {
     pub(super) message: String,
 }
 
+impl HttpOptions {
+    /// The waiting page, or what is wrong with its template.
+    fn page(&self) -> Result<Option<WaitingPage>, String> {
+        let template = self.page.as_deref().map(template).transpose()?;
+        Ok((self.page_after < Duration::MAX).then_some(WaitingPage {
+            after: self.page_after,
+            template,
+            status: self.page_status,
+            details: self.page_details,
+        }))
+    }
+
+    fn config(&self, page: Option<WaitingPage>) -> Option<Http> {
+        let (hosts, paths) = (flatten(self.host.clone()), flatten(self.path.clone()));
+        let hosts = or_default(hosts, HostPattern::Any);
+        let paths = or_default(paths, PathPrefix::all());
+        let of_host =
+            |host: HostPattern| paths.iter().map(move |path| (host.clone(), path.clone()));
+        let is_given = self.http || !self.host.is_empty();
+        is_given.then(|| Http {
+            hosts: hosts.into_iter().flat_map(of_host).collect(),
+            trust: AccessList::new(&flatten(self.trust.clone()), &[]),
+            page,
+            quiet: Quiet {
+                rules: flatten(self.quiet.clone()),
+                wake_only: flatten(self.wake_only.clone()),
+                defaults: self.quiet_defaults,
+                answer: self.quiet_answer,
+            },
+        })
+    }
+}
+
+fn page_status(text: &str) -> Result<u16, String> {
+    match text {
+        "200" => Ok(200),
+        "503" => Ok(503),
+        _ => Err("write 503, or 200".into()),
+    }
+}
+
+/// Reads a template of the waiting page.
+fn template(path: &Path) -> Result<String, String> {
+    let shown = path.display();
+    let read = || -> io::Result<String> {
+        let mut text = String::new();
+        let most = WaitingPage::LONGEST as u64 + 1;
+        File::open(path)?.take(most).read_to_string(&mut text)?;
+        Ok(text)
+    };
+    match read() {
+        Ok(text) if text.len() > WaitingPage::LONGEST => Err(format!(
+            "`{shown}` is longer than {} KiB; a waiting page is one file, with its styles and pictures in it",
+            WaitingPage::LONGEST / 1024
+        )),
+        Ok(text) => Ok(text),
+        Err(error) => Err(format!(
+            "cannot read the waiting page `{shown}`: {error}; wakeport's user must be able to read it, as below /etc or /usr/share"
+        )),
+    }
+}
+
+fn or_default<T>(mut all: Vec<T>, default: T) -> Vec<T> {
+    if all.is_empty() {
+        all.push(default);
+    }
+    all
+}
+
 impl ServiceOptions {
     /// What the options mean, taken together, for the service that a file calls `name`.
     pub(super) fn config(self, name: Option<&str>) -> Result<ServiceConfig, Wrong> {
@@ -637,6 +795,25 @@ impl ServiceOptions {
                 );
             }
         };
+        let page = match self.http.page() {
+            Ok(page) => page,
+            Err(why) => return wrong("page", why),
+        };
+        let http = self.http.config(page);
+        if let (None, false) = (&http, self.http.path.is_empty()) {
+            return wrong(
+                "path",
+                format!("`{dashes}path` is about requests; add `{dashes}host` or `{dashes}http`"),
+            );
+        }
+        if http.is_some() && control.ready == ReadyKind::Banner {
+            return wrong(
+                "ready",
+                format!(
+                    "`{dashes}ready banner` is for a service that speaks first, and with `{dashes}http` clients do; use `{dashes}ready http://HOST:PORT/PATH`"
+                ),
+            );
+        }
         let wake_rate = self.clients.wake_rate;
         if let (Some(rate), ServiceKind::Relay) = (wake_rate, &kind) {
             return wrong(
@@ -710,6 +887,7 @@ impl ServiceOptions {
                 access: AccessList::new(&flatten(self.clients.allow), &flatten(self.clients.deny)),
                 accept_proxy: self.proxy.accept_proxy,
                 wake_on_data: self.clients.wake_on_data,
+                http,
             },
             wake_rate,
             busy,

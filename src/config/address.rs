@@ -94,6 +94,14 @@ impl Address {
         }
     }
 
+    /// The host, with its port, by which an HTTP client would ask for it.
+    pub fn authority(&self) -> String {
+        match self {
+            Self::Tcp { .. } => self.to_string(),
+            Self::Unix(_) => "localhost".into(),
+        }
+    }
+
     /// The addresses that its host has without asking a resolver: a number, or those of `localhost`.
     pub fn ips(&self) -> Vec<IpAddr> {
         match self {

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use listenfd::ListenFd;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, bind, ipproto, listen,
@@ -420,6 +421,18 @@ impl AsyncListener<'_> {
             .readable()
             .await
             .map(|mut ready| ready.retain_ready())
+    }
+
+    /// Whether a connection waits right now. If not, the next event ends the next wait.
+    pub fn has_waiting(&self) -> bool {
+        let looked = self.socket.try_io(Interest::READABLE, |_| {
+            let mut fds = [PollFd::new(&self.listener.socket, PollFlags::IN)];
+            match poll(&mut fds, Some(&Timespec::default()))? {
+                0 => Err(io::ErrorKind::WouldBlock.into()),
+                _ => Ok(()),
+            }
+        });
+        looked.is_ok()
     }
 
     /// Accepts a connection; `WouldBlock` if none waits right now.

@@ -7,7 +7,6 @@ pub mod wire;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::cmsg_space;
@@ -29,12 +28,12 @@ use crate::net::listen::{CONNECTIONS, Stored};
 use crate::net::relay;
 use crate::net::stream::RawStream;
 use crate::service::{Permit, Traffic};
-use crate::session::{Arrival, Entry, Left, Relayed, Route};
+use crate::session::{Arrival, Leads, Left, Relayed, Way};
 use crate::systemd::message_id as message;
 use crate::systemd::notify::Notifier;
 use crate::systemd::restart::Store;
 use crate::systemd::unit::Unit;
-use wire::{Connection, Unreadable, Way};
+use wire::{Connection, Unreadable};
 
 /// Descriptors of one message: what the kernel takes at most (SCM_MAX_FD).
 const MOST_DESCRIPTORS: usize = 253;
@@ -96,7 +95,7 @@ pub(super) async fn hand_over(
     let left = sessions.pause().await;
     let (ending, left): (Vec<_>, Vec<_>) = left
         .into_iter()
-        .partition(|left| left.is_relayed() && services.ends_with_us(left));
+        .partition(|left| left.relayed().is_some() && services.ends_with_us(left));
     let mut queues = Vec::new();
     let outcome = match pack(&left, store.room(), &mut queues) {
         Ok(true) => put_away(&queues, &store, notifier).await,
@@ -198,12 +197,24 @@ struct Queue {
 /// Writes these connections into queues; whether they fit into at most `room`. The sockets stay open
 /// here as well.
 fn pack(sessions: &[Left], room: usize, queues: &mut Vec<Queue>) -> io::Result<bool> {
-    let connections: Vec<Connection> = sessions.iter().map(describe).collect();
+    let exchanges: Vec<Vec<u8>> = sessions
+        .iter()
+        .map(exchange_of)
+        .collect::<io::Result<_>>()?;
+    let connections: Vec<Connection> = sessions
+        .iter()
+        .zip(&exchanges)
+        .map(|(session, exchange)| describe(session, exchange))
+        .collect();
     let mut packed = 0;
     while packed < sessions.len() {
         let fitting = wire::fitting(&connections[packed..]);
         let these = packed..packed + fitting;
-        let message = (&connections[these.clone()], &sessions[these]);
+        let message = (
+            &connections[these.clone()],
+            &sessions[these.clone()],
+            &exchanges[these],
+        );
         if !put(queues, room, message)? {
             return Ok(false);
         }
@@ -216,16 +227,14 @@ fn pack(sessions: &[Left], room: usize, queues: &mut Vec<Queue>) -> io::Result<b
 fn put(
     queues: &mut Vec<Queue>,
     room: usize,
-    (connections, sessions): (&[Connection], &[Left]),
+    (connections, sessions, exchanges): (&[Connection], &[Left], &[Vec<u8>]),
 ) -> io::Result<bool> {
     let line = wire::write(connections);
-    let rest = rest_of(sessions)?;
+    let rest = rest_of(sessions, exchanges)?;
     let mut descriptors: Vec<BorrowedFd<'_>> = Vec::new();
     for session in sessions {
         descriptors.push(session.client.as_fd());
-        if let Entry::Relayed(relayed) = &session.entry {
-            descriptors.push(relayed.target.as_fd());
-        }
+        descriptors.extend(session.relayed().map(|relayed| relayed.target.as_fd()));
     }
     descriptors.extend(rest.as_ref().map(AsFd::as_fd));
     if let Some(last) = queues.last()
@@ -242,15 +251,23 @@ fn put(
     Ok(sent)
 }
 
-/// A file with what is left to be passed on, if anything is.
-fn rest_of(sessions: &[Left]) -> io::Result<Option<OwnedFd>> {
+/// What is written down of the request that is under way.
+fn exchange_of(session: &Left) -> io::Result<Vec<u8>> {
+    let exchange = session.exchange().map(serde_json::to_vec);
+    Ok(exchange.transpose()?.unwrap_or_default())
+}
+
+/// A file with what is left to be passed on, if anything is, and what is said about exchanges.
+fn rest_of(sessions: &[Left], exchanges: &[Vec<u8>]) -> io::Result<Option<OwnedFd>> {
     let mut file = None;
-    for session in sessions {
-        let Entry::Relayed(relayed) = &session.entry else {
-            continue;
-        };
-        for way in [&relayed.paused.up, &relayed.paused.down] {
-            let mut bytes = &way.rest[..];
+    for (session, exchange) in sessions.iter().zip(exchanges) {
+        let paused = session.relayed().map(|relayed| &relayed.paused);
+        let way = |way: fn(&relay::Paused) -> &[u8]| paused.map(way).unwrap_or_default();
+        let (up, down) = (
+            way(|paused| &paused.up.rest),
+            way(|paused| &paused.down.rest),
+        );
+        for mut bytes in [&session.said, up, down, exchange] {
             while !bytes.is_empty() {
                 let file = match &file {
                     Some(file) => file,
@@ -302,31 +319,28 @@ impl Queue {
 }
 
 /// What is written down of a connection.
-fn describe(session: &Left) -> Connection {
+fn describe(session: &Left, exchange: &[u8]) -> Connection {
     let Arrival {
         peer,
         header,
         identified,
     } = session.arrival;
-    let relayed = match &session.entry {
-        Entry::Relayed(relayed) => {
-            let way = |way: &relay::Way, total| Way {
-                total,
-                rest: way.rest.len() as u64,
-                end: way.end,
-                unsent: way.has_unsent,
-            };
-            let Relayed {
-                paused, traffic, ..
-            } = &**relayed;
-            Some(wire::Relayed {
-                up: way(&paused.up, traffic.up),
-                down: way(&paused.down, traffic.down),
-                idle: u64::try_from(paused.idle.as_millis()).unwrap_or(u64::MAX),
-            })
+    let relayed = session.relayed().map(|relayed| {
+        let way = |way: &relay::Way, total| wire::Way {
+            total,
+            rest: way.rest.len() as u64,
+            end: way.end,
+            unsent: way.has_unsent,
+        };
+        let Relayed {
+            paused, traffic, ..
+        } = relayed;
+        wire::Relayed {
+            up: way(&paused.up, traffic.up),
+            down: way(&paused.down, traffic.down),
+            idle: u64::try_from(paused.idle.as_millis()).unwrap_or(u64::MAX),
         }
-        Entry::Pending(()) | Entry::Identified | Entry::Waiting(_) | Entry::Inside(_) => None,
-    };
+    });
     Connection {
         listener: session.route.listener.to_string(),
         peer: match peer {
@@ -335,6 +349,9 @@ fn describe(session: &Left) -> Connection {
         },
         header,
         identified,
+        service: session.route.service.to_string(),
+        said: session.said.len() as u64,
+        exchange: exchange.len() as u64,
         relayed,
     }
 }
@@ -347,7 +364,7 @@ pub(super) struct Received {
     /// The client's socket.
     pub(super) client: RawStream,
     target: Option<RawStream>,
-    rest: [Vec<u8>; 2],
+    rests: [Vec<u8>; 4],
 }
 
 /// Takes all connections out of a queue; if some cannot be had, these are reset, and it is said why.
@@ -436,7 +453,8 @@ fn message(
         Ok(_) => return Err((descriptors, Unreadable::Malformed)),
         Err(why) => return Err((descriptors, why)),
     };
-    let has_rest = connections.iter().any(|connection| connection.rest() > 0);
+    let has_rest = |connection: &Connection| connection.rests() != [0; 4];
+    let has_rest = connections.iter().any(has_rest);
     let file = descriptors.pop_if(|_| has_rest);
     let rests = match file.map(|file| rests(&connections, &file)) {
         Some(Ok(rests)) => rests,
@@ -444,7 +462,7 @@ fn message(
         None => vec![Default::default(); connections.len()],
     };
     let mut descriptors = descriptors.into_iter();
-    for (connection, rest) in connections.into_iter().zip(rests) {
+    for (connection, rests) in connections.into_iter().zip(rests) {
         let mut socket = || RawStream::from_socket(descriptors.next()?).ok();
         let client = socket();
         let target = connection.relayed.and_then(|_| socket());
@@ -454,7 +472,7 @@ fn message(
                 connection,
                 client,
                 target,
-                rest,
+                rests,
             });
         }
     }
@@ -462,7 +480,7 @@ fn message(
 }
 
 /// What is left to be passed on, for each connection.
-fn rests(connections: &[Connection], file: &OwnedFd) -> io::Result<Vec<[Vec<u8>; 2]>> {
+fn rests(connections: &[Connection], file: &OwnedFd) -> io::Result<Vec<[Vec<u8>; 4]>> {
     let size = u64::try_from(rustix::fs::fstat(file)?.st_size).unwrap_or(0);
     let mut offset = 0;
     let mut next = |length: u64| -> io::Result<Vec<u8>> {
@@ -479,16 +497,30 @@ fn rests(connections: &[Connection], file: &OwnedFd) -> io::Result<Vec<[Vec<u8>;
         offset = end;
         Ok(bytes)
     };
-    let rest = |connection: &Connection| match connection.relayed {
-        Some(relayed) => Ok([next(relayed.up.rest)?, next(relayed.down.rest)?]),
-        None => Ok(Default::default()),
+    let mut rests = |connection: &Connection| {
+        let [said, up, down, exchange] = connection.rests();
+        Ok([next(said)?, next(up)?, next(down)?, next(exchange)?])
     };
-    connections.iter().map(rest).collect()
+    connections.iter().map(&mut rests).collect()
 }
 
 impl Received {
-    /// The session, by this route.
-    pub(super) fn session(self, route: &Arc<Route>) -> Left {
+    /// The session, on this way, unless that does not lead to its service any more.
+    pub(super) fn session(self, way: &Way, leads: Leads) -> Result<Left, Box<Self>> {
+        // What is under way stays with its service; requests find their way by themselves.
+        let route = way.of(&self.connection.service);
+        let is_bound = self.target.is_some() && matches!(way, Way::ByHost(_));
+        let any = || way.first().filter(|_| !is_bound).cloned();
+        let Some(route) = route.or_else(any) else {
+            return Err(Box::new(self));
+        };
+        let exchange = match self.rests[3].is_empty() {
+            true => None,
+            false => match serde_json::from_slice(&self.rests[3]) {
+                Ok(paused) if route.speaks_http() => Some(paused),
+                _ => return Err(Box::new(self)),
+            },
+        };
         let Connection {
             peer,
             header,
@@ -501,11 +533,11 @@ impl Received {
             header,
             identified,
         };
+        let [said, up, down, _] = self.rests;
         let (Some(relayed), Some(target)) = (relayed, self.target) else {
-            return route.waited(self.client, arrival);
+            return Ok(route.waited(self.client, arrival, said, leads));
         };
-        let [up, down] = self.rest;
-        let way = |way: Way, rest| relay::Way {
+        let way = |way: wire::Way, rest| relay::Way {
             rest,
             end: way.end,
             has_unsent: way.unsent,
@@ -520,7 +552,9 @@ impl Received {
             down: relayed.down.total,
             ..Traffic::default()
         };
-        route.relayed(self.client, arrival, target, paused, traffic)
+        let exchange = exchange.map(|paused| (paused, said, leads));
+        let relayed = (target, paused, traffic);
+        Ok(route.relayed(self.client, arrival, relayed, exchange))
     }
 
     /// Resets it.

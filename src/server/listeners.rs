@@ -22,7 +22,7 @@ use crate::net::listen::Listener;
 use crate::net::relay::Interrupt;
 use crate::net::stream::RawStream;
 use crate::report::text;
-use crate::session::{Abort, Left, Route, Session};
+use crate::session::{Abort, Lead, Leads, Left, Route, Session, Way};
 use crate::systemd::message_id as message;
 use crate::util::backoff::Backoff;
 
@@ -76,6 +76,7 @@ impl Sessions {
             open => format!("draining {} for at most {}", count(open), span::show(limit)),
         };
         tracing::info!(message_id = message::DRAINING, "{signal}: {what}");
+        self.abort.close_idle();
         if timeout(limit, self.ended()).await.is_err() {
             let left = count(self.count());
             tracing::warn!("drain timed out; resetting {left}");
@@ -93,7 +94,7 @@ impl Sessions {
 
     /// Has one go on that has paused, here or in an earlier process.
     pub(super) fn resume(&self, left: Left) {
-        let slot = self.slots.resume(!left.is_relayed());
+        let slot = self.slots.resume(left.relayed().is_none());
         let session = left.resume(|| self.pending.register());
         self.run(session, slot, None);
     }
@@ -102,35 +103,22 @@ impl Sessions {
     fn begin(
         &self,
         route: &Arc<Route>,
+        leads: impl FnOnce() -> Leads,
         (client, peer): (RawStream, Peer),
         slot: ConnectionSlot,
         own: Option<usize>,
     ) {
         let pending = || self.pending.register();
-        if let Some(session) = route.accept(client, peer, pending) {
+        if let Some(session) = route.accept(client, peer, leads, pending) {
             self.run(session, slot, own);
         }
     }
 
     fn run(&self, session: Session<Pending>, slot: ConnectionSlot, own: Option<usize>) {
         let (worker, runtime) = self.workers.slot(own);
-        let session = session.run(slot.waiting, (slot.connection, worker));
+        let waits = self.slots.waits(slot.waiting);
+        let session = session.run(waits, (slot.connection, worker));
         self.tasks.spawn_on(session, &runtime);
-    }
-}
-
-/// Where the connections of a listener go.
-#[derive(Debug)]
-struct Lead {
-    /// Without one, they are reset.
-    route: Option<Arc<Route>>,
-    /// They stay in the backlog until it is known where they go from now on.
-    held: bool,
-}
-
-impl Lead {
-    fn to(route: Option<Arc<Route>>) -> Self {
-        Self { route, held: false }
     }
 }
 
@@ -176,7 +164,12 @@ impl Acceptor {
                 self.cannot(&error, &mut backoff).await;
                 continue;
             }
-            let slot = self.sessions.slots.get().await;
+            let slot = match self.sessions.slots.try_get(self.waits()) {
+                Some(slot) => slot,
+                // For one that was accepted already nothing is to make room.
+                None if !socket.has_waiting() => continue,
+                None => self.sessions.slots.get(self.waits()).await,
+            };
             match self.begin(|| socket.try_accept(), slot, own) {
                 None => self.released().await,
                 Some(Ok(())) => backoff.reset(),
@@ -185,6 +178,11 @@ impl Acceptor {
                 Some(Err(error)) => self.cannot(&error, &mut backoff).await,
             }
         }
+    }
+
+    /// Whether connections wait, and not the requests on them.
+    fn waits(&self) -> bool {
+        !matches!(self.lead.borrow().way, Some(Way::ByHost(_)))
     }
 
     /// Accepts a connection and begins its session, unless they are held. No connection goes where
@@ -196,13 +194,19 @@ impl Acceptor {
         own: Option<usize>,
     ) -> Option<io::Result<()>> {
         let lead = self.lead.borrow();
-        if lead.held {
+        if let Some(Way::Whole(route)) = &lead.way
+            && lead.holds(route)
+        {
             return None;
         }
+        let route = lead.way.as_ref().and_then(Way::first);
         Some(accept().map(|connection| {
             self.warned.store(false, Ordering::Relaxed);
-            match &lead.route {
-                Some(route) => self.sessions.begin(route, connection, slot, own),
+            match route {
+                Some(route) => {
+                    let leads = || self.lead.subscribe();
+                    self.sessions.begin(route, leads, connection, slot, own);
+                }
                 None => connection.0.reset(),
             }
         }))
@@ -212,7 +216,7 @@ impl Acceptor {
     async fn released(&self) {
         let mut lead = self.lead.subscribe();
         // The sender is ours, so it is not gone.
-        let _ = lead.wait_for(|lead| !lead.held).await;
+        let _ = lead.wait_for(|lead| lead.held.is_empty()).await;
     }
 
     /// Waits until it may be tried again; says why, but not each time.
@@ -226,7 +230,7 @@ impl Acceptor {
 
     /// Accepts a connection that waits right now; says whether there was one.
     fn accept_now(&self) -> bool {
-        let Some(slot) = self.sessions.slots.try_get() else {
+        let Some(slot) = self.sessions.slots.try_get(self.waits()) else {
             return true;
         };
         match self.begin(|| self.listener.try_accept(), slot, None) {
@@ -274,16 +278,16 @@ pub(super) struct Listeners {
 impl Listeners {
     /// These listeners, each with the place where its connections go.
     pub(super) fn new(
-        listeners: impl IntoIterator<Item = (Listener, Option<Arc<Route>>)>,
+        listeners: impl IntoIterator<Item = (Listener, Option<Way>)>,
         sessions: &Sessions,
     ) -> Self {
-        let acceptor = |(mut listener, route): (Listener, Option<Arc<Route>>)| {
-            if let Some(route) = &route {
-                listener = listener.with_keepalive(route.context.liveness());
+        let acceptor = |(mut listener, way): (Listener, Option<Way>)| {
+            if let Some(liveness) = way.as_ref().and_then(Way::liveness) {
+                listener = listener.with_keepalive(liveness);
             }
             Arc::new(Acceptor {
                 listener,
-                lead: watch::Sender::new(Lead::to(route)),
+                lead: watch::Sender::new(Lead::to(way)),
                 sessions: sessions.clone(),
                 warned: AtomicBool::new(false),
             })
@@ -303,10 +307,10 @@ impl Listeners {
         self.acceptors.iter().map(|acceptor| &acceptor.listener)
     }
 
-    /// Has the next connections go by these routes, one for each listener.
-    pub(super) fn reroute(&self, routes: impl IntoIterator<Item = Option<Arc<Route>>>) {
-        for (acceptor, route) in self.acceptors.iter().zip(routes) {
-            acceptor.lead.send_replace(Lead::to(route));
+    /// Has the next connections and requests go these ways, one for each listener.
+    pub(super) fn reroute(&self, ways: impl IntoIterator<Item = Option<Way>>) {
+        for (acceptor, way) in self.acceptors.iter().zip(ways) {
+            acceptor.lead.send_replace(Lead::to(way));
         }
     }
 
@@ -314,17 +318,17 @@ impl Listeners {
     /// are released or go by other routes. The services know of all that were accepted before.
     pub(super) fn hold(&self, is_held: impl Fn(&Route) -> bool) {
         for acceptor in &self.acceptors {
-            let leads_there = |lead: &Lead| lead.route.as_deref().is_some_and(&is_held);
-            acceptor
-                .lead
-                .send_modify(|lead| lead.held |= leads_there(lead));
+            acceptor.lead.send_modify(|lead| {
+                let routes = lead.way.iter().flat_map(Way::routes);
+                lead.held = routes.filter(|route| is_held(route)).cloned().collect();
+            });
         }
     }
 
     /// Has the connections that are held go where they went before.
     pub(super) fn release(&self) {
         for acceptor in &self.acceptors {
-            acceptor.lead.send_modify(|lead| lead.held = false);
+            acceptor.lead.send_modify(|lead| lead.held.clear());
         }
     }
 
@@ -333,9 +337,13 @@ impl Listeners {
     pub(super) fn resume(&self, received: Vec<Received>) {
         let mut strays: BTreeMap<String, usize> = BTreeMap::new();
         for received in received {
-            match self.route_of(&received) {
-                Some(route) => self.sessions.resume(received.session(&route)),
-                None => {
+            let session = match self.way_of(&received) {
+                Some((way, leads)) => received.session(&way, leads),
+                None => Err(Box::new(received)),
+            };
+            match session {
+                Ok(session) => self.sessions.resume(session),
+                Err(received) => {
                     received.reset();
                     *strays.entry(received.connection.listener).or_default() += 1;
                 }
@@ -344,19 +352,20 @@ impl Listeners {
         for (listener, count) in strays {
             tracing::warn!(
                 "{count} connections to `{listener}` were left by the process before, and no listener \
-                 of that name leads to a service: reset"
+                 of that name leads to a service that knows what to do with them: reset"
             );
         }
     }
 
     /// Where the listener leads that a connection came in by: if several have its name, the one with
     /// its port.
-    fn route_of(&self, received: &Received) -> Option<Arc<Route>> {
+    fn way_of(&self, received: &Received) -> Option<(Way, Leads)> {
         let port = received.client.local_port();
         let acceptors = self.acceptors.iter();
         let named = acceptors.filter(|a| a.listener.name == received.connection.listener);
         let acceptor = named.min_by_key(|a| a.listener.address.port() != port)?;
-        acceptor.lead.borrow().route.clone()
+        let way = acceptor.lead.borrow().way.clone()?;
+        Some((way, acceptor.lead.subscribe()))
     }
 
     /// Begins to accept.

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::config::Config;
+use crate::config::host::{Table, Twice};
+use crate::config::{Config, hosts};
 use crate::net::dial::Target;
 use crate::net::listen::Listener;
 use crate::net::reach::reaches;
@@ -12,8 +13,19 @@ use crate::net::reach::reaches;
 pub struct Routes {
     /// For each service, its targets.
     pub targets: Vec<Vec<Arc<Target>>>,
-    /// For each listener, the index of a service and that of one of its targets.
-    pub listeners: Vec<Option<(usize, usize)>>,
+    /// Where each listener leads.
+    pub listeners: Vec<Leads>,
+}
+
+/// Where a listener leads: each place is the index of a service, and that of one of its targets.
+#[derive(Clone, Debug)]
+pub enum Leads {
+    /// Its connections are reset.
+    Nowhere,
+    /// Its connections go there.
+    To((usize, usize)),
+    /// The requests on its connections go there.
+    ByHost(Table<(usize, usize)>),
 }
 
 impl Routes {
@@ -24,38 +36,61 @@ impl Routes {
             listeners: Vec::new(),
         };
         let names: Vec<&str> = listeners.iter().map(|own| own.name.as_str()).collect();
-        for (listener, owner) in listeners.iter().zip(config.owners(names.iter().copied())?) {
-            let Some(index) = owner else {
-                let name = &listener.name;
-                tracing::warn!(
-                    "listener `{name}` belongs to no service, so its connections are reset; write \
-                     `listener = \"{name}\"` below one `[service.NAME]`"
-                );
-                routes.listeners.push(None);
-                continue;
-            };
-            let target = config.services[index].target(&listener.name, &listener.address)?;
-            let own = listeners
-                .iter()
-                .find(|own| reaches(&target, &target.ips(), &own.address));
-            if let Some(own) = own {
-                return Err(format!(
-                    "target `{target}` is our own listener `{}` on {}; let the service listen somewhere else",
-                    own.name, own.address
-                ));
+        for (listener, owners) in listeners.iter().zip(config.owners(names.iter().copied())?) {
+            let mut places = Vec::new();
+            for &index in &owners {
+                places.push((index, routes.target(config, index, listener, listeners)?));
             }
-            let targets = &mut routes.targets[index];
-            let known = targets.iter().position(|other| **other == target);
-            let target = known.unwrap_or_else(|| {
-                targets.push(Arc::new(target));
-                targets.len() - 1
+            routes.listeners.push(match places[..] {
+                [] => {
+                    let name = &listener.name;
+                    tracing::warn!(
+                        "listener `{name}` belongs to no service, so its connections are reset; write \
+                         `listener = \"{name}\"` below one `[service.NAME]`"
+                    );
+                    Leads::Nowhere
+                }
+                [place] if config.services[place.0].admission.http.is_none() => Leads::To(place),
+                _ => {
+                    let table = hosts(&owners, &config.services).map_err(|twice| {
+                        let Twice { host, path, .. } = twice;
+                        format!("host `{host}` with path `{path}` is that of two services")
+                    })?;
+                    let place = |index| places.iter().find(|place| place.0 == index);
+                    Leads::ByHost(table.filter_map(|index| place(index).copied()))
+                }
             });
-            routes.listeners.push(Some((index, target)));
         }
         let services = config.services.iter();
         for unused in services.flat_map(|service| service.unused_routes(&names)) {
             tracing::warn!("{unused}");
         }
         Ok(routes)
+    }
+
+    /// The index of a service's target for a listener.
+    fn target(
+        &mut self,
+        config: &Config,
+        service: usize,
+        listener: &Listener,
+        all: &[&Listener],
+    ) -> Result<usize, String> {
+        let target = config.services[service].target(&listener.name, &listener.address)?;
+        let own = all
+            .iter()
+            .find(|own| reaches(&target, &target.ips(), &own.address));
+        if let Some(own) = own {
+            return Err(format!(
+                "target `{target}` is our own listener `{}` on {}; let the service listen somewhere else",
+                own.name, own.address
+            ));
+        }
+        let targets = &mut self.targets[service];
+        let known = targets.iter().position(|other| **other == target);
+        Ok(known.unwrap_or_else(|| {
+            targets.push(Arc::new(target));
+            targets.len() - 1
+        }))
     }
 }

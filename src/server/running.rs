@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::instance::Instance;
 use super::listeners::Listeners;
-use super::routes::Routes;
+use super::routes::{Leads, Routes};
 use super::status_line::StatusLine;
 use super::unit_lock::{LockError, UnitLock};
 use crate::backend::Backend;
@@ -21,7 +21,7 @@ use crate::net::listen::Listener;
 use crate::program::Launcher;
 use crate::report::state_file::Closing;
 use crate::service::{Entrance, Handle, LastOrder, Permit, Reporter, Service, Settings};
-use crate::session::{Abort, Left, Route, SessionContext};
+use crate::session::{Abort, Left, Route, SessionContext, Way};
 
 /// What a stop may take beyond its time-out, until it is known to have failed.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
@@ -131,19 +131,34 @@ impl Services {
         &self,
         listeners: impl IntoIterator<Item = &'a Listener>,
         routes: &Routes,
-    ) -> Vec<Option<Arc<Route>>> {
-        let route = |(listener, route): (&Listener, &Option<(usize, usize)>)| {
-            let (service, target) = (*route)?;
-            let running = self.services.get(service)?;
-            Some(Arc::new(Route {
-                listener: listener.name.as_str().into(),
-                entrance: running.entrances.get(target)?.clone(),
-                target: running.targets[target].clone(),
-                context: running.context.clone(),
-            }))
+    ) -> Vec<Option<Way>> {
+        let way = |(listener, leads): (&Listener, &Leads)| match leads {
+            Leads::Nowhere => None,
+            Leads::To(place) => Some(Way::Whole(self.route(listener, *place)?)),
+            Leads::ByHost(table) => {
+                let table = table
+                    .clone()
+                    .filter_map(|place| self.route(listener, place));
+                Some(Way::ByHost(Arc::new(table)))
+            }
         };
-        let listeners = listeners.into_iter().zip(&routes.listeners);
-        listeners.map(route).collect()
+        listeners
+            .into_iter()
+            .zip(&routes.listeners)
+            .map(way)
+            .collect()
+    }
+
+    fn route(&self, listener: &Listener, (service, target): (usize, usize)) -> Option<Arc<Route>> {
+        let running = self.services.get(service)?;
+        Some(Arc::new(Route {
+            listener: listener.name.as_str().into(),
+            service: running.config.name.as_deref().unwrap_or_default().into(),
+            entrance: running.entrances.get(target)?.clone(),
+            target: running.targets[target].clone(),
+            authority: running.targets[target].authority(),
+            context: running.context.clone(),
+        }))
     }
 
     /// Whether all might let the process exit.
@@ -290,9 +305,9 @@ impl Services {
         }
         self.run();
         let routes = self.routes(listeners.all(), &routes);
-        for (listener, route) in listeners.all().zip(&routes) {
-            if let Some(route) = route {
-                listener.set_keepalive(&route.context.liveness());
+        for (listener, way) in listeners.all().zip(&routes) {
+            if let Some(liveness) = way.as_ref().and_then(Way::liveness) {
+                listener.set_keepalive(&liveness);
             }
         }
         listeners.reroute(routes);

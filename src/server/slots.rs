@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::config::Limits;
+use crate::session::Waits;
 
 /// Descriptors that are not connections': the log, the bus, the listeners, a program's output.
 const SPARE_FILES: u64 = 64;
@@ -16,6 +17,29 @@ const SPARE_FILES: u64 = 64;
 pub(super) struct Slots {
     connections: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
+    /// Notified when a connection has to wait for another one to close.
+    wanted: Arc<Notify>,
+    /// How many accept loops wait for that.
+    seekers: Arc<AtomicUsize>,
+}
+
+/// An accept loop that waits for room, until it is dropped.
+struct Seeker<'a> {
+    all: &'a AtomicUsize,
+    is_first: bool,
+}
+
+impl<'a> Seeker<'a> {
+    fn new(all: &'a AtomicUsize) -> Self {
+        let is_first = all.fetch_add(1, Ordering::SeqCst) == 0;
+        Self { all, is_first }
+    }
+}
+
+impl Drop for Seeker<'_> {
+    fn drop(&mut self) {
+        self.all.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// Room for one: a connection, and its wait for the target. One that was accepted by an earlier
@@ -24,7 +48,7 @@ pub(super) struct Slots {
 pub(super) struct ConnectionSlot {
     /// Held until the connection is closed.
     pub(super) connection: Option<OwnedSemaphorePermit>,
-    /// Held until it is relayed.
+    /// Held until it is relayed. With HTTP it is requests that wait.
     pub(super) waiting: Option<OwnedSemaphorePermit>,
 }
 
@@ -45,15 +69,33 @@ impl Slots {
         Self {
             connections: semaphore(connections),
             waiting: semaphore(limits.max_waiting),
+            wanted: Arc::default(),
+            seekers: Arc::default(),
         }
     }
 
-    /// Waits until there is room for one more.
-    pub(super) async fn get(&self) -> ConnectionSlot {
-        let open = "semaphores are never closed";
+    /// Waits until there is room for one more, which may have to wait itself.
+    pub(super) async fn get(&self, waits: bool) -> ConnectionSlot {
+        // Semaphores are never closed.
+        let slot = async |room: &Arc<Semaphore>| room.clone().acquire_owned().await.ok();
+        let connection = match self.connections.clone().try_acquire_owned() {
+            Ok(connection) => Some(connection),
+            Err(_) => {
+                let seeker = Seeker::new(&self.seekers);
+                // The others seek for the same.
+                if seeker.is_first {
+                    self.wanted.notify_one();
+                }
+                slot(&self.connections).await
+            }
+        };
         ConnectionSlot {
-            connection: Some(self.connections.clone().acquire_owned().await.expect(open)),
-            waiting: Some(self.waiting.clone().acquire_owned().await.expect(open)),
+            connection,
+            waiting: if waits {
+                slot(&self.waiting).await
+            } else {
+                None
+            },
         }
     }
 
@@ -62,15 +104,28 @@ impl Slots {
         let slot = |room: &Arc<Semaphore>| room.clone().try_acquire_owned().ok();
         ConnectionSlot {
             connection: slot(&self.connections),
-            waiting: slot(&self.waiting).filter(|_| waits),
+            waiting: waits.then(|| slot(&self.waiting)).flatten(),
+        }
+    }
+
+    /// The room for what waits, of which one has this.
+    pub(super) fn waits(&self, slot: Option<OwnedSemaphorePermit>) -> Waits {
+        Waits {
+            room: self.waiting.clone(),
+            wanted: self.wanted.clone(),
+            slot,
         }
     }
 
     /// Room for one more, if there is some right now.
-    pub(super) fn try_get(&self) -> Option<ConnectionSlot> {
-        Some(ConnectionSlot {
-            connection: Some(self.connections.clone().try_acquire_owned().ok()?),
-            waiting: Some(self.waiting.clone().try_acquire_owned().ok()?),
+    pub(super) fn try_get(&self, waits: bool) -> Option<ConnectionSlot> {
+        let ConnectionSlot {
+            connection,
+            waiting,
+        } = self.resume(waits);
+        (connection.is_some() && waiting.is_some() == waits).then_some(ConnectionSlot {
+            connection,
+            waiting,
         })
     }
 }

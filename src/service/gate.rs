@@ -80,6 +80,10 @@ impl Gate {
         self.update(Word::close_empty).is_some()
     }
 
+    pub(super) fn is_open(&self) -> bool {
+        self.word().is_open()
+    }
+
     pub(super) fn inside(&self) -> usize {
         self.word().inside()
     }

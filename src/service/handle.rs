@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
 use super::gate::{Gate, Traffic};
@@ -14,7 +15,8 @@ use crate::backend::Failure;
 use crate::config::address::Peer;
 use crate::core::lifecycle::Phase;
 use crate::core::service::Ticket;
-use crate::report::record::Record;
+use crate::net::pool::Pool;
+use crate::report::record::{Record, RecordedState};
 
 /// What a service is told. Messages are taken in the order in which they were sent, and that order
 /// is the only one there is.
@@ -119,6 +121,18 @@ pub(super) struct Target {
     pub(super) service: Handle,
     pub(super) index: usize,
     gate: Gate,
+    pool: Pool,
+}
+
+/// How a wake comes along.
+#[derive(Clone, Debug)]
+pub struct Outlook {
+    /// How long the latest ones took, the last one last.
+    pub took: Vec<Duration>,
+    /// How long this one takes already.
+    pub elapsed: Duration,
+    /// What has failed last.
+    pub failure: Option<String>,
 }
 
 /// The service's answer to a connection that waits.
@@ -160,6 +174,7 @@ impl Handle {
             service,
             index,
             gate,
+            pool: Pool::default(),
         }))
     }
 
@@ -247,9 +262,19 @@ impl Entrance {
         self.permit()
     }
 
+    /// Whether connections enter without asking: the service is awake.
+    pub fn is_open(&self) -> bool {
+        self.0.gate.is_open()
+    }
+
     /// How many connections are inside.
     pub fn inside(&self) -> usize {
         self.0.gate.inside()
+    }
+
+    /// Its idle connections. One is given back before the permit it was used with.
+    pub fn pool(&self) -> &Pool {
+        &self.0.pool
     }
 
     /// A connection came in by `listener` and waits.
@@ -257,6 +282,24 @@ impl Entrance {
         let (queued, waiter) = self.queue(listener, peer);
         self.0.service.post(Message::Arrived(waiter));
         queued
+    }
+
+    /// How its wake comes along, unless the service has ended.
+    pub async fn outlook(&self) -> Option<Outlook> {
+        let record = self.0.service.record().await?;
+        let wakes = record.state == RecordedState::Waking;
+        let took = record.wakes.recent.iter();
+        Some(Outlook {
+            took: took
+                .filter_map(|&seconds| Duration::try_from_secs_f64(seconds).ok())
+                .collect(),
+            elapsed: match wakes {
+                true => Duration::try_from(Timestamp::now().duration_since(record.since))
+                    .unwrap_or_default(),
+                false => Duration::ZERO,
+            },
+            failure: record.last_failure.map(|failure| failure.why),
+        })
     }
 
     /// A connection that came in by `listener` was denied, and reset.

@@ -8,6 +8,7 @@ use super::probe::Probed;
 use super::settings::Settings;
 use crate::core::gate::{Occupancy, Word};
 use crate::net::dial::Target;
+use crate::net::pool::Pool;
 use crate::report::status::Tally;
 
 /// All that the service has had, by the index that the core knows them by.
@@ -48,6 +49,12 @@ impl Targets {
 
     pub(super) fn gates(&self) -> impl Iterator<Item = &Gate> + Clone {
         self.0.iter().map(|known| known.entrance.gate())
+    }
+
+    /// Closes the idle connections to all.
+    pub(super) fn clear_pools(&self) {
+        let pools = self.0.iter().map(|known| known.entrance.pool());
+        pools.for_each(Pool::clear);
     }
 
     pub(super) fn occupancy(&self) -> Occupancy {

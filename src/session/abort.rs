@@ -1,7 +1,7 @@
 //! Ends all sessions at once, or has them pause.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 
@@ -17,6 +17,9 @@ use crate::net::relay::Interrupt;
 pub struct Abort {
     interrupt: AtomicU8,
     notify: Notify,
+    /// Connections are to end as soon as they are idle.
+    closing: AtomicBool,
+    closes: Notify,
     /// The sessions that have paused.
     left: Mutex<Vec<Left>>,
 }
@@ -34,6 +37,26 @@ impl Abort {
         };
         self.interrupt.store(interrupt, Ordering::SeqCst);
         self.notify.notify_waiters();
+    }
+
+    /// Has connections end as soon as they are idle.
+    pub fn close_idle(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        self.closes.notify_waiters();
+    }
+
+    /// Whether connections are to end as soon as they are idle.
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    /// Waits until connections are to end as soon as they are idle; to be polled by one task.
+    pub(super) fn closing(&self) -> Closing<'_> {
+        Closing {
+            abort: self,
+            notified: Box::pin(self.closes.notified()),
+            listening: false,
+        }
     }
 
     /// Those that have paused. Sessions that begin from now on do not.
@@ -54,6 +77,28 @@ impl Abort {
             abort: self,
             notified: Box::pin(self.notify.notified()),
             listening: false,
+        }
+    }
+}
+
+/// Ready when connections are to end as soon as they are idle.
+#[derive(Debug)]
+pub(super) struct Closing<'a> {
+    abort: &'a Abort,
+    notified: Pin<Box<Notified<'a>>>,
+    listening: bool,
+}
+
+impl Future for Closing<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.listening {
+            self.listening = self.notified.as_mut().poll(cx).is_pending();
+        }
+        match self.abort.is_closing() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
         }
     }
 }

@@ -50,6 +50,21 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l deny -d 'Reset
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l wake-on-data -d 'Wake the service only once a client has sent data: a port scan wakes nothing' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l wake-rate -d 'Wake the service at most N times in any such TIME, as in 6/1h; clients for whom it would be woken once more are reset' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l http -d 'Speak HTTP/1 with clients and target: requests wake the service and keep it awake, idle connections do not' -r -f -a "yes\t''
+no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l host -d 'Whose requests the service gets: a host, `*.example.org` for all below it, or `*`; implies --http' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l path -d 'Of these hosts, only the paths that begin so, in whole segments: `/app` has `/app/x` and not `/apple`' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l quiet -d 'Requests that neither wake the service nor keep it awake: `/path`, `/start/*`, `method:HEAD`, `agent:NAME` (a part of User-Agent) or `from:CIDR`' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l wake-only -d 'Only these requests wake the service and keep it awake, in the words of --quiet' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l quiet-defaults -d 'Take /favicon.ico, /apple-touch-icon*, /robots.txt, prefetches and `OPTIONS *` for quiet, too' -r -f -a "true\t''
+false\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l quiet-answer -d 'The status with which quiet requests are answered while the service sleeps' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l page-after -d 'Show browsers a waiting page if the service is not expected to answer within this time' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l page -d 'The waiting page, as an HTML file of at most 64 KiB, instead of the one of wakeport' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l page-status -d 'The status of the waiting page: 503, or 200 where a proxy in front replaces pages with 503' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l page-details -d 'Say on the page why the service could not be started' -r -f -a "yes\t''
+no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l trust -d 'Pass on what proxies in this network say of their clients (X-Forwarded-For, Forwarded, ...); from others that is removed' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l start-timeout -d 'Fail the wake if the service does not answer within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l stop-timeout -d 'Fail the stop if the service is not down within this time' -r -f
@@ -103,6 +118,21 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l deny -d 'Res
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l wake-on-data -d 'Wake the service only once a client has sent data: a port scan wakes nothing' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l wake-rate -d 'Wake the service at most N times in any such TIME, as in 6/1h; clients for whom it would be woken once more are reset' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l http -d 'Speak HTTP/1 with clients and target: requests wake the service and keep it awake, idle connections do not' -r -f -a "yes\t''
+no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l host -d 'Whose requests the service gets: a host, `*.example.org` for all below it, or `*`; implies --http' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l path -d 'Of these hosts, only the paths that begin so, in whole segments: `/app` has `/app/x` and not `/apple`' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l quiet -d 'Requests that neither wake the service nor keep it awake: `/path`, `/start/*`, `method:HEAD`, `agent:NAME` (a part of User-Agent) or `from:CIDR`' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l wake-only -d 'Only these requests wake the service and keep it awake, in the words of --quiet' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l quiet-defaults -d 'Take /favicon.ico, /apple-touch-icon*, /robots.txt, prefetches and `OPTIONS *` for quiet, too' -r -f -a "true\t''
+false\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l quiet-answer -d 'The status with which quiet requests are answered while the service sleeps' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l page-after -d 'Show browsers a waiting page if the service is not expected to answer within this time' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l page -d 'The waiting page, as an HTML file of at most 64 KiB, instead of the one of wakeport' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l page-status -d 'The status of the waiting page: 503, or 200 where a proxy in front replaces pages with 503' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l page-details -d 'Say on the page why the service could not be started' -r -f -a "yes\t''
+no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l trust -d 'Pass on what proxies in this network say of their clients (X-Forwarded-For, Forwarded, ...); from others that is removed' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l start-timeout -d 'Fail the wake if the service does not answer within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l stop-timeout -d 'Fail the stop if the service is not down within this time' -r -f
@@ -163,6 +193,21 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l deny -d 'Rese
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l wake-on-data -d 'Wake the service only once a client has sent data: a port scan wakes nothing' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l wake-rate -d 'Wake the service at most N times in any such TIME, as in 6/1h; clients for whom it would be woken once more are reset' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l http -d 'Speak HTTP/1 with clients and target: requests wake the service and keep it awake, idle connections do not' -r -f -a "yes\t''
+no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l host -d 'Whose requests the service gets: a host, `*.example.org` for all below it, or `*`; implies --http' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l path -d 'Of these hosts, only the paths that begin so, in whole segments: `/app` has `/app/x` and not `/apple`' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l quiet -d 'Requests that neither wake the service nor keep it awake: `/path`, `/start/*`, `method:HEAD`, `agent:NAME` (a part of User-Agent) or `from:CIDR`' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l wake-only -d 'Only these requests wake the service and keep it awake, in the words of --quiet' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l quiet-defaults -d 'Take /favicon.ico, /apple-touch-icon*, /robots.txt, prefetches and `OPTIONS *` for quiet, too' -r -f -a "true\t''
+false\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l quiet-answer -d 'The status with which quiet requests are answered while the service sleeps' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l page-after -d 'Show browsers a waiting page if the service is not expected to answer within this time' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l page -d 'The waiting page, as an HTML file of at most 64 KiB, instead of the one of wakeport' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l page-status -d 'The status of the waiting page: 503, or 200 where a proxy in front replaces pages with 503' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l page-details -d 'Say on the page why the service could not be started' -r -f -a "yes\t''
+no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l trust -d 'Pass on what proxies in this network say of their clients (X-Forwarded-For, Forwarded, ...); from others that is removed' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l start-timeout -d 'Fail the wake if the service does not answer within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l stop-timeout -d 'Fail the stop if the service is not down within this time' -r -f

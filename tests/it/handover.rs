@@ -239,8 +239,8 @@ fn what_cannot_be_read_is_reset_and_new_clients_are_served() {
     let long = r#"{"listener":"web","peer":null,"identified":true,"relayed":{"up":{"total":3,"rest":18446744073709551615},"down":{"total":4,"rest":9},"idle":0}}"#;
     for (text, log) in [
         (
-            "{\"version\":2,\"sessions\":{}}\n".to_owned(),
-            "reset: they are of version 2 of the format, and this wakeport reads version 1",
+            "{\"version\":3,\"sessions\":{}}\n".to_owned(),
+            "reset: they are of version 3 of the format, and this wakeport reads up to 2",
         ),
         (line(&[stray]), "1 connections to `elsewhere` were left"),
         (

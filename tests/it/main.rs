@@ -16,6 +16,7 @@ mod fairness;
 mod filters;
 mod handover;
 mod hooks;
+mod http;
 mod idle_timeouts;
 mod init;
 mod limits;

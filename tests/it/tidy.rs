@@ -25,7 +25,7 @@ const KNOWS: [(&str, &[&str]); 15] = [
             "backend", "config", "core", "net", "program", "report", "util",
         ],
     ),
-    ("session", &["config", "net", "service"]),
+    ("session", &["config", "http", "net", "service"]),
     ("http", &["config", "net"]),
     ("net", &["config", "util"]),
     (
@@ -196,7 +196,8 @@ fn config_opens_nothing() {
             let root = line.split([':', ';', ' ']).next().unwrap_or_default();
             assert!(
                 [
-                    "std", "super", "crate", "toml", "access", "address", "busy", "span"
+                    "std", "super", "crate", "toml", "access", "address", "busy", "host", "quiet",
+                    "span"
                 ]
                 .contains(&root),
                 "{}: use {line}",

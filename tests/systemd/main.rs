@@ -19,6 +19,7 @@ mod failed_starts;
 mod filters;
 mod guide;
 mod hooks;
+mod http;
 mod init;
 mod observe;
 mod one_transaction;

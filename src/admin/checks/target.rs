@@ -37,13 +37,13 @@ pub fn routes(all: &[(&str, &Bound)], service: &ServiceConfig) -> Vec<Finding> {
     findings
 }
 
-/// Whether each listener is one service's, and each service has its listeners.
+/// Whether each listener has a service, and each service has its listeners.
 pub fn owners(listeners: &[(&str, &Bound)], config: &Config) -> Option<Finding> {
     let names = listeners.iter().map(|(name, _)| *name);
     match config.owners(names) {
         Err(why) => Some(Finding::error(why)),
         Ok(owners) => {
-            let orphan = owners.iter().position(Option::is_none)?;
+            let orphan = owners.iter().position(Vec::is_empty)?;
             let name = listeners[orphan].0;
             Some(Finding::error(format!(
                 "listener `{name}` belongs to no service, so its connections are reset; write `listener = \"{name}\"` below one `[service.NAME]`"

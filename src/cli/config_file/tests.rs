@@ -312,9 +312,12 @@ fn every_listener_has_one_service() {
     let owners = |names: &[&str]| config.owners(names.iter().copied());
     assert_eq!(
         owners(&["c", "a", "b"]),
-        Ok(vec![Some(1), Some(0), Some(1)])
+        Ok(vec![vec![1], vec![0], vec![1]])
     );
-    assert_eq!(owners(&["a", "b", "c", "d"]).expect("d has none")[3], None);
+    assert_eq!(
+        owners(&["a", "b", "c", "d"]).expect("d has none")[3].len(),
+        0
+    );
     let said = owners(&["a", "b"]).expect_err("c is missing");
     assert!(
         said.contains("service `two`") && said.contains("there are `a`, `b`"),
@@ -323,8 +326,54 @@ fn every_listener_has_one_service() {
     let one = loaded(&["[service.x]\nto='h:1'"], &[], &[]).expect("a file");
     assert_eq!(
         one.owners(["a", "b"].into_iter()),
-        Ok(vec![Some(0), Some(0)])
+        Ok(vec![vec![0], vec![0]])
     );
+}
+
+#[test]
+fn services_that_have_hosts_share_a_listener() {
+    let host = |name: &str, more: &str| format!("[service.{name}]\nto='h:1'\n{more}\n");
+    let file = |services: &[String]| loaded(&[&services.concat()], &[], &[]);
+    let (a, b) = (host("a", "host='a.example'"), host("b", "host='b.example'"));
+    let plain = host("c", "listener='db'");
+    let config = file(&[a.clone(), b.clone(), plain.clone()]).expect("a file");
+    assert_eq!(
+        config.owners(["web", "db"].into_iter()),
+        Ok(vec![vec![0, 1], vec![2]])
+    );
+    let said = config.owners(["db"].into_iter()).expect_err("none is left");
+    assert!(said.contains("service `a` has no listener"), "{said}");
+    let path = host("b", "host='A.example.'\npath='/b'");
+    file(&[a.clone(), path.clone()]).expect("another path");
+
+    let refused = |services: &[String], words: &[&str]| {
+        let said = file(services).expect_err("it is refused").message;
+        for word in words {
+            assert!(said.contains(word), "{said}");
+        }
+    };
+    let same = host("b", "host='A.example.'");
+    refused(
+        &[a.clone(), same],
+        &["0.toml:6:1", "host `a.example`", "service `a` already"],
+    );
+    refused(
+        &[path.clone(), path.replace(".b]", ".c]")],
+        &["path `/b`", "service `b` already"],
+    );
+    let relayed = host("c", "listener='web'");
+    let other = host("a", "host='a.example'\nlistener='web'");
+    refused(
+        &[other, relayed],
+        &["the listener `web`", "several that have a `host`"],
+    );
+    refused(
+        &[host("a", "path='/x'")],
+        &["`path` is about requests", "`host` or `http`"],
+    );
+    refused(&[host("a", "host='a:80'")], &["without a port"]);
+    let behind = host("b", "host='b.example'\naccept-proxy=true");
+    refused(&[a, behind], &["`accept-proxy`", "service `a`"]);
 }
 
 #[test]

@@ -9,7 +9,10 @@ use crate::net::proxy_header::Origin;
 use crate::net::relay::End;
 
 /// The version of the format. One that reads another one's lines keeps its number.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
+
+/// The version before, which knows nothing of HTTP. Connections that it knows are written for it.
+const WITHOUT_HTTP: u64 = 1;
 
 /// Connections of one message at most: the kernel takes 253 descriptors at once (SCM_MAX_FD), and
 /// each connection has two.
@@ -30,6 +33,15 @@ pub struct Connection {
     pub header: Option<Origin>,
     /// It is known to be a client's.
     pub identified: bool,
+    /// The name of its service, if that has one.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub service: String,
+    /// How many bytes of the client were read and not used yet: they are in the file, too.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub said: u64,
+    /// How many bytes there are in it about the request that is under way; that one is relayed, too.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub exchange: u64,
     /// How far it is; none while it waits for its target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relayed: Option<Relayed>,
@@ -67,7 +79,7 @@ pub struct Way {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
     /// Another version has written it.
-    #[error("they are of version {0} of the format, and this wakeport reads version {VERSION}")]
+    #[error("they are of version {0} of the format, and this wakeport reads up to {VERSION}")]
     Version(u64),
     /// It is no line of ours.
     #[error("they are not written as wakeport does")]
@@ -95,23 +107,37 @@ impl Connection {
         1 + usize::from(self.relayed.is_some())
     }
 
-    /// How many bytes it has in the file.
-    pub fn rest(&self) -> u64 {
-        let rest = |relayed: Relayed| relayed.up.rest.saturating_add(relayed.down.rest);
-        self.relayed.map_or(0, rest)
+    /// How many bytes it has in the file: of the client, of both ways, about the request.
+    pub fn rests(&self) -> [u64; 4] {
+        let way = |way: fn(Relayed) -> Way| self.relayed.map_or(0, |relayed| way(relayed).rest);
+        [
+            self.said,
+            way(|relayed| relayed.up),
+            way(|relayed| relayed.down),
+            self.exchange,
+        ]
+    }
+
+    /// The version that knows all about it.
+    fn version(&self) -> u64 {
+        match (self.said, self.exchange) {
+            (0, 0) => WITHOUT_HTTP,
+            _ => VERSION,
+        }
     }
 }
 
 /// How many descriptors go along with these connections.
 pub fn descriptors(connections: &[Connection]) -> usize {
     let sockets: usize = connections.iter().map(Connection::sockets).sum();
-    sockets + usize::from(connections.iter().any(|connection| connection.rest() > 0))
+    let has_rest = |connection: &Connection| connection.rests() != [0; 4];
+    sockets + usize::from(connections.iter().any(has_rest))
 }
 
-/// The line for these connections, its end included.
+/// The line for these connections, of one version, its end included.
 pub fn write(connections: &[Connection]) -> Vec<u8> {
     let line = Line {
-        version: VERSION,
+        version: connections.first().map_or(VERSION, Connection::version),
         connections,
     };
     let mut line = serde_json::to_vec(&line).unwrap_or_default();
@@ -119,9 +145,11 @@ pub fn write(connections: &[Connection]) -> Vec<u8> {
     line
 }
 
-/// How many of these connections, from the first one on, go into one message: at least one.
+/// How many of these connections, from the first one on, go into one message: at least one, and of one
+/// version.
 pub fn fitting(connections: &[Connection]) -> usize {
-    let most = connections.len().min(MOST);
+    let most = connections.chunk_by(|a, b| a.version() == b.version());
+    let most = most.map(<[_]>::len).next().unwrap_or(0).min(MOST);
     let sizes = connections[..most].iter().map(|connection| {
         let text = serde_json::to_vec(connection);
         text.map_or(0, |text| text.len() + 1)
@@ -138,7 +166,7 @@ pub fn fitting(connections: &[Connection]) -> usize {
 pub fn read(line: &[u8]) -> Result<Vec<Connection>, Unreadable> {
     let malformed = |_| Unreadable::Malformed;
     let AnyLine { version } = serde_json::from_slice(line).map_err(malformed)?;
-    if version != VERSION {
+    if !(WITHOUT_HTTP..=VERSION).contains(&version) {
         return Err(Unreadable::Version(version));
     }
     let Line { connections, .. } = serde_json::from_slice(line).map_err(malformed)?;
@@ -165,6 +193,9 @@ mod tests {
                 server: ([192, 0, 2, 2], 443).into(),
             }),
             identified: true,
+            service: String::new(),
+            said: 0,
+            exchange: 0,
             relayed: Some(Relayed {
                 up: way,
                 down: Way {
@@ -203,12 +234,32 @@ mod tests {
         assert_eq!(descriptors(&connections), 4, "three sockets and the file");
     }
 
+    /// The version before reads the lines of those that it knows.
+    #[test]
+    fn connections_of_two_versions_go_into_two_messages() {
+        let asks = Connection {
+            relayed: None,
+            said: 17,
+            ..connection("web")
+        };
+        let exchanges = Connection {
+            exchange: 90,
+            ..connection("web")
+        };
+        let all = [connection("web"), connection("web"), asks, exchanges];
+        assert_eq!((fitting(&all), fitting(&all[2..])), (2, 2));
+        let new = String::from_utf8(write(&all[2..])).expect("text");
+        assert!(new.starts_with(r#"{"version":2,"#), "{new}");
+        assert_eq!(read(new.as_bytes()).as_deref(), Ok(&all[2..]));
+        assert_eq!(descriptors(&all[2..]), 4);
+    }
+
     #[test]
     fn another_version_is_named_whatever_its_lines_hold() {
         for (line, why) in [
             (
-                &b"{\"version\":2,\"sessions\":7}\n"[..],
-                Unreadable::Version(2),
+                &b"{\"version\":3,\"sessions\":7}\n"[..],
+                Unreadable::Version(3),
             ),
             (
                 b"{\"version\":0,\"connections\":[]}",

@@ -1,0 +1,219 @@
+//! Requests that neither wake a service nor keep it awake: health checks, scrapers, icons.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::access::{AccessList, Networks};
+use super::address::Peer;
+
+/// What tells such a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// Its path, or with `*` how that begins.
+    Path(String, bool),
+    /// Its method.
+    Method(String),
+    /// A part of its User-Agent, in any case.
+    Agent(String),
+    /// Where its client is.
+    From(String, AccessList),
+}
+
+/// What is known of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// Its method.
+    pub method: &'a str,
+    /// Its path, without the query.
+    pub path: &'a str,
+    /// Its User-Agent.
+    pub agent: Option<&'a [u8]>,
+    /// Its client.
+    pub client: Peer,
+    /// A browser fetches it in advance (Sec-Purpose).
+    pub is_prefetch: bool,
+}
+
+/// Which requests of a service are quiet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quiet {
+    /// Those that one of these tells,
+    pub rules: Vec<Rule>,
+    /// and if there are any here, those that none of these tells,
+    pub wake_only: Vec<Rule>,
+    /// and those that nobody means: icons, robots.txt, prefetches, `OPTIONS *`.
+    pub defaults: bool,
+    /// The status with which they are answered while the service sleeps.
+    pub answer: u16,
+}
+
+impl Rule {
+    fn tells(&self, facts: &Facts<'_>) -> bool {
+        match self {
+            Self::Path(path, false) => facts.path == path,
+            Self::Path(start, true) => facts.path.starts_with(start),
+            Self::Method(method) => facts.method == method,
+            Self::Agent(part) => facts.agent.is_some_and(|agent| {
+                let agent = String::from_utf8_lossy(agent).to_ascii_lowercase();
+                agent.contains(part)
+            }),
+            // Clients of Unix sockets have no address.
+            Self::From(_, networks) => {
+                matches!(facts.client, Peer::Tcp(_)) && networks.admits(facts.client)
+            }
+        }
+    }
+}
+
+impl Quiet {
+    /// Whether a request neither wakes nor keeps awake.
+    pub fn is_quiet(&self, facts: &Facts<'_>) -> bool {
+        let told = |rules: &[Rule]| rules.iter().any(|rule| rule.tells(facts));
+        let by_default = || {
+            let icon = facts.path.starts_with("/apple-touch-icon");
+            let file = icon || ["/favicon.ico", "/robots.txt"].contains(&facts.path);
+            file || facts.is_prefetch || (facts.method == "OPTIONS" && facts.path == "*")
+        };
+        told(&self.rules)
+            || (!self.wake_only.is_empty() && !told(&self.wake_only))
+            || (self.defaults && by_default())
+    }
+}
+
+impl FromStr for Rule {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with('/') {
+            let (path, is_start) = match text.strip_suffix('*') {
+                Some(start) => (start, true),
+                None => (text, false),
+            };
+            if path.contains(['*', '?', '#']) || !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+                return Err("a path has one `*` at most, at its end, and no query".into());
+            }
+            return Ok(Self::Path(path.to_owned(), is_start));
+        }
+        match text.split_once(':') {
+            Some(("method", method))
+                if !method.is_empty() && method.bytes().all(|byte| byte.is_ascii_uppercase()) =>
+            {
+                Ok(Self::Method(method.to_owned()))
+            }
+            Some(("agent", part)) if !part.is_empty() => Ok(Self::Agent(part.to_ascii_lowercase())),
+            Some(("from", network)) => {
+                let networks: Networks = network.parse()?;
+                let list = AccessList::new(&[networks], &[]);
+                Ok(Self::From(network.to_owned(), list))
+            }
+            _ => Err(
+                "write `/path`, `/start/*`, `method:HEAD`, `agent:NAME` or `from:192.0.2.0/24`"
+                    .into(),
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path, is_start) => write!(f, "{path}{}", if *is_start { "*" } else { "" }),
+            Self::Method(method) => write!(f, "method:{method}"),
+            Self::Agent(part) => write!(f, "agent:{part}"),
+            Self::From(network, _) => write!(f, "from:{network}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(words: &[&str]) -> Vec<Rule> {
+        let rule = |word: &&str| word.parse().expect("a rule");
+        words.iter().map(rule).collect()
+    }
+
+    fn get(path: &str) -> Facts<'_> {
+        Facts {
+            method: "GET",
+            path,
+            agent: Some(b"Mozilla/5.0 (compatible; UptimeRobot/2.0)"),
+            client: Peer::Tcp(([192, 0, 2, 7], 1).into()),
+            is_prefetch: false,
+        }
+    }
+
+    #[test]
+    fn rules_tell_by_path_method_agent_and_network() {
+        let is_quiet = |words: &[&str], facts: Facts<'_>| {
+            let quiet = Quiet {
+                rules: rules(words),
+                wake_only: Vec::new(),
+                defaults: false,
+                answer: 503,
+            };
+            quiet.is_quiet(&facts)
+        };
+        for (word, is_told, is_not) in [
+            ("/healthz", "/healthz", "/healthz/x"),
+            ("/metrics*", "/metrics/cpu", "/metric"),
+            ("/a/*", "/a/b", "/a"),
+        ] {
+            assert!(is_quiet(&[word], get(is_told)), "{word}");
+            assert!(!is_quiet(&[word], get(is_not)), "{word}");
+            assert_eq!(rules(&[word])[0].to_string(), word);
+        }
+        let head = Facts {
+            method: "HEAD",
+            ..get("/")
+        };
+        assert!(is_quiet(&["method:HEAD"], head) && !is_quiet(&["method:HEAD"], get("/")));
+        assert!(is_quiet(&["agent:uptimerobot"], get("/")));
+        assert!(!is_quiet(&["agent:kube-probe"], get("/")));
+        assert!(is_quiet(&["from:192.0.2.0/24"], get("/")));
+        assert!(!is_quiet(&["from:198.51.100.0/24"], get("/")));
+        let local = Facts {
+            client: Peer::Unix,
+            ..get("/")
+        };
+        assert!(!is_quiet(&["from:any"], local));
+        for word in [
+            "", "healthz", "/a?b", "/a*b", "method:", "verb:X", "from:x", "agent:",
+        ] {
+            let rule = word.parse::<Rule>();
+            assert!(rule.is_err(), "{word}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_to_wake_is_quiet() {
+        let mut quiet = Quiet {
+            rules: Vec::new(),
+            wake_only: rules(&["/app*"]),
+            defaults: true,
+            answer: 503,
+        };
+        assert!(quiet.is_quiet(&get("/")) && !quiet.is_quiet(&get("/app/x")));
+        quiet.wake_only.clear();
+        for path in [
+            "/favicon.ico",
+            "/robots.txt",
+            "/apple-touch-icon-120x120.png",
+        ] {
+            assert!(quiet.is_quiet(&get(path)), "{path}");
+        }
+        assert!(!quiet.is_quiet(&get("/")));
+        let prefetch = Facts {
+            is_prefetch: true,
+            ..get("/")
+        };
+        let options = Facts {
+            method: "OPTIONS",
+            ..get("*")
+        };
+        assert!(quiet.is_quiet(&prefetch) && quiet.is_quiet(&options));
+        quiet.defaults = false;
+        assert!(!quiet.is_quiet(&prefetch) && !quiet.is_quiet(&get("/favicon.ico")));
+    }
+}

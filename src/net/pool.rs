@@ -1,0 +1,107 @@
+//! Connections to a target that are idle between two requests, each for the thread that watches it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use crate::net::stream::AsyncStream;
+
+/// The idle connections to one target.
+#[derive(Clone, Debug, Default)]
+pub struct Pool(Arc<Mutex<Kept>>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    idle: Vec<Idle>,
+    /// The task that closes those that are idle for too long, while there are any.
+    sweeper: JoinSet<()>,
+    is_swept: bool,
+}
+
+#[derive(Debug)]
+struct Idle {
+    thread: ThreadId,
+    since: Instant,
+    stream: AsyncStream,
+}
+
+/// More are of no use: a thread seldom has more requests in flight to one target at the same moment.
+const MOST: usize = 32;
+
+/// Servers keep idle connections for 5 s (Apache, Node.js) or longer; a short while is enough for a
+/// client that goes on.
+pub const LONGEST: Duration = Duration::from_secs(2);
+
+impl Pool {
+    /// The connection of this thread that was used last, unless that is longer ago than `oldest`.
+    pub fn take(&self, oldest: Duration) -> Option<AsyncStream> {
+        loop {
+            let mut kept = self.lock();
+            let (idle, own) = (&mut kept.idle, thread::current().id());
+            let last = idle.iter().rposition(|idle| idle.thread == own)?;
+            if idle[last].since.elapsed() > oldest {
+                return None;
+            }
+            let Idle { stream, .. } = idle.remove(last);
+            drop(kept);
+            // The target has not closed it, nor has it sent anything out of turn. The kernel is asked:
+            // the event loop may not have heard of it yet.
+            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+            if rustix::net::recv(&stream, &mut [0; 1], flags) == Err(Errno::AGAIN) {
+                return Some(stream);
+            }
+        }
+    }
+
+    /// Keeps a connection of this thread for a while.
+    pub fn put(&self, stream: AsyncStream) {
+        let thread = thread::current().id();
+        let mut kept = self.lock();
+        let idle = &mut kept.idle;
+        if idle.iter().filter(|idle| idle.thread == thread).count() == MOST {
+            return;
+        }
+        let since = Instant::now();
+        idle.push(Idle {
+            thread,
+            since,
+            stream,
+        });
+        if !std::mem::replace(&mut kept.is_swept, true) {
+            while kept.sweeper.try_join_next().is_some() {}
+            kept.sweeper.spawn(sweep(Arc::downgrade(&self.0)));
+        }
+    }
+
+    /// Closes all.
+    pub fn clear(&self) {
+        self.lock().idle.clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        lock(&self.0)
+    }
+}
+
+fn lock(pool: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
+    pool.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Closes the connections that no request takes, until none is left.
+async fn sweep(pool: Weak<Mutex<Kept>>) {
+    loop {
+        sleep(LONGEST).await;
+        let Some(pool) = pool.upgrade() else { return };
+        let mut kept = lock(&pool);
+        kept.idle.retain(|idle| idle.since.elapsed() < LONGEST);
+        if kept.idle.is_empty() {
+            kept.is_swept = false;
+            return;
+        }
+    }
+}

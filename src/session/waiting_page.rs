@@ -1,0 +1,117 @@
+//! Whether a request that waits is answered with the waiting page, and what keeps the service awake for
+//! those who saw it.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::pin::Pin;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::config::WaitingPage;
+use crate::http::head::Received;
+use crate::http::page::{self, Page};
+use crate::service::{Entrance, Outlook, Queued, Verdict};
+
+/// How long a client that saw the page may take to come back, once the service answers.
+const HOLD: Duration = Duration::from_secs(30);
+
+/// How long the page itself waits for news.
+pub(super) const NEWS: Duration = Duration::from_secs(25);
+
+/// Who asks, where it is not just some client.
+#[derive(Clone, Debug)]
+pub(super) struct Viewer {
+    /// What the page calls the service.
+    name: String,
+    /// It is the page that asks, and not a person.
+    pub(super) is_the_page: bool,
+}
+
+impl Viewer {
+    /// If the request is one that `page` is about; `service` is what that is called, if it has a name.
+    pub(super) fn of(
+        request: &Received<'_, '_>,
+        page: Option<&WaitingPage>,
+        service: &str,
+    ) -> Option<Self> {
+        page?;
+        let is_the_page = request.field(page::WAITS).is_some();
+        let name = || match service {
+            "" => String::from_utf8_lossy(request.host().unwrap_or(b"The service")).into_owned(),
+            service => service.to_owned(),
+        };
+        (is_the_page || page::is_navigation(request)).then(|| Self {
+            name: name(),
+            is_the_page,
+        })
+    }
+
+    /// When the page is due, if the wake goes on as the latest ones did.
+    pub(super) async fn due(&self, page: &WaitingPage, entrance: &Entrance) -> Option<Instant> {
+        let Outlook { took, elapsed, .. } = entrance.outlook().await?;
+        let due = page::due(page::expected(&took), elapsed, page.after);
+        Instant::now().checked_add(due)
+    }
+
+    /// The response: that the service starts, or that it could not.
+    pub(super) async fn response(
+        &self,
+        page: &WaitingPage,
+        entrance: &Entrance,
+        failed: bool,
+        persists: bool,
+    ) -> Vec<u8> {
+        let outlook = entrance.outlook().await;
+        let (rest, failure) = match &outlook {
+            Some(Outlook {
+                took,
+                elapsed,
+                failure,
+            }) => {
+                let rest = page::expected(took).map(|all| all.saturating_sub(*elapsed));
+                (rest, failure.as_deref())
+            }
+            None => (None, None),
+        };
+        let failure = failure.filter(|_| page.details);
+        let page = Page {
+            name: &self.name,
+            rest,
+            failure: failed.then_some(failure.unwrap_or("It could not be started.")),
+            template: page.template.as_deref(),
+            status: page.status,
+            persists,
+        };
+        page.response(&nonce())
+    }
+}
+
+/// What the page is told that waits.
+pub(super) async fn news(entrance: &Entrance, state: &str) -> Vec<u8> {
+    let outlook = entrance.outlook().await;
+    let (elapsed, expected) = outlook.map_or((Duration::ZERO, None), |outlook| {
+        (outlook.elapsed, page::expected(&outlook.took))
+    });
+    page::news(state, elapsed, expected)
+}
+
+/// A client that saw the page and is to come back: it keeps the wake going, and the service from being
+/// stopped at once.
+pub(super) type Expected = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
+
+/// One that waited as `queued`.
+pub(super) fn expected(mut queued: Box<Queued>) -> Expected {
+    Box::pin(async move {
+        if let Verdict::Admitted(permit, _) = queued.verdict().await {
+            sleep(HOLD).await;
+            drop(permit);
+        }
+    })
+}
+
+/// What nobody could guess who sees only other pages: the keys of a [`RandomState`] are the system's.
+fn nonce() -> String {
+    let half = || RandomState::new().build_hasher().finish();
+    format!("{:016x}{:016x}", half(), half())
+}

@@ -1,0 +1,186 @@
+//! HTTP in front of nginx: idle connections stay open while it sleeps, and requests go on through restarts.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::thread;
+
+use crate::echo_service::Over;
+use crate::rig::{Client, Rig};
+use crate::services::{NEVER, PORT, SOON, TARGET, nginx, nginx_does};
+
+const HTTP: &str = "WAKEPORT_HTTP=yes";
+const UNIT: &str = "wakeport@nginx.service";
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_client_that_stays_connected_does_not_keep_nginx_awake() {
+    let rig = Rig::boot();
+    nginx(&rig);
+    rig.instance("nginx", PORT, TARGET, &[HTTP, SOON]);
+    let mut client = Client::connect(PORT);
+    for wakes in 1..=3 {
+        assert_eq!(client.ask_again(), "hello");
+        rig.wait_until("inactive", "nginx.service");
+        assert_eq!(rig.starts("nginx.service"), wakes);
+        assert!(rig.is("active", UNIT), "it stays for the connection");
+    }
+    drop(client);
+    rig.wait_until_asleep("nginx");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn every_request_is_answered_through_restarts() {
+    let rig = Rig::boot();
+    nginx(&rig);
+    rig.instance("nginx", PORT, TARGET, &[HTTP, NEVER]);
+    let (over, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut client = Client::connect(PORT);
+                while !over.load(SeqCst) {
+                    assert_eq!(client.ask_again(), "hello");
+                    answered.fetch_add(1, SeqCst);
+                }
+            });
+        }
+        let _over = Over(&over);
+        for _ in 0..10 {
+            let before = answered.load(SeqCst);
+            rig.wait_for("requests are answered", || {
+                answered.load(SeqCst) > before + 20
+            });
+            rig.systemctl(&format!("restart {UNIT}"));
+        }
+    });
+    assert_eq!(rig.starts("nginx.service"), 1);
+    assert_eq!(rig.said(UNIT, "handed 4 connections over"), 10);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn requests_that_wait_during_a_restart_are_answered_by_the_next_process() {
+    let rig = Rig::boot();
+    nginx(&rig);
+    nginx_does(
+        &rig,
+        "ExecStartPre=/bin/sh -c 'until [ -e /run/go ]; do sleep 0.1; done'",
+    );
+    rig.instance("nginx", PORT, TARGET, &[HTTP, NEVER]);
+    let clients: Vec<_> = (0..20).map(|_| Client::asks(PORT)).collect();
+    rig.wait_until("activating", "nginx.service");
+    for _ in 0..3 {
+        rig.systemctl(&format!("restart {UNIT}"));
+    }
+    rig.run("touch /run/go");
+    for client in clients {
+        assert_eq!(client.page(), "hello");
+    }
+    assert_eq!(rig.starts("nginx.service"), 1);
+    assert_eq!(rig.said(UNIT, "handed 20 connections over"), 3);
+}
+
+/// Reads up to the end of a head.
+fn head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("a whole head");
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).expect("heads are text")
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn an_upgraded_connection_goes_on_after_restarts() {
+    let rig = Rig::boot();
+    let target = TcpListener::bind(TARGET).expect("a free port");
+    rig.instance("relay", PORT, TARGET, &["WAKEPORT_UNIT=", HTTP]);
+    let mut client = TcpStream::connect(PORT).expect("the port is open");
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    write!(client, "GET / HTTP/1.1\r\nHost: a\r\n{upgrade}").expect("it is open");
+    let (mut service, _) = target.accept().expect("a connection");
+    assert!(head(&mut service).contains("Upgrade: websocket"));
+    write!(service, "HTTP/1.1 101 Switching Protocols\r\n{upgrade}").expect("it is open");
+    assert!(head(&mut client).starts_with("HTTP/1.1 101 "));
+    for _ in 0..3 {
+        rig.systemctl("restart wakeport@relay.service");
+        for (from, to) in [(&client, &service), (&service, &client)] {
+            let (mut from, mut to) = (from, to);
+            from.write_all(b"hello").expect("it is open");
+            let mut bytes = [0; 5];
+            to.read_exact(&mut bytes).expect("it is open");
+            assert_eq!(&bytes, b"hello");
+        }
+    }
+}
+
+/// Both ends of an exchange: what either sends is what the other one gets, through a restart of wakeport.
+fn passes(rig: &Rig, from: &mut TcpStream, to: &mut TcpStream, pieces: &[&[u8]], expected: &[u8]) {
+    let mut got = vec![0; expected.len()];
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for piece in pieces {
+                from.write_all(piece).expect("it is open");
+                rig.systemctl("restart wakeport@relay.service");
+            }
+        });
+        to.read_exact(&mut got).expect("all of it");
+    });
+    let text = String::from_utf8_lossy(&got[..got.len().min(500)]);
+    assert!(got == expected, "{text:?}");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn messages_under_way_go_on_after_restarts() {
+    let rig = Rig::boot();
+    let target = TcpListener::bind(TARGET).expect("a free port");
+    rig.instance("relay", PORT, TARGET, &["WAKEPORT_UNIT=", HTTP]);
+    let mut client = TcpStream::connect(PORT).expect("the port is open");
+    for round in 0..2 {
+        // The first piece of the request reaches the service only when the head is whole.
+        client
+            .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: ")
+            .expect("it is open");
+        rig.wait_until("active", "wakeport@relay.service");
+        rig.systemctl("restart wakeport@relay.service");
+        client
+            .write_all(b"chunked\r\n\r\n4\r\nab")
+            .expect("it is open");
+        let (mut service, _) = target.accept().expect("a connection");
+        let head = head(&mut service);
+        assert!(head.contains("Transfer-Encoding: chunked\r\n"), "{head}");
+        let pieces: [&[u8]; 4] = [
+            b"cd\r",
+            b"\n1",
+            b"0;x=y\r\n0123456789abcdef\r\n0\r\nETag: ",
+            b"x\r\n\r\n",
+        ];
+        let expected = b"4\r\nabcd\r\n10\r\n0123456789abcdef\r\n0\r\nETag: x\r\n\r\n";
+        passes(&rig, &mut client, &mut service, &pieces, expected);
+
+        let body = vec![b'x'; 3_000_000];
+        let length = format!("Content-Length: {}\r\n", body.len());
+        let start = format!("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\n{length}\r\n");
+        let (early, late) = start.split_at(40);
+        let pieces = [
+            early.as_bytes(),
+            late.as_bytes(),
+            &body[..1_000_000],
+            &body[1_000_000..],
+        ];
+        let told = format!(
+            "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\n{length}Keep-Alive: timeout=145\r\n\r\n"
+        );
+        let expected = [told.as_bytes(), &body].concat();
+        passes(&rig, &mut service, &mut client, &pieces, &expected);
+        assert_eq!(
+            rig.said("wakeport@relay.service", "handed 1 connection over"),
+            9 * (round + 1)
+        );
+    }
+}
