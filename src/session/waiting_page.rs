@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::config::WaitingPage;
-use crate::http::head::Received;
+use crate::http::head::{Method, Received};
 use crate::http::page::{self, Page};
 use crate::service::{Entrance, Outlook, Queued, Verdict};
 
@@ -36,7 +36,8 @@ impl Viewer {
         service: &str,
     ) -> Option<Self> {
         page?;
-        let is_the_page = request.field(page::WAITS).is_some();
+        let is_get = request.request.method == Method::Get;
+        let is_the_page = is_get && request.field(page::WAITS).is_some();
         let name = || match service {
             "" => String::from_utf8_lossy(request.host().unwrap_or(b"The service")).into_owned(),
             service => service.to_owned(),

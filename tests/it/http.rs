@@ -749,6 +749,10 @@ fn a_browser_sees_a_page_while_the_service_starts_and_others_wait() {
     let page = String::from_utf8(page).expect("text");
     assert!(page.contains("films.example.org is starting"), "{page}");
     assert!(program.is_silent());
+    // What is no question of the page's goes to the service, whatever it says.
+    let poster = place.connect();
+    poster.send("POST / HTTP/1.1\r\nHost: a\r\nX-Wakeport-Wait: 1\r\nContent-Length: 1\r\n\r\nx");
+    assert!(poster.is_silent());
     // The page asks on the same connection, and reloads when that is answered.
     browser.send(format!("{BROWSER}X-Wakeport-Wait: 1\r\n\r\n"));
     assert!(browser.is_silent());
@@ -760,6 +764,12 @@ fn a_browser_sees_a_page_while_the_service_starts_and_others_wait() {
             .starts_with("HTTP/1.1 204 ")
     );
     program.gets(&ok(&got("/data")));
+    let (_, body) = message(&poster).expect("a response");
+    assert!(
+        String::from_utf8(body)
+            .expect("text")
+            .starts_with("POST / HTTP/1.1\r\n")
+    );
     // Without any cooldown, too, it waits for the browser to come back.
     throughout(Duration::from_millis(300), "it stays awake", || {
         stage.count("stop") == 0
