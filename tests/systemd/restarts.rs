@@ -655,8 +655,9 @@ fn a_full_queue_is_followed_by_another_one_or_without_room_all_connections_drain
 #[ignore = "needs root: tests/run runs it"]
 fn where_too_many_descriptors_are_on_their_way_connections_drain() {
     let rig = Rig::boot();
-    // No user of another rig, all of which count as one, has this number.
-    rig.run("useradd --system --uid 4711 other");
+    // A number that no user of another rig has: the kernel would count their descriptors as well.
+    let number = 100_000 + std::process::id();
+    rig.run(&format!("useradd --system --uid {number} other"));
     let target = relay(&rig, &["WAKEPORT_DRAIN_TIMEOUT=2min"]);
     rig.drop_in(RELAY, "few", "[Service]\nUser=other\nLimitNOFILE=512\n");
     rig.write("/run/rig/sends.py", SENDS);
