@@ -16,6 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
+use crate::exchange::{self, Exchange, Form, Incoming, receive};
 use crate::peers::{Peer, Running, listen};
 
 type Outcome = Result<Vec<(&'static str, f64)>, Box<dyn Error>>;
@@ -26,9 +27,11 @@ const STALLED: Duration = Duration::from_secs(10);
 const PROBE_TIMEOUT: Duration = Duration::from_millis(20);
 /// What a source writes, and a sink takes, at once.
 const CHUNK: usize = 256 * 1024;
+/// A large body of a response.
+const BODY: usize = 256 * 1024 * 1024;
 /// Clients that connect, ask and reset.
 const HASTY: usize = 16;
-/// What each idle connection has sent and got before it fell silent, and what each hasty client asks.
+/// What each idle connection has got before it fell silent, and what each hasty client asks.
 const SMALL: usize = 64;
 /// The number of a listener among the events of an epoll.
 const LISTENER: u64 = u64::MAX;
@@ -37,14 +40,20 @@ const LISTENER: u64 = u64::MAX;
 pub(crate) enum Load {
     /// So many connections, each with one message of this size under way, there and back.
     Ping { size: usize, connections: usize },
+    /// So many connections, each with one request under way, whose response has a body of this size.
+    Get { size: usize, connections: usize },
     /// So many connections, each as fast as it can, to the client.
     Down(usize),
     /// The same, to the service.
     Up(usize),
+    /// So many connections, each with one request after the other for a large body.
+    Bodies(usize),
     /// Connect, ask, reset.
     Connects,
     /// So many connections, all silent.
     Idle(usize),
+    /// The same, each after a request.
+    KeptAlive(usize),
 }
 
 /// What is measured: not yet, now, no more.
@@ -114,37 +123,53 @@ impl Load {
         let to = peer.entrance();
         match self {
             Self::Ping { size, connections } => {
-                ping(listener, to, &mut proxy, size, connections, seconds)
+                let exchange = Exchange::echo(size);
+                exchanges(listener, to, &mut proxy, exchange, connections, seconds)
             }
-            Self::Down(streams) => stream(listener, to, &mut proxy, streams, true, seconds),
-            Self::Up(streams) => stream(listener, to, &mut proxy, streams, false, seconds),
+            Self::Get { size, connections } => {
+                let exchange = Exchange::get(size);
+                exchanges(listener, to, &mut proxy, exchange, connections, seconds)
+            }
+            Self::Down(streams) => stream(listener, to, &mut proxy, streams, Way::Down, seconds),
+            Self::Up(streams) => stream(listener, to, &mut proxy, streams, Way::Up, seconds),
+            Self::Bodies(streams) => {
+                stream(listener, to, &mut proxy, streams, Way::Bodies, seconds)
+            }
             Self::Connects => connects(listener, to, &mut proxy, seconds),
-            Self::Idle(connections) => idle(listener, to, &mut proxy, connections),
+            Self::Idle(connections) => {
+                let exchange = Exchange::echo(SMALL);
+                idle(listener, to, &mut proxy, exchange, connections)
+            }
+            Self::KeptAlive(connections) => {
+                let exchange = Exchange::get(SMALL);
+                idle(listener, to, &mut proxy, exchange, connections)
+            }
         }
     }
 }
 
-fn ping(
+fn exchanges(
     listener: TcpListener,
     to: SocketAddr,
     proxy: &mut Option<Running>,
-    size: usize,
+    exchange: Exchange,
     connections: usize,
     seconds: f64,
 ) -> Outcome {
+    let exchange = Arc::new(exchange);
     let service = if connections == 1 {
-        Service::patient(listener, size)
+        Service::patient(listener, exchange.clone())
     } else {
-        Service::echo(listener, size, true)?
+        Service::answering(listener, exchange.clone(), true)?
     };
     let phase = Phase::default();
     let threads = connections.min(thread::available_parallelism()?.get());
     let (window, mut times) = thread::scope(|scope| {
         let client = |share: usize| {
-            let phase = &phase;
+            let (exchange, phase) = (&exchange, &phase);
             scope.spawn(move || match connections {
-                1 => one_client(to, size, phase),
-                _ => clients(to, size, share, phase),
+                1 => one_client(to, exchange, phase),
+                _ => clients(to, exchange, share, phase),
             })
         };
         let clients: Vec<_> = (0..threads)
@@ -193,15 +218,14 @@ fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// One connection, in the time of which (ns) each message went there and back.
-fn one_client(to: SocketAddr, size: usize, phase: &Phase) -> io::Result<Vec<u32>> {
+/// One connection, and the time (ns) from each request to the end of its response.
+fn one_client(to: SocketAddr, exchange: &Exchange, phase: &Phase) -> io::Result<Vec<u32>> {
     let mut stream = connect(to)?;
-    let mut message = vec![b'.'; size];
+    let mut buffer = exchange.buffer();
     let mut times = Vec::with_capacity(1 << 18);
     while !phase.is_over() {
         let began = Instant::now();
-        stream.write_all(&message)?;
-        stream.read_exact(&mut message)?;
+        exchange.ask(&mut stream, &mut buffer)?;
         if phase.measures() {
             times.push(nanoseconds(began));
         }
@@ -210,10 +234,15 @@ fn one_client(to: SocketAddr, size: usize, phase: &Phase) -> io::Result<Vec<u32>
 }
 
 /// The same for several connections on one thread.
-fn clients(to: SocketAddr, size: usize, connections: usize, phase: &Phase) -> io::Result<Vec<u32>> {
+fn clients(
+    to: SocketAddr,
+    exchange: &Exchange,
+    connections: usize,
+    phase: &Phase,
+) -> io::Result<Vec<u32>> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let mut streams = Vec::new();
-    let mut message = vec![b'.'; size];
+    let mut buffer = exchange.buffer();
     for number in 0..connections {
         let stream = connect(to)?;
         epoll::add(
@@ -222,11 +251,11 @@ fn clients(to: SocketAddr, size: usize, connections: usize, phase: &Phase) -> io
             epoll::EventData::new_u64(number as u64),
             epoll::EventFlags::IN,
         )?;
-        streams.push((stream, 0, Instant::now()));
+        streams.push((stream, Incoming::default(), Instant::now()));
     }
     for (stream, _, began) in &mut streams {
         *began = Instant::now();
-        stream.write_all(&message)?;
+        stream.write_all(&exchange.request)?;
     }
     let mut times = Vec::with_capacity(1 << 18);
     let mut events = Vec::with_capacity(connections);
@@ -239,20 +268,19 @@ fn clients(to: SocketAddr, size: usize, connections: usize, phase: &Phase) -> io
             return Err(io::ErrorKind::TimedOut.into());
         }
         for event in &events {
-            let (stream, got, began) = &mut streams[event.data.u64() as usize];
-            match recv(&*stream, &mut message[..size - *got], RecvFlags::DONTWAIT) {
+            let (stream, incoming, began) = &mut streams[event.data.u64() as usize];
+            let whole = match recv(&*stream, &mut buffer[..], RecvFlags::DONTWAIT) {
                 Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok((length, _)) => *got += length,
+                Ok((length, _)) => incoming.take(&buffer[..length], exchange.answered)?,
                 Err(Errno::AGAIN) => continue,
                 Err(error) => return Err(error.into()),
-            }
-            if *got == size {
-                *got = 0;
+            };
+            if whole {
                 if phase.measures() {
                     times.push(nanoseconds(*began));
                 }
                 *began = Instant::now();
-                stream.write_all(&message)?;
+                stream.write_all(&exchange.request)?;
             }
         }
     }
@@ -274,44 +302,60 @@ fn wait(epoll: impl AsFd, events: &mut Vec<epoll::Event>) -> io::Result<usize> {
     }
 }
 
+/// Where streams go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Down,
+    Up,
+    /// Down, as bodies of responses.
+    Bodies,
+}
+
 fn stream(
     listener: TcpListener,
     to: SocketAddr,
     proxy: &mut Option<Running>,
     streams: usize,
-    down: bool,
+    way: Way,
     seconds: f64,
 ) -> Outcome {
     let bytes = Arc::new(AtomicU64::new(0));
     let phase = Phase::default();
-    let service = if down {
-        Service::source(listener)
-    } else {
-        Service::sink(listener, bytes.clone())
+    let service = match way {
+        Way::Down => Service::source(listener),
+        Way::Up => Service::sink(listener, bytes.clone()),
+        Way::Bodies => Service::bodies(listener),
     };
     let window = thread::scope(|scope| {
-        let mut clients = Vec::new();
+        let (mut sockets, mut clients) = (Vec::new(), Vec::new());
         for _ in 0..streams {
             let mut stream = connect(to)?;
-            // A source sends to whom has asked for it: a proxy may look first whether somebody is there.
-            stream.write_all(b".")?;
-            clients.push(stream.try_clone()?);
-            let bytes = &bytes;
-            scope.spawn(move || {
-                if down {
-                    take(&stream, bytes);
-                } else {
-                    give(stream);
+            if way != Way::Bodies {
+                // A source sends to whom has asked for it: a proxy may look first whether somebody is there.
+                stream.write_all(b".")?;
+            }
+            sockets.push(stream.try_clone()?);
+            let (bytes, phase) = (&bytes, &phase);
+            clients.push(scope.spawn(move || {
+                match way {
+                    Way::Down => take(&stream, bytes),
+                    Way::Up => give(stream),
+                    Way::Bodies => fetch(stream, bytes)
+                        .or_else(|error| if phase.is_over() { Ok(()) } else { Err(error) })?,
                 }
-            });
+                io::Result::Ok(())
+            }));
         }
         let window = Window::measure(proxy.as_ref(), &phase, seconds, || {
             bytes.load(Ordering::Relaxed)
         });
-        for client in clients {
-            let _ = client.shutdown(Shutdown::Both);
+        for socket in sockets {
+            let _ = socket.shutdown(Shutdown::Both);
         }
-        io::Result::Ok(window)
+        for client in clients {
+            client.join().map_err(|_| "a client panicked")??;
+        }
+        Ok::<_, Box<dyn Error>>(window)
     })?;
     end(proxy, service)?;
     if window.count == 0.0 {
@@ -337,20 +381,52 @@ fn take(stream: &TcpStream, bytes: &AtomicU64) {
     }
 }
 
+/// Asks for one large body after the other and takes them in the same way.
+fn fetch(mut stream: TcpStream, bytes: &AtomicU64) -> io::Result<()> {
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        stream.write_all(exchange::GET.as_bytes())?;
+        let mut incoming = Incoming::default();
+        let mut rest = BODY;
+        while rest == BODY {
+            let length = stream.read(&mut buffer[..SMALL])?;
+            if length == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            incoming.take(&buffer[..length], Form::Http(BODY))?;
+            rest = incoming.rest().unwrap_or(BODY);
+        }
+        bytes.fetch_add((BODY - rest) as u64, Ordering::Relaxed);
+        while rest > 0 {
+            let (_, length) = recv(&stream, &mut buffer[..rest.min(CHUNK)], RecvFlags::TRUNC)?;
+            if length == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            rest -= length;
+            bytes.fetch_add(length as u64, Ordering::Relaxed);
+        }
+    }
+}
+
 fn connects(
     listener: TcpListener,
     to: SocketAddr,
     proxy: &mut Option<Running>,
     seconds: f64,
 ) -> Outcome {
-    let service = Service::echo(listener, SMALL, false)?;
+    let exchange = Arc::new(Exchange::echo(SMALL));
+    let service = Service::answering(listener, exchange.clone(), false)?;
     let phase = Phase::default();
     let (done, failed) = (AtomicU64::new(0), AtomicU64::new(0));
     let window = thread::scope(|scope| {
         for _ in 0..HASTY {
             scope.spawn(|| {
                 while !phase.is_over() {
-                    let count = if hasty(to).is_ok() { &done } else { &failed };
+                    let count = if hasty(to, &exchange).is_ok() {
+                        &done
+                    } else {
+                        &failed
+                    };
                     count.fetch_add(1, Ordering::Relaxed);
                 }
             });
@@ -373,36 +449,35 @@ fn connects(
 }
 
 /// Connects, asks, and resets as soon as the answer is there.
-fn hasty(to: SocketAddr) -> io::Result<()> {
+fn hasty(to: SocketAddr, exchange: &Exchange) -> io::Result<()> {
     let mut stream = TcpStream::connect(to)?;
     stream.set_read_timeout(Some(STALLED))?;
     rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
-    let mut message = [b'.'; SMALL];
-    stream.write_all(&message)?;
-    stream.read_exact(&mut message)
+    exchange.ask(&mut stream, &mut [0; 4096])
 }
 
 fn idle(
     listener: TcpListener,
     to: SocketAddr,
     proxy: &mut Option<Running>,
+    exchange: Exchange,
     connections: usize,
 ) -> Outcome {
     const SETTLED: Duration = Duration::from_millis(500);
-    let service = Service::echo(listener, SMALL, true)?;
+    let exchange = Arc::new(exchange);
+    let service = Service::answering(listener, exchange.clone(), true)?;
     let memory = |proxy: &Option<Running>| {
         thread::sleep(SETTLED);
         proxy.as_ref().map(Running::memory).unwrap_or_default()
     };
     // It has relayed something, so that all it needs to start with is there.
-    hasty(to)?;
+    hasty(to, &exchange)?;
     let before = memory(proxy);
     let mut clients = Vec::new();
+    let mut buffer = exchange.buffer();
     for _ in 0..connections {
         let mut stream = connect(to)?;
-        let mut message = [b'.'; SMALL];
-        stream.write_all(&message)?;
-        stream.read_exact(&mut message)?;
+        exchange.ask(&mut stream, &mut buffer)?;
         clients.push(stream);
     }
     let after = memory(proxy);
@@ -422,19 +497,31 @@ struct Service {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// One thread's part of an echo service.
+/// One thread's part of a service that answers.
 struct Worker {
     epoll: rustix::fd::OwnedFd,
-    /// Each connection, and how much of a message has come.
-    connections: Mutex<HashMap<u64, (TcpStream, usize)>>,
+    /// Each connection, and how much of a request has come.
+    connections: Mutex<HashMap<u64, (TcpStream, Incoming)>>,
 }
 
 impl Service {
-    /// A thread for each connection, which sends every whole message back.
-    fn patient(listener: TcpListener, size: usize) -> Self {
+    /// A thread for each connection, which answers every whole request.
+    fn patient(listener: TcpListener, exchange: Arc<Exchange>) -> Self {
         Self::each(listener, move |mut stream| {
-            let mut message = vec![0; size];
-            while stream.read_exact(&mut message).is_ok() && stream.write_all(&message).is_ok() {}
+            let mut buffer = exchange.buffer();
+            while exchange.answer(&mut stream, &mut buffer).is_ok() {}
+        })
+    }
+
+    /// A thread for each connection, which answers every request with a large body.
+    fn bodies(listener: TcpListener) -> Self {
+        Self::each(listener, |mut stream| {
+            static BYTES: [u8; CHUNK] = [b'.'; CHUNK];
+            let mut buffer = vec![0; 4096];
+            while receive(&mut stream, &mut buffer, Form::Http(0)).is_ok()
+                && stream.write_all(&exchange::head(BODY)).is_ok()
+                && (0..BODY / CHUNK).all(|_| stream.write_all(&BYTES).is_ok())
+            {}
         })
     }
 
@@ -482,9 +569,9 @@ impl Service {
         }
     }
 
-    /// One thread for each core, which sends every whole message back. A connection belongs to the next thread in
-    /// turn when they are spread, and to the one that took it in when they are short.
-    fn echo(listener: TcpListener, size: usize, spread: bool) -> io::Result<Self> {
+    /// One thread for each core, which answers every whole request. A connection belongs to the next thread in turn
+    /// when they are spread, and to the one that took it in when they are short.
+    fn answering(listener: TcpListener, exchange: Arc<Exchange>, spread: bool) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let mut workers = Vec::new();
         for _ in 0..thread::available_parallelism()?.get() {
@@ -503,11 +590,11 @@ impl Service {
         let shared = Arc::new((listener, workers, AtomicU64::new(0)));
         let over = Arc::new(AtomicBool::new(false));
         let threads = (0..shared.1.len()).map(|own| {
-            let (shared, over) = (shared.clone(), over.clone());
+            let (shared, over, exchange) = (shared.clone(), over.clone(), exchange.clone());
             thread::spawn(move || {
                 let (listener, workers, count) = &*shared;
                 let mut events = Vec::with_capacity(256);
-                let mut message = vec![b'.'; size];
+                let mut buffer = exchange.buffer();
                 while !over.load(Ordering::Relaxed)
                     && wait(&workers[own].epoll, &mut events).is_ok()
                 {
@@ -526,7 +613,7 @@ impl Service {
                                 };
                                 workers[whose].take(stream, number);
                             }
-                            number => workers[own].turn(number, &mut message),
+                            number => workers[own].turn(number, &exchange, &mut buffer),
                         }
                     }
                 }
@@ -563,30 +650,26 @@ impl Worker {
         )
         .is_ok()
         {
-            connections.insert(number, (stream, 0));
+            connections.insert(number, (stream, Incoming::default()));
         }
     }
 
-    /// Reads what has come, and answers when it is a whole message.
-    fn turn(&self, number: u64, message: &mut [u8]) {
+    /// Reads what has come, and answers when it is a whole request.
+    fn turn(&self, number: u64, exchange: &Exchange, buffer: &mut [u8]) {
         let mut connections = self
             .connections
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let Some((stream, got)) = connections.get_mut(&number) else {
+        let Some((stream, incoming)) = connections.get_mut(&number) else {
             return;
         };
-        let rest = message.len() - *got;
-        let stays = match recv(&*stream, &mut message[..rest], RecvFlags::DONTWAIT) {
+        let stays = match recv(&*stream, &mut *buffer, RecvFlags::DONTWAIT) {
             Ok((0, _)) => false,
-            Ok((length, _)) if length < rest => {
-                *got += length;
-                true
-            }
-            Ok(_) => {
-                *got = 0;
-                stream.write_all(message).is_ok()
-            }
+            Ok((length, _)) => match incoming.take(&buffer[..length], exchange.asked) {
+                Ok(true) => stream.write_all(&exchange.response).is_ok(),
+                Ok(false) => true,
+                Err(_) => false,
+            },
             Err(error) => error == Errno::AGAIN,
         };
         if !stays {

@@ -2,6 +2,7 @@
 
 mod asleep;
 mod chart;
+mod exchange;
 mod loads;
 mod peers;
 mod proc;
@@ -27,6 +28,8 @@ const KIB: usize = 1024;
 
 /// What was typed.
 struct Options {
+    /// The loads with HTTP, instead of those of TCP.
+    http: bool,
     rounds: u32,
     seconds: f64,
     /// Wakes of each way, in each round.
@@ -41,18 +44,18 @@ struct Options {
 impl Options {
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, Box<dyn Error>> {
         let (mut rounds, mut seconds, mut wakes) = (3, 2.0, 15);
-        let mut peers = "direct,socket-proxyd,haproxy,nginx,wakeport".to_owned();
-        let (mut only, mut out) = (Vec::new(), PathBuf::from("target/bench"));
+        let (mut http, mut peers, mut only, mut out) = (false, None, Vec::new(), None);
         let mut binary = PathBuf::from("target/release/wakeport");
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or(format!("`{word}` needs a value"));
             match word.as_str() {
+                "--http" => http = true,
                 "--quick" => (seconds, wakes) = (0.3, 5),
                 "--rounds" => rounds = value()?.parse()?,
                 "--seconds" => seconds = value()?.parse()?,
                 "--only" => only = value()?.split(',').map(str::to_owned).collect(),
-                "--peers" => peers = value()?,
-                "--out" => out = value()?.into(),
+                "--peers" => peers = Some(value()?),
+                "--out" => out = Some(PathBuf::from(value()?)),
                 "--binary" => binary = value()?.into(),
                 _ => {
                     return Err(format!(
@@ -65,35 +68,52 @@ impl Options {
         if rounds == 0 || !(0.05..=600.0).contains(&seconds) {
             return Err("at least one round, and from 0.05 to 600 seconds".into());
         }
-        let begins = |name: &str| {
-            SUBJECTS
-                .iter()
-                .any(|subject| subject.load.starts_with(name))
-        };
+        let loads = SUBJECTS.iter().map(|subject| subject.load);
+        let loads: Vec<_> = loads.filter(|load| speaks_http(load) == http).collect();
+        let begins = |name: &str| loads.iter().any(|load| load.starts_with(name));
         if let Some(unknown) = only.iter().find(|name| !begins(name)) {
-            let loads: Vec<_> = SUBJECTS.iter().map(|subject| subject.load).collect();
             return Err(format!("no load begins with `{unknown}`: {}", loads.join(" ")).into());
         }
         let binary =
             fs::canonicalize(&binary).map_err(|error| format!("{}: {error}", binary.display()))?;
+        let (all, usual) = if http {
+            (
+                "direct,haproxy,haproxy-tuned,nginx,nginx-tuned,wakeport",
+                "target/bench/http",
+            )
+        } else {
+            (
+                "direct,socket-proxyd,haproxy,nginx,wakeport",
+                "target/bench",
+            )
+        };
         let peers = peers
+            .as_deref()
+            .unwrap_or(all)
             .split(',')
             .zip(0..)
-            .map(|(word, number)| Peer::parse(word, number, &binary));
+            .map(|(word, number)| Peer::parse(word, number, &binary, http));
         Ok(Self {
+            http,
             rounds,
             seconds,
             wakes,
             only,
             peers: peers.collect::<Result<_, _>>()?,
-            out,
+            out: out.unwrap_or_else(|| usual.into()),
             binary,
         })
     }
 
     fn wants(&self, load: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|name| load.starts_with(name.as_str()))
+        let named = |name: &String| load.starts_with(name.as_str());
+        speaks_http(load) == self.http && (self.only.is_empty() || self.only.iter().any(named))
     }
+}
+
+/// Whether a load is one of those with HTTP.
+fn speaks_http(load: &str) -> bool {
+    load.starts_with("http-")
 }
 
 fn main() -> ExitCode {
@@ -218,6 +238,29 @@ fn measure(options: &Options, dir: &Path, open_files: u64, results: &mut Results
         ("up-16", Load::Up(16)),
         ("connects", Load::Connects),
         ("idle", Load::Idle(idle)),
+        (
+            "http-64-1",
+            Load::Get {
+                size: 64,
+                connections: 1,
+            },
+        ),
+        (
+            "http-64-64",
+            Load::Get {
+                size: 64,
+                connections: 64,
+            },
+        ),
+        (
+            "http-16k-64",
+            Load::Get {
+                size: 16 * KIB,
+                connections: 64,
+            },
+        ),
+        ("http-large-4", Load::Bodies(4)),
+        ("http-idle", Load::KeptAlive(idle)),
     ];
     for round in 1..=options.rounds {
         for (index, (name, load)) in loads
@@ -227,7 +270,7 @@ fn measure(options: &Options, dir: &Path, open_files: u64, results: &mut Results
         {
             for turn in 0..options.peers.len() {
                 let peer = &options.peers[(turn + index + round as usize) % options.peers.len()];
-                if peer.kind == Kind::Direct && matches!(load, Load::Idle(_)) {
+                if peer.kind == Kind::Direct && matches!(load, Load::Idle(_) | Load::KeptAlive(_)) {
                     continue;
                 }
                 match load.run(peer, dir, options.seconds) {

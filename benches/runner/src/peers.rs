@@ -30,11 +30,11 @@ const HAND_OVER: &str =
 pub(crate) enum Kind {
     Direct,
     SocketProxyd,
-    /// With larger pipes than its own default, or not.
+    /// With larger pipes than its own default, or not; with HTTP it also splices bodies.
     Haproxy {
         tuned: bool,
     },
-    /// With larger buffers than its own default, or not.
+    /// With larger buffers than its own default, or not; with HTTP without buffering.
     Nginx {
         tuned: bool,
     },
@@ -48,17 +48,27 @@ pub(crate) struct Peer {
     /// What it is called on the command line and in the results.
     pub(crate) name: String,
     pub(crate) kind: Kind,
+    /// It speaks HTTP, instead of relaying bytes.
+    http: bool,
     /// A number that keeps the ports of all apart: what one leaves in TIME_WAIT hinders nobody else.
     number: u16,
 }
 
 impl Peer {
     /// One of those listed below, or `NAME=PATH` for another build of wakeport.
-    pub(crate) fn parse(word: &str, number: u16, wakeport: &Path) -> Result<Self, String> {
+    pub(crate) fn parse(
+        word: &str,
+        number: u16,
+        wakeport: &Path,
+        http: bool,
+    ) -> Result<Self, String> {
         let (name, kind) = match word.split_once('=') {
             Some((name, path)) => (name, Kind::Wakeport(path.into())),
             None => match word {
                 "direct" => (word, Kind::Direct),
+                "socket-proxyd" if http => {
+                    return Err(format!("`{word}` does not speak HTTP"));
+                }
                 "socket-proxyd" => (word, Kind::SocketProxyd),
                 "haproxy" => (word, Kind::Haproxy { tuned: false }),
                 "haproxy-tuned" => (word, Kind::Haproxy { tuned: true }),
@@ -75,6 +85,7 @@ impl Peer {
         Ok(Self {
             name: name.to_owned(),
             kind,
+            http,
             number,
         })
     }
@@ -111,41 +122,28 @@ impl Peer {
             Kind::Wakeport(binary) => {
                 let binary = binary.to_str().ok_or("a path in UTF-8")?;
                 let to = target.to_string();
-                hand_over(
-                    entrance,
-                    &[binary, "run", "--stay", "--log-level", "error", "--to", &to],
-                )?
+                let mut words = vec![binary, "run", "--stay", "--log-level", "error", "--to", &to];
+                words.extend(self.http.then_some("--http"));
+                hand_over(entrance, &words)?
             }
             &Kind::Haproxy { tuned } => {
                 // Two files for each connection, and half as many again for pipes.
                 let connections = (open_files - 1000) * 2 / 5;
-                fs::write(
-                    &file,
-                    haproxy(
-                        entrance,
-                        target,
-                        cores.get(),
-                        connections,
-                        if tuned { "tune.pipesize 1048576" } else { "" },
-                    ),
-                )?;
+                let threads = cores.get();
+                let config = haproxy(entrance, target, threads, connections, self.http, tuned);
+                fs::write(&file, config)?;
                 let mut command = owned("haproxy", Signal::KILL);
                 command.arg("-db").arg("-q").arg("-f").arg(&file);
                 command
             }
             &Kind::Nginx { tuned } => {
                 end = Signal::TERM;
-                fs::write(
-                    &file,
-                    nginx(
-                        entrance,
-                        target,
-                        cores.get(),
-                        open_files,
-                        dir,
-                        if tuned { "proxy_buffer_size 256k;" } else { "" },
-                    ),
-                )?;
+                let server = if self.http {
+                    nginx_http(entrance, target, dir, tuned)
+                } else {
+                    nginx_stream(entrance, target, tuned)
+                };
+                fs::write(&file, nginx(cores.get(), open_files, dir, &server))?;
                 let mut command = owned("nginx", Signal::TERM);
                 command.arg("-p").arg(dir).arg("-c").arg(&file);
                 command
@@ -156,10 +154,10 @@ impl Peer {
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .stdout(Stdio::null());
         let child = command.spawn()?;
-        let running = Running { child, end };
+        let mut running = Running { child, end };
         let deadline = Instant::now() + PATIENCE;
         while TcpStream::connect(entrance).is_err() {
-            if Instant::now() > deadline {
+            if !running.runs() || Instant::now() > deadline {
                 return Err(format!("{} does not listen", self.name).into());
             }
             thread::sleep(Duration::from_millis(5));
@@ -178,8 +176,8 @@ pub(crate) fn title(name: &str) -> &str {
     match name {
         "socket-proxyd" => "systemd-socket-proxyd",
         "haproxy" => "HAProxy",
-        "haproxy-tuned" => "HAProxy, 1 MiB pipes",
-        "nginx-tuned" => "nginx, 256 KiB buffers",
+        "haproxy-tuned" => "HAProxy, tuned",
+        "nginx-tuned" => "nginx, tuned",
         other => other,
     }
 }
@@ -216,35 +214,46 @@ fn haproxy(
     target: SocketAddr,
     threads: usize,
     connections: u64,
-    more: &str,
+    http: bool,
+    tuned: bool,
 ) -> String {
+    let pipes = if tuned { "tune.pipesize 1048576" } else { "" };
+    let mode = if http { "http" } else { "tcp" };
+    let splice = match (http, tuned) {
+        (false, _) => "option splice-auto",
+        (true, true) => "option splice-response",
+        (true, false) => "",
+    };
+    let more = if http {
+        "option forwardfor
+    http-request set-header X-Forwarded-Proto http
+    http-reuse always
+    timeout http-keep-alive 1h"
+    } else {
+        ""
+    };
     format!(
         "global
     nbthread {threads}
-    {more}
+    {pipes}
     maxconn {connections}
 defaults
-    mode tcp
-    option splice-auto
+    mode {mode}
+    {splice}
     maxconn {connections}
     timeout connect 5s
     timeout client 1h
     timeout server 1h
 listen bench
+    {more}
     bind {entrance} backlog {BACKLOG}
     server target {target}
 "
     )
 }
 
-fn nginx(
-    entrance: SocketAddr,
-    target: SocketAddr,
-    workers: usize,
-    open_files: u64,
-    dir: &Path,
-    more: &str,
-) -> String {
+/// What is common to both of its modules.
+fn nginx(workers: usize, open_files: u64, dir: &Path, server: &str) -> String {
     let dir = dir.display();
     format!(
         "daemon off;
@@ -255,15 +264,64 @@ pid {dir}/nginx.pid;
 error_log stderr crit;
 load_module /usr/lib/nginx/modules/ngx_stream_module.so;
 events {{ worker_connections {open_files}; }}
-stream {{
+{server}"
+    )
+}
+
+fn nginx_stream(entrance: SocketAddr, target: SocketAddr, tuned: bool) -> String {
+    let buffers = if tuned { "proxy_buffer_size 256k;" } else { "" };
+    format!(
+        "stream {{
     access_log off;
     tcp_nodelay on;
     proxy_half_close on;
     proxy_timeout 1h;
-    {more}
+    {buffers}
     server {{
         listen {entrance} backlog={BACKLOG};
         proxy_pass {target};
+    }}
+}}
+"
+    )
+}
+
+/// No connection ends for its age, and no body goes to a file.
+fn nginx_http(entrance: SocketAddr, target: SocketAddr, dir: &Path, tuned: bool) -> String {
+    let dir = dir.display();
+    let buffers = if tuned {
+        "proxy_buffering off;
+    proxy_buffer_size 64k;
+    proxy_buffers 4 64k;"
+    } else {
+        "proxy_max_temp_file_size 0;"
+    };
+    format!(
+        "http {{
+    access_log off;
+    tcp_nodelay on;
+    keepalive_timeout 1h;
+    keepalive_requests 1000000000;
+    client_body_temp_path {dir}/nginx-body;
+    proxy_temp_path {dir}/nginx-proxy;
+    fastcgi_temp_path {dir}/nginx-fastcgi;
+    uwsgi_temp_path {dir}/nginx-uwsgi;
+    scgi_temp_path {dir}/nginx-scgi;
+    proxy_http_version 1.1;
+    proxy_set_header Host $http_host;
+    proxy_set_header Connection \"\";
+    proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+    proxy_set_header X-Forwarded-Proto $scheme;
+    {buffers}
+    upstream target {{
+        server {target};
+        keepalive 128;
+        keepalive_timeout 1h;
+        keepalive_requests 1000000000;
+    }}
+    server {{
+        listen {entrance} backlog={BACKLOG};
+        location / {{ proxy_pass http://target; }}
     }}
 }}
 "

@@ -66,7 +66,7 @@ const ASLEEP: &[Metric] = &[
 ];
 
 /// Every load, in the order in which they are run and shown.
-pub(crate) const SUBJECTS: [Subject; 15] = [
+pub(crate) const SUBJECTS: [Subject; 20] = [
     Subject {
         load: "ping-64-1",
         title: "64 B ping-pong, 1 connection",
@@ -142,6 +142,31 @@ pub(crate) const SUBJECTS: [Subject; 15] = [
         title: "1,000 sleeping services",
         metrics: ASLEEP,
     },
+    Subject {
+        load: "http-64-1",
+        title: "64 B response, 1 connection",
+        metrics: PING,
+    },
+    Subject {
+        load: "http-64-64",
+        title: "64 B response, 64 connections",
+        metrics: PING,
+    },
+    Subject {
+        load: "http-16k-64",
+        title: "16 KiB response, 64 connections",
+        metrics: PING,
+    },
+    Subject {
+        load: "http-large-4",
+        title: "4 bodies of 256 MiB",
+        metrics: STREAM,
+    },
+    Subject {
+        load: "http-idle",
+        title: "3,000 idle connections after a request",
+        metrics: IDLE,
+    },
 ];
 
 /// What wakeport has to reach beside others.
@@ -150,7 +175,7 @@ struct Mark {
     metric: &'static str,
     /// Which wakeport.
     who: &'static str,
-    /// The best of these counts.
+    /// The best of these counts; without any the figure itself.
     against: &'static [&'static str],
     ratio: f64,
 }
@@ -165,6 +190,10 @@ const ALL: &[&str] = &[
 ];
 const SOCKET_PROXYD: &[&str] = &["socket-proxyd"];
 const HAPROXY: &[&str] = &["haproxy", "haproxy-tuned"];
+const NGINX: &[&str] = &["nginx", "nginx-tuned"];
+/// Those that copy bodies.
+const COPIES: &[&str] = &["haproxy", "nginx", "nginx-tuned"];
+const SPLICES: &[&str] = &["haproxy-tuned"];
 
 const fn mark(
     load: &'static str,
@@ -192,7 +221,7 @@ const fn wake(load: &'static str, who: &'static str, ratio: f64) -> Mark {
     }
 }
 
-const MARKS: [Mark; 29] = [
+const MARKS: [Mark; 37] = [
     mark("down-1", "gbps", RELAYS, 1.5),
     mark("up-1", "gbps", RELAYS, 1.5),
     mark("down-16", "gbps", RELAYS, 1.5),
@@ -222,6 +251,14 @@ const MARKS: [Mark; 29] = [
     wake("wake", "wakeport, installed", 1.3),
     wake("wake-simple", "wakeport, Wants=", 1.0),
     wake("wake-simple", "wakeport, installed", 1.3),
+    mark("http-64-64", "rps", RELAYS, 1.15),
+    mark("http-16k-64", "rps", RELAYS, 1.15),
+    mark("http-64-64", "cpu_us", NGINX, 0.85),
+    mark("http-large-4", "cpu_s_gb", COPIES, 0.5),
+    mark("http-large-4", "cpu_s_gb", SPLICES, 1.0),
+    mark("http-64-1", "p50_us", RELAYS, 1.0),
+    mark("http-64-64", "p99_us", RELAYS, 1.0),
+    mark("http-idle", "kb", &[], 2.0),
 ];
 
 /// All figures of a run.
@@ -298,8 +335,8 @@ impl Results {
                 continue;
             }
             // One table as long as the same take part; nothing is relayed between nobody and direct.
-            let same =
-                who == last || (who.iter().all(|who| last.contains(who)) && subject.load == "idle");
+            let same = who == last
+                || (who.iter().all(|who| last.contains(who)) && subject.load.ends_with("idle"));
             if !same {
                 let titles: Vec<_> = who.iter().map(|who| title(who)).collect();
                 let _ = writeln!(
@@ -352,6 +389,7 @@ impl Results {
                 .iter()
                 .filter_map(|who| Some((*who, self.median(mark.load, mark.metric, who)?)));
             let best = match metric.more_is_better {
+                _ if mark.against.is_empty() => Some(("–", 1.0)),
                 true => others.max_by(|a, b| a.1.total_cmp(&b.1)),
                 false => others.min_by(|a, b| a.1.total_cmp(&b.1)),
             };
@@ -400,9 +438,13 @@ impl Results {
             values.sort_by(f64::total_cmp);
             median(&values)
         };
+        let theirs = |round| match mark.against {
+            [] => Some(1.0),
+            _ => at(other, round),
+        };
         let ratios = rounds
             .into_iter()
-            .filter_map(|round| Some(at(mark.who, round)? / at(other, round)?));
+            .filter_map(|round| Some(at(mark.who, round)? / theirs(round)?));
         let mut ratios: Vec<_> = ratios.collect();
         ratios.sort_by(f64::total_cmp);
         match (ratios.first(), ratios.last()) {
@@ -568,6 +610,19 @@ mod tests {
                 .contains("| 1 stream down | Gbit/s | 20.0 | 30.0 | 46.0 |"),
             "{}",
             results.tables()
+        );
+    }
+
+    #[test]
+    fn a_mark_without_others_is_about_the_figure_itself() {
+        let mut results = Results::default();
+        for (round, kb) in [(1, 1.5), (2, 1.7), (3, 2.5)] {
+            results.add(round, "http-idle", "wakeport", vec![("kb", kb)]);
+        }
+        let marks = results.marks();
+        assert!(
+            marks.contains("| kB/connection | – | at most 2 | 1.70 | 1.50–2.50 | ✓ |"),
+            "{marks}"
         );
     }
 
