@@ -68,12 +68,9 @@
 //! [`service::Permit`] then; dropping it *is* leaving. A connection whose dial fails gives its permit
 //! back and waits again; the gate closes, and the service's state is queried.
 //!
-//! With `--http` it is a request that enters or waits, and leaves when its response has ended. Between
-//! two, a connection is only counted as pending.
-//!
-//! A connection that may turn out to be no client's, behind a load balancer and with
-//! `--wake-on-data`, is only counted as pending: that prevents the exit and wakes nothing. One that
-//! `--deny` denies is reset.
+//! With `--http` it is a request that enters or waits, and leaves when its response has ended. A
+//! connection between two, or one that may turn out to be no client's (behind a load balancer, with
+//! `--wake-on-data`), only counts as pending, which prevents the exit. `--deny` has it reset.
 //!
 //! # Work without clients
 //!
@@ -104,23 +101,20 @@
 //! # Invariants
 //!
 //! - **The core decides and never acts.** [`core`] knows std only, no clock, no socket, no bus.
-//!   Failure is an input. (`tests/it/tidy.rs` checks this; `tests/model` takes this very code through
-//!   all its states.)
+//!   Failure is an input. (`tests/it/tidy.rs` checks this; `tests/model` takes it through all states.)
 //! - **One owner per fact.** All that is known of a service lives in its core, without locks. Others
 //!   send messages or hold permits.
 //! - **A service's inbox is the only order there is**, beside its gates. An accept loop that has ended
 //!   has entered or posted every connection that it accepted; so [`service::Handle::may_exit`], asked
 //!   afterwards, counts them all.
-//! - **One order at a time.** An order to start or stop begins when the one before is over,
-//!   whatever came of it.
+//! - **One order at a time.** The next one begins when the one before is over, whatever came of it.
 //! - **A signal from the bus is a hint.** It only causes a query, and a query that was begun before an
 //!   order ended says nothing.
 //! - **Services know nothing of each other.** They share listeners' room, relay threads and the
 //!   process; each has a core, queues, backend and record of its own.
 //! - **Control never waits behind data.** Services and programs have the main thread to themselves (a
 //!   program ends with the thread that started it); connections are accepted and relayed on
-//!   [`server::workers`], each on one of them to its end. The main thread accepts only until there is
-//!   one.
+//!   [`server::workers`], each on one of them to its end. The main thread accepts until there is one.
 //! - **What blocks has a thread of its own:** the log, the notifications to systemd, the record.
 //! - **What outlives the process has wall-clock times**, spans within a life are monotonic: a clock
 //!   that jumps gives no absurd figures.
@@ -134,8 +128,7 @@
 //! fell asleep (or, where only systemd's start of us starts it, its wake has failed), no connection
 //! waits or is inside, and none was refused for a while (all that are share one process). Then:
 //! stop accepting, join the accept loops; none may be pending; ask every service once more; accept a
-//! last time without waiting. Anything found cancels the exit. What arrives later stays in the
-//! backlog and makes systemd start us again.
+//! last time without waiting. Anything found cancels the exit; what comes later has systemd start us.
 
 pub mod core;
 pub mod config;

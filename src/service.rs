@@ -259,6 +259,10 @@ impl Service {
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
             for effect in self.core.handle(input, self.targets.occupancy(), now()) {
+                // A server that ends well waits for idle connections, and they would count as direct ones.
+                if matches!(effect, Effect::Stop | Effect::AskBusy(_)) {
+                    self.targets.clear_pools();
+                }
                 match effect {
                     Effect::Report(fact) => {
                         let first = fact.first.and_then(|first| self.waiters.get(&first));
@@ -288,18 +292,10 @@ impl Service {
                                 .start(self.targets.0[ticket.target].target.clone(), waiter);
                         }
                     }
-                    Effect::Stop => {
-                        // A server that ends well waits for them.
-                        self.targets.clear_pools();
-                        self.orders.stop();
-                    }
+                    Effect::Stop => self.orders.stop(),
                     Effect::GiveUp { undo } => self.orders.give_up(undo),
                     Effect::Query { explain } => self.orders.query(explain),
-                    Effect::AskBusy(number) => {
-                        // They would count as direct ones.
-                        self.targets.clear_pools();
-                        self.questions.ask(number);
-                    }
+                    Effect::AskBusy(number) => self.questions.ask(number),
                     Effect::Probe(index) => {
                         self.targets.0[index].probe(&self.settings, &self.tasks);
                     }
