@@ -15,12 +15,12 @@ const TEMPLATE: &str = include_str!("page.html");
 pub const WAITS: &str = "X-Wakeport-Wait";
 
 /// Whether a person navigates there with a browser, and would see a page.
-pub fn is_navigation(request: &Received<'_, '_>) -> bool {
-    let field = |name: &str| request.field(name);
+pub fn is_navigation(received: &Received<'_, '_>) -> bool {
+    let field = |name: &str| received.field(name);
     let is = |name: &str, values: &[&str]| {
         field(name).is_some_and(|value| values.iter().any(|it| value == it.as_bytes()))
     };
-    let says = match field("Sec-Fetch-Mode") {
+    let says = || match field("Sec-Fetch-Mode") {
         Some(_) => {
             is("Sec-Fetch-Mode", &["navigate"]) && is("Sec-Fetch-Dest", &["document", "iframe"])
         }
@@ -34,12 +34,15 @@ pub fn is_navigation(request: &Received<'_, '_>) -> bool {
         "Sec-Purpose",
         WAITS,
     ];
-    let is_programs = programs.iter().any(|name| field(name).is_some());
-    let is_bearers = field("Authorization")
-        .and_then(|value| value.get(..6))
-        .is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer"));
-    let request = &request.request;
-    request.method == Method::Get && !request.upgrades && says && !is_programs && !is_bearers
+    let is_programs = || programs.iter().any(|name| field(name).is_some());
+    let is_bearers = || {
+        let scheme = field("Authorization").and_then(|value| value.get(..6));
+        scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer"))
+    };
+    let request = &received.request;
+    // Most requests are none; they are asked for one field or two.
+    let may_be = request.method == Method::Get && !request.upgrades;
+    may_be && says() && !is_programs() && !is_bearers()
 }
 
 /// Whether an `Accept` names HTML, as browsers do and other programs do not.

@@ -1,6 +1,6 @@
 //! Connections to a target that are idle between two requests, each for the thread that watches it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::net::stream::AsyncStream;
+use crate::util::lock::locked;
 
 /// The idle connections to one target.
 #[derive(Clone, Debug, Default)]
@@ -41,7 +42,7 @@ impl Pool {
     /// The connection of this thread that was used last, unless that is longer ago than `oldest`.
     pub fn take(&self, oldest: Duration) -> Option<AsyncStream> {
         loop {
-            let mut kept = self.lock();
+            let mut kept = locked(&self.0);
             let (idle, own) = (&mut kept.idle, thread::current().id());
             let last = idle.iter().rposition(|idle| idle.thread == own)?;
             if idle[last].since.elapsed() > oldest {
@@ -61,7 +62,7 @@ impl Pool {
     /// Keeps a connection of this thread for a while.
     pub fn put(&self, stream: AsyncStream) {
         let thread = thread::current().id();
-        let mut kept = self.lock();
+        let mut kept = locked(&self.0);
         let idle = &mut kept.idle;
         if idle.iter().filter(|idle| idle.thread == thread).count() == MOST {
             return;
@@ -80,16 +81,8 @@ impl Pool {
 
     /// Closes all.
     pub fn clear(&self) {
-        self.lock().idle.clear();
+        locked(&self.0).idle.clear();
     }
-
-    fn lock(&self) -> MutexGuard<'_, Kept> {
-        lock(&self.0)
-    }
-}
-
-fn lock(pool: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
-    pool.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Closes the connections that no request takes, until none is left.
@@ -97,7 +90,7 @@ async fn sweep(pool: Weak<Mutex<Kept>>) {
     loop {
         sleep(LONGEST).await;
         let Some(pool) = pool.upgrade() else { return };
-        let mut kept = lock(&pool);
+        let mut kept = locked(&pool);
         kept.idle.retain(|idle| idle.since.elapsed() < LONGEST);
         if kept.idle.is_empty() {
             kept.is_swept = false;

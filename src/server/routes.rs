@@ -14,12 +14,12 @@ pub struct Routes {
     /// For each service, its targets.
     pub targets: Vec<Vec<Arc<Target>>>,
     /// Where each listener leads.
-    pub listeners: Vec<Leads>,
+    pub listeners: Vec<Places>,
 }
 
 /// Where a listener leads: each place is the index of a service, and that of one of its targets.
 #[derive(Clone, Debug)]
-pub enum Leads {
+pub enum Places {
     /// Its connections are reset.
     Nowhere,
     /// Its connections go there.
@@ -48,16 +48,16 @@ impl Routes {
                         "listener `{name}` belongs to no service, so its connections are reset; write \
                          `listener = \"{name}\"` below one `[service.NAME]`"
                     );
-                    Leads::Nowhere
+                    Places::Nowhere
                 }
-                [place] if config.services[place.0].admission.http.is_none() => Leads::To(place),
+                [place] if config.services[place.0].admission.http.is_none() => Places::To(place),
                 _ => {
                     let table = hosts(&owners, &config.services).map_err(|twice| {
                         let Twice { host, path, .. } = twice;
                         format!("host `{host}` with path `{path}` is that of two services")
                     })?;
                     let place = |index| places.iter().find(|place| place.0 == index);
-                    Leads::ByHost(table.filter_map(|index| place(index).copied()))
+                    Places::ByHost(table.filter_map(|index| place(index).copied()))
                 }
             });
         }

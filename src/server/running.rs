@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::instance::Instance;
 use super::listeners::Listeners;
-use super::routes::{Leads, Routes};
+use super::routes::{Places, Routes};
 use super::status_line::StatusLine;
 use super::unit_lock::{LockError, UnitLock};
 use crate::backend::Backend;
@@ -132,10 +132,10 @@ impl Services {
         listeners: impl IntoIterator<Item = &'a Listener>,
         routes: &Routes,
     ) -> Vec<Option<Way>> {
-        let way = |(listener, leads): (&Listener, &Leads)| match leads {
-            Leads::Nowhere => None,
-            Leads::To(place) => Some(Way::Whole(self.route(listener, *place)?)),
-            Leads::ByHost(table) => {
+        let way = |(listener, leads): (&Listener, &Places)| match leads {
+            Places::Nowhere => None,
+            Places::To(place) => Some(Way::Whole(self.route(listener, *place)?)),
+            Places::ByHost(table) => {
                 let table = table
                     .clone()
                     .filter_map(|place| self.route(listener, place));
