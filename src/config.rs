@@ -54,7 +54,7 @@ impl Config {
     }
 
     /// For each of these listeners, by name, the indices of its services: none, one, or several that
-    /// speak HTTP. If a service's listener is not there: why, in one line.
+    /// have a host. If a service's listener is not there: why, in one line.
     pub fn owners<'a>(
         &self,
         listeners: impl Iterator<Item = &'a str> + Clone,
@@ -96,11 +96,11 @@ impl Config {
     }
 }
 
-/// Which of the services with these indices gets which requests; those without HTTP get none.
+/// Which of the services with these indices gets which requests, or TLS connections; those without HTTP
+/// and TLS get none.
 pub fn hosts(indices: &[usize], services: &[ServiceConfig]) -> Result<Table<usize>, Twice<usize>> {
     let rules = indices.iter().flat_map(|&index| {
-        let http = services[index].admission.http.iter();
-        let own = http.flat_map(|http| http.hosts.iter().cloned());
+        let own = services[index].admission.hosts();
         own.map(move |(host, path)| (host, path, index))
     });
     Table::new(rules)
@@ -189,6 +189,7 @@ impl ServiceConfig {
             accept_proxy,
             wake_on_data,
             http,
+            tls,
         } = &self.admission;
         let given = [
             (!access.is_empty(), "`--allow` or `--deny`"),
@@ -196,6 +197,7 @@ impl ServiceConfig {
             (*wake_on_data, "`--wake-on-data`"),
             (self.wake_rate.is_some(), "`--wake-rate`"),
             (http.is_some(), "`--http`"),
+            (tls.is_some(), "`--tls`"),
         ];
         let given = given.into_iter().filter(|(is, _)| *is);
         given.map(|(_, name)| name).collect()
@@ -442,6 +444,40 @@ pub struct Admission {
     pub wake_on_data: bool,
     /// Whether it is requests that count, and not connections.
     pub http: Option<Http>,
+    /// Whether its connections are TLS, which is passed through, and for which names; never empty.
+    pub tls: Option<Vec<HostPattern>>,
+}
+
+impl Admission {
+    /// Whether a client says which service it means, and not its listener alone.
+    pub fn is_by_host(&self) -> bool {
+        self.http.is_some() || self.tls.is_some()
+    }
+
+    /// The hosts that it is for, and of these the paths.
+    pub fn hosts(&self) -> impl Iterator<Item = (HostPattern, PathPrefix)> {
+        let http = self.http.iter().flat_map(|http| http.hosts.iter().cloned());
+        let names = self.tls.iter().flatten();
+        http.chain(names.map(|name| (name.clone(), PathPrefix::all())))
+    }
+}
+
+/// What becomes of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// It is passed through.
+    Pass,
+}
+
+impl FromStr for Tls {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "pass" => Ok(Self::Pass),
+            _ => Err("write `pass`: TLS is passed through, and the service decrypts it".into()),
+        }
+    }
 }
 
 /// What HTTP in front of a service needs to know.

@@ -40,9 +40,9 @@
 //!   orders.rs          start, stop, give up: one at a time; queries
 //!   guard.rs           does work keep it awake without clients?
 //!   reporter.rs        tells the log, STATUS= and the record
-//! session.rs session/  one connection from accept to close; behind a balancer, whose it is; HTTP
+//! session.rs session/  one connection from accept to close; whose it is, behind a balancer; HTTP; TLS
 //! -- acts: one outside thing per file
-//! net.rs net/          listen, stream, dial, pool, reach, direct, proxy_header, relay
+//! net.rs net/          listen, stream, dial, pool, reach, direct, proxy_header, client_hello, relay
 //! http.rs http/        heads, framing and chunks (pure); a body, and an exchange, on two sockets
 //! backend.rs backend/  starts and stops the service: systemd, hooks, exec
 //! program.rs program/  runs an administrator's program: environment, time limit, output
@@ -69,7 +69,7 @@
 //! back and waits again; the gate closes, and the service's state is queried.
 //!
 //! With `--http` it is a request that enters or waits, and leaves when its response has ended. A
-//! connection between two, or one that may turn out to be no client's (behind a load balancer, with
+//! connection between two, or one that may turn out to be no client's (behind a balancer, `--tls`,
 //! `--wake-on-data`), only counts as pending, which prevents the exit. `--deny` has it reset.
 //!
 //! # Work without clients

@@ -7,4 +7,5 @@ pub mod dial;
 pub mod pool;
 pub mod direct;
 pub mod proxy_header;
+pub mod client_hello;
 pub mod relay;

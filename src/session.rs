@@ -1,6 +1,7 @@
 //! One client's connection from accept to close: identify it, enter or wait, dial, relay, report.
 
 mod abort;
+mod client_hello;
 mod http;
 mod lead;
 mod proxy_header;
@@ -56,6 +57,8 @@ pub struct SessionContext {
     header: Option<ProxyHeaderReader>,
     wake_on_data: bool,
     http: Option<Http>,
+    /// Connections begin with a ClientHello that names the service.
+    tls: bool,
     liveness: Liveness,
     /// Triggered when the connections that are left are to end, or to pause.
     abort: Arc<Abort>,
@@ -74,6 +77,7 @@ impl SessionContext {
             access: admission.access,
             header: admission.accept_proxy.then(ProxyHeaderReader::new),
             wake_on_data: admission.wake_on_data,
+            tls: admission.tls.is_some(),
             http: admission.http,
             liveness,
             abort,
@@ -82,7 +86,12 @@ impl SessionContext {
 
     /// Whether every connection is a client's from the beginning.
     fn identifies_at_once(&self) -> bool {
-        self.header.is_none() && !self.wake_on_data && self.http.is_none()
+        self.header.is_none() && !self.wake_on_data && !self.is_by_host()
+    }
+
+    /// Whether it is known only by what a client says which service it means.
+    fn is_by_host(&self) -> bool {
+        self.http.is_some() || self.tls
     }
 }
 
@@ -133,6 +142,8 @@ pub enum Entry<P> {
     Pending(P),
     /// Requests come over it.
     Http(P, Turn, Leads),
+    /// It begins with a ClientHello.
+    Hello(P, Leads),
     /// It is a client's, of which the service does not know.
     Identified,
     /// It waits for the verdict.
@@ -182,8 +193,9 @@ impl Route {
         pending: impl FnOnce() -> P,
     ) -> Option<Session<P>> {
         let context = &self.context;
-        // Behind a balancer the client's address is not known yet, and before a request its service is not.
-        let is_known = context.header.is_none() && context.http.is_none();
+        // Behind a balancer the client's address is not known yet, and before a request or a ClientHello its
+        // service is not.
+        let is_known = context.header.is_none() && !context.is_by_host();
         if is_known && !context.access.admits(peer) {
             client.reset();
             self.entrance.denied(&self.listener, peer);
@@ -192,6 +204,7 @@ impl Route {
         let identified = context.identifies_at_once();
         let entry = match (&context.http, identified) {
             (Some(_), _) => Entry::Http(pending(), Turn::Between, leads()),
+            (None, _) if context.tls => Entry::Hello(pending(), leads()),
             (None, true) => self.enter(peer),
             (None, false) => Entry::Pending(pending()),
         };
@@ -213,6 +226,8 @@ impl Route {
     ) -> Left {
         let entry = match (&self.context.http, arrival.identified) {
             (Some(_), _) => Entry::Http((), Turn::Between, leads),
+            // Its service may be another one by now.
+            (None, _) if self.context.tls => Entry::Hello((), leads),
             (None, true) => Entry::Identified,
             (None, false) => Entry::Pending(()),
         };
@@ -306,6 +321,7 @@ impl Left {
         let entry = match self.entry {
             Entry::Pending(()) => Entry::Pending(pending()),
             Entry::Http((), turn, leads) => Entry::Http(pending(), turn, leads),
+            Entry::Hello((), leads) => Entry::Hello(pending(), leads),
             Entry::Identified => self.route.enter(self.arrival.peer),
             Entry::Waiting(queued) => Entry::Waiting(queued),
             Entry::Inside(permit) => Entry::Inside(permit),
@@ -328,6 +344,7 @@ impl Left {
             }
             Entry::Pending(())
             | Entry::Http((), Turn::Between | Turn::Waiting(_), _)
+            | Entry::Hello(..)
             | Entry::Identified
             | Entry::Waiting(_)
             | Entry::Inside(_) => None,
@@ -380,6 +397,10 @@ impl<P: Send + 'static> Session<P> {
                 drop(waits.slot);
                 Box::pin(self.converse(waits.room, waits.wanted))
             }
+            Entry::Hello(..) => Box::pin(async move {
+                let _waits = waits;
+                self.find_by_name().await?.wait().await
+            }),
             Entry::Pending(_)
             | Entry::Identified
             | Entry::Waiting(_)
@@ -497,8 +518,11 @@ impl Route {
                 entry
             }
             Entry::Identified => self.enter(arrival.peer),
-            entry
-            @ (Entry::Http(..) | Entry::Waiting(_) | Entry::Inside(_) | Entry::Relayed(_)) => entry,
+            entry @ (Entry::Http(..)
+            | Entry::Hello(..)
+            | Entry::Waiting(_)
+            | Entry::Inside(_)
+            | Entry::Relayed(_)) => entry,
         };
         let permit = match entry {
             Entry::Inside(permit) => Some(permit),
@@ -506,7 +530,11 @@ impl Route {
                 *queued = Some(waiting);
                 None
             }
-            Entry::Pending(_) | Entry::Identified | Entry::Relayed(_) | Entry::Http(..) => None,
+            Entry::Pending(_)
+            | Entry::Identified
+            | Entry::Relayed(_)
+            | Entry::Http(..)
+            | Entry::Hello(..) => None,
         };
         self.dialled(client, arrival, permit, queued).await
     }
@@ -567,13 +595,13 @@ impl Route {
                 HeaderOutcome::Missing => return Err(Reached::Rejected),
             };
             let peer = named.and_then(Origin::client).unwrap_or(arrival.peer);
-            if context.http.is_none() && !context.access.admits(peer) {
+            if !context.is_by_host() && !context.access.admits(peer) {
                 self.entrance.denied(&self.listener, peer);
                 return Err(Reached::Rejected);
             }
         }
-        // A request is data.
-        if context.wake_on_data && context.http.is_none() {
+        // A request is data, and so is a ClientHello.
+        if context.wake_on_data && !context.is_by_host() {
             let limit = context.liveness.idle_timeout;
             match timeout(limit, client.wait_first_byte()).await {
                 Ok(true) => (),

@@ -222,7 +222,7 @@ impl Table<'_> {
         let listeners = self.listener.as_ref().map(named);
         service.listeners = listeners.filter(|all| !all.is_empty());
         let Some(listeners) = &service.listeners else {
-            return match several && service.admission.http.is_none() {
+            return match several && !service.admission.is_by_host() {
                 true => Err(self.wrong(
                     self.listener.as_ref(),
                     "`listener` is missing, and there are several services; write the FileDescriptorName= of its socket, as in `listener = \"web\"`",
@@ -280,14 +280,11 @@ fn shared(
     services: &[ServiceConfig],
 ) -> Result<(), Invalid> {
     let name = |index: usize| services[index].name.as_deref().unwrap_or_default();
-    let speaks_http = |&&index: &&usize| services[index].admission.http.is_some();
+    let is_by_host = |&&index: &&usize| services[index].admission.is_by_host();
     if let [other, .., last] = all
-        && !all.iter().all(|index| speaks_http(&index))
+        && !all.iter().all(|index| is_by_host(&index))
     {
-        let other = all
-            .iter()
-            .find(|index| !speaks_http(index))
-            .unwrap_or(other);
+        let other = all.iter().find(|index| !is_by_host(index)).unwrap_or(other);
         let other = if other == last { &all[0] } else { other };
         let listener = listener.unwrap_or_default();
         return Err(table.wrong(
@@ -295,6 +292,16 @@ fn shared(
             &format!(
                 "the listener `{listener}` is that of service `{}` already; each one belongs to one service, or to several that have a `host`",
                 name(*other)
+            ),
+        ));
+    }
+    let is_tls = |index: usize| services[index].admission.tls.is_some();
+    if all.iter().any(|&index| is_tls(index) != is_tls(all[0])) {
+        return Err(table.wrong(
+            table.settings.get("tls"),
+            &format!(
+                "a listener has either TLS or not, before it is known whether service `{}` or this one is meant; set `tls` for both, or below `[defaults]`, or give each a `listener`",
+                name(all[0])
             ),
         ));
     }
@@ -314,12 +321,15 @@ fn shared(
         Err(twice) => {
             let [other, _] = twice.both.map(name);
             let Twice { host, path, .. } = &twice;
-            Err(table.wrong(
-                table.settings.get("host"),
-                &format!(
+            let message = match is_tls(all[0]) {
+                true => format!(
+                    "the host `{host}` is that of service `{other}` already; give one of them another host"
+                ),
+                false => format!(
                     "the host `{host}` with the path `{path}` is that of service `{other}` already; give one of them another host or path"
                 ),
-            ))
+            };
+            Err(table.wrong(table.settings.get("host"), &message))
         }
     }
 }

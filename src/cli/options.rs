@@ -26,8 +26,8 @@ use crate::config::quiet::{Quiet, Rule};
 use crate::config::settings::{self, Origin, Setting, Settings};
 use crate::config::{
     Admission, CommandLine, Config, Http, Limits, Liveness, Manager, Named, ProcessConfig,
-    ProxyVersion, Readiness, ReadyKind, ServiceConfig, ServiceKind, Timing, UnitName, WaitingPage,
-    WakeRate, span,
+    ProxyVersion, Readiness, ReadyKind, ServiceConfig, ServiceKind, Timing, Tls, UnitName,
+    WaitingPage, WakeRate, span,
 };
 use crate::systemd::journal::{LogFormat, LogLevel};
 
@@ -59,6 +59,8 @@ pub(super) struct ServiceOptions {
     clients: ClientOptions,
     #[command(flatten)]
     http: HttpOptions,
+    #[command(flatten)]
+    tls: TlsOptions,
     #[command(flatten)]
     times: TimeOptions,
     #[command(flatten)]
@@ -177,7 +179,7 @@ struct HttpOptions {
     http: bool,
 
     /// Whose requests the service gets: a host, `*.example.org` for all below it, or `*`; implies
-    /// --http
+    /// --http, unless --tls is given
     ///
     /// In any case, without a port. The most specific host decides, then --path. Requests for hosts of
     /// no service are answered with 404 and wake nothing. May be repeated; default: all.
@@ -244,6 +246,19 @@ struct HttpOptions {
     /// Words as for --allow. Proxies on Unix sockets are always trusted. May be repeated.
     #[arg(long, value_name = "CIDR", default_value = "localhost")]
     trust: Vec<Words<Networks>>,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "TLS")]
+struct TlsOptions {
+    /// `pass`: pass TLS through to the service whose --host is the name that the client asks for (SNI)
+    ///
+    /// wakeport reads the first message of a connection and decrypts nothing: the service has the
+    /// certificate. A name of no service is refused with the alert `unrecognized_name` and wakes
+    /// nothing, nor does anything else than TLS, or a client that says nothing for 10 s. Without --host
+    /// the service gets all names, and clients that name none.
+    #[arg(long, value_name = "MODE")]
+    tls: Option<Tls>,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -707,9 +722,34 @@ impl HttpOptions {
         }))
     }
 
+    /// The hosts that the service is for.
+    fn hosts(&self) -> Vec<HostPattern> {
+        or_default(flatten(self.host.clone()), HostPattern::Any)
+    }
+
+    /// An option that was given and is about requests.
+    fn about_requests(&self) -> Option<&'static str> {
+        let given = [
+            ("http", self.http),
+            ("path", !self.path.is_empty()),
+            ("quiet", !self.quiet.is_empty()),
+            ("wake-only", !self.wake_only.is_empty()),
+            ("quiet-defaults", !self.quiet_defaults),
+            ("quiet-answer", self.quiet_answer != 503),
+            ("page-after", self.page_after != Duration::from_secs(3)),
+            ("page", self.page.is_some()),
+            ("page-status", self.page_status != 503),
+            ("page-details", self.page_details),
+            (
+                "trust",
+                Ok(flatten(self.trust.clone())) != Words::from_str("localhost").map(|of| of.0),
+            ),
+        ];
+        given.into_iter().find_map(|(key, is)| is.then_some(key))
+    }
+
     fn config(&self, page: Option<WaitingPage>) -> Option<Http> {
-        let (hosts, paths) = (flatten(self.host.clone()), flatten(self.path.clone()));
-        let hosts = or_default(hosts, HostPattern::Any);
+        let (hosts, paths) = (self.hosts(), flatten(self.path.clone()));
         let paths = or_default(paths, PathPrefix::all());
         let of_host =
             |host: HostPattern| paths.iter().map(move |path| (host.clone(), path.clone()));
@@ -795,11 +835,31 @@ impl ServiceOptions {
                 );
             }
         };
+        let tls = self.tls.tls.map(|Tls::Pass| self.http.hosts());
+        if let (Some(_), Some(key)) = (&tls, self.http.about_requests()) {
+            return wrong(
+                key,
+                format!(
+                    "`{dashes}{key}` is about requests, which are encrypted with `{dashes}tls pass`; leave out one of the two"
+                ),
+            );
+        }
+        if let Some(address) = tls.iter().flatten().find(|host| host.is_address()) {
+            return wrong(
+                "host",
+                format!(
+                    "`{address}` is an address, and TLS clients name none; give a host, or leave out `{dashes}host` for all clients"
+                ),
+            );
+        }
         let page = match self.http.page() {
             Ok(page) => page,
             Err(why) => return wrong("page", why),
         };
-        let http = self.http.config(page);
+        let http = match tls {
+            Some(_) => None,
+            None => self.http.config(page),
+        };
         if let (None, false) = (&http, self.http.path.is_empty()) {
             return wrong(
                 "path",
@@ -811,6 +871,14 @@ impl ServiceOptions {
                 "ready",
                 format!(
                     "`{dashes}ready banner` is for a service that speaks first, and with `{dashes}http` clients do; use `{dashes}ready http://HOST:PORT/PATH`"
+                ),
+            );
+        }
+        if tls.is_some() && control.ready == ReadyKind::Banner {
+            return wrong(
+                "ready",
+                format!(
+                    "`{dashes}ready banner` is for a service that speaks first, and with `{dashes}tls` clients do; use `{dashes}ready connect`"
                 ),
             );
         }
@@ -888,6 +956,7 @@ impl ServiceOptions {
                 accept_proxy: self.proxy.accept_proxy,
                 wake_on_data: self.clients.wake_on_data,
                 http,
+                tls,
             },
             wake_rate,
             busy,

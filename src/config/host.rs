@@ -1,6 +1,7 @@
-//! Which service a request is for: by its host, then by its path.
+//! Which service a request is for: by its host, then by its path. And a TLS connection: by its name.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 /// A host as it is given: `example.org`, `*.example.org` for all below it, `*` for all.
@@ -105,6 +106,14 @@ impl<T: Clone + PartialEq> Table<T> {
 }
 
 impl HostPattern {
+    /// Whether it is an address, which a TLS client does not name (RFC 6066, section 3).
+    pub fn is_address(&self) -> bool {
+        let Self::Exact(host) = self else {
+            return false;
+        };
+        host.starts_with('[') || host.parse::<Ipv4Addr>().is_ok()
+    }
+
     fn rank(&self) -> (u8, usize) {
         match self {
             Self::Exact(_) => (2, 0),

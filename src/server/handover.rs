@@ -510,7 +510,7 @@ impl Received {
     pub(super) fn session(self, way: &Way, leads: Leads) -> Result<Left, Box<Self>> {
         // What is under way stays with its service; requests find their way by themselves.
         let route = way.of(&self.connection.service);
-        let is_bound = self.target.is_some() && matches!(way, Way::ByHost(_));
+        let is_bound = self.target.is_some() && !matches!(way, Way::Whole(_));
         let any = || way.first().filter(|_| !is_bound).cloned();
         let Some(route) = route.or_else(any) else {
             return Err(Box::new(self));

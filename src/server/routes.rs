@@ -26,6 +26,8 @@ pub enum Places {
     To((usize, usize)),
     /// The requests on its connections go there.
     ByHost(Table<(usize, usize)>),
+    /// Its connections, which are TLS, go there.
+    ByName(Table<(usize, usize)>),
 }
 
 impl Routes {
@@ -50,14 +52,18 @@ impl Routes {
                     );
                     Places::Nowhere
                 }
-                [place] if config.services[place.0].admission.http.is_none() => Places::To(place),
-                _ => {
+                [place] if !config.services[place.0].admission.is_by_host() => Places::To(place),
+                [(first, _), ..] => {
                     let table = hosts(&owners, &config.services).map_err(|twice| {
                         let Twice { host, path, .. } = twice;
                         format!("host `{host}` with path `{path}` is that of two services")
                     })?;
                     let place = |index| places.iter().find(|place| place.0 == index);
-                    Places::ByHost(table.filter_map(|index| place(index).copied()))
+                    let table = table.filter_map(|index| place(index).copied());
+                    match config.services[first].admission.tls {
+                        Some(_) => Places::ByName(table),
+                        None => Places::ByHost(table),
+                    }
                 }
             });
         }

@@ -15,6 +15,7 @@ use super::routes::{Places, Routes};
 use super::status_line::StatusLine;
 use super::unit_lock::{LockError, UnitLock};
 use crate::backend::Backend;
+use crate::config::host::Table;
 use crate::config::{Config, ServiceConfig, ServiceKind};
 use crate::net::dial::{Dialer, Target};
 use crate::net::listen::Listener;
@@ -132,15 +133,15 @@ impl Services {
         listeners: impl IntoIterator<Item = &'a Listener>,
         routes: &Routes,
     ) -> Vec<Option<Way>> {
+        let table = |listener: &Listener, table: &Table<_>| {
+            let table = table.clone();
+            Arc::new(table.filter_map(|place| self.route(listener, place)))
+        };
         let way = |(listener, leads): (&Listener, &Places)| match leads {
             Places::Nowhere => None,
             Places::To(place) => Some(Way::Whole(self.route(listener, *place)?)),
-            Places::ByHost(table) => {
-                let table = table
-                    .clone()
-                    .filter_map(|place| self.route(listener, place));
-                Some(Way::ByHost(Arc::new(table)))
-            }
+            Places::ByHost(places) => Some(Way::ByHost(table(listener, places))),
+            Places::ByName(places) => Some(Way::ByName(table(listener, places))),
         };
         listeners
             .into_iter()

@@ -229,7 +229,7 @@ impl<P: Send + 'static> Session<P> {
                         Poll::Ready(Interrupt::Pause) | Poll::Pending => Poll::Pending,
                     });
                     tokio::select! {
-                        () = Box::pin(web.close()) => (),
+                        () = Box::pin(close(&web.client)) => (),
                         () = reset => (),
                     }
                     Then::Gone
@@ -538,31 +538,30 @@ impl Web {
         let answer = answer(status, why, method);
         let _ = timeout(LINGER, self.client.write_all(&answer)).await;
     }
+}
 
-    /// Ends the connection. What the client still sends is read for a while.
-    async fn close(&self) {
-        let client = &self.client;
-        if client.finish_writing().is_err() {
-            return;
-        }
-        let drained = async {
-            let mut left = LINGER_BYTES;
-            while left > 0 {
-                let read = with_buffer(|buffer| client.try_read_all(buffer));
-                match read {
-                    Ok(0) => return,
-                    Ok(read) => left = left.saturating_sub(read),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        if client.ready(Interest::READABLE).await.is_err() {
-                            return;
-                        }
-                    }
-                    Err(_) => return,
-                }
-            }
-        };
-        let _ = timeout(LINGER, drained).await;
+/// Ends a connection. What the client still sends is read for a while.
+pub(super) async fn close(client: &AsyncStream) {
+    if client.finish_writing().is_err() {
+        return;
     }
+    let drained = async {
+        let mut left = LINGER_BYTES;
+        while left > 0 {
+            let read = with_buffer(|buffer| client.try_read_all(buffer));
+            match read {
+                Ok(0) => return,
+                Ok(read) => left = left.saturating_sub(read),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if client.ready(Interest::READABLE).await.is_err() {
+                        return;
+                    }
+                }
+                Err(_) => return,
+            }
+        }
+    };
+    let _ = timeout(LINGER, drained).await;
 }
 
 /// The address that the target is told.

@@ -25,6 +25,8 @@ pub enum Way {
     Whole(Arc<Route>),
     /// Each request by one of these.
     ByHost(Arc<Table<Arc<Route>>>),
+    /// Each connection by one of these, by the name in its ClientHello.
+    ByName(Arc<Table<Arc<Route>>>),
 }
 
 impl Lead {
@@ -56,7 +58,7 @@ impl Way {
     pub fn first(&self) -> Option<&Arc<Route>> {
         match self {
             Self::Whole(route) => Some(route),
-            Self::ByHost(table) => table.all().next(),
+            Self::ByHost(table) | Self::ByName(table) => table.all().next(),
         }
     }
 
@@ -64,7 +66,7 @@ impl Way {
     pub fn routes(&self) -> Box<dyn Iterator<Item = &Arc<Route>> + '_> {
         match self {
             Self::Whole(route) => Box::new(std::iter::once(route)),
-            Self::ByHost(table) => Box::new(table.all()),
+            Self::ByHost(table) | Self::ByName(table) => Box::new(table.all()),
         }
     }
 }

@@ -16,6 +16,7 @@ use socket2::Socket;
 use crate::support::{
     Client, HookService, Place, Run, Server, directory, noise, throughout, until,
 };
+use crate::tls::hello;
 
 const NAME: &str = "wakeport-connections";
 
@@ -202,6 +203,57 @@ fn a_client_of_a_load_balancer_keeps_its_header() {
     let expected = "PROXY TCP4 192.0.2.9 192.0.2.8 12 80\r\nhello";
     new.send(expected);
     assert_eq!(next().take(expected.len()), expected.as_bytes());
+}
+
+#[test]
+fn half_a_client_hello_goes_on_in_the_next_process_by_its_name() {
+    let (docs, films) = (HookService::new(), HookService::new());
+    let dir = directory();
+    let path = dir.path().join("https.toml");
+    let table = |name: &str, stage: &HookService| {
+        let (place, hook) = (&stage.scene().place, stage.hook());
+        format!(
+            "[service.{name}]\nhost = '{name}.example.org'\nto = '{place}'\nstart-hook = '{hook}'\nstop-hook = '{hook}'\n"
+        )
+    };
+    let tables = [table("docs", &docs), table("films", &films)];
+    std::fs::write(&path, tables.concat()).expect("a file of ours");
+    let front = Place::tcp();
+    let listener = front.listen();
+    let (half, half_accepted) = pair(&front, &listener);
+    let (waits, waits_accepted) = pair(&front, &listener);
+    let bytes = hello("films.example.org");
+    let (first, second) = bytes.split_at(30);
+    // One has said half of it, the other all, and waited for a service that is not the first one.
+    let connection = |service: &str, said: usize| {
+        format!(
+            r#"{{"listener":"web","peer":"192.0.2.7:4711","identified":true,"service":"{service}","said":{said}}}"#
+        )
+    };
+    let all = [
+        connection("docs", first.len()),
+        connection("films", bytes.len()),
+    ];
+    let text = line(&all.each_ref().map(String::as_str));
+    let text = text.replace("\"version\":1", "\"version\":2");
+    let file = rest(&[first, &bytes].concat());
+    let queue = queue(&[(
+        &text,
+        &[half_accepted.as_fd(), waits_accepted.as_fd(), file.as_fd()],
+    )]);
+    drop((half_accepted, waits_accepted));
+    let wakeport = Run::new()
+        .option("--config", path.display())
+        .option("--tls", "pass")
+        .inherit("web", &listener)
+        .inherit(NAME, &queue)
+        .start();
+    wakeport.logs("took 2 connections over from the process before");
+    assert!(waits.take(bytes.len()) == bytes);
+    assert!(half.is_silent());
+    half.send(second);
+    assert!(half.take(bytes.len()) == bytes);
+    assert_eq!((docs.count("start"), films.count("start")), (0, 1));
 }
 
 #[test]

@@ -40,6 +40,7 @@ mod support;
 mod syscall_faults;
 mod threat_model;
 mod tidy;
+mod tls;
 mod units;
 mod unreachable_targets;
 mod wake;

@@ -67,6 +67,35 @@ pub(crate) fn server(rig: &Rig, name: &str, address: &str) {
     );
 }
 
+/// nginx as NAME.service, which answers NAME over TLS on this port, with a certificate for NAME.example.org.
+pub(crate) fn https_server(rig: &Rig, name: &str, port: u16) {
+    rig.run(&format!(
+        "mkdir -p /etc/ssl && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 \
+         -subj /CN={name}.example.org -addext subjectAltName=DNS:{name}.example.org -keyout /etc/ssl/{name}.key \
+         -out /etc/ssl/{name}.crt 2>&1"
+    ));
+    rig.write(
+        &format!("/etc/nginx/{name}.conf"),
+        &format!(
+            "pid /run/{name}.pid; error_log stderr; daemon off; events {{}}
+             http {{
+                 access_log off;
+                 server {{
+                     listen 127.0.0.1:{port} ssl;
+                     ssl_certificate /etc/ssl/{name}.crt; ssl_certificate_key /etc/ssl/{name}.key;
+                     return 200 {name};
+                 }}
+             }}"
+        ),
+    );
+    rig.unit(
+        &format!("{name}.service"),
+        &format!(
+            "[Service]\nExecStart=nginx -e stderr -c /etc/nginx/{name}.conf\n[Install]\nWantedBy=multi-user.target\n"
+        ),
+    );
+}
+
 /// The same, for a machine far away that programs switch on and off: they may start and stop its unit.
 pub(crate) fn far_server(rig: &Rig, name: &str, address: &str) {
     let (host, _) = address.rsplit_once(':').expect("an address");

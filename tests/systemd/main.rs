@@ -38,4 +38,5 @@ mod sockets;
 mod status_text;
 mod stop_and_restart;
 mod ten_thousand_clients;
+mod tls;
 mod wake;

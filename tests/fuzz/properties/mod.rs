@@ -4,6 +4,7 @@
 mod addresses;
 mod answers;
 mod chunks;
+mod client_hellos;
 mod commands;
 mod files;
 mod handovers;
@@ -24,10 +25,11 @@ use wakeport::core::lifecycle::Phase;
 pub(super) type Property = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub(super) const PROPERTIES: [(&str, Property); 16] = [
+pub(super) const PROPERTIES: [(&str, Property); 17] = [
     ("addresses", addresses::property),
     ("answers", answers::property),
     ("chunks", chunks::property),
+    ("client_hellos", client_hellos::property),
     ("commands", commands::property),
     ("files", files::property),
     ("handovers", handovers::property),
