@@ -81,9 +81,9 @@ impl<P: Send + 'static> Session<P> {
                 return None;
             }
             Err(Ends::As(Reached::ClientGone | Reached::ClientIdle | Reached::Target(..))) => {
-                "closed before it was served"
+                "it has closed"
             }
-            Err(Ends::Late) => "closed: no ClientHello came in time",
+            Err(Ends::Late) => "no ClientHello came in time",
             Err(Ends::Refused(alert)) => {
                 let _ = timeout(ALERT_TIMEOUT, client.write_all(&alert.record())).await;
                 close(&client).await;

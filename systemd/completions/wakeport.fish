@@ -52,7 +52,7 @@ no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l wake-rate -d 'Wake the service at most N times in any such TIME, as in 6/1h; clients for whom it would be woken once more are reset' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l http -d 'Speak HTTP/1 with clients and target: requests wake the service and keep it awake, idle connections do not' -r -f -a "yes\t''
 no\t''"
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l host -d 'Whose requests the service gets: a host, `*.example.org` for all below it, or `*`; implies --http' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l host -d 'Whose requests the service gets: a host, `*.example.org` for all below it, or `*`; implies --http, unless --tls is given' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l path -d 'Of these hosts, only the paths that begin so, in whole segments: `/app` has `/app/x` and not `/apple`' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l quiet -d 'Requests that neither wake the service nor keep it awake: `/path`, `/start/*`, `method:HEAD`, `agent:NAME` (a part of User-Agent) or `from:CIDR`' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l wake-only -d 'Only these requests wake the service and keep it awake, in the words of --quiet' -r -f
@@ -65,6 +65,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l page-status -d
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l page-details -d 'Say on the page why the service could not be started' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l trust -d 'Pass on what proxies in this network say of their clients (X-Forwarded-For, Forwarded, ...); from others that is removed' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l tls -d '`pass`: pass TLS through to the service whose --host is the name that the client asks for (SNI)' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l start-timeout -d 'Fail the wake if the service does not answer within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l stop-timeout -d 'Fail the stop if the service is not down within this time' -r -f
@@ -120,7 +121,7 @@ no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l wake-rate -d 'Wake the service at most N times in any such TIME, as in 6/1h; clients for whom it would be woken once more are reset' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l http -d 'Speak HTTP/1 with clients and target: requests wake the service and keep it awake, idle connections do not' -r -f -a "yes\t''
 no\t''"
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l host -d 'Whose requests the service gets: a host, `*.example.org` for all below it, or `*`; implies --http' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l host -d 'Whose requests the service gets: a host, `*.example.org` for all below it, or `*`; implies --http, unless --tls is given' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l path -d 'Of these hosts, only the paths that begin so, in whole segments: `/app` has `/app/x` and not `/apple`' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l quiet -d 'Requests that neither wake the service nor keep it awake: `/path`, `/start/*`, `method:HEAD`, `agent:NAME` (a part of User-Agent) or `from:CIDR`' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l wake-only -d 'Only these requests wake the service and keep it awake, in the words of --quiet' -r -f
@@ -133,6 +134,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l page-status 
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l page-details -d 'Say on the page why the service could not be started' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l trust -d 'Pass on what proxies in this network say of their clients (X-Forwarded-For, Forwarded, ...); from others that is removed' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l tls -d '`pass`: pass TLS through to the service whose --host is the name that the client asks for (SNI)' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l start-timeout -d 'Fail the wake if the service does not answer within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l stop-timeout -d 'Fail the stop if the service is not down within this time' -r -f
@@ -195,7 +197,7 @@ no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l wake-rate -d 'Wake the service at most N times in any such TIME, as in 6/1h; clients for whom it would be woken once more are reset' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l http -d 'Speak HTTP/1 with clients and target: requests wake the service and keep it awake, idle connections do not' -r -f -a "yes\t''
 no\t''"
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l host -d 'Whose requests the service gets: a host, `*.example.org` for all below it, or `*`; implies --http' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l host -d 'Whose requests the service gets: a host, `*.example.org` for all below it, or `*`; implies --http, unless --tls is given' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l path -d 'Of these hosts, only the paths that begin so, in whole segments: `/app` has `/app/x` and not `/apple`' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l quiet -d 'Requests that neither wake the service nor keep it awake: `/path`, `/start/*`, `method:HEAD`, `agent:NAME` (a part of User-Agent) or `from:CIDR`' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l wake-only -d 'Only these requests wake the service and keep it awake, in the words of --quiet' -r -f
@@ -208,6 +210,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l page-status -
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l page-details -d 'Say on the page why the service could not be started' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l trust -d 'Pass on what proxies in this network say of their clients (X-Forwarded-For, Forwarded, ...); from others that is removed' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l tls -d '`pass`: pass TLS through to the service whose --host is the name that the client asks for (SNI)' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l start-timeout -d 'Fail the wake if the service does not answer within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l stop-timeout -d 'Fail the stop if the service is not down within this time' -r -f
