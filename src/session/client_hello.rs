@@ -22,6 +22,9 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an alert may take to be written.
 const ALERT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Where it goes, and how far it is there.
+type Found<P> = (Arc<Route>, Entry<P>);
+
 /// Why it goes nowhere.
 enum Ends {
     /// The client is told.
@@ -102,7 +105,7 @@ async fn find<P>(
     client: &AsyncStream,
     arrival: &mut Arrival,
     said: &mut Vec<u8>,
-) -> Result<(Arc<Route>, Entry<P>), Ends> {
+) -> Result<Found<P>, Ends> {
     if !arrival.identified {
         first.identify(client, arrival).await.map_err(Ends::As)?;
     }
@@ -145,11 +148,7 @@ async fn receive(client: &AsyncStream, said: &mut Vec<u8>) -> Result<ClientHello
 
 /// Enters where the name leads, while the gate is open, and waits there otherwise; `None` while it is not
 /// known where it leads from now on.
-fn enter<P>(
-    lead: &Lead,
-    hello: &ClientHello,
-    peer: Peer,
-) -> Result<Option<(Arc<Route>, Entry<P>)>, Ends> {
+fn enter<P>(lead: &Lead, hello: &ClientHello, peer: Peer) -> Result<Option<Found<P>>, Ends> {
     // One that names no host is for the service that has all.
     let name = hello.name.as_deref().unwrap_or_default();
     let route = match &lead.way {
