@@ -57,7 +57,7 @@ impl Routes {
                         format!("host `{host}` with path `{path}` is that of two services")
                     })?;
                     let place = |index| places.iter().find(|place| place.0 == index);
-                    Places::ByHost(table.filter_map(|index| place(index).copied()))
+                    Places::ByHost(table.filter_map(|_, index| place(index).copied()))
                 }
             });
         }

@@ -15,6 +15,7 @@ use super::routes::{Places, Routes};
 use super::status_line::StatusLine;
 use super::unit_lock::{LockError, UnitLock};
 use crate::backend::Backend;
+use crate::config::host::HostPattern;
 use crate::config::{Config, ServiceConfig, ServiceKind};
 use crate::net::dial::{Dialer, Target};
 use crate::net::listen::Listener;
@@ -134,11 +135,11 @@ impl Services {
     ) -> Vec<Option<Way>> {
         let way = |(listener, leads): (&Listener, &Places)| match leads {
             Places::Nowhere => None,
-            Places::To(place) => Some(Way::Whole(self.route(listener, *place)?)),
+            Places::To(place) => Some(Way::Whole(self.route(listener, None, *place)?)),
             Places::ByHost(table) => {
                 let table = table
                     .clone()
-                    .filter_map(|place| self.route(listener, place));
+                    .filter_map(|host, place| self.route(listener, Some(host), place));
                 Some(Way::ByHost(Arc::new(table)))
             }
         };
@@ -149,12 +150,19 @@ impl Services {
             .collect()
     }
 
-    fn route(&self, listener: &Listener, (service, target): (usize, usize)) -> Option<Arc<Route>> {
+    fn route(
+        &self,
+        listener: &Listener,
+        host: Option<&HostPattern>,
+        (service, target): (usize, usize),
+    ) -> Option<Arc<Route>> {
         let running = self.services.get(service)?;
+        let entrance = running.entrances.get(target)?.clone();
         Some(Arc::new(Route {
             listener: listener.name.as_str().into(),
             service: running.config.name.as_deref().unwrap_or_default().into(),
-            entrance: running.entrances.get(target)?.clone(),
+            requests: host.map(|host| entrance.requests(host)),
+            entrance,
             target: running.targets[target].clone(),
             authority: running.targets[target].authority(),
             context: running.context.clone(),
