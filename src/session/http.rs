@@ -208,7 +208,10 @@ impl<P: Send + 'static> Session<P> {
             web.counts(&then);
             then = match then {
                 Then::Next => match web.next(&mut interrupt, &mut closing).await {
-                    Next::Request(asked) => Box::pin(web.answer(asked, &mut interrupt)).await,
+                    Next::Request(asked) => {
+                        web.connected.active(true);
+                        Box::pin(web.answer(asked, &mut interrupt)).await
+                    }
                     Next::Refused(refusal, method) => Then::Refuse(refusal, method),
                     Next::Over => Then::Close,
                     Next::Held => Box::pin(web.held(&mut interrupt)).await,

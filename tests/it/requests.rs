@@ -1,6 +1,5 @@
 //! Requests as they are counted and logged.
 
-use std::path::Path;
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
 
@@ -13,7 +12,7 @@ use crate::http::{
     table, tells, up_and_down,
 };
 use crate::observe::{self, promtool_has_nothing_to_say};
-use crate::repository::text;
+use crate::repository::{read, repo, text};
 use crate::support::{Client, HookService, Place, Run, directory, until};
 
 /// The page of metrics of an instance that is called `web`.
@@ -304,7 +303,7 @@ fn every_field_about_requests_is_documented() {
     until("it is in the record", || {
         json(&dir)["instances"][0]["http"]["hosts"]["*"]["codes"]["2xx"] == 1
     });
-    let docs = crate::repository::read(Path::new(&crate::repository::repo("docs/observing.md")));
+    let docs = read(&repo("docs/observing.md"));
     let seen = json(&dir);
     let http = &seen["instances"][0]["http"];
     for fields in [
@@ -323,8 +322,8 @@ fn every_field_about_requests_is_documented() {
 fn the_access_log_has_a_line_for_each_request() {
     let dir = directory();
     let (stage, place) = (starts_when_told(dir.path()), Place::tcp());
-    let run = front(&stage, &place).option("--log-level", "info");
-    let (run, metrics) = Metrics::of(run.flag("--access-log"));
+    let run = front(&stage, &place).flag("--access-log");
+    let (run, metrics) = Metrics::of(run);
     let wakeport = run.start();
     let waits = place.connect();
     waits.send(get("/gone?secret=1"));
@@ -349,7 +348,7 @@ fn the_access_log_has_a_line_for_each_request() {
     assert!(!wakeport.log().contains("secret"), "{}", wakeport.log());
     drop(wakeport);
 
-    let wakeport = front(&stage, &place).option("--log-level", "info").start();
+    let wakeport = front(&stage, &place).start();
     assert_eq!(ask(&place.connect(), "a", "/unlogged").0, 200);
     wakeport.is("cooling");
     assert!(!wakeport.log().contains("unlogged"), "{}", wakeport.log());
