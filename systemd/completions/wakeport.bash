@@ -52,7 +52,7 @@ _wakeport() {
             return 0
             ;;
         wakeport__subcmd__check)
-            opts="-h --to --unit --user --start-hook --stop-hook --exec --ready --ready-hook --stop-on-exit --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --cooldown --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --listen --max-connections --max-waiting --threads --drain-timeout --stay --log-level --log-format --name --state-dir --metrics --help"
+            opts="-h --to --unit --user --start-hook --stop-hook --exec --ready --ready-hook --stop-on-exit --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --access-log --cooldown --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --listen --max-connections --max-waiting --threads --drain-timeout --stay --log-level --log-format --name --state-dir --metrics --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -209,6 +209,10 @@ _wakeport() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
+                    return 0
+                    ;;
+                --access-log)
+                    COMPREPLY=($(compgen -W "yes no" -- "${cur}"))
                     return 0
                     ;;
                 --cooldown)
@@ -432,7 +436,7 @@ _wakeport() {
             return 0
             ;;
         wakeport__subcmd__init)
-            opts="-h --write --enable --remove --standalone --force --unit --user --start-hook --stop-hook --exec --ready --ready-hook --stop-on-exit --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --cooldown --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --max-connections --max-waiting --threads --drain-timeout --stay --log-level --log-format --name --state-dir --metrics --listen --to --help"
+            opts="-h --write --enable --remove --standalone --force --unit --user --start-hook --stop-hook --exec --ready --ready-hook --stop-on-exit --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --access-log --cooldown --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --max-connections --max-waiting --threads --drain-timeout --stay --log-level --log-format --name --state-dir --metrics --listen --to --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -582,6 +586,10 @@ _wakeport() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
+                    return 0
+                    ;;
+                --access-log)
+                    COMPREPLY=($(compgen -W "yes no" -- "${cur}"))
                     return 0
                     ;;
                 --cooldown)
@@ -777,7 +785,7 @@ _wakeport() {
             return 0
             ;;
         wakeport__subcmd__run)
-            opts="-h --to --unit --user --start-hook --stop-hook --exec --ready --ready-hook --stop-on-exit --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --cooldown --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --listen --max-connections --max-waiting --threads --drain-timeout --stay --log-level --log-format --name --state-dir --metrics --help"
+            opts="-h --to --unit --user --start-hook --stop-hook --exec --ready --ready-hook --stop-on-exit --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --access-log --cooldown --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --listen --max-connections --max-waiting --threads --drain-timeout --stay --log-level --log-format --name --state-dir --metrics --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -934,6 +942,10 @@ _wakeport() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
+                    return 0
+                    ;;
+                --access-log)
+                    COMPREPLY=($(compgen -W "yes no" -- "${cur}"))
                     return 0
                     ;;
                 --cooldown)

@@ -65,6 +65,8 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l page-status -d
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l page-details -d 'Say on the page why the service could not be started' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l trust -d 'Pass on what proxies in this network say of their clients (X-Forwarded-For, Forwarded, ...); from others that is removed' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l access-log -d 'Log each request: client, method, host and path, status, times and bytes' -r -f -a "yes\t''
+no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l start-timeout -d 'Fail the wake if the service does not answer within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l stop-timeout -d 'Fail the stop if the service is not down within this time' -r -f
@@ -133,6 +135,8 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l page-status 
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l page-details -d 'Say on the page why the service could not be started' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l trust -d 'Pass on what proxies in this network say of their clients (X-Forwarded-For, Forwarded, ...); from others that is removed' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l access-log -d 'Log each request: client, method, host and path, status, times and bytes' -r -f -a "yes\t''
+no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l start-timeout -d 'Fail the wake if the service does not answer within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l stop-timeout -d 'Fail the stop if the service is not down within this time' -r -f
@@ -208,6 +212,8 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l page-status -
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l page-details -d 'Say on the page why the service could not be started' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l trust -d 'Pass on what proxies in this network say of their clients (X-Forwarded-For, Forwarded, ...); from others that is removed' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l access-log -d 'Log each request: client, method, host and path, status, times and bytes' -r -f -a "yes\t''
+no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l start-timeout -d 'Fail the wake if the service does not answer within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l stop-timeout -d 'Fail the stop if the service is not down within this time' -r -f

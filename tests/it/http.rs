@@ -881,7 +881,7 @@ fn quiet_requests_neither_wake_nor_hold_and_are_passed_on_while_it_is_awake() {
 fn only_what_is_meant_to_wake_wakes() {
     let (stage, place) = (service(|asked| tells(&asked)), Place::tcp());
     let run = front(&stage, &place).option("--wake-only", "/app*");
-    let _wakeport = run.option("--quiet-defaults", "no").start();
+    let wakeport = run.option("--quiet-defaults", "no").start();
     let client = place.connect();
     client.send(get("/"));
     let (head, _) = message(&client).expect("a response");
@@ -891,6 +891,8 @@ fn only_what_is_meant_to_wake_wakes() {
     );
     assert_eq!(stage.count("start"), 0);
     client.asks("/app/x");
+    // The first client is let through just before all others are.
+    wakeport.is("cooling");
     client.asks("/");
 }
 

@@ -328,7 +328,7 @@ fn the_access_log_has_a_line_for_each_request() {
     let waits = place.connect();
     waits.send(get("/gone?secret=1"));
     metrics.comes_to(&format!("requests_waiting{ANY}"), 1);
-    drop(waits);
+    waits.reset();
     wakeport.logs("127.0.0.1");
     wakeport.logs("GET example.org/gone: 499 in ");
     wakeport.logs(" of it waiting");
