@@ -491,6 +491,8 @@ pub struct Http {
     pub page: Option<WaitingPage>,
     /// Which requests neither wake the service nor keep it awake.
     pub quiet: Quiet,
+    /// Whether each request is logged.
+    pub access_log: bool,
 }
 
 /// The page that a browser shows while the service starts.

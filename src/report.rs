@@ -1,9 +1,11 @@
 //! The record of an instance, its file, and the metrics.
 
+pub mod access;
 pub mod record;
 pub mod state_file;
 pub mod metrics;
 pub mod scrape;
+pub mod requests;
 pub mod recorder;
 pub mod log;
 pub mod status;

@@ -34,7 +34,7 @@ use targets::Targets;
 
 pub use gate::Traffic;
 pub use handle::{Entrance, Handle, LastOrder, Outlook, Permit, Queued, Verdict};
-pub use reporter::{Reporter, Say};
+pub use reporter::{Access, Front, Reporter, Requests, Say};
 pub use settings::Settings;
 
 /// One service, as far as it acts.

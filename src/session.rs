@@ -2,6 +2,7 @@
 
 mod abort;
 mod client_hello;
+mod counted;
 mod http;
 mod lead;
 mod proxy_header;
@@ -25,10 +26,11 @@ use crate::net::proxy_header::Origin;
 use crate::net::relay::{self, Ended, Interrupt, Paused};
 use crate::net::stream::{AsyncStream, RawStream};
 use crate::service::probe::Answer;
-use crate::service::{Entrance, Permit, Queued, Traffic, Verdict};
+use crate::service::{Entrance, Permit, Queued, Requests, Traffic, Verdict};
 
 pub use abort::Abort;
 use abort::Triggered;
+use counted::{Connected, Counted, Upgraded};
 pub use lead::{Lead, Leads, Way};
 use proxy_header::{HeaderOutcome, ProxyHeaderReader};
 
@@ -45,6 +47,8 @@ pub struct Route {
     pub target: Arc<Target>,
     /// as a client that names no host is taken to mean it.
     pub authority: String,
+    /// Where its requests are counted, if it is requests that go by it.
+    pub requests: Option<Arc<Requests>>,
     /// What all sessions of the service share.
     pub context: Arc<SessionContext>,
 }
@@ -303,6 +307,8 @@ struct Served {
 struct Sockets {
     client: AsyncStream,
     target: AsyncStream,
+    /// The request that has upgraded the connection. Beside the sockets it takes no more memory.
+    upgraded: Option<Box<Upgraded>>,
 }
 
 /// What has ended the wait for the target.
@@ -442,9 +448,17 @@ impl<P: Send + 'static> Session<P> {
             } = *relayed;
             permit.traffic = traffic;
             let target = watch(target)?;
+            let upgraded = route.requests.is_some().then(|| {
+                let counted = Counted::resume(&route, peer);
+                Box::new(Upgraded::new(counted, Connected::by(&route)))
+            });
             return Some(Box::new(Served {
                 permit,
-                sockets: Box::new(Sockets { client, target }),
+                sockets: Box::new(Sockets {
+                    client,
+                    target,
+                    upgraded,
+                }),
                 paused: Some(Box::new(paused)),
                 peer,
                 route,
@@ -466,7 +480,11 @@ impl<P: Send + 'static> Session<P> {
         match reached {
             Reached::Target(target, answer, permit) => Some(Box::new(Served {
                 permit,
-                sockets: Box::new(Sockets { client, target }),
+                sockets: Box::new(Sockets {
+                    client,
+                    target,
+                    upgraded: None,
+                }),
                 paused: Paused::after(said, answer),
                 peer,
                 route,
@@ -664,6 +682,9 @@ impl Served {
         let traffic = &mut self.permit.traffic;
         traffic.idle = u32::from(ended == Ended::Idle);
         traffic.vanished = u32::from(ended == Ended::Vanished);
+        if let Some(Upgraded { counted, .. }) = self.sockets.upgraded.as_deref_mut() {
+            counted.carries(traffic.up, traffic.down);
+        }
         report(
             self.peer,
             *traffic,
@@ -688,7 +709,14 @@ impl Served {
             mut permit,
             ..
         } = self;
-        let Sockets { client, target } = *sockets;
+        let Sockets {
+            client,
+            target,
+            upgraded,
+        } = *sockets;
+        if let Some(upgraded) = upgraded {
+            upgraded.counted.leave();
+        }
         let arrival = Arrival {
             peer,
             header: None,
@@ -754,5 +782,6 @@ mod tests {
         }
         assert!(size(Served::relay) <= 320, "{}", size(Served::relay));
         assert!(size_of::<Served>() <= 104, "{}", size_of::<Served>());
+        assert!(size_of::<Sockets>() <= 72, "{}", size_of::<Sockets>());
     }
 }

@@ -246,6 +246,13 @@ struct HttpOptions {
     /// Words as for --allow. Proxies on Unix sockets are always trusted. May be repeated.
     #[arg(long, value_name = "CIDR", default_value = "localhost")]
     trust: Vec<Words<Networks>>,
+
+    /// Log each request: client, method, host and path, status, times and bytes
+    ///
+    /// At log level info, without the query. In the journal each of them is a field (WAKEPORT_HOST,
+    /// WAKEPORT_STATUS, ...). A request that got no response, as its client went away, has the status 499.
+    #[arg(long)]
+    access_log: bool,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -764,6 +771,7 @@ impl HttpOptions {
                 defaults: self.quiet_defaults,
                 answer: self.quiet_answer,
             },
+            access_log: self.access_log,
         })
     }
 }

@@ -41,9 +41,12 @@ pub struct Twice<T> {
 
 impl<T> Table<T> {
     /// The same, with something else to lead to, as far as there is anything.
-    pub fn filter_map<U>(self, mut to: impl FnMut(T) -> Option<U>) -> Table<U> {
+    pub fn filter_map<U>(self, mut to: impl FnMut(&HostPattern, T) -> Option<U>) -> Table<U> {
         let rules = self.rules.into_iter();
-        let rules = rules.filter_map(|(host, path, it)| Some((host, path, to(it)?)));
+        let rules = rules.filter_map(|(host, path, it)| {
+            let it = to(&host, it)?;
+            Some((host, path, it))
+        });
         Table {
             rules: rules.collect(),
             is_single: self.is_single,

@@ -153,6 +153,11 @@ impl<'a> Exchange<'a> {
         *answers || !head.is_empty() || response.is_some()
     }
 
+    /// The status of the response, once that has come.
+    pub fn status(&self) -> Option<u16> {
+        self.progress.response.map(|response| response.status)
+    }
+
     /// What has come from the client behind the request.
     pub fn over(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.up.over)

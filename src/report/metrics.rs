@@ -2,10 +2,11 @@
 //!
 //! Names, types and labels never change their meaning; docs/observing.md has them all.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use crate::report::record::{Kind, Moment, Record, RecordedState, Work};
+use crate::report::record::http::{Connections, Requests};
+use crate::report::record::{Bucket, Kind, Moment, Record, RecordedState, Work};
 use crate::util::text::one_line;
 
 /// The `Content-Type:` of a page.
@@ -35,6 +36,8 @@ pub fn page(instances: &[Instance], unreadable: usize, now: Moment) -> String {
     };
     page.about_states(now);
     page.about_clients();
+    page.about_requests();
+    page.about_fronts();
     page.about_wakes();
     page.about_failures();
     page.family(
@@ -166,6 +169,113 @@ impl Page<'_> {
         );
     }
 
+    fn about_requests(&mut self) {
+        self.each_host(
+            "wakeport_http_requests_total",
+            "Requests that have ended, by the class of their status.",
+            |requests, _, row| {
+                for (code, count) in &requests.codes {
+                    row("code", code, *count);
+                }
+            },
+        );
+        self.each_host(
+            "wakeport_http_requests_active",
+            "Requests that were let through and have not ended.",
+            |requests, alive, row| row("", "", if alive { requests.active } else { 0 }),
+        );
+        self.each_host(
+            "wakeport_http_requests_waiting",
+            "Requests that wait for the service.",
+            |requests, alive, row| row("", "", if alive { requests.waiting } else { 0 }),
+        );
+        let name = "wakeport_http_wait_seconds";
+        self.family(
+            name,
+            "histogram",
+            "How long requests waited for the service; those that were let through at once are not in it.",
+        );
+        for Instance { record, .. } in &self.instances {
+            for (host, Requests { waits, .. }) in record.http.iter().flat_map(|http| &http.hosts) {
+                let counted = (&waits.buckets[..], waits.total, waits.seconds);
+                histogram(&mut self.text, name, &record.name, Some(host), counted);
+            }
+        }
+        self.each_host(
+            "wakeport_http_pages_total",
+            "Requests that were answered with the waiting page.",
+            |requests, _, row| row("", "", requests.pages),
+        );
+        self.each_host(
+            "wakeport_http_quiet_total",
+            "Quiet requests, which are in no other count.",
+            |requests, _, row| row("", "", requests.quiet),
+        );
+        self.each_host(
+            "wakeport_http_retries_total",
+            "Requests that were sent to the service once more.",
+            |requests, _, row| row("", "", requests.retries),
+        );
+        self.each_host(
+            "wakeport_http_upstream_errors_total",
+            "Requests that wakeport answered with this status as the service failed them.",
+            |requests, _, row| {
+                for (code, count) in &requests.upstream_errors {
+                    row("code", code, *count);
+                }
+            },
+        );
+    }
+
+    /// What all services of an instance have together.
+    fn about_fronts(&mut self) {
+        let mut fronts = BTreeMap::<String, (Connections, u64)>::new();
+        for Instance { record, alive } in &self.instances {
+            let Some(http) = &record.http else { continue };
+            let name = record.name.split('/').next().unwrap_or_default();
+            let (connections, unrouted) = fronts.entry(name.to_owned()).or_default();
+            *unrouted += http.unrouted;
+            if *alive {
+                connections.idle += http.connections.idle;
+                connections.active += http.connections.active;
+            }
+        }
+        let name = "wakeport_http_connections";
+        let help = "Connections of clients that speak HTTP, with a request (active) or without one (idle).";
+        self.family(name, "gauge", help);
+        for (front, (connections, _)) in &fronts {
+            let mut row = Row::new(&mut self.text, name, front);
+            row.with("state", "idle").is(connections.idle as f64);
+            row.with("state", "active").is(connections.active as f64);
+        }
+        let name = "wakeport_http_unrouted_total";
+        let help = "Requests that belong to no service: for an unknown host or path, or malformed.";
+        self.family(name, "counter", help);
+        for (front, (_, unrouted)) in &fronts {
+            Row::new(&mut self.text, name, front).is(*unrouted as f64);
+        }
+    }
+
+    /// A family with what `tell` says of each host: a label, its value, and the number.
+    fn each_host(
+        &mut self,
+        name: &str,
+        help: &str,
+        tell: impl Fn(&Requests, bool, &mut dyn FnMut(&str, &str, u64)),
+    ) {
+        self.each(name, help, |Instance { record, alive }, row| {
+            for (host, requests) in record.http.iter().flat_map(|http| &http.hosts) {
+                tell(requests, *alive, &mut |label, value, number| {
+                    row.with("host", host);
+                    if !label.is_empty() {
+                        row.with(label, value);
+                    }
+                    row.is(number as f64);
+                });
+            }
+        });
+    }
+
     fn about_wakes(&mut self) {
         const NAME: &str = "wakeport_wake_duration_seconds";
         self.family(
@@ -175,19 +285,8 @@ impl Page<'_> {
         );
         for Instance { record, .. } in &self.instances {
             let wakes = &record.wakes;
-            let mut sum = 0;
-            for bucket in &wakes.buckets {
-                sum += bucket.count;
-                Row::new(&mut self.text, &format!("{NAME}_bucket"), &record.name)
-                    .with("le", &bucket.le.to_string())
-                    .is(sum as f64);
-            }
-            let total = wakes.total as f64;
-            Row::new(&mut self.text, &format!("{NAME}_bucket"), &record.name)
-                .with("le", "+Inf")
-                .is(total);
-            Row::new(&mut self.text, &format!("{NAME}_sum"), &record.name).is(wakes.seconds);
-            Row::new(&mut self.text, &format!("{NAME}_count"), &record.name).is(total);
+            let counted = (&wakes.buckets[..], wakes.total, wakes.seconds);
+            histogram(&mut self.text, NAME, &record.name, None, counted);
         }
         self.each(
             "wakeport_sleeps_total",
@@ -236,6 +335,32 @@ impl Page<'_> {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
+}
+
+/// The samples of a histogram of one instance, or of one of its hosts.
+fn histogram(
+    text: &mut String,
+    name: &str,
+    instance: &str,
+    host: Option<&str>,
+    (buckets, total, seconds): (&[Bucket], u64, f64),
+) {
+    let mut sample = |suffix: &str, le: Option<&str>, value: f64| {
+        let name = format!("{name}_{suffix}");
+        let mut row = Row::new(text, &name, instance);
+        for (label, value) in [("host", host), ("le", le)] {
+            value.map(|value| row.with(label, value));
+        }
+        row.is(value);
+    };
+    let mut sum = 0;
+    for bucket in buckets {
+        sum += bucket.count;
+        sample("bucket", Some(&bucket.le.to_string()), sum as f64);
+    }
+    sample("bucket", Some("+Inf"), total as f64);
+    sample("sum", None, seconds);
+    sample("count", None, total as f64);
 }
 
 /// Samples of one metric and one instance.

@@ -4,7 +4,8 @@
 //! The text form is JSON with a version. Unknown fields are ignored, missing ones are empty; a
 //! newer version is refused.
 
-mod wakes;
+pub mod http;
+pub(super) mod wakes;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Manager;
 use crate::config::busy::Percent;
+use crate::config::host::{HostPattern, PathPrefix};
 use crate::util::text::one_line;
+use http::Http;
 pub use wakes::{Bucket, Wakes};
 
 /// The version that is written, and the newest that is read.
@@ -89,6 +92,8 @@ pub struct Record {
     pub clients: Clients,
     /// The bytes relayed by connections that have ended.
     pub bytes: Bytes,
+    /// The requests, if it speaks HTTP.
+    pub http: Option<Http>,
     /// The wakes, and how long they took.
     pub wakes: Wakes,
     /// How often it was stopped.
@@ -274,6 +279,7 @@ impl Record {
     /// Limits what the file may hold to what can be counted with.
     fn mend(&mut self) {
         self.wakes.mend();
+        self.http.iter_mut().for_each(Http::mend);
         self.seconds.retain(|_, seconds| *seconds >= 0.0);
         let (clients, bytes) = (&mut self.clients, &mut self.bytes);
         let counts = [
@@ -324,7 +330,7 @@ impl Record {
         }
         (self.version, self.state, self.until) = (VERSION, RecordedState::Asleep, None);
         self.kept_awake.clear();
-        (self.clients.active, self.clients.waiting) = (0, 0);
+        self.leave();
         self.process = Some(process);
     }
 
@@ -377,7 +383,25 @@ impl Record {
         }
         self.until = None;
         self.process = None;
+        self.leave();
+    }
+
+    /// Nothing is open any more.
+    fn leave(&mut self) {
         (self.clients.active, self.clients.waiting) = (0, 0);
+        self.http.iter_mut().for_each(Http::end);
+    }
+
+    /// It has these hosts from now on, if it speaks HTTP. What is counted of others is dropped.
+    pub fn has_hosts(&mut self, hosts: Option<&[(HostPattern, PathPrefix)]>) {
+        let Some(hosts) = hosts else {
+            self.http = None;
+            return;
+        };
+        let hosts: Vec<String> = hosts.iter().map(|(host, _)| host.to_string()).collect();
+        if let Some(http) = &mut self.http {
+            http.hosts.retain(|host, _| hosts.contains(host));
+        }
     }
 
     fn spend(&mut self, state: RecordedState, seconds: f64) {

@@ -1,9 +1,11 @@
 //! The record of a service, brought up to date with each event and handed to the writer.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::record::{Kind, Record, RecordedState, Work};
+use super::requests::Counts;
 use super::state_file::{self, StateWriter};
 use super::status::{PACE, Tally, deadline};
 use crate::config::ServiceConfig;
@@ -23,6 +25,8 @@ pub struct Recorder {
     kept_at: Option<Instant>,
     keep_at: Option<Instant>,
     tally: Tally,
+    /// The requests of this process; in the record are those before.
+    counts: Option<Arc<Counts>>,
 }
 
 impl Recorder {
@@ -40,6 +44,7 @@ impl Recorder {
             kept_at: None,
             keep_at: None,
             tally: Tally::default(),
+            counts: None,
         }
     }
 
@@ -49,11 +54,16 @@ impl Recorder {
         record.service = config.label();
         let units = config.units().iter().map(ToString::to_string);
         record.concerns(units.collect(), config.manager());
+        let http = config.admission.http.as_ref();
+        record.has_hosts(http.map(|http| &http.hosts[..]));
     }
 
     /// The record as it is now.
     pub fn record(&self) -> Record {
         let mut record = self.record.clone();
+        if let Some(counts) = &self.counts {
+            counts.add_to(&mut record.http);
+        }
         record.written = state_file::moment().wall;
         record
     }
@@ -127,8 +137,12 @@ impl Recorder {
         self.change().fails(kind, why, state_file::moment().wall);
     }
 
-    /// What connections have come to in this process.
-    pub fn carried(&mut self, tally: Tally) {
+    /// What connections have come to in this process, and where their requests are counted.
+    pub fn carried(&mut self, tally: Tally, counts: Option<&Arc<Counts>>) {
+        if let Some(counts) = counts {
+            self.changed |= counts.have_news();
+            self.counts.get_or_insert_with(|| counts.clone());
+        }
         let before = std::mem::replace(&mut self.tally, tally);
         let Record { clients, bytes, .. } = &mut self.record;
         clients.served += tally.served - before.served;
@@ -171,6 +185,7 @@ impl Recorder {
         }
         (self.changed, self.turned) = (false, false);
         self.kept_at = Some(now);
+        self.counts.iter().for_each(|counts| counts.take_news());
         self.writer.keep(self.record());
     }
 

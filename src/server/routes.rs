@@ -59,7 +59,7 @@ impl Routes {
                         format!("host `{host}` with path `{path}` is that of two services")
                     })?;
                     let place = |index| places.iter().find(|place| place.0 == index);
-                    let table = table.filter_map(|index| place(index).copied());
+                    let table = table.filter_map(|_, index| place(index).copied());
                     match config.services[first].admission.tls {
                         Some(_) => Places::ByName(table),
                         None => Places::ByHost(table),

@@ -15,7 +15,7 @@ use super::routes::{Places, Routes};
 use super::status_line::StatusLine;
 use super::unit_lock::{LockError, UnitLock};
 use crate::backend::Backend;
-use crate::config::host::Table;
+use crate::config::host::{HostPattern, Table};
 use crate::config::{Config, ServiceConfig, ServiceKind};
 use crate::net::dial::{Dialer, Target};
 use crate::net::listen::Listener;
@@ -133,15 +133,17 @@ impl Services {
         listeners: impl IntoIterator<Item = &'a Listener>,
         routes: &Routes,
     ) -> Vec<Option<Way>> {
-        let table = |listener: &Listener, table: &Table<_>| {
-            let table = table.clone();
-            Arc::new(table.filter_map(|place| self.route(listener, place)))
-        };
+        type ToRoute<'a> = &'a dyn Fn(&HostPattern, (usize, usize)) -> Option<Arc<Route>>;
+        let table = |places: &Table<_>, route: ToRoute<'_>| Arc::new(places.clone().filter_map(route));
         let way = |(listener, leads): (&Listener, &Places)| match leads {
             Places::Nowhere => None,
-            Places::To(place) => Some(Way::Whole(self.route(listener, *place)?)),
-            Places::ByHost(places) => Some(Way::ByHost(table(listener, places))),
-            Places::ByName(places) => Some(Way::ByName(table(listener, places))),
+            Places::To(place) => Some(Way::Whole(self.route(listener, None, *place)?)),
+            Places::ByHost(places) => Some(Way::ByHost(table(places, &|host, place| {
+                self.route(listener, Some(host), place)
+            }))),
+            Places::ByName(places) => Some(Way::ByName(table(places, &|_, place| {
+                self.route(listener, None, place)
+            }))),
         };
         listeners
             .into_iter()
@@ -150,12 +152,19 @@ impl Services {
             .collect()
     }
 
-    fn route(&self, listener: &Listener, (service, target): (usize, usize)) -> Option<Arc<Route>> {
+    fn route(
+        &self,
+        listener: &Listener,
+        host: Option<&HostPattern>,
+        (service, target): (usize, usize),
+    ) -> Option<Arc<Route>> {
         let running = self.services.get(service)?;
+        let entrance = running.entrances.get(target)?.clone();
         Some(Arc::new(Route {
             listener: listener.name.as_str().into(),
             service: running.config.name.as_deref().unwrap_or_default().into(),
-            entrance: running.entrances.get(target)?.clone(),
+            requests: host.map(|host| entrance.requests(host)),
+            entrance,
             target: running.targets[target].clone(),
             authority: running.targets[target].authority(),
             context: running.context.clone(),

@@ -13,10 +13,12 @@ use super::probe::Answer;
 use super::{Service, Settings};
 use crate::backend::Failure;
 use crate::config::address::Peer;
+use crate::config::host::HostPattern;
 use crate::core::lifecycle::Phase;
 use crate::core::service::Ticket;
 use crate::net::pool::Pool;
 use crate::report::record::{Record, RecordedState};
+use crate::report::requests::{Counts, Requests};
 
 /// What a service is told. Messages are taken in the order in which they were sent, and that order
 /// is the only one there is.
@@ -110,6 +112,7 @@ pub struct Handle(Arc<Shared>);
 struct Shared {
     inbox: mpsc::UnboundedSender<Message>,
     next: AtomicU64,
+    counts: Arc<Counts>,
 }
 
 /// Reaches one target of a service.
@@ -164,7 +167,16 @@ pub struct Queued {
 impl Handle {
     pub(super) fn new(inbox: mpsc::UnboundedSender<Message>) -> Self {
         let next = AtomicU64::new(0);
-        Self(Arc::new(Shared { inbox, next }))
+        let service = inbox.clone();
+        // After each message it looks at what there is to be recorded.
+        let counts = Arc::new(Counts::new(move || {
+            let _ = service.send(Message::Ask(Box::new(|_| ())));
+        }));
+        Self(Arc::new(Shared {
+            inbox,
+            next,
+            counts,
+        }))
     }
 
     /// The way to target number `index`, through a closed gate.
@@ -275,6 +287,15 @@ impl Entrance {
     /// Its idle connections. One is given back before the permit it was used with.
     pub fn pool(&self) -> &Pool {
         &self.0.pool
+    }
+
+    /// Where the requests for a host are counted.
+    pub fn requests(&self, host: &HostPattern) -> Arc<Requests> {
+        self.counts().of(&host.to_string())
+    }
+
+    pub(super) fn counts(&self) -> &Arc<Counts> {
+        &self.0.service.0.counts
     }
 
     /// A connection came in by `listener` and waits.

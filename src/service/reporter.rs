@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::guard::Answer;
 use super::handle::Stopped;
 use super::settings::Settings;
+use super::targets::Totals;
 use crate::backend::Failure;
 use crate::config::WakeRate;
 use crate::config::address::Peer;
@@ -17,6 +18,9 @@ use crate::report::log::Log;
 use crate::report::record::{Kind, Work};
 use crate::report::recorder::Recorder;
 use crate::report::status::{Status, Tally};
+
+pub use crate::report::access::Access;
+pub use crate::report::requests::{Front, Requests};
 
 /// Where STATUS= goes: its text, and the state in one word.
 pub type Say = Box<dyn Fn(&str, State) + Send>;
@@ -78,13 +82,18 @@ impl Reporter {
     }
 
     /// What the gates have counted by now.
-    pub(super) fn carried(&mut self, (entered, totals): (u32, Tally)) {
+    pub(super) fn carried(&mut self, totals: Totals<'_>) {
+        let Totals {
+            entered,
+            tally,
+            counts,
+        } = totals;
         // The count is modulo 2^31.
         let more = entered.wrapping_sub(self.entered) & 0x7fff_ffff;
         let served = self.tally.served + u64::from(more);
-        self.tally = Tally { served, ..totals };
+        self.tally = Tally { served, ..tally };
         self.entered = entered;
-        self.recorder.carried(self.tally);
+        self.recorder.carried(self.tally, counts);
     }
 
     pub(super) fn fact(&mut self, fact: &Fact, first: Option<Peer>, now: Instant) {

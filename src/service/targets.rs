@@ -9,7 +9,18 @@ use super::settings::Settings;
 use crate::core::gate::{Occupancy, Word};
 use crate::net::dial::Target;
 use crate::net::pool::Pool;
+use crate::report::requests::Counts;
 use crate::report::status::Tally;
+
+/// What has come to all of them in this process.
+pub(super) struct Totals<'a> {
+    /// Connections that have entered, modulo 2^31.
+    pub(super) entered: u32,
+    /// What else there is in a tally of the gates.
+    pub(super) tally: Tally,
+    /// Where requests are counted.
+    pub(super) counts: Option<&'a Arc<Counts>>,
+}
 
 /// All that the service has had, by the index that the core knows them by.
 #[derive(Debug, Default)]
@@ -61,7 +72,13 @@ impl Targets {
         gate::occupancy(self.gates())
     }
 
-    pub(super) fn totals(&self) -> (u32, Tally) {
-        gate::totals(self.gates())
+    pub(super) fn totals(&self) -> Totals<'_> {
+        let (entered, tally) = gate::totals(self.gates());
+        let first = self.0.first();
+        Totals {
+            entered,
+            tally,
+            counts: first.map(|known| known.entrance.counts()),
+        }
     }
 }

@@ -15,6 +15,7 @@ use tokio::io::Interest;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
+use super::counted::{Connected, Counted, How, Upgraded};
 use super::waiting_page::{Expected, Viewer};
 use super::{
     Arrival, Entry, Lead, Leads, Left, Reached, Route, Served, Session, Sockets, Triggered, Turn,
@@ -31,7 +32,7 @@ use crate::http::head::{self, Method, Origin, Received, Refusal, Request};
 use crate::net::relay::direction::with_buffer;
 use crate::net::relay::{self, Interrupt};
 use crate::net::stream::AsyncStream;
-use crate::service::{Permit, Queued};
+use crate::service::{Access, Permit, Queued};
 
 /// How long a connection may be idle. Proxies in front of us keep theirs for less (Caddy: 2 min), so it
 /// is they who close: a request that crosses our close would be lost.
@@ -66,6 +67,9 @@ struct Web {
     queued: Option<Box<Queued>>,
     /// The client has seen the waiting page.
     expected: Option<Expected>,
+    connected: Connected,
+    /// The request under way.
+    counted: Option<Counted>,
     alarm: Pin<Box<Sleep>>,
     /// How many may wait.
     room: Arc<Semaphore>,
@@ -171,6 +175,8 @@ impl<P: Send + 'static> Session<P> {
         };
         let mut web = Web {
             leads,
+            connected: Connected::by(&route),
+            counted: None,
             route,
             client,
             arrival,
@@ -199,9 +205,13 @@ impl<P: Send + 'static> Session<P> {
             (Err(Reached::ClientGone | Reached::Target(..)), _) => Then::Gone,
         };
         loop {
+            web.counts(&then);
             then = match then {
                 Then::Next => match web.next(&mut interrupt, &mut closing).await {
-                    Next::Request(asked) => Box::pin(web.answer(asked, &mut interrupt)).await,
+                    Next::Request(asked) => {
+                        web.connected.active(true);
+                        Box::pin(web.answer(asked, &mut interrupt)).await
+                    }
                     Next::Refused(refusal, method) => Then::Refuse(refusal, method),
                     Next::Over => Then::Close,
                     Next::Held => Box::pin(web.held(&mut interrupt)).await,
@@ -216,6 +226,7 @@ impl<P: Send + 'static> Session<P> {
                     Then::Close
                 }
                 Then::Say(response, persists) => {
+                    web.says(&response);
                     let written = web.client.write_all(&response);
                     match timeout(LINGER, written).await {
                         Ok(Ok(())) if persists => Then::Next,
@@ -257,9 +268,14 @@ impl<P: Send + 'static> Session<P> {
                     return None;
                 }
                 Then::Relay(target, down, permit) => {
-                    let client = web.client;
+                    let (client, connected) = (web.client, web.connected);
+                    let upgraded = web.counted.map(|counted| Upgraded::new(counted, connected));
                     return Some(Box::new(Served {
-                        sockets: Box::new(Sockets { client, target }),
+                        sockets: Box::new(Sockets {
+                            client,
+                            target,
+                            upgraded: upgraded.map(Box::new),
+                        }),
                         paused: relay::Paused::after(web.come, down),
                         peer: web.arrival.peer,
                         route: web.route,
@@ -396,7 +412,11 @@ impl Web {
         let aim = match self.way(&received) {
             Ok(aim) => aim,
             Err(NotEntered::Held) => return self.hold(come),
-            Err(NotEntered::Refused(refusal)) => return refused(refusal),
+            Err(NotEntered::Refused(refusal)) => {
+                let access = || access(&received, self.arrival.peer, false);
+                self.counted = Some(Counted::begin(&self.route, How::Unrouted, access));
+                return refused(refusal);
+            }
         };
         let Aim(_, route) = &aim;
         let peer = self.arrival.peer;
@@ -411,15 +431,20 @@ impl Web {
             (Some(http), true) => received.client(|said| trusts(http, said)).unwrap_or(peer),
             _ => peer,
         };
+        let access = || access(&received, client, is_trusted);
         if !route.context.access.admits(client) {
             route.entrance.denied(&route.listener, client);
+            self.counted = Some(Counted::begin(route, How::Enters, access));
             return refused(Refusal::new(403, "this address is not allowed here"));
         }
         let mut head = Vec::with_capacity(come.len() + 128);
         received.write(&origin, &mut head);
         let (begun, taken) = match Begun::new(head, &come[length..], request.length, true) {
             Ok(begun) => begun,
-            Err(Malformed(why)) => return refused(Refusal::bad(why)),
+            Err(Malformed(why)) => {
+                self.counted = Some(Counted::begin(route, How::Enters, access));
+                return refused(Refusal::bad(why));
+            }
         };
         let page = http.and_then(|http| http.page.as_ref());
         let viewer = Viewer::of(&received, page, &route.service).filter(|_| begun.is_whole());
@@ -443,8 +468,17 @@ impl Web {
         let entry = match entered {
             Ok(entry) => entry,
             Err(NotEntered::Held) => return self.hold(come),
-            Err(NotEntered::Refused(refusal)) => return refused(refusal),
+            Err(NotEntered::Refused(refusal)) => {
+                self.counted = Some(Counted::begin(&self.route, How::Enters, access));
+                return refused(refusal);
+            }
         };
+        let how = match &entry {
+            Entered::Inside(_) => How::Enters,
+            Entered::Waiting(..) => How::Waits,
+            Entered::Quiet => How::Quiet,
+        };
+        self.counted = Some(Counted::begin(&self.route, how, access));
         let (raw, rest) = come.split_at(length + taken);
         let raw = raw.to_vec();
         self.come = rest.to_vec();
@@ -501,9 +535,10 @@ impl Web {
         let entered = match route.entrance.enter() {
             Some(permit) => Entered::Inside(permit),
             None => {
-                let room = self.room.clone().try_acquire_owned();
-                let room =
-                    room.map_err(|_| refused(503, "too many requests wait for the service"))?;
+                let Ok(room) = self.room.clone().try_acquire_owned() else {
+                    self.route = route;
+                    return Err(refused(503, "too many requests wait for the service"));
+                };
                 let queued = route.entrance.arrive(&route.listener, peer);
                 Entered::Waiting(Box::new(queued), Some(room))
             }
@@ -532,11 +567,41 @@ impl Web {
     }
 
     /// Answers in the place of the target.
-    async fn refuse(&self, refusal: Refusal, method: Method) {
+    async fn refuse(&mut self, refusal: Refusal, method: Method) {
         let Refusal { status, why } = refusal;
-        tracing::debug!(client = %self.arrival.peer, status, "{why}");
+        tracing::debug!(client = %self.arrival.peer, "{why}: {status}");
+        // What is not even a request belongs to no service.
+        let peer = self.arrival.peer;
+        let unrouted = || Counted::begin(&self.route, How::Unrouted, || Access::of(peer));
+        self.counted.get_or_insert_with(unrouted);
         let answer = answer(status, why, method);
+        self.says(&answer);
         let _ = timeout(LINGER, self.client.write_all(&answer)).await;
+    }
+
+    /// Counts what has become of the request under way when something follows.
+    fn counts(&mut self, then: &Then) {
+        match then {
+            Then::Next | Then::Close | Then::Reset | Then::Gone => self.counted = None,
+            Then::Pause(_) => _ = self.counted.take().map(Counted::leave),
+            Then::Refuse(..) | Then::Say(..) | Then::Relay(..) => (),
+        }
+        self.connected.active(self.counted.is_some());
+    }
+
+    /// Counts a response that is ours.
+    fn says(&mut self, response: &[u8]) {
+        let Some(counted) = &mut self.counted else {
+            return;
+        };
+        // `HTTP/1.1 503 ...`
+        let status = response.get(9..12).map(String::from_utf8_lossy);
+        let status = status.and_then(|status| status.parse().ok()).unwrap_or(0);
+        counted.status(status);
+        counted.carries(0, response.len() as u64);
+        if matches!(status, 502 | 504) {
+            counted.failure(status);
+        }
     }
 }
 
@@ -562,6 +627,18 @@ pub(super) async fn close(client: &AsyncStream) {
         }
     };
     let _ = timeout(LINGER, drained).await;
+}
+
+/// What the access log has of a request of this client.
+fn access(request: &Received<'_, '_>, client: Peer, is_trusted: bool) -> Access {
+    let text = |bytes: Option<&[u8]>| bytes.map(|text| String::from_utf8_lossy(text).into_owned());
+    let request_id = request.field("X-Request-Id").filter(|_| is_trusted);
+    let mut access = Access::of(client);
+    access.host = text(request.host()).unwrap_or(access.host);
+    access.method = request.method().to_owned();
+    access.path = request.path().to_owned();
+    access.request_id = text(request_id);
+    access
 }
 
 /// The address that the target is told.

@@ -224,6 +224,13 @@ fn emit(line: &Line) {
                 WAKEPORT_WAKE_USEC = field("wake_usec"),
                 WAKEPORT_BYTES_UP = field("bytes_up"),
                 WAKEPORT_BYTES_DOWN = field("bytes_down"),
+                WAKEPORT_HOST = field("host"),
+                WAKEPORT_METHOD = field("method"),
+                WAKEPORT_PATH = field("path"),
+                WAKEPORT_STATUS = field("status"),
+                WAKEPORT_WAIT_USEC = field("wait_usec"),
+                WAKEPORT_USEC = field("usec"),
+                WAKEPORT_REQUEST_ID = field("request_id"),
                 "{}",
                 line.message
             )
@@ -289,7 +296,8 @@ impl Line {
         match field.name() {
             "message" => self.message.insert_str(0, &value),
             name @ ("message_id" | "program" | "state" | "unit" | "client" | "wake_usec"
-            | "bytes_up" | "bytes_down") => _ = self.fields.insert(name, value),
+            | "bytes_up" | "bytes_down" | "host" | "method" | "path" | "status"
+            | "wait_usec" | "usec" | "request_id") => _ = self.fields.insert(name, value),
             // Without a name in the journal: part of the message.
             name => _ = write!(self.message, " {name}={value}"),
         }

@@ -19,6 +19,8 @@ pub const WAKE_FAILED: &str = "4834a34d6ece4b81b04e457b2c3d3b4e";
 pub const WOKEN_TOO_OFTEN: &str = "294b1bb18ba74134b742ce3eb02f2bf6";
 /// The service could not be stopped.
 pub const SLEEP_FAILED: &str = "3195398212f24132a257674e8cc9597a";
+/// A request has ended, in the access log.
+pub const REQUEST: &str = "44df43a9a8ce4314954cbb42ab1cee2b";
 /// The process exits, as it is idle.
 pub const EXITING: &str = "90358c94a3624df8b3310cf3c8219c75";
 /// The process was told to stop, and drains.

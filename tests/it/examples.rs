@@ -243,6 +243,44 @@ fn docker_and_kubectl_get_the_commands_of_their_drop_ins() {
     }
 }
 
+#[test]
+fn the_scaled_object_for_keda_asks_for_metrics_that_there_are() {
+    let file = repo("examples/keda/scaledobject.yml");
+    let script = "import sys, yaml
+spec = yaml.safe_load(open(sys.argv[1]))
+assert spec['kind'] == 'ScaledObject' and spec['spec']['minReplicaCount'] == 0
+trigger, = spec['spec']['triggers']
+assert trigger['type'] == 'prometheus'
+assert all(isinstance(value, str) for value in trigger['metadata'].values())
+print(trigger['metadata']['query'])";
+    let output = run(
+        Command::new("python3").args(["-c", script]).arg(&file),
+        "python3 and python3-yaml",
+    );
+    assert!(output.status.success(), "{}", text(&output));
+    let query = text(&output);
+    let docs = read(&repo("docs/observing.md"));
+    let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let metrics: Vec<_> = words.filter(|word| word.starts_with("wakeport_")).collect();
+    assert_eq!(metrics.len(), 3, "{query}");
+    for metric in metrics {
+        assert!(docs.contains(&format!("| `{metric}{{host")), "{metric}");
+    }
+    let dir = tempfile::tempdir().expect("a scratch directory");
+    let rules = dir.path().join("rules.yml");
+    let rule = format!(
+        "groups: [{{name: keda, rules: [{{record: keda, expr: '{}'}}]}}]",
+        query.trim()
+    );
+    fs::write(&rules, rule).expect("a scratch file");
+    let promtool = ["check", "rules"];
+    let output = run(
+        Command::new("promtool").args(promtool).arg(&rules),
+        "prometheus",
+    );
+    assert!(output.status.success(), "{}", text(&output));
+}
+
 /// One hook of an example, as its drop-in configures it, with nothing on its PATH but stand-ins and the basics.
 struct Hook {
     dir: TempDir,

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use crate::support::{Call, Client, HookService, Place, Run, Scene, noise, throughout};
 
 /// A request as the target gets it: its head, and its body with all framing.
-struct Asked<'a> {
+pub(crate) struct Asked<'a> {
     head: String,
     body: Vec<u8>,
     client: &'a Client,
@@ -21,7 +21,7 @@ impl Asked<'_> {
         self.head.split(' ').nth(1).expect("a request line")
     }
 
-    fn says(&self, bytes: impl AsRef<[u8]>) {
+    pub(crate) fn says(&self, bytes: impl AsRef<[u8]>) {
         let _ = self.client.try_send(bytes);
     }
 }
@@ -51,7 +51,7 @@ fn head(client: &Client) -> Option<String> {
 }
 
 /// Reads a request or a response whose body is delimited as the head says.
-fn message(client: &Client) -> Option<(String, Vec<u8>)> {
+pub(crate) fn message(client: &Client) -> Option<(String, Vec<u8>)> {
     let head = head(client)?;
     let body = if let Some(length) = field(&head, "Content-Length") {
         client.take(length.parse().expect("a number"))
@@ -64,7 +64,7 @@ fn message(client: &Client) -> Option<(String, Vec<u8>)> {
 }
 
 /// A server that answers each request with `answer`, on each connection one after the other, as long as that says true.
-fn server(answer: impl Fn(Asked<'_>) -> bool) -> impl Fn(Client) {
+pub(crate) fn server(answer: impl Fn(Asked<'_>) -> bool) -> impl Fn(Client) {
     move |client| {
         while let Some((head, body)) = message(&client) {
             let asked = Asked {
@@ -80,7 +80,7 @@ fn server(answer: impl Fn(Asked<'_>) -> bool) -> impl Fn(Client) {
 }
 
 /// Answers with what was asked, as the target got it.
-fn tells(asked: &Asked<'_>) -> bool {
+pub(crate) fn tells(asked: &Asked<'_>) -> bool {
     let body = [asked.head.as_bytes(), &asked.body].concat();
     let length = body.len();
     asked.says(
@@ -93,7 +93,7 @@ fn tells(asked: &Asked<'_>) -> bool {
     true
 }
 
-fn up_and_down(scene: &Scene, call: &Call) -> i32 {
+pub(crate) fn up_and_down(scene: &Scene, call: &Call) -> i32 {
     match call.event.as_str() {
         "start" => scene.up(),
         "stop" => scene.down(),
@@ -103,11 +103,11 @@ fn up_and_down(scene: &Scene, call: &Call) -> i32 {
 }
 
 /// A service that starts and stops at once, and answers with `answer`.
-fn service(answer: impl Fn(Asked<'_>) -> bool + Send + Sync + 'static) -> HookService {
+pub(crate) fn service(answer: impl Fn(Asked<'_>) -> bool + Send + Sync + 'static) -> HookService {
     HookService::direct(server(answer), up_and_down)
 }
 
-fn get(path: &str) -> String {
+pub(crate) fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: example.org\r\n\r\n")
 }
 
@@ -127,7 +127,7 @@ fn ok(body: &str) -> String {
     )
 }
 
-fn front(stage: &HookService, place: &Place) -> Run {
+pub(crate) fn front(stage: &HookService, place: &Place) -> Run {
     stage
         .run()
         .listen(place)
@@ -403,7 +403,7 @@ fn a_connection_that_the_target_has_closed_costs_no_request() {
 }
 
 /// A server that closes its first connections on the first request.
-fn closes_first(count: usize) -> HookService {
+pub(crate) fn closes_first(count: usize) -> HookService {
     let seen = AtomicUsize::new(0);
     service(move |asked| seen.fetch_add(1, Ordering::SeqCst) >= count && tells(&asked))
 }
@@ -601,7 +601,7 @@ fn at_a_stop_responses_end_and_idle_connections_are_closed() {
 }
 
 /// A service of a file that the hooks of `stage` start and stop.
-fn table(name: &str, stage: &HookService, more: &str) -> String {
+pub(crate) fn table(name: &str, stage: &HookService, more: &str) -> String {
     format!(
         "[service.{name}]\nto = '{}'\nstart-hook = '{hook}'\nstop-hook = '{hook}'\n{more}\n",
         stage.scene().place,
@@ -610,7 +610,7 @@ fn table(name: &str, stage: &HookService, more: &str) -> String {
 }
 
 /// A service that answers with its name.
-fn named(name: &'static str) -> HookService {
+pub(crate) fn named(name: &'static str) -> HookService {
     service(move |asked| {
         asked.says(format!(
             "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}",
@@ -620,7 +620,7 @@ fn named(name: &'static str) -> HookService {
     })
 }
 
-fn ask(client: &Client, host: &str, path: &str) -> (u16, String) {
+pub(crate) fn ask(client: &Client, host: &str, path: &str) -> (u16, String) {
     client.send(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
     let (head, body) = message(client).expect("a response");
     let status = head
@@ -710,7 +710,7 @@ fn addresses_are_judged_by_what_a_trusted_proxy_says() {
 }
 
 /// A service that starts when `go` is there, and then answers with `body`.
-fn starts_when_told(dir: &std::path::Path) -> HookService {
+pub(crate) fn starts_when_told(dir: &std::path::Path) -> HookService {
     let go = dir.join("go");
     HookService::direct(server(|asked| tells(&asked)), move |scene, call| {
         if call.event == "start" {
@@ -720,7 +720,7 @@ fn starts_when_told(dir: &std::path::Path) -> HookService {
     })
 }
 
-const BROWSER: &str =
+pub(crate) const BROWSER: &str =
     "GET /page HTTP/1.1\r\nHost: films.example.org\r\nAccept: text/html,*/*;q=0.8\r\n";
 
 #[test]
@@ -881,7 +881,7 @@ fn quiet_requests_neither_wake_nor_hold_and_are_passed_on_while_it_is_awake() {
 fn only_what_is_meant_to_wake_wakes() {
     let (stage, place) = (service(|asked| tells(&asked)), Place::tcp());
     let run = front(&stage, &place).option("--wake-only", "/app*");
-    let _wakeport = run.option("--quiet-defaults", "no").start();
+    let wakeport = run.option("--quiet-defaults", "no").start();
     let client = place.connect();
     client.send(get("/"));
     let (head, _) = message(&client).expect("a response");
@@ -891,6 +891,8 @@ fn only_what_is_meant_to_wake_wakes() {
     );
     assert_eq!(stage.count("start"), 0);
     client.asks("/app/x");
+    // The first client is let through just before all others are.
+    wakeport.is("cooling");
     client.asks("/");
 }
 

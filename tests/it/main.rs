@@ -32,6 +32,7 @@ mod random_traffic;
 mod readiness;
 mod relay;
 mod repository;
+mod requests;
 mod several_services;
 mod soak;
 mod spans;

@@ -67,7 +67,7 @@ fn status(dir: &Path, words: &[&str]) -> Output {
     output.expect("the binary")
 }
 
-fn command(words: &[&str]) -> Command {
+pub(crate) fn command(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wakeport"));
     command.args(words).env_clear().env("TZ", "UTC");
     command.stdin(Stdio::null());
@@ -384,7 +384,7 @@ fn ask(place: &Place, request: &str) -> String {
     answer
 }
 
-fn get(place: &Place, path: &str) -> String {
+pub(crate) fn get(place: &Place, path: &str) -> String {
     ask(
         place,
         &format!("GET {path} HTTP/1.1\r\nHost: wakeport\r\n\r\n"),
@@ -528,7 +528,7 @@ fn many_concurrent_scrapes_are_served() {
 }
 
 /// Prometheus accepts the page without its head.
-fn promtool_has_nothing_to_say(answer: &str) {
+pub(crate) fn promtool_has_nothing_to_say(answer: &str) {
     let (_, page) = answer.split_once("\r\n\r\n").expect("a head and a page");
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])

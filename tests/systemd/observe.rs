@@ -236,7 +236,8 @@ fn a_real_prometheus_reads_the_metrics_and_wakes_nothing() {
     rig.unit("broken.service", "[Service]\nExecStart=/bin/false\n");
     rig.instance("broken", BROKEN, "127.0.0.1:18081", &[]);
     python(&rig);
-    rig.instance("web", "127.0.0.1:8082", "127.0.0.1:18080", &[SOON]);
+    let http = ["WAKEPORT_HOST=127.0.0.1", "WAKEPORT_ACCESS_LOG=yes", SOON];
+    rig.instance("web", "127.0.0.1:8082", "127.0.0.1:18080", &http);
     // One is awake, one sleeps after having been woken, one cannot be woken.
     assert_eq!(Client::asks(BROKEN).reads().1, GoneAs::Reset);
     rig.drop_in("nginx.service", "order", "[Unit]\nConflicts=web.service\n");
@@ -270,6 +271,25 @@ fn a_real_prometheus_reads_the_metrics_and_wakes_nothing() {
     assert_eq!(
         value(&rig, "sum(wakeport_failures_total{name=\"broken\"})"),
         1.0
+    );
+    // Its requests are known although its process has gone.
+    let requests = r#"sum by (host) (wakeport_http_requests_total{name="web",code="2xx"})"#;
+    assert_eq!(value(&rig, requests), 1.0);
+    assert_eq!(
+        value(
+            &rig,
+            r#"wakeport_http_wait_seconds_count{host="127.0.0.1"}"#
+        ),
+        1.0
+    );
+    let keda = rig.read("/run/rig/source/examples/keda/scaledobject.yml");
+    let (_, rest) = keda.split_once("query: >-\n").expect("a query");
+    let (asked, _) = rest.split_once('#').expect("a comment behind it");
+    let asked = asked.replace("shop.example.org", "127.0.0.1");
+    assert_eq!(value(&rig, asked.trim()), 0.0);
+    assert_eq!(
+        rig.said("wakeport@web.service", "GET 127.0.0.1:8082/: 200 in "),
+        1
     );
     let asleep = "wakeport_state_seconds_total{name=\"web\",state=\"asleep\"}";
     let first = value(&rig, asleep);
@@ -416,6 +436,58 @@ fn journalctl_explains_every_message() {
     ] {
         assert!(told.contains(subject), "`{subject}` is not in:\n{told}");
     }
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn each_request_is_in_the_journal_with_its_fields() {
+    let rig = Rig::boot();
+    nginx(&rig);
+    rig.instance(
+        "nginx",
+        PORT,
+        TARGET,
+        &["WAKEPORT_HTTP=yes", "WAKEPORT_ACCESS_LOG=yes"],
+    );
+    for (path, id) in [("/?secret", "first"), ("/again", "second")] {
+        rig.run(&format!(
+            "curl -sS -H 'X-Request-Id: {id}' -H 'X-Forwarded-For: 192.0.2.7' '{URL}{}'",
+            path.trim_start_matches('/')
+        ));
+    }
+    let mut entries = Vec::<Value>::new();
+    rig.wait_for("both are in the journal", || {
+        let lines = rig.run(&format!(
+            "journalctl --sync; journalctl -q -o json --no-pager -u {NAME} WAKEPORT_METHOD=GET"
+        ));
+        let parsed = lines.lines().map(serde_json::from_str);
+        entries = parsed.collect::<Result<_, _>>().expect("JSON");
+        entries.len() == 2
+    });
+    for (entry, (path, id)) in entries.iter().zip([("/", "first"), ("/again", "second")]) {
+        for (field, value) in [
+            ("WAKEPORT_PATH", path),
+            ("WAKEPORT_STATUS", "200"),
+            ("WAKEPORT_REQUEST_ID", id),
+            ("WAKEPORT_HOST", PORT),
+            ("WAKEPORT_CLIENT", "192.0.2.7:0"),
+            ("PRIORITY", "6"),
+            ("_SYSTEMD_UNIT", NAME),
+        ] {
+            assert_eq!(entry[field], value, "{field} in {entry}");
+        }
+        let number = |field: &str| -> u64 {
+            let value = entry[field].as_str().and_then(|value| value.parse().ok());
+            value.unwrap_or_else(|| panic!("{field} in {entry}"))
+        };
+        assert!(number("WAKEPORT_USEC") >= number("WAKEPORT_WAIT_USEC"));
+        // Only the first one woke it.
+        assert_eq!(number("WAKEPORT_WAIT_USEC") > 0, id == "first");
+        assert!(number("WAKEPORT_BYTES_UP") > 0 && number("WAKEPORT_BYTES_DOWN") > 0);
+        assert!(!entry.to_string().contains("secret"), "{entry}");
+    }
+    let explained = rig.run(&format!("journalctl -q -x --no-pager -u {NAME}"));
+    assert!(explained.contains("A request has ended"), "{explained}");
 }
 
 #[test]

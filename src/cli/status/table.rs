@@ -10,6 +10,7 @@ use super::numbers::{bytes, left, share, span, took};
 use super::view::View;
 use crate::admin::machine::inventory::Socket;
 use crate::config::Manager;
+use crate::report::record::http::Requests;
 use crate::report::record::{LastFailure, Moment, RecordedState, Work};
 use crate::util::text::one_line;
 
@@ -17,8 +18,15 @@ use crate::util::text::one_line;
 const NAME: usize = 16;
 const STATE: usize = 13;
 
-/// Every column but the first.
+/// Every column but the first, and those about requests.
 const REST: usize = 64;
+
+/// A longer host is cut.
+const HOST: usize = 4;
+const LONGEST_HOST: usize = 30;
+
+/// The column with the number of requests.
+const REQUESTS: usize = 9;
 
 /// A failure that was followed by a successful wake is shown for so long, in seconds.
 const RECENT: f64 = 86_400.0;
@@ -35,16 +43,32 @@ const fn colour(colour: AnsiColor) -> Style {
 /// All of them, a line each, and below it what needs attention.
 pub(super) fn table(views: &[View], width: Option<usize>, now: Moment) -> String {
     let longest = views.iter().map(|view| name(view).chars().count()).max();
-    let room = width.map_or(usize::MAX, |width| width.saturating_sub(REST).max(NAME));
+    // Only where there are requests: the others have 80 columns.
+    let hosts = views.iter().filter_map(hosts);
+    let hosts = hosts.map(|hosts| hosts.chars().count().clamp(HOST, LONGEST_HOST));
+    let hosts = hosts.max();
+    let rest = hosts.map_or(REST, |hosts| REST + hosts + 2 + REQUESTS);
+    let room = width.map_or(usize::MAX, |width| width.saturating_sub(rest).max(NAME));
     let first = longest.unwrap_or(0).clamp(NAME, room);
     let mut text = String::new();
     let titles = [
         "FOR", "CLIENTS", "WAKES", "MEDIAN", "LAST", "ASLEEP", "FREED",
     ];
-    let header = format!("{:first$}  {:STATE$}{}", "NAME", "STATE", right(titles));
+    let host = |text: &str| match hosts {
+        Some(hosts) => format!("  {:hosts$}", cut(text, hosts)),
+        None => String::new(),
+    };
+    let header = format!(
+        "{:first$}{}  {:STATE$}{}",
+        "NAME",
+        host("HOST"),
+        "STATE",
+        right(titles, hosts.map(|_| "REQUESTS"))
+    );
     let _ = writeln!(text, "{BOLD}{header}{BOLD:#}");
     for view in views {
         let (name, style) = (cut(&name(view), first), style(view.state));
+        let requests = or_dash(requests(view));
         let numbers = [
             &or_dash(view.for_seconds.map(span)),
             &clients(view),
@@ -56,9 +80,10 @@ pub(super) fn table(views: &[View], width: Option<usize>, now: Moment) -> String
         ];
         let _ = writeln!(
             text,
-            "{name:first$}  {style}{:STATE$}{style:#}{}",
+            "{name:first$}{}  {style}{:STATE$}{style:#}{}",
+            host(&or_dash(self::hosts(view))),
             state(view),
-            right(numbers.map(String::as_str))
+            right(numbers.map(String::as_str), hosts.map(|_| &*requests))
         );
         for (style, note) in notes(view, now) {
             let _ = writeln!(text, "  {style}{}{style:#}", one_line(&note));
@@ -68,9 +93,31 @@ pub(super) fn table(views: &[View], width: Option<usize>, now: Moment) -> String
 }
 
 /// The columns with numbers.
-fn right(columns: [&str; 7]) -> String {
+fn right(columns: [&str; 7], requests: Option<&str>) -> String {
     let [lasts, clients, wakes, median, last, asleep, freed] = columns;
-    format!("  {lasts:>5} {clients:>7} {wakes:>5} {median:>6} {last:>6} {asleep:>6} {freed:>6}")
+    let requests = match requests {
+        Some(requests) => format!(" {requests:>8}"),
+        None => String::new(),
+    };
+    format!(
+        "  {lasts:>5} {clients:>7}{requests} {wakes:>5} {median:>6} {last:>6} {asleep:>6} {freed:>6}"
+    )
+}
+
+/// The first of its hosts, and how many more there are.
+fn hosts(view: &View) -> Option<String> {
+    let mut hosts = view.http.as_ref()?.hosts.keys();
+    let first = one_line(hosts.next()?);
+    Some(match hosts.count() {
+        0 => first,
+        more => format!("{first} +{more}"),
+    })
+}
+
+/// How many requests have ended.
+fn requests(view: &View) -> Option<String> {
+    let hosts = view.http.as_ref()?.hosts.values();
+    Some(hosts.map(Requests::total).sum::<u64>().to_string())
 }
 
 /// One of them in full.
@@ -104,6 +151,22 @@ pub(super) fn details(view: &View, now: Moment) -> String {
                 c.active, c.waiting, c.served, c.gave_up
             ),
         );
+        for (host, requests) in view.http.iter().flat_map(|http| &http.hosts) {
+            let ended = requests.codes.iter().filter(|(_, count)| **count > 0);
+            let ended = ended.map(|(code, count)| format!(", {count} {code}"));
+            let Requests {
+                active, waiting, ..
+            } = requests;
+            say(
+                "Requests",
+                format!(
+                    "{}: {active} now, {waiting} waiting; {} ended{}",
+                    one_line(host),
+                    requests.total(),
+                    ended.collect::<String>()
+                ),
+            );
+        }
         let (up, down) = (bytes(view.bytes.up), bytes(view.bytes.down));
         say("Bytes", format!("{up} to the service, {down} from it"));
         let wakes = view.wakes;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::admin::instance_name;
 use crate::admin::machine::inventory::{self, Inventory, Socket};
 use crate::config::{Manager, UnitName};
+use crate::report::record::http::Http;
 use crate::report::record::{
     Bytes, Clients, Kind, LastFailure, Moment, Record, RecordedState, Work,
 };
@@ -30,6 +31,8 @@ pub(super) struct View {
     pub(super) kept_awake: BTreeMap<Work, String>,
     pub(super) clients: Clients,
     pub(super) bytes: Bytes,
+    /// Only where it speaks HTTP.
+    pub(super) http: Option<Http>,
     pub(super) wakes: Wakes,
     pub(super) sleeps: u64,
     pub(super) asleep_share: Option<f64>,
@@ -71,8 +74,10 @@ impl View {
                 service.map_or_else(Vec::new, |service| service.sockets.clone())
             });
         let (mut clients, mut kept_awake) = (record.clients, record.kept_awake.clone());
+        let mut http = record.http.clone();
         if !alive {
             (clients.active, clients.waiting) = (0, 0);
+            http.iter_mut().for_each(Http::end);
             kept_awake.clear();
         }
         Self {
@@ -89,6 +94,7 @@ impl View {
             kept_awake,
             clients,
             bytes: record.bytes,
+            http,
             wakes: Wakes {
                 total: record.wakes.total,
                 median_seconds: record.wakes.median(),

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// The upper bounds of the buckets, in seconds: from a daemon to a virtual machine.
-const BOUNDS: [f64; 13] = [
+pub(in crate::report) const BOUNDS: [f64; 13] = [
     0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
 ];
 

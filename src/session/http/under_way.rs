@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{sleep, sleep_until};
 
+use super::super::counted::Counted;
 use super::super::waiting_page::{self, Viewer, expected};
 use super::super::{Reached, Relayed, Triggered, Turn, lost};
 use super::{Asked, Entered, FRESH, KEEP_ALIVE_TOLD, Then, Web};
@@ -104,6 +105,7 @@ impl Web {
                         return Then::Refuse(Refusal::gateway(why), request.method);
                     }
                     Err(Reached::Rejected) => {
+                        self.counted.iter().for_each(|counted| counted.failure(503));
                         if page.is_some() {
                             return self.show(page, true, false).await;
                         }
@@ -117,6 +119,7 @@ impl Web {
             };
             drop(room.take());
             self.expected = None;
+            self.counted.iter_mut().for_each(Counted::is_let_through);
             if !is_repeatable && !is_pooled {
                 raw = None;
             }
@@ -133,6 +136,7 @@ impl Web {
             match inside {
                 Some(mut inside) if outcome == Outcome::Silent && may_repeat && !was_sent => {
                     inside.traffic = Traffic::default();
+                    self.counted.iter().for_each(Counted::retry);
                     (permit, was_sent) = (Some(inside), true);
                 }
                 inside => return self.ends(outcome, request, inside, target),
@@ -150,6 +154,7 @@ impl Web {
         let Some((page, viewer)) = page else {
             return Then::Close;
         };
+        self.counted.iter().for_each(Counted::page);
         let response = viewer.response(page, &self.route.entrance, failed, persists);
         Then::Say(response.await, persists)
     }
@@ -304,6 +309,8 @@ impl Web {
         let Ok(target) = target.inspect_err(|error| lost(peer, error)) else {
             return Then::Reset;
         };
+        self.counted = Some(Counted::resume(&self.route, peer));
+        self.connected.active(true);
         let request = paused.request();
         let raw = paused.raw.clone();
         let beginning = Beginning::Resumed(Box::new(Resumed {
@@ -317,6 +324,7 @@ impl Web {
         match exchange.await {
             Ok((Outcome::Silent, ..)) if kept.is_some() => {
                 self.come.splice(..0, raw);
+                self.counted.take().map(Counted::leave);
                 Then::Next
             }
             Ok((outcome, target, inside)) => self.ends(outcome, request, inside, target),
@@ -380,6 +388,11 @@ impl Web {
         let stopped = stopped.await;
         self.come.extend(exchange.over());
         let raw = raw.filter(|_| !exchange.answers());
+        if let Some(counted) = &mut self.counted {
+            let (up, down) = exchange.moved();
+            counted.carries(up, down);
+            counted.status(exchange.status().unwrap_or(0));
+        }
         let why = match stopped {
             Ok(outcome) => {
                 drop(exchange);
