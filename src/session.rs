@@ -782,6 +782,6 @@ mod tests {
         }
         assert!(size(Served::relay) <= 320, "{}", size(Served::relay));
         assert!(size_of::<Served>() <= 104, "{}", size_of::<Served>());
-        assert!(size_of::<Sockets>() <= 72, "{}", size_of::<Sockets>());
+        assert!(size_of::<Sockets>() <= 88, "{}", size_of::<Sockets>());
     }
 }

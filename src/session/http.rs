@@ -583,10 +583,17 @@ impl Web {
     fn counts(&mut self, then: &Then) {
         match then {
             Then::Next | Then::Close | Then::Reset | Then::Gone => self.counted = None,
-            Then::Pause(_) => _ = self.counted.take().map(Counted::leave),
+            Then::Pause(_) => self.leaves(),
             Then::Refuse(..) | Then::Say(..) | Then::Relay(..) => (),
         }
         self.connected.active(self.counted.is_some());
+    }
+
+    /// The request under way is counted elsewhere.
+    fn leaves(&mut self) {
+        if let Some(counted) = self.counted.take() {
+            counted.leave();
+        }
     }
 
     /// Counts a response that is ours.

@@ -74,6 +74,7 @@ fn requests_are_counted_by_the_host_that_is_configured() {
     std::fs::write(&path, tables.concat()).expect("a file of ours");
     let place = Place::tcp();
     let run = Run::new().option("--config", path.display()).listen(&place);
+    let run = run.option("--log-level", "debug");
     let (run, metrics) = Metrics::of(run);
     let _wakeport = run.start();
     let client = place.connect();

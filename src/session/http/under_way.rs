@@ -324,7 +324,7 @@ impl Web {
         match exchange.await {
             Ok((Outcome::Silent, ..)) if kept.is_some() => {
                 self.come.splice(..0, raw);
-                self.counted.take().map(Counted::leave);
+                self.leaves();
                 Then::Next
             }
             Ok((outcome, target, inside)) => self.ends(outcome, request, inside, target),
