@@ -26,8 +26,8 @@ use crate::config::quiet::{Quiet, Rule};
 use crate::config::settings::{self, Origin, Setting, Settings};
 use crate::config::{
     Admission, CommandLine, Config, Http, Limits, Liveness, Manager, Named, ProcessConfig,
-    ProxyVersion, Readiness, ReadyKind, ServiceConfig, ServiceKind, Timing, UnitName, WaitingPage,
-    WakeRate, span,
+    ProxyVersion, Readiness, ReadyKind, ServiceConfig, ServiceKind, Template, Timing, UnitName,
+    WaitingPage, WakeRate, span,
 };
 use crate::systemd::journal::{LogFormat, LogLevel};
 
@@ -696,6 +696,18 @@ pub(super) struct Wrong {
 }
 
 impl HttpOptions {
+    /// What was given that means nothing without HTTP.
+    fn about_requests(&self) -> Vec<&'static str> {
+        let given = [
+            ("path", !self.path.is_empty()),
+            ("quiet", !self.quiet.is_empty()),
+            ("wake-only", !self.wake_only.is_empty()),
+            ("page", self.page.is_some()),
+        ];
+        let given = given.into_iter().filter(|(_, is_given)| *is_given);
+        given.map(|(key, _)| key).collect()
+    }
+
     /// The waiting page, or what is wrong with its template.
     fn page(&self) -> Result<Option<WaitingPage>, String> {
         let template = self.page.as_deref().map(template).transpose()?;
@@ -737,7 +749,7 @@ fn page_status(text: &str) -> Result<u16, String> {
 }
 
 /// Reads a template of the waiting page.
-fn template(path: &Path) -> Result<String, String> {
+fn template(path: &Path) -> Result<Template, String> {
     let shown = path.display();
     let read = || -> io::Result<String> {
         let mut text = String::new();
@@ -750,7 +762,10 @@ fn template(path: &Path) -> Result<String, String> {
             "`{shown}` is longer than {} KiB; a waiting page is one file, with its styles and pictures in it",
             WaitingPage::LONGEST / 1024
         )),
-        Ok(text) => Ok(text),
+        Ok(text) => Ok(Template {
+            path: path.to_owned(),
+            text,
+        }),
         Err(error) => Err(format!(
             "cannot read the waiting page `{shown}`: {error}; wakeport's user must be able to read it, as below /etc or /usr/share"
         )),
@@ -800,10 +815,15 @@ impl ServiceOptions {
             Err(why) => return wrong("page", why),
         };
         let http = self.http.config(page);
-        if let (None, false) = (&http, self.http.path.is_empty()) {
+        let given = self.http.about_requests();
+        // Defaults are for services of every kind.
+        let mut given = given
+            .into_iter()
+            .filter(|key| name.is_none() || *key == "path");
+        if let (None, Some(key)) = (&http, given.next()) {
             return wrong(
-                "path",
-                format!("`{dashes}path` is about requests; add `{dashes}host` or `{dashes}http`"),
+                key,
+                format!("`{dashes}{key}` is about requests; add `{dashes}host` or `{dashes}http`"),
             );
         }
         if http.is_some() && control.ready == ReadyKind::Banner {
