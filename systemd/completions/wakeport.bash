@@ -432,12 +432,19 @@ _wakeport() {
             return 0
             ;;
         wakeport__subcmd__init)
-            opts="-h --write --enable --remove --standalone --force --unit --user --start-hook --stop-hook --exec --ready --ready-hook --stop-on-exit --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --cooldown --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --max-connections --max-waiting --threads --drain-timeout --stay --log-level --log-format --name --state-dir --metrics --listen --to --help"
+            opts="-h --add --write --enable --remove --standalone --force --unit --user --start-hook --stop-hook --exec --ready --ready-hook --stop-on-exit --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --cooldown --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --max-connections --max-waiting --threads --drain-timeout --stay --log-level --log-format --name --state-dir --metrics --listen --to --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --add)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
                 --unit)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

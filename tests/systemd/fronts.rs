@@ -17,7 +17,8 @@ use crate::services::PORT;
 const FRONT: &str = "127.0.0.1:80";
 const INSTANCE: &str = "wakeport@web.service";
 
-/// A web server that starts in a few milliseconds: keep-alive, a process for each connection.
+/// A web server that starts in a few milliseconds: keep-alive, a process for each connection. A file is there from its
+/// start to the order to stop.
 const PROGRAM: &str = r#"
 use strict; use Socket;
 $SIG{CHLD} = 'IGNORE';
@@ -25,12 +26,16 @@ socket(my $server, PF_INET, SOCK_STREAM, 0) or die "socket: $!";
 setsockopt($server, SOL_SOCKET, SO_REUSEADDR, 1) or die "setsockopt: $!";
 bind($server, sockaddr_in($ARGV[0], INADDR_LOOPBACK)) or die "bind: $!";
 listen($server, 1024) or die "listen: $!";
+my $up = "/run/rig/up-$ARGV[0]";
+open(my $file, '>', $up) or die "open: $!";
+$SIG{TERM} = sub { unlink $up; exit };
 while (1) {
     accept(my $client, $server) or die "accept: $!";
     my $child = fork;
     die "fork: $!" unless defined $child;
     next if $child;
     close $server;
+    $SIG{TERM} = 'DEFAULT';
     my $come = '';
     while (1) {
         until ($come =~ s/^(.*?\r\n\r\n)//s) { sysread($client, $come, 65536, length $come) or exit }
@@ -111,6 +116,7 @@ fn a_thousand_wakes(front: &str, path: &str, text: &str) {
     rig.systemctl(&format!("start {front}"));
     let over = AtomicBool::new(false);
     let ask = |number: usize, method: &str| {
+        let up = rig.path(&format!("/run/rig/up-{}", 18100 + number));
         let mut client = Client::connect(FRONT);
         let request = format!(
             "{method} / HTTP/1.1\r\nHost: app{number}.example\r\nContent-Length: 4\r\n\r\nbody"
@@ -120,7 +126,8 @@ fn a_thousand_wakes(front: &str, path: &str, text: &str) {
                 break;
             }
             assert_eq!(client.sends(&request), "hello", "{method} {number}");
-            // The next one comes while it is awake, while it stops, or when it sleeps.
+            // The next one comes while it stops or when it sleeps, or joins the other client's wake.
+            rig.wait_for("it is told to stop", || over.load(SeqCst) || !up.exists());
             thread::sleep(Duration::from_millis((round * 7 + number as u64) % 41));
         }
     };
