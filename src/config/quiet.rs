@@ -72,7 +72,9 @@ impl Rule {
         match (self, other) {
             (Self::Path(start, true), Self::Path(path, _)) => path.starts_with(start),
             (Self::Agent(part), Self::Agent(longer)) => longer.contains(part),
-            _ => self == other,
+            (Self::Path(..) | Self::Method(_) | Self::Agent(_) | Self::From(..), _) => {
+                self == other
+            }
         }
     }
 }

@@ -351,7 +351,7 @@ fn services_of_a_file_with_hosts_are_verified() {
     let docs = |more: &str| {
         write(&format!(
             "{films}[service.docs]\nexec = \"sleep 1\"\n{more}\n"
-        ))
+        ));
     };
     for (more, code, part) in [
         (
