@@ -13,6 +13,7 @@ mod tests;
 
 use std::fmt;
 
+use self::unit_files::Change;
 use crate::config::address::Bound;
 use crate::config::{Config, Manager, Named, ServiceConfig, UnitName};
 
@@ -29,6 +30,17 @@ pub struct Instance {
     pub manager: Manager,
     /// Whether its units are complete, rather than drop-ins for the installed ones.
     pub standalone: bool,
+    /// What is added to the file of its services, if anything.
+    pub added: Option<Added>,
+}
+
+/// What is added to the file of an instance.
+#[derive(Clone, Debug)]
+pub struct Added {
+    /// The file.
+    pub file: Change,
+    /// Whether its sockets and its service stay as they are.
+    pub only: bool,
 }
 
 /// A file's name has 255 bytes (NAME_MAX), and the directory of a unit's drop-ins two more than the

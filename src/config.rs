@@ -14,6 +14,7 @@ mod wake_rate;
 
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -501,7 +502,7 @@ pub struct WaitingPage {
     /// How long a wait is without it.
     pub after: Duration,
     /// The administrator's template.
-    pub template: Option<String>,
+    pub template: Option<Template>,
     /// Its status.
     pub status: u16,
     /// Whether it says why the service could not be started.
@@ -511,6 +512,35 @@ pub struct WaitingPage {
 impl WaitingPage {
     /// How long a template may be, in bytes.
     pub const LONGEST: usize = 64 * 1024;
+    /// What is filled in: these words in double braces.
+    pub const WORDS: [&str; 7] = [
+        "name", "state", "text", "expected", "seconds", "refresh", "nonce",
+    ];
+}
+
+/// A waiting page of the administrator's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    /// Its file.
+    pub path: PathBuf,
+    /// What is in it.
+    pub text: String,
+}
+
+impl Template {
+    /// The words in double braces that are not filled in.
+    pub fn unknown(&self) -> Vec<&str> {
+        let parts = self.text.split("{{").skip(1);
+        let words = parts.filter_map(|part| Some(part.split_once("}}")?.0));
+        let is_word = |word: &&str| {
+            word.bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_ ".contains(&byte))
+        };
+        let mut unknown: Vec<_> = words.filter(is_word).collect();
+        unknown.retain(|word| !WaitingPage::WORDS.contains(word));
+        unknown.dedup();
+        unknown
+    }
 }
 
 /// The name of a unit, with its suffix.

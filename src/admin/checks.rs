@@ -1,6 +1,7 @@
 //! What is wrong with a set-up, by the object that is looked at. `wakeport init` asks before it
 //! writes anything, `wakeport check` asks about what is installed or typed.
 
+pub mod http;
 pub mod port;
 pub mod socket;
 pub mod target;
@@ -34,6 +35,7 @@ pub fn preflight(instance: &Instance, system: &System, plan: &Plan) -> Vec<Findi
             found.extend(target::listened_on(unit, service, &system.listening));
         }
         found.extend(target::routes(&listeners, service));
+        found.extend(http::requests(&listeners, service));
         let refused = |relay| target::refused(service, &[], relay, instance.manager);
         found.extend(system.service.iter().flat_map(refused));
         found.extend(unit::filters(service, system.service.as_ref(), woken));
@@ -85,6 +87,7 @@ pub fn findings(subject: &Subject) -> Vec<Finding> {
         .map(|installed| &installed.service);
     for (config, system) in subject.services() {
         let mut found = target::routes(&listeners, config);
+        found.extend(http::requests(&listeners, config));
         found.extend(target::lookups(&system.lookups));
         found.extend(target::loops(&system.loops));
         found.extend(target::hidden(&system.hidden, &subject.user));

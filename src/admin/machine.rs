@@ -16,7 +16,7 @@ use crate::admin::system::{Hidden, Holder, Listening, Present, SocketUnit, Syste
 use crate::admin::unit_files::{Mark, Places, unit_of, written_unit};
 use crate::admin::{self, Instance};
 use crate::config::address::{Address, Bound, UnixAddress};
-use crate::config::{Manager, Named, ServiceConfig, UnitName};
+use crate::config::{Manager, Named, ServiceConfig, Template, UnitName};
 use crate::systemd::dbus::UnitStatus;
 
 pub use crate::systemd::dbus::Bus;
@@ -239,7 +239,7 @@ fn groups() -> Vec<Group> {
     groups.lines().filter_map(group).collect()
 }
 
-/// Which Unix targets of a service `identity` cannot reach, and whether the bus, and why. `units` are
+/// Which Unix targets and files of a service `identity` cannot reach, and whether the bus, and why. `units` are
 /// those that it wakes, `ours` the service that relays.
 pub fn hidden(
     service: &ServiceConfig,
@@ -272,6 +272,15 @@ pub fn hidden(
             let outcome = identity.can_connect(path, unit, ours, listens);
             hidden.extend(outcome.err().map(|why| (target, why)));
         }
+    }
+    let page = service
+        .admission
+        .http
+        .as_ref()
+        .and_then(|it| it.page.as_ref());
+    if let Some(Template { path, .. }) = page.and_then(|page| page.template.as_ref()) {
+        let page = format!("the waiting page `{}`", path.display());
+        hidden.extend(identity.can_read(path).err().map(|why| (page, why)));
     }
     if !service.units().is_empty() && service.manager() == Manager::System {
         let outcome = identity.outside(Path::new(BUS), "BindPaths=/var/run/dbus");

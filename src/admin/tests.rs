@@ -21,6 +21,7 @@ fn nginx() -> Instance {
         settings: vec![("WAKEPORT_TO".into(), "127.0.0.1:8080".into())],
         manager: Manager::System,
         standalone: false,
+        added: None,
     }
 }
 

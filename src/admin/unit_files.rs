@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use super::system::{Present, System};
 use super::unit_text::{self, Sections};
-use super::{Instance, stem};
+use super::{Added, Instance, stem};
 use crate::config::address::Bound;
-use crate::config::{Manager, UnitName};
+use crate::config::{Manager, Named, UnitName};
 
 /// The name of our drop-ins. Those that an administrator adds sort behind it, and so win.
 pub const DROP_IN: &str = "10-init.conf";
@@ -134,6 +134,11 @@ pub fn is_rule(path: &Path) -> bool {
     path.extension().is_some_and(|end| end == "rules")
 }
 
+/// Whether a file is one of services, which an administrator edits.
+pub fn is_config(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end == "toml")
+}
+
 /// Whether a path may hold a file of ours, by its name: a drop-in, a unit or a rule.
 pub fn may_be_ours(path: &Path) -> bool {
     let name = name_of(path);
@@ -171,6 +176,42 @@ pub fn variables(present: &[Present], manager: Manager) -> BTreeMap<String, Vec<
         variables.extend(unit_text::environment(text, stem));
     }
     instances
+}
+
+/// Where an instance listens, by the files of its sockets; the one of its own name first.
+pub fn listeners(present: &[Present], stem: &str) -> Vec<Named<Bound>> {
+    let (own, service) = (
+        format!("wakeport@{stem}.socket"),
+        format!("Service=wakeport@{stem}.service"),
+    );
+    let mut sockets: BTreeMap<(bool, String), (Option<String>, Vec<Bound>)> = BTreeMap::new();
+    for Present { path, text, .. } in present {
+        let (unit, Ok(text)) = (unit_of(path), text) else {
+            continue;
+        };
+        let mut lines = text.lines().map(str::trim);
+        if !unit.ends_with(".socket") || (unit != own && !lines.any(|line| line == service)) {
+            continue;
+        }
+        let (name, addresses) = sockets.entry((unit != own, unit)).or_default();
+        for (key, value) in text.lines().filter_map(|line| line.trim().split_once('=')) {
+            match (key, value) {
+                ("FileDescriptorName", "%i") => *name = None,
+                ("FileDescriptorName", value) => *name = Some(value.replace("%%", "%")),
+                ("ListenStream", "") => addresses.clear(),
+                ("ListenStream", value) => addresses.extend(value.replace("%%", "%").parse().ok()),
+                _ => (),
+            }
+        }
+    }
+    let of_socket = |(name, addresses): (Option<String>, Vec<Bound>)| {
+        let named = move |value| Named {
+            name: name.clone(),
+            value,
+        };
+        addresses.into_iter().map(named)
+    };
+    sockets.into_values().flat_map(of_socket).collect()
 }
 
 /// The files that make the instance, with what they hold.
@@ -382,7 +423,12 @@ fn socket_of(path: &Path) -> Option<String> {
 pub fn set_up(instance: &Instance, places: &Places, system: &System, enable: bool) -> Plan {
     let ids = ids(instance, system);
     let files = files(instance, places, &ids);
-    let changes = changes(&instance.mark(), files, &system.present);
+    let mut changes = changes(&instance.mark(), files, &system.present);
+    if let Some(Added { file, only }) = &instance.added {
+        let is_of_units = |path: &Path| !is_rule(path) && !path.ends_with(WOKEN_DROP_IN);
+        changes.retain(|change| !(*only && is_of_units(&change.path)));
+        changes.insert(0, file.clone());
+    }
     let before = match &system.units {
         Ok(_) => disable(instance.manager, &changes),
         Err(_) => Vec::new(),
@@ -445,7 +491,8 @@ fn enabling(instance: &Instance, changes: &[Change], system: &System) -> Vec<Ste
     if instance.standalone && instance.manager == Manager::System && !system.user {
         steps.push(new_user());
     }
-    let mut units = changes.iter().filter(|change| !is_rule(&change.path));
+    let is_unit = |path: &Path| !is_rule(path) && !is_config(path);
+    let mut units = changes.iter().filter(|change| is_unit(&change.path));
     if units.any(Change::is_due) || system.sockets.iter().any(|socket| socket.needs_reload) {
         steps.push(command(instance.manager, &["daemon-reload"], &[]));
     }
@@ -460,7 +507,11 @@ fn enabling(instance: &Instance, changes: &[Change], system: &System) -> Vec<Ste
     };
     let active = |name: &&String| state(name).is_some_and(|unit| unit.active == "active");
     let enabled = |name: &&String| state(name).is_some_and(|unit| unit.file_state == "enabled");
-    let closed = sockets.iter().filter(|it| !active(it) || !enabled(it));
+    // Those that `init` has not written are left to the administrator.
+    let only = instance.added.as_ref().is_some_and(|added| added.only);
+    let is_there = |name: &&String| state(name).is_none_or(|unit| !unit.load.is_empty());
+    let ours = sockets.iter().filter(|it| !only || is_there(it));
+    let closed = ours.filter(|it| !active(it) || !enabled(it));
     let closed: Vec<_> = closed.cloned().collect();
     if !closed.is_empty() {
         steps.push(command(instance.manager, &["enable", "--now"], &closed));
@@ -470,6 +521,17 @@ fn enabling(instance: &Instance, changes: &[Change], system: &System) -> Vec<Ste
     let moved: Vec<_> = moved.cloned().collect();
     if !moved.is_empty() {
         steps.push(command(instance.manager, &["restart"], &moved));
+    }
+    let relay = system.service.as_ref();
+    let runs = relay.is_some_and(|unit| ["active", "reloading"].contains(&unit.active.as_str()));
+    let added = instance
+        .added
+        .as_ref()
+        .is_some_and(|added| added.file.is_one());
+    // A restarted socket has its service read the file anew, and one that exits meanwhile needs no reload.
+    if added && runs && moved.is_empty() {
+        let unit = [instance.service()];
+        steps.push(command(instance.manager, &["try-reload-or-restart"], &unit));
     }
     steps
 }

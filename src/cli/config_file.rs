@@ -4,6 +4,7 @@
 //! `FILE` comes first and `FILE.d/*.toml` after it, in the order of their names; later keys win.
 //! What is wrong is one line that begins with `FILE:LINE:COLUMN`, and the exit code is 78.
 
+pub(super) mod add;
 #[cfg(test)]
 mod tests;
 
@@ -170,6 +171,7 @@ fn services(given: &Settings, file: &File) -> Result<Vec<ServiceConfig>, Invalid
             name,
             place,
             listener,
+            own,
             settings,
         });
     }
@@ -187,6 +189,8 @@ struct Table<'a> {
     name: &'a str,
     place: &'a Place,
     listener: Option<Setting>,
+    /// What it says itself.
+    own: &'a Settings,
     settings: Settings,
 }
 
@@ -214,6 +218,14 @@ impl Table<'_> {
         let service = options.config(Some(self.name));
         let mut service =
             service.map_err(|wrong| self.wrong(self.settings.get(wrong.key), &wrong.message))?;
+        let about_requests = ["quiet", "wake-only", "page"].map(|key| (key, self.own.get(key)));
+        for (key, setting) in about_requests {
+            let is_given = setting.is_some_and(|setting| !setting.values.is_empty());
+            if is_given && service.admission.http.is_none() {
+                let message = format!("`{key}` is about requests; add `host` or `http`");
+                return Err(self.wrong(setting, &message));
+            }
+        }
         let named = |setting: &Setting| {
             let values = setting.values.iter();
             let names = values.flat_map(|(value, _)| value.split_whitespace());

@@ -7,15 +7,16 @@ use std::process::{self, ExitCode, Stdio};
 
 use clap::builder::Resettable;
 
+use super::config_file::add::{self, Addition};
 use super::instances;
 use super::options::Options;
 use super::{Fatal, output, runtime};
 use crate::admin::machine;
-use crate::admin::system::System;
+use crate::admin::system::{Present, System};
 use crate::admin::unit_files::{
     self, Change, DROP_IN, Places, Plan, Step, WOKEN_DROP_IN, in_words, is_rule,
 };
-use crate::admin::{Finding, Instance, Level, checks, stem};
+use crate::admin::{Added, Finding, Instance, Level, checks, stem};
 use crate::config::{Manager, UnitName};
 use crate::util::file;
 
@@ -34,6 +35,20 @@ pub(super) struct Init {
     /// With --unit, hooks or --exec, which tell what to wake instead, just a name for the instance.
     #[arg(value_name = "UNIT")]
     instance: UnitName,
+
+    /// Add a service to the instance's file, /etc/wakeport/UNIT.toml: requests for HOST, or of it for
+    /// PATH, go to PORT and wake the unit; instead of PORT also ADDRESS:PORT, /path, @abstract
+    ///
+    /// Writes a table at the end of the file, which is made if it is not there, and renews the polkit
+    /// rule. Once the instance is set up, --listen need not be repeated: its sockets and their
+    /// drop-ins stay as they are. May be repeated.
+    #[arg(
+        long,
+        value_name = "HOST[/PATH]=UNIT:PORT",
+        conflicts_with = "remove",
+        display_order = 3
+    )]
+    add: Vec<Addition>,
 
     /// Write the files instead of printing them
     #[arg(long, display_order = 3)]
@@ -93,10 +108,15 @@ impl Init {
             let remains = machine::remains(manager, &places);
             let (present, systemd) = runtime.block_on(remains);
             let plan = unit_files::remove(&self.instance, manager, &present, systemd.is_ok());
-            return remove(&plan, systemd);
+            let file = places.config(stem(&self.instance));
+            return remove(&plan, systemd, &file);
         }
         let (write, enable, force) = (self.write, self.enable, self.force);
-        let instance = self.instance(Some(&places))?;
+        let present = match self.add.is_empty() {
+            true => Vec::new(),
+            false => runtime.block_on(machine::remains(manager, &places)).0,
+        };
+        let instance = self.instance(Some((&places, &present)))?;
         let system = runtime.block_on(system(&instance, &places));
         let plan = unit_files::set_up(&instance, &places, &system, enable);
         let mut findings = checks::preflight(&instance, &system, &plan);
@@ -133,23 +153,49 @@ impl Init {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// The instance that was asked for. Without `places` no file is read.
-    pub(super) fn instance(self, places: Option<&Places>) -> Result<Instance, Fatal> {
+    /// The instance that was asked for. Without places, and the files that are there, no file is read.
+    pub(super) fn instance(
+        self,
+        machine: Option<(&Places, &[Present])>,
+    ) -> Result<Instance, Fatal> {
         let manager = self.options.manager();
-        let options = self.options;
+        let mut options = self.options;
         let mut settings = options.as_variables();
+        let is_alone = settings.iter().all(|(name, _)| name == "WAKEPORT_USER");
         // What the units set already.
         let elsewhere = ["WAKEPORT_LISTEN", "WAKEPORT_USER"];
         settings.retain(|(name, _)| !elsewhere.contains(&name.as_str()));
         options.suit_an_instance()?;
+        let stem = stem(&self.instance);
+        // What is set up already stays as it is, unless it is given anew.
+        let mut kept = Vec::new();
+        if let (Some((_, present)), true, false) = (machine, is_alone, self.add.is_empty()) {
+            kept = unit_files::listeners(present, stem);
+            if !kept.is_empty() {
+                options = installed(present, stem, manager)?;
+            }
+        }
+        let only = !kept.is_empty();
         let options = options.for_instance(&self.instance);
-        let config = match places {
-            Some(places) => {
-                let path = places.config(stem(&self.instance));
-                options.with_file(&path).load()?
+        let mut added = None;
+        let mut config = match machine {
+            None if !self.add.is_empty() => {
+                return Err(Fatal::usage("`--add` needs the file of an instance"));
             }
             None => options.config()?,
+            Some((places, _)) => {
+                let options = options.with_file(&places.config(stem));
+                match &self.add[..] {
+                    [] => options.load()?,
+                    all => {
+                        let (config, file) = add::add(&options, all)?;
+                        added = Some(Added { file, only });
+                        config
+                    }
+                }
+            }
         };
+        config.process.listen.extend(kept);
         if config.process.listen.is_empty() {
             let mut services = config.services.iter();
             let listener = services.find_map(|it| it.listeners.as_ref()?.first());
@@ -167,12 +213,26 @@ impl Init {
             settings,
             manager,
             standalone: self.standalone,
+            added,
         };
         match instance.unwritable() {
             Some(reason) => Err(Fatal::usage(reason)),
             None => Ok(instance),
         }
     }
+}
+
+/// What an instance does by its files, which are among `present`.
+fn installed(present: &[Present], stem: &str, manager: Manager) -> Result<Options, Fatal> {
+    let variables = unit_files::variables(present, manager).remove(stem);
+    let mut variables = variables.unwrap_or_default();
+    // That of the template has a specifier.
+    variables.retain(|(name, value)| name != "WAKEPORT_CONFIG" || !value.contains('%'));
+    Options::read(&[], &variables).map_err(|reason| {
+        Fatal::config(format!(
+            "the drop-ins of `wakeport@{stem}.service`: {reason}"
+        ))
+    })
 }
 
 /// All that the checks have to know of the machine.
@@ -229,7 +289,7 @@ fn carry_out(plan: &Plan) -> Result<(), Fatal> {
     plan.after.iter().try_for_each(execute)
 }
 
-fn remove(plan: &Plan, systemd: Result<(), String>) -> Result<ExitCode, Fatal> {
+fn remove(plan: &Plan, systemd: Result<(), String>, config: &Path) -> Result<ExitCode, Fatal> {
     if plan.is_empty() {
         output::line("nothing to do: `wakeport init` has written nothing for this instance");
         return Ok(ExitCode::SUCCESS);
@@ -239,6 +299,10 @@ fn remove(plan: &Plan, systemd: Result<(), String>) -> Result<ExitCode, Fatal> {
         let text = format!(
             "cannot reach systemd ({reason}); a port that is open stays open until the next boot"
         );
+        output::findings(&[Finding::note(text)]);
+    }
+    if config.exists() {
+        let text = format!("`{}` stays; it is yours to remove", config.display());
         output::findings(&[Finding::note(text)]);
     }
     Ok(ExitCode::SUCCESS)
@@ -266,6 +330,9 @@ fn apply(change: &Change) -> io::Result<()> {
         return Ok(());
     };
     make_directory(folder)?;
+    if unit_files::is_config(path) {
+        return file::rewrite(path, new.as_bytes(), 0o644);
+    }
     if path.ends_with(DROP_IN) {
         file::take_over_directory(folder, 0o755)?;
     }

@@ -26,7 +26,7 @@ use crate::config::quiet::{Quiet, Rule};
 use crate::config::settings::{self, Origin, Setting, Settings};
 use crate::config::{
     Admission, CommandLine, Config, Http, Limits, Liveness, Manager, Named, ProcessConfig,
-    ProxyVersion, Readiness, ReadyKind, ServiceConfig, ServiceKind, Timing, Tls, UnitName,
+    ProxyVersion, Readiness, ReadyKind, ServiceConfig, ServiceKind, Template, Timing, Tls, UnitName,
     WaitingPage, WakeRate, span,
 };
 use crate::systemd::journal::{LogFormat, LogLevel};
@@ -734,8 +734,8 @@ impl HttpOptions {
         or_default(flatten(self.host.clone()), HostPattern::Any)
     }
 
-    /// An option that was given and is about requests.
-    fn about_requests(&self) -> Option<&'static str> {
+    /// What was given that means nothing without HTTP.
+    fn about_requests(&self) -> impl Iterator<Item = &'static str> {
         let given = [
             ("http", self.http),
             ("path", !self.path.is_empty()),
@@ -747,12 +747,13 @@ impl HttpOptions {
             ("page", self.page.is_some()),
             ("page-status", self.page_status != 503),
             ("page-details", self.page_details),
+            ("access-log", self.access_log),
             (
                 "trust",
                 Ok(flatten(self.trust.clone())) != Words::from_str("localhost").map(|of| of.0),
             ),
         ];
-        given.into_iter().find_map(|(key, is)| is.then_some(key))
+        given.into_iter().filter_map(|(key, is)| is.then_some(key))
     }
 
     fn config(&self, page: Option<WaitingPage>) -> Option<Http> {
@@ -785,7 +786,7 @@ fn page_status(text: &str) -> Result<u16, String> {
 }
 
 /// Reads a template of the waiting page.
-fn template(path: &Path) -> Result<String, String> {
+fn template(path: &Path) -> Result<Template, String> {
     let shown = path.display();
     let read = || -> io::Result<String> {
         let mut text = String::new();
@@ -798,7 +799,10 @@ fn template(path: &Path) -> Result<String, String> {
             "`{shown}` is longer than {} KiB; a waiting page is one file, with its styles and pictures in it",
             WaitingPage::LONGEST / 1024
         )),
-        Ok(text) => Ok(text),
+        Ok(text) => Ok(Template {
+            path: path.to_owned(),
+            text,
+        }),
         Err(error) => Err(format!(
             "cannot read the waiting page `{shown}`: {error}; wakeport's user must be able to read it, as below /etc or /usr/share"
         )),
@@ -843,8 +847,13 @@ impl ServiceOptions {
                 );
             }
         };
+        // Defaults are for services of every kind.
+        let about_requests = self
+            .http
+            .about_requests()
+            .find(|key| name.is_none() || matches!(*key, "http" | "path"));
         let tls = self.tls.tls.map(|Tls::Pass| self.http.hosts());
-        if let (Some(_), Some(key)) = (&tls, self.http.about_requests()) {
+        if let (Some(_), Some(key)) = (&tls, about_requests) {
             return wrong(
                 key,
                 format!(
@@ -868,10 +877,10 @@ impl ServiceOptions {
             Some(_) => None,
             None => self.http.config(page),
         };
-        if let (None, false) = (&http, self.http.path.is_empty()) {
+        if let (None, Some(key)) = (&http, about_requests) {
             return wrong(
-                "path",
-                format!("`{dashes}path` is about requests; add `{dashes}host` or `{dashes}http`"),
+                key,
+                format!("`{dashes}{key}` is about requests; add `{dashes}host` or `{dashes}http`"),
             );
         }
         if http.is_some() && control.ready == ReadyKind::Banner {

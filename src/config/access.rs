@@ -57,6 +57,12 @@ impl AccessList {
         self.rules.is_empty()
     }
 
+    /// Whether a rule for all addresses of a family lets them in.
+    pub fn admits_all(&self) -> bool {
+        let mut rules = self.rules.iter();
+        rules.any(|rule| rule.allow && rule.network.length == 0)
+    }
+
     /// Whether this client is let in. Those of Unix sockets always are: they have no address, and
     /// the socket's own owner and mode.
     pub fn admits(&self, peer: Peer) -> bool {
@@ -182,6 +188,9 @@ mod tests {
     #[test]
     fn without_a_list_every_client_is_allowed() {
         assert!(list("", "").is_empty());
+        let all = ["any", "0.0.0.0/0", "10.0.0.0/8 ::/0"];
+        assert!(all.iter().all(|words| list(words, "").admits_all()));
+        assert!(!list("localhost 10.0.0.0/8", "any").admits_all());
         check(&list("", ""), &["192.0.2.1", "::1"], &[]);
     }
 

@@ -185,6 +185,11 @@ impl PathPrefix {
         Self("/".into())
     }
 
+    /// Whether it can have this path, or one that begins so.
+    pub fn may_have(&self, path: &str, is_start: bool) -> bool {
+        self.matches(path) || (is_start && self.0.starts_with(path))
+    }
+
     fn matches(&self, path: &str) -> bool {
         if self.0 == "/" {
             return true;
@@ -316,6 +321,32 @@ mod tests {
             assert_eq!(table.find(Some(host.as_bytes()), "/"), None);
         }
         assert_eq!(table.find(None, "/"), None);
+    }
+
+    #[test]
+    fn no_rule_is_hidden_behind_others() {
+        let words = ["*", "*.a", "*.b.a", "b.a", "c.b.a", "a"];
+        let paths = ["/", "/x", "/x/y", "/xy"];
+        let all: Vec<_> = words
+            .iter()
+            .flat_map(|host| paths.map(|path| (*host, path, (*host, path))))
+            .map(|(host, path, to)| {
+                (
+                    host.parse().expect("a host"),
+                    path.parse().expect("a path"),
+                    to,
+                )
+            })
+            .collect();
+        let table = Table::new(all).expect("no two are the same");
+        for (host, path) in words
+            .iter()
+            .flat_map(|host| paths.map(|path| (*host, path)))
+        {
+            let asked = host.replace('*', "z");
+            let found = table.find(Some(asked.as_bytes()), path);
+            assert_eq!(found, Some(&(host, path)), "{asked}{path}");
+        }
     }
 
     #[test]

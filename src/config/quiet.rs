@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use super::access::{AccessList, Networks};
 use super::address::Peer;
+use super::host::PathPrefix;
 
 /// What tells such a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +66,41 @@ impl Rule {
     }
 }
 
+impl Rule {
+    /// Whether it tells every request that `other` tells.
+    fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Path(start, true), Self::Path(path, _)) => path.starts_with(start),
+            (Self::Agent(part), Self::Agent(longer)) => longer.contains(part),
+            (Self::Path(..) | Self::Method(_) | Self::Agent(_) | Self::From(..), _) => {
+                self == other
+            }
+        }
+    }
+}
+
 impl Quiet {
+    /// Whether no request at all could wake a service that has the paths with these beginnings: none that
+    /// may wake it is left.
+    pub fn is_all(&self, paths: &[PathPrefix]) -> bool {
+        let icons = ["/favicon.ico", "/robots.txt", "/apple-touch-icon*"];
+        let icons = icons.into_iter().filter_map(|icon| icon.parse().ok());
+        let icons: Vec<Rule> = icons.collect();
+        let icons = if self.defaults { &icons[..] } else { &[] };
+        let is_quiet = |rule: &Rule| {
+            let mut rules = self.rules.iter().chain(icons);
+            let is_elsewhere =
+                |path: &str, is_start| !paths.iter().any(|prefix| prefix.may_have(path, is_start));
+            let elsewhere =
+                matches!(rule, Rule::Path(path, is_start) if is_elsewhere(path, *is_start));
+            elsewhere || rules.any(|quiet| quiet.covers(rule))
+        };
+        let mut whole = paths.iter().map(|path| Rule::Path(path.to_string(), true));
+        let wake_only = &self.wake_only;
+        whole.all(|path| is_quiet(&path))
+            || (!wake_only.is_empty() && wake_only.iter().all(is_quiet))
+    }
+
     /// Whether a request neither wakes nor keeps awake.
     pub fn is_quiet(&self, facts: &Facts<'_>) -> bool {
         let told = |rules: &[Rule]| rules.iter().any(|rule| rule.tells(facts));
@@ -215,5 +250,58 @@ mod tests {
         assert!(quiet.is_quiet(&prefetch) && quiet.is_quiet(&options));
         quiet.defaults = false;
         assert!(!quiet.is_quiet(&prefetch) && !quiet.is_quiet(&get("/favicon.ico")));
+    }
+
+    #[test]
+    fn rules_that_leave_nothing_to_wake_are_told() {
+        let all = |quiet: &[&str], wake_only: &[&str], paths: &[&str]| {
+            let paths: Vec<_> = paths
+                .iter()
+                .map(|path| path.parse().expect("a path"))
+                .collect();
+            let quiet = Quiet {
+                rules: rules(quiet),
+                wake_only: rules(wake_only),
+                defaults: true,
+                answer: 503,
+            };
+            quiet.is_all(&paths)
+        };
+        for (quiet, wake_only, paths) in [
+            (&["/*"][..], &[][..], &["/"][..]),
+            (&["/app*"], &[], &["/app"]),
+            (&["/app*", "/x*"], &[], &["/app", "/x"]),
+            (&["/app*"], &["method:POST"], &["/app"]),
+            (&["/app*"], &["/app/*", "/app/x"], &["/"]),
+            (
+                &["method:HEAD", "agent:bot"],
+                &["method:HEAD", "agent:UptimeBot"],
+                &["/"],
+            ),
+            (&["from:192.0.2.0/24"], &["from:192.0.2.0/24"], &["/"]),
+            (&[], &["/favicon.ico"], &["/"]),
+            (&[], &["/other/*", "/application"], &["/app"]),
+        ] {
+            assert!(
+                all(quiet, wake_only, paths),
+                "{quiet:?} {wake_only:?} {paths:?}"
+            );
+        }
+        for (quiet, wake_only, paths) in [
+            (&[][..], &[][..], &["/"][..]),
+            (&["/healthz", "method:HEAD", "agent:bot"], &[], &["/"]),
+            (&["/app*"], &[], &["/"]),
+            (&["/app*"], &[], &["/app", "/x"]),
+            (&["/app/*"], &["/app*"], &["/"]),
+            (&["/app/*"], &["/app/*", "/b"], &["/"]),
+            (&[], &["/a*"], &["/app"]),
+            (&[], &["/app/x"], &["/app"]),
+            (&[], &["method:POST"], &["/app"]),
+        ] {
+            assert!(
+                !all(quiet, wake_only, paths),
+                "{quiet:?} {wake_only:?} {paths:?}"
+            );
+        }
     }
 }

@@ -195,6 +195,7 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Template, WaitingPage};
     use crate::http::head;
 
     fn navigates(request: &str) -> bool {
@@ -292,6 +293,24 @@ mod tests {
         ] {
             assert!(head.contains(field), "{head}");
         }
+    }
+
+    #[test]
+    fn every_word_of_a_template_is_filled_in() {
+        let words = WaitingPage::WORDS.map(|word| format!("{{{{{word}}}}}"));
+        let page = Page {
+            name: "films",
+            rest: None,
+            failure: None,
+            template: Some(&words.concat()),
+            status: 200,
+            persists: false,
+        };
+        let text = String::from_utf8(page.response("n0")).expect("text");
+        assert!(!text.contains("{{"), "{text}");
+        let text = format!("{}{{{{nme}}}}{{{{ a.b }}}}", TEMPLATE);
+        let path = "x".into();
+        assert_eq!(Template { path, text }.unknown(), ["nme"]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use crate::config::address::{Address, Bound};
+use crate::config::address::{Address, Bound, connected};
 
 /// Whether a connection to `target` ends at `listener`. `ips` are the addresses of the target's
 /// host; without a port it means the listener's own.
@@ -21,7 +21,7 @@ pub fn reaches(target: &Address, ips: &[IpAddr], listener: &Bound) -> bool {
 /// The same for socket addresses, wildcards counted (ipv6(7): the IPv6 wildcard takes IPv4
 /// connections as well, unless told otherwise).
 pub fn reaches_over_tcp(target: SocketAddr, listener: SocketAddr) -> bool {
-    let (there, here) = (target.ip().to_canonical(), listener.ip().to_canonical());
+    let (there, here) = (connected(target.ip()), listener.ip().to_canonical());
     if target.port() != listener.port() {
         return false;
     }
@@ -48,6 +48,10 @@ mod tests {
             ("127.0.0.1", "80", true),
             ("[::1]:80", "0.0.0.0:80", false),
             ("[::ffff:127.0.0.1]:80", "127.0.0.1:80", true),
+            ("0.0.0.0:80", "127.0.0.1:80", true),
+            ("[::]:80", "[::1]:80", true),
+            ("[::]:80", "127.0.0.1:80", false),
+            ("0.0.0.0:80", "80", true),
             ("localhost:80", "[::1]:80", true),
             ("192.0.2.1:80", "80", false),
             ("example.org:80", "80", false),

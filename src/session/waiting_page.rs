@@ -80,7 +80,7 @@ impl Viewer {
             name: &self.name,
             rest,
             failure: failed.then_some(failure.unwrap_or("It could not be started.")),
-            template: page.template.as_deref(),
+            template: page.template.as_ref().map(|it| it.text.as_str()),
             status: page.status,
             persists,
         };

@@ -17,6 +17,20 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     written.inspect_err(|_| drop(fs::remove_file(&draft)))
 }
 
+/// The same for a file that others have made: what a link leads to is replaced, and mode and owner stay.
+/// One that is not there yet gets `mode`.
+pub fn rewrite(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let Ok(old) = fs::metadata(&path) else {
+        return replace(&path, content, mode);
+    };
+    let draft = draft(&path);
+    let written = write(&draft, content, old.mode() & 0o7777)
+        .and_then(|()| chown(&draft, Some(old.uid()), Some(old.gid())))
+        .and_then(|()| fs::rename(&draft, &path));
+    written.inspect_err(|_| drop(fs::remove_file(&draft)))
+}
+
 /// Always the same, so that what a crash leaves behind is overwritten. The suffix keeps systemd
 /// and polkit from reading it.
 fn draft(path: &Path) -> PathBuf {

@@ -177,6 +177,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand exporter" -l state-dir
 complete -c wakeport -n "__fish_wakeport_using_subcommand exporter" -l idle-timeout -d 'Exit after this long without a scrape' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand exporter" -l listen -d 'Bind this address, and do not exit: ADDRESS:PORT, PORT, /path, @abstract' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand exporter" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l add -d 'Add a service to the instance\'s file, /etc/wakeport/UNIT.toml: requests for HOST, or of it for PATH, go to PORT and wake the unit; instead of PORT also ADDRESS:PORT, /path, @abstract' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l unit -d 'Start and stop this unit over D-Bus; a name without a suffix means .service' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l user -d 'Use the user\'s service manager instead of the system\'s' -r -f -a "yes\t''
 no\t''"

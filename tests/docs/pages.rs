@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The languages of files.
-const FILES: [&str; 5] = ["ini", "toml", "bash", "nginx", "haproxy"];
+const FILES: [&str; 6] = ["ini", "toml", "bash", "nginx", "haproxy", "caddy"];
 
 /// A page.
 pub(crate) struct Page {

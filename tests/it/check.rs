@@ -231,3 +231,164 @@ fn a_file_is_verified_without_starting_anything() {
     expect(&["/no/such.toml"], 78, "cannot read `/no/such.toml`");
     assert!(!dir.path().join("ran").exists());
 }
+
+#[test]
+fn what_is_wrong_with_requests_is_found() {
+    let front = Place::tcp().to_string();
+    let port = front.rsplit_once(':').expect("a port").1;
+    let open = format!("0.0.0.0:{port}");
+    let dir = directory();
+    let page = dir.path().join("page.html");
+    let shown = page.display().to_string();
+    let at = |listen: &str, more: &[&str]| {
+        let words = ["--listen", listen, "--to", "127.0.0.1:9", "--http"];
+        let words = words.iter().chain(more);
+        words.map(|word| (*word).to_owned()).collect::<Vec<_>>()
+    };
+    let finds = |words: &[String], code: i32, part: &str| {
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        finds(&words, code, part);
+    };
+    finds(
+        &at(&front, &["--quiet", "/*"]),
+        0,
+        "warning: no request can wake it: `--quiet`, `--wake-only` and `--path` leave none",
+    );
+    finds(
+        &at(&front, &["--wake-only", "/app/x", "--quiet", "/app*"]),
+        0,
+        "warning: no request can wake it",
+    );
+    finds(
+        &at(&open, &["--trust", "any"]),
+        0,
+        "warning: `--trust` has every address, and other machines can connect to 0.0.0.0:",
+    );
+    finds(
+        &at(&front, &["--trust", "192.0.2.7"]),
+        0,
+        "warning: only this machine can connect to 127.",
+    );
+    for (listen, more) in [
+        (&open, &["--trust", "192.0.2.7"][..]),
+        (&front, &["--trust", "any"]),
+        (&front, &["--trust", "192.0.2.7", "--accept-proxy"]),
+        (&front, &["--wake-only", "/app*", "--quiet", "/app/x"]),
+    ] {
+        let words = at(listen, more);
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        good(&words, &[]);
+    }
+    let words = at(&front, &["--send-proxy", "v2"]);
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    let (said, code) = check(&words, &[]);
+    assert!(
+        code == 0
+            && said.starts_with("note: `--send-proxy` is about one connection")
+            && said.ends_with("\nok\n"),
+        "{said}"
+    );
+
+    let with_page = ["--page", shown.as_str()];
+    finds(
+        &at(&front, &with_page),
+        64,
+        "cannot read the waiting page `",
+    );
+    std::fs::write(&page, "x".repeat(65_537)).expect("a file of ours");
+    finds(&at(&front, &with_page), 64, "is longer than 64 KiB");
+    std::fs::write(&page, "{{name}} {{nme}} {{").expect("a file of ours");
+    finds(
+        &at(&front, &with_page),
+        0,
+        "page.html` has `{{nme}}`, which is shown as it is; there are `{{name}}`, `{{state}}`",
+    );
+    // Without HTTP they would do nothing.
+    for words in [
+        ["--path", "/app"],
+        ["--quiet", "/healthz"],
+        ["--wake-only", "/app*"],
+        ["--page", &shown],
+    ] {
+        let part = format!("`{}` is about requests; add `--host` or `--http`", words[0]);
+        let served = ["--listen", front.as_str(), "--to", "127.0.0.1:9"];
+        self::finds(&[&served[..], &words].concat(), 64, &part);
+    }
+}
+
+#[test]
+fn a_target_that_is_the_own_listener_is_found_however_it_is_written() {
+    let front = Place::tcp().to_string();
+    let port = front.rsplit_once(':').expect("a port").1;
+    for (listen, target) in [
+        ("127.0.0.1", "localhost"),
+        ("127.0.0.1", "0.0.0.0"),
+        ("127.0.0.1", "[::ffff:127.0.0.1]"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("0.0.0.0", "0.0.0.0"),
+        ("[::]", "127.0.0.2"),
+        ("[::]", "[::]"),
+        ("[::]", "[::1]"),
+        ("[::1]", "localhost"),
+        ("[::1]", "[::]"),
+    ] {
+        let (listen, target) = (format!("{listen}:{port}"), format!("{target}:{port}"));
+        let words = ["--listen", &listen, "--to", &target, "--http"];
+        finds(&words, 1, "is our own listener");
+    }
+}
+
+#[test]
+fn services_of_a_file_with_hosts_are_verified() {
+    let dir = directory();
+    let file = dir.path().join("web.toml");
+    let path = file.display().to_string();
+    let front = format!("web={}", Place::tcp());
+    let words = ["--config", path.as_str(), "--listen", &front];
+    let write = |text: &str| std::fs::write(&file, text).expect("a file of ours");
+    let films =
+        "[service.films]\nexec = \"sleep 1\"\nhost = \"films.example\"\nto = \"127.0.0.1:9\"\n";
+    let docs = |more: &str| {
+        write(&format!(
+            "{films}[service.docs]\nexec = \"sleep 1\"\n{more}\n"
+        ));
+    };
+    for (more, code, part) in [
+        (
+            "host = \"docs.example\"\nto = \"127.0.0.1:8\"",
+            0,
+            "ok: web\n",
+        ),
+        (
+            "host = \"docs.example\"\nto = \"localhost:9\"",
+            0,
+            "warning: web/films: target `127.0.0.1:9` is that of the service `docs` as well",
+        ),
+        (
+            "host = \"docs.example\"\nto = \"127.0.0.1:8\"\nwake-only = \"/a\"\nquiet = \"/a*\"",
+            0,
+            "warning: web/docs: no request can wake it: `quiet`, `wake-only` and `path`",
+        ),
+        (
+            "host = \"FILMS.example\"\nto = \"127.0.0.1:8\"",
+            78,
+            "the host `films.example` with the path `/` is that of service",
+        ),
+        (
+            "listener = \"db\"\nquiet = \"/a\"\nto = \"127.0.0.1:8\"",
+            78,
+            ":8:1: service `docs`: `quiet` is about requests; add `host` or `http`",
+        ),
+    ] {
+        docs(more);
+        let (said, ended) = check(&words, &[]);
+        assert!(said.contains(part), "no `{part}` in {said}");
+        assert_eq!((said.lines().count(), ended), (1, code), "{said}");
+    }
+    // What is said for all services is no mistake for those without HTTP.
+    write(&format!(
+        "[defaults]\nquiet = \"/a\"\n{films}[service.db]\nexec = \"sleep 1\"\nlistener = \"db\"\nto = \"127.0.0.1:8\"\n"
+    ));
+    let (said, code) = check(&[&path], &[]);
+    assert!(code == 0 && said.contains("ok: web"), "{said}");
+}

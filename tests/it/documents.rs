@@ -8,8 +8,8 @@ use crate::pages::{Page, anchor};
 use crate::repository::{files, read, repo, run, text};
 
 /// The languages of code blocks; `tests/docs/pages.rs` says what each means.
-const LANGUAGES: [&str; 9] = [
-    "sh", "text", "ini", "toml", "bash", "nginx", "haproxy", "js", "",
+const LANGUAGES: [&str; 10] = [
+    "sh", "text", "ini", "toml", "bash", "nginx", "haproxy", "caddy", "js", "",
 ];
 
 /// How a line to be typed begins.

@@ -514,3 +514,212 @@ fn two_instances_that_wake_the_same_unit_are_refused() {
     }
     assert!(!init("other", &jellyfin).contains("error: "));
 }
+
+impl Home {
+    /// notes.toml.
+    fn toml(&self) -> PathBuf {
+        self.0.path().join(".config/wakeport/notes.toml")
+    }
+}
+
+#[test]
+fn services_are_added_to_a_file_that_is_made_if_need_be() {
+    let home = Home::new();
+    let docs = ["--add", "Docs.example.org=paperless:18000"];
+    let add = [
+        &["--listen", "127.0.0.1:8080"][..],
+        &docs,
+        &[
+            "--add",
+            "*.films.example.org/app=media.target:/run/films.sock",
+        ],
+    ];
+    let printed = home.does(&add.concat());
+    let expected = "[service.paperless]\nhost = \"docs.example.org\"\nto = \"127.0.0.1:18000\"\n\n\
+                    [service.\"media.target\"]\nhost = \"*.films.example.org\"\npath = \"/app\"\nto = \"/run/films.sock\"\n";
+    let file = home.toml();
+    assert!(
+        printed.contains(&format!("# {}\n{expected}", file.display())),
+        "{printed}"
+    );
+    assert_eq!(files(home.0.path()), Vec::<PathBuf>::new());
+    home.does(&[&add.concat()[..], &["--write"]].concat());
+    assert_eq!(read(&file), expected);
+    let mode = fs::metadata(&file).expect("a file").permissions().mode() & 0o777;
+    assert_eq!(mode, 0o644);
+    assert!(read(&home.path(SOCKET)).contains("ListenStream=127.0.0.1:8080\n"));
+
+    // Later, without what is set up already; what an administrator has written stays.
+    let own = format!("# mine\n[defaults]\ncooldown = 60 # s\n\n{expected}# the end");
+    fs::write(&file, &own).expect("a file of ours");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).expect("a file of ours");
+    let target = home.0.path().join("elsewhere.toml");
+    fs::rename(&file, &target).expect("a file of ours");
+    std::os::unix::fs::symlink(&target, &file).expect("a link");
+    let units = [SOCKET, SERVICE].map(|name| fs::read_to_string(home.path(name)).ok());
+    let said = home.does(&["--add", "git.example.org=gitea:[::1]:3000", "--write"]);
+    assert!(
+        said.starts_with(&format!("change  {}\n", file.display()))
+            && said.matches("change  ").count() == 1
+            && !said.contains("create  ")
+            && !said.contains("remove  ")
+            && said.contains("      + [service.gitea]\n"),
+        "{said}"
+    );
+    let added = "\n\n[service.gitea]\nhost = \"git.example.org\"\nto = \"[::1]:3000\"\n";
+    assert_eq!(read(&file), own + added);
+    assert!(file.is_symlink());
+    let mode = fs::metadata(&file).expect("a file").permissions().mode() & 0o777;
+    assert_eq!(mode, 0o640);
+    let now = [SOCKET, SERVICE].map(|name| fs::read_to_string(home.path(name)).ok());
+    assert_eq!(units, now);
+
+    let said = home.does(&["--remove"]);
+    assert!(
+        said.contains(&format!("note: `{}` stays", file.display())),
+        "{said}"
+    );
+    assert!(file.exists());
+}
+
+#[test]
+fn what_is_added_names_the_listener_that_the_other_hosts_have() {
+    let home = Home::with_file(
+        "[service.films]\nlistener = \"web\"\nhost = \"films.example\"\nto = \"127.0.0.1:1\"\n\
+         [service.db]\nlistener = \"db\"\nto = \"127.0.0.1:2\"\n",
+    );
+    let listen = [
+        "--listen",
+        "web=127.0.0.1:8080",
+        "--listen",
+        "db=127.0.0.1:5432",
+        "--write",
+    ];
+    home.does(&listen);
+    let said = home.does(&["--add", "docs.example=docs:3", "--write"]);
+    assert!(!said.contains("error: "), "{said}");
+    let expected =
+        "\n[service.docs]\nlistener = \"web\"\nhost = \"docs.example\"\nto = \"127.0.0.1:3\"\n";
+    assert!(
+        read(&home.toml()).ends_with(expected),
+        "{}",
+        read(&home.toml())
+    );
+}
+
+#[test]
+fn what_cannot_be_added_costs_one_line_and_changes_nothing() {
+    let file = "[service.films]\nhost = \"films.example\"\nto = \"127.0.0.1:1\"\n\
+                [service.docs]\nunit = \"paperless\"\nhost = \"docs.example\"\npath = \"/a\"\nto = \"127.0.0.1:2\"\n";
+    let home = Home::with_file(file);
+    home.does(&["--listen", "127.0.0.1:8080", "--write"]);
+    let before: Vec<_> = files(home.0.path()).iter().map(|path| read(path)).collect();
+    for (add, code, words) in [
+        (
+            &["films.example"][..],
+            64,
+            "write HOST=UNIT:PORT or HOST/PATH=UNIT:PORT",
+        ),
+        (&["films.example=18000"], 64, "write HOST=UNIT:PORT"),
+        (&["=a:1"], 64, "the host is empty"),
+        (&["a:80=a:1"], 64, "without a port"),
+        (&["a/b/../c=a:1"], 64, "`..`"),
+        (
+            &["a.example=a/b:1"],
+            64,
+            "`/` cannot be part of a unit's name",
+        ),
+        (&["a.example=a:0"], 64, "port"),
+        (&["a.example=a:70000"], 64, "port"),
+        (&["a.example=a:localhost"], 64, "`localhost` has no port"),
+        (&["a.example=a:/run/a b"], 64, "no white space"),
+        (
+            &["FILMS.example.=a:3"],
+            64,
+            "the host `films.example` with the path `/` is that of service `a` already",
+        ),
+        (
+            &["docs.example/a/=a:3"],
+            64,
+            "with the path `/a` is that of service `a` already",
+        ),
+        (
+            &["x.example=a:3", "x.example=b:4"],
+            64,
+            "is that of service `a` already",
+        ),
+        (
+            &["x.example=films:3"],
+            64,
+            "there is a service `films` already (",
+        ),
+        (&["x.example=films.service:3"], 64, "notes.toml:1:10)"),
+        (
+            &["x.example=a:3", "y.example=a:3"],
+            64,
+            "there is a service `a` already (`--add`)",
+        ),
+        (
+            &["x.example=paperless:3"],
+            64,
+            "the unit `paperless.service` is that of service `docs` already",
+        ),
+    ] {
+        let mut options = vec!["--write"];
+        options.extend(add.iter().flat_map(|add| ["--add", add]));
+        let output = home.init(&options);
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(code), "{add:?}: {said}");
+        assert!(
+            said.contains(words) && said.lines().count() == 1,
+            "{add:?}: no `{words}` in {said}"
+        );
+        let after: Vec<_> = files(home.0.path()).iter().map(|path| read(path)).collect();
+        assert_eq!(before, after, "{add:?}");
+    }
+    // What is wrong already has its place; what only a new set-up can have needs a listener.
+    for (text_of_file, options, code, words) in [
+        (
+            "[service.films\n",
+            &["--add", "a=a:1"][..],
+            78,
+            "notes.toml:1:15: not TOML",
+        ),
+        (
+            file,
+            &["--add", "a=a:1", "--cooldown", "1h"],
+            64,
+            "`--listen` is missing",
+        ),
+        (
+            file,
+            &["--add", "a=a:1", "--remove"],
+            64,
+            "cannot be used with",
+        ),
+        (
+            "[service.db]\nto = \"127.0.0.1:1\"\n",
+            &["--add", "a=a:1"],
+            64,
+            "`listener` is missing, and there are several services",
+        ),
+    ] {
+        fs::write(home.toml(), text_of_file).expect("a file of ours");
+        let output = home.init(options);
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(code), "{options:?}: {said}");
+        assert!(
+            said.contains(words) && said.lines().count() == 1,
+            "{options:?}: no `{words}` in {said}"
+        );
+    }
+    // One that is set up for a single service.
+    let home = Home::new();
+    home.does(&with(&["--write"]));
+    let said = text(&home.init(&["--add", "a=a:1"]));
+    assert!(
+        said.contains("the variable WAKEPORT_TO is for a single service")
+            && said.lines().count() == 1,
+        "{said}"
+    );
+}

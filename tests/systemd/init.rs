@@ -470,3 +470,102 @@ fn a_service_with_a_network_of_its_own_keeps_its_port() {
     }
     does(&rig, "check web");
 }
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_service_is_added_to_an_instance_that_runs() {
+    let rig = Rig::boot();
+    python(&rig);
+    rig.unit(
+        "docs.service",
+        "[Service]\nExecStart=python3 -m http.server --bind 127.0.0.1 --directory /run/rig/www 18081\n",
+    );
+    let ask = |host: &str| {
+        rig.ask(&format!(
+            "curl -s --noproxy '*' --max-time 120 -w ' %{{http_code}}' -H 'Host: {host}' {URL}"
+        ))
+    };
+    let listen = "init front --listen 127.0.0.1:8080";
+    says(
+        &rig,
+        &format!("{listen} --add web.example=web:18080"),
+        0,
+        &[
+            "# /etc/wakeport/front.toml\n[service.web]\n",
+            "next: systemctl daemon-reload && systemctl enable --now",
+        ],
+    );
+    does(
+        &rig,
+        &format!("{listen} --add web.example=web:18080 --write --enable"),
+    );
+    // As for `Rig::allow`.
+    rig.systemctl("try-restart polkit.service");
+    let unknown = ask("docs.example");
+    assert!(unknown.ends_with(" 404"), "{unknown}");
+    assert_eq!(ask("web.example"), "hello 200");
+    let idle = Client::connect(PORT);
+    let pid = rig.show("MainPID", "wakeport@front.service");
+
+    let more = "init front --add docs.example/=docs:18081";
+    says(
+        &rig,
+        &format!("{more} --write"),
+        0,
+        &[
+            "change  /etc/wakeport/front.toml",
+            "      + [service.docs]",
+            "change  /etc/polkit-1/rules.d/50-wakeport-front.rules",
+            "\"docs.service\", \"web.service\"",
+            "next: systemctl try-reload-or-restart wakeport@front.service, or the same with --write --enable",
+        ],
+    );
+    rig.systemctl("try-restart polkit.service");
+    rig.systemctl("reload wakeport@front.service");
+    rig.wait_for("the next request goes to the new service", || {
+        ask("docs.example") == "hello 200"
+    });
+    assert_eq!(rig.show("MainPID", "wakeport@front.service"), pid);
+    says(&rig, "check front", 0, &["ok: wakeport@front"]);
+
+    // By itself with `--enable`.
+    rig.unit("third.service", "[Service]\nExecStart=sleep infinity\n");
+    let third = "init front --add third.example=third:18082 --write --enable";
+    says(
+        &rig,
+        third,
+        0,
+        &["run     systemctl try-reload-or-restart wakeport@front.service"],
+    );
+    // Quiet requests are answered without a wake.
+    let icon = format!(
+        "curl -s -o /dev/null -w '%{{http_code}}' -H 'Host: third.example' {URL}favicon.ico"
+    );
+    rig.wait_for("it is known", || rig.ask(&icon) == "503");
+    assert_eq!(rig.show("MainPID", "wakeport@front.service"), pid);
+    says(
+        &rig,
+        third,
+        64,
+        &["there is a service `third` already (/etc/wakeport/front.toml:"],
+    );
+    drop(idle);
+
+    // A page that only root can read.
+    rig.write("/etc/wakeport/page.html", "{{name}}");
+    rig.run("chmod 600 /etc/wakeport/page.html");
+    rig.write(
+        "/etc/wakeport/front.toml.d/page.toml",
+        "[service.web]\npage = '/etc/wakeport/page.html'\n",
+    );
+    says(
+        &rig,
+        "check front",
+        1,
+        &[
+            "error: front/web: the waiting page `/etc/wakeport/page.html` cannot be reached by user `wakeport`: its mode is 600",
+        ],
+    );
+    does(&rig, "init front --remove");
+    assert!(rig.path("/etc/wakeport/front.toml").exists());
+}

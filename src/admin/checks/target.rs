@@ -6,7 +6,7 @@ use super::port::overlap;
 use crate::admin::sandbox::Refusal;
 use crate::admin::system::{Hidden, Listening, Lookup, Loop, Unit};
 use crate::admin::{Finding, in_a_row};
-use crate::config::address::{Address, Bound, UnixAddress};
+use crate::config::address::{Address, Bound, UnixAddress, connected};
 use crate::config::{Config, Manager, Named, ServiceConfig};
 
 /// Whether every listener of `service`, by its name and address, leads somewhere, and not back to
@@ -58,8 +58,10 @@ pub fn shared(config: &Config) -> Vec<Finding> {
     let mut seen: Vec<(&ServiceConfig, &Address)> = Vec::new();
     for service in &config.services {
         for Named { value, .. } in &service.routes {
+            let places = local(value);
             let same = |(other, address): &&(&ServiceConfig, &Address)| {
-                *address == value && other.name != service.name
+                let is_place = || local(address).iter().any(|place| places.contains(place));
+                other.name != service.name && (*address == value || is_place())
             };
             // Without a port it is the listener's own.
             let has_port = !matches!(value, Address::Tcp { port: None, .. });
@@ -225,7 +227,8 @@ fn local(address: &Address) -> Vec<Bound> {
         Address::Tcp {
             port: Some(port), ..
         } => {
-            let ips = address.ips().into_iter().filter(IpAddr::is_loopback);
+            let ips = address.ips().into_iter().map(connected);
+            let ips = ips.filter(IpAddr::is_loopback);
             ips.map(|ip| Bound::Tcp(SocketAddr::new(ip, *port)))
                 .collect()
         }

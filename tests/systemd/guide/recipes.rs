@@ -1,9 +1,10 @@
 //! docs/recipes.md
 
 use super::{docker, far_server, server, sleeps, switch};
+use crate::fronts::upgrades;
 use crate::page_runner::PageRunner;
 use crate::rig::Rig;
-use crate::services::{URL, postgresql, psql};
+use crate::services::{SOON, URL, postgresql, psql};
 
 /// A machine prepared for a page.
 fn machine() -> Rig {
@@ -40,7 +41,7 @@ fn a_cluster_of_postgresql() {
             .replace("15 main", &cluster.replace('-', " "))
     });
     runner.run_section("docs/recipes.md#postgresql");
-    super::cooldown(&rig, &unit, crate::services::SOON);
+    super::cooldown(&rig, &unit, SOON);
     rig.systemctl(&format!("stop wakeport@{unit}"));
     for _ in 0..2 {
         assert_eq!(psql(&rig, "select 6 * 7"), "42");
@@ -104,7 +105,7 @@ fn a_virtual_machine_of_libvirt() {
     );
     rig.run("getent group libvirt || groupadd libvirt");
     PageRunner::new(&rig).run_section("docs/recipes.md#a-virtual-machine-of-libvirt");
-    super::cooldown(&rig, "devbox", crate::services::SOON);
+    super::cooldown(&rig, "devbox", SOON);
     for _ in 0..2 {
         let banner = rig.run("curl -sS --max-time 60 telnet://127.0.0.1:2222 </dev/null");
         assert_eq!(banner, "SSH-2.0-devbox\n");
@@ -215,7 +216,7 @@ fn as_an_ordinary_user() {
     );
     rig.write(
         &format!("{manager}/wakeport@notes.service.d/zz-scenario.conf"),
-        &format!("[Service]\nEnvironment={}\n", crate::services::SOON),
+        &format!("[Service]\nEnvironment={}\n", SOON),
     );
     rig.run("chown -R alice: /var/lib/alice");
     PageRunner::user(&rig, "alice").run_section("docs/recipes.md#as-an-ordinary-user");
@@ -256,4 +257,179 @@ fn without_systemd() {
         rig.curl("http://127.0.0.1:19752/metrics")
             .contains("wakeport_state")
     );
+}
+
+/// The services of the recipes for many hosts, and one more.
+fn hosts(rig: &Rig) {
+    server(rig, "paperless", "127.0.0.1:18000");
+    server(rig, "jellyfin", "127.0.0.1:18096");
+    server(rig, "gitea", "127.0.0.1:13000");
+    rig.run("echo 127.0.0.1 docs.example.org films.example.org auth.example.org >>/etc/hosts");
+}
+
+/// What curl prints for a page of a host, by way of `port`.
+fn page(rig: &Rig, host: &str, port: u16, more: &str) -> String {
+    rig.run(&format!(
+        "curl -sS --fail --noproxy '*' --max-time 120 -H 'Host: {host}' {more} http://127.0.0.1:{port}/"
+    ))
+}
+
+/// Each host wakes its own service alone, which sleeps again, twice.
+fn each_sleeps(rig: &Rig, port: u16) {
+    super::cooldown(rig, "web", SOON);
+    rig.systemctl("stop wakeport@web.service");
+    let all = [
+        ("docs.example.org", "paperless"),
+        ("films.example.org", "jellyfin"),
+    ];
+    for (_, unit) in all {
+        rig.systemctl(&format!("stop {unit}.service"));
+    }
+    for (host, unit) in all.iter().cycle().take(4) {
+        let other = all.iter().find(|(_, other)| other != unit).expect("two").1;
+        let before = rig.starts(&format!("{other}.service"));
+        assert_eq!(page(rig, host, port, ""), format!("{unit}\n"));
+        rig.wait_until("inactive", &format!("{unit}.service"));
+        assert_eq!(rig.starts(&format!("{other}.service")), before);
+    }
+}
+
+/// The instance of the recipes, on the address that is behind a proxy.
+fn behind(rig: &Rig) {
+    let runner = PageRunner::new(rig).with_edits(|text| {
+        text.replace("--listen 80", "--listen 127.0.0.1:8000")
+            .replace("http://localhost/", "http://localhost:8000/")
+    });
+    runner.run_section("docs/recipes.md#many-hosts-on-one-port");
+    rig.systemctl("try-restart polkit.service");
+}
+
+/// The commands of a page without TLS, since there are no certificates here.
+fn without_tls(rig: &Rig) -> PageRunner<'_> {
+    PageRunner::new(rig).with_edits(|text| {
+        text.replace("https://", "http://")
+            .replace(
+                "docs.example.org, films.example.org {",
+                "http://docs.example.org, http://films.example.org {",
+            )
+            .replace("\nauth.example.org {", "\nhttp://auth.example.org {")
+    })
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn many_hosts_on_one_port() {
+    let rig = machine();
+    hosts(&rig);
+    PageRunner::new(&rig).run_section("docs/recipes.md#many-hosts-on-one-port");
+    each_sleeps(&rig, 80);
+    assert_eq!(page(&rig, "git.example.org", 80, ""), "gitea\n");
+    let answer = rig.run("curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1/");
+    assert_eq!(answer, "404");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn behind_caddy() {
+    let rig = machine();
+    hosts(&rig);
+    behind(&rig);
+    without_tls(&rig).run_section("docs/recipes.md#behind-caddy");
+    each_sleeps(&rig, 80);
+    upgrades(
+        &rig,
+        "paperless.service",
+        "docs.example.org",
+        "127.0.0.1:18000",
+    );
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn behind_nginx() {
+    let rig = machine();
+    hosts(&rig);
+    behind(&rig);
+    PageRunner::new(&rig).run_section("docs/recipes.md#behind-nginx");
+    each_sleeps(&rig, 80);
+    upgrades(
+        &rig,
+        "paperless.service",
+        "docs.example.org",
+        "127.0.0.1:18000",
+    );
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn behind_haproxy() {
+    let rig = machine();
+    hosts(&rig);
+    behind(&rig);
+    PageRunner::new(&rig).run_section("docs/recipes.md#behind-haproxy");
+    each_sleeps(&rig, 80);
+    upgrades(
+        &rig,
+        "paperless.service",
+        "docs.example.org",
+        "127.0.0.1:18000",
+    );
+}
+
+/// An auth service that knows one session, and takes four seconds to start: longer than a request waits for a page.
+fn auth(rig: &Rig) {
+    rig.write(
+        "/run/rig/auth.py",
+        "import http.server, time\n\
+         class Auth(http.server.BaseHTTPRequestHandler):\n\
+         \x20   def do_GET(self):\n\
+         \x20       known = self.path == '/verify' and 'session=1' in self.headers.get('Cookie', '')\n\
+         \x20       self.send_response(200 if known else 401)\n\
+         \x20       self.end_headers()\n\
+         time.sleep(4)\n\
+         http.server.ThreadingHTTPServer(('127.0.0.1', 19091), Auth).serve_forever()\n",
+    );
+    rig.unit(
+        "auth.service",
+        "[Service]\nExecStart=python3 /run/rig/auth.py\n",
+    );
+}
+
+/// Only who is logged in wakes what is behind the proxy; the auth service sleeps before.
+fn only_a_login_wakes(rig: &Rig) {
+    super::cooldown(rig, "web", SOON);
+    rig.systemctl("stop wakeport@web.service");
+    rig.systemctl("stop paperless.service auth.service");
+    let starts = |unit: &str| rig.starts(&format!("{unit}.service"));
+    let (before, of_auth) = (starts("paperless"), starts("auth"));
+    // As a browser does, for which a waiting page would do.
+    let browser =
+        "-H 'Accept: text/html' -H 'Sec-Fetch-Mode: navigate' -H 'Sec-Fetch-Dest: document'";
+    let status = rig.run(&format!(
+        "curl -s --noproxy '*' --max-time 120 -o /dev/null -w '%{{http_code}}' -H 'Host: docs.example.org' {browser} http://127.0.0.1/"
+    ));
+    assert_eq!(status, "401");
+    assert_eq!((starts("paperless"), starts("auth")), (before, of_auth + 1));
+    rig.wait_until("inactive", "auth.service");
+    let login = "-H 'Cookie: session=1'";
+    let said = page(rig, "docs.example.org", 80, &format!("{browser} {login}"));
+    assert_eq!(said, "paperless\n");
+    assert_eq!(
+        (starts("paperless"), starts("auth")),
+        (before + 1, of_auth + 2)
+    );
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn forward_auth() {
+    let rig = machine();
+    hosts(&rig);
+    auth(&rig);
+    behind(&rig);
+    without_tls(&rig).run_section("docs/recipes.md#forward-auth-with-caddy");
+    only_a_login_wakes(&rig);
+    rig.systemctl("stop caddy.service");
+    PageRunner::new(&rig).run_section("docs/recipes.md#forward-auth-with-nginx");
+    only_a_login_wakes(&rig);
 }

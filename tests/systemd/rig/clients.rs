@@ -92,7 +92,13 @@ impl Client {
     /// Asks for `/` and reads the page, on a connection that stays open for more.
     #[track_caller]
     pub(crate) fn ask_again(&mut self) -> String {
-        self.send("GET / HTTP/1.1\r\nHost: rig\r\n\r\n");
+        self.sends("GET / HTTP/1.1\r\nHost: rig\r\n\r\n")
+    }
+
+    /// The same with another request.
+    #[track_caller]
+    pub(crate) fn sends(&mut self, request: &str) -> String {
+        self.send(request);
         let mut answer = String::new();
         loop {
             let mut bytes = [0; 4096];
