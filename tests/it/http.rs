@@ -10,18 +10,18 @@ use rustix::process::Signal;
 use crate::support::{Call, Client, HookService, Place, Run, Scene, noise, throughout};
 
 /// A request as the target gets it: its head, and its body with all framing.
-struct Asked<'a> {
+pub(crate) struct Asked<'a> {
     head: String,
     body: Vec<u8>,
     client: &'a Client,
 }
 
 impl Asked<'_> {
-    fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.head.split(' ').nth(1).expect("a request line")
     }
 
-    fn says(&self, bytes: impl AsRef<[u8]>) {
+    pub(crate) fn says(&self, bytes: impl AsRef<[u8]>) {
         let _ = self.client.try_send(bytes);
     }
 }
@@ -64,7 +64,7 @@ fn message(client: &Client) -> Option<(String, Vec<u8>)> {
 }
 
 /// A server that answers each request with `answer`, on each connection one after the other, as long as that says true.
-fn server(answer: impl Fn(Asked<'_>) -> bool) -> impl Fn(Client) {
+pub(crate) fn server(answer: impl Fn(Asked<'_>) -> bool) -> impl Fn(Client) {
     move |client| {
         while let Some((head, body)) = message(&client) {
             let asked = Asked {
@@ -80,7 +80,7 @@ fn server(answer: impl Fn(Asked<'_>) -> bool) -> impl Fn(Client) {
 }
 
 /// Answers with what was asked, as the target got it.
-fn tells(asked: &Asked<'_>) -> bool {
+pub(crate) fn tells(asked: &Asked<'_>) -> bool {
     let body = [asked.head.as_bytes(), &asked.body].concat();
     let length = body.len();
     asked.says(
@@ -93,7 +93,7 @@ fn tells(asked: &Asked<'_>) -> bool {
     true
 }
 
-fn up_and_down(scene: &Scene, call: &Call) -> i32 {
+pub(crate) fn up_and_down(scene: &Scene, call: &Call) -> i32 {
     match call.event.as_str() {
         "start" => scene.up(),
         "stop" => scene.down(),
@@ -103,7 +103,7 @@ fn up_and_down(scene: &Scene, call: &Call) -> i32 {
 }
 
 /// A service that starts and stops at once, and answers with `answer`.
-fn service(answer: impl Fn(Asked<'_>) -> bool + Send + Sync + 'static) -> HookService {
+pub(crate) fn service(answer: impl Fn(Asked<'_>) -> bool + Send + Sync + 'static) -> HookService {
     HookService::direct(server(answer), up_and_down)
 }
 
@@ -127,7 +127,7 @@ fn ok(body: &str) -> String {
     )
 }
 
-fn front(stage: &HookService, place: &Place) -> Run {
+pub(crate) fn front(stage: &HookService, place: &Place) -> Run {
     stage
         .run()
         .listen(place)
@@ -306,7 +306,7 @@ fn what_is_not_http_is_refused_and_wakes_nothing() {
             "501 Not Implemented",
         ),
         (
-            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            "PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n",
             "505 HTTP Version Not Supported",
         ),
     ] {
@@ -601,7 +601,7 @@ fn at_a_stop_responses_end_and_idle_connections_are_closed() {
 }
 
 /// A service of a file that the hooks of `stage` start and stop.
-fn table(name: &str, stage: &HookService, more: &str) -> String {
+pub(crate) fn table(name: &str, stage: &HookService, more: &str) -> String {
     format!(
         "[service.{name}]\nto = '{}'\nstart-hook = '{hook}'\nstop-hook = '{hook}'\n{more}\n",
         stage.scene().place,
@@ -610,7 +610,7 @@ fn table(name: &str, stage: &HookService, more: &str) -> String {
 }
 
 /// A service that answers with its name.
-fn named(name: &'static str) -> HookService {
+pub(crate) fn named(name: &'static str) -> HookService {
     service(move |asked| {
         asked.says(format!(
             "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}",
