@@ -50,10 +50,11 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l deny -d 'Reset
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l wake-on-data -d 'Wake the service only once a client has sent data: a port scan wakes nothing' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l wake-rate -d 'Wake the service at most N times in any such TIME, as in 6/1h; clients for whom it would be woken once more are reset' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l http -d 'Speak HTTP/1 with clients and target: requests wake the service and keep it awake, idle connections do not' -r -f -a "yes\t''
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l http -d 'Speak HTTP with clients and target: requests wake the service and keep it awake, idle connections do not' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l host -d 'Whose requests the service gets: a host, `*.example.org` for all below it, or `*`; implies --http' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l path -d 'Of these hosts, only the paths that begin so, in whole segments: `/app` has `/app/x` and not `/apple`' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l target-protocol -d 'What the target speaks: http1, or h2c, which is HTTP/2 without TLS, as servers of gRPC do' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l quiet -d 'Requests that neither wake the service nor keep it awake: `/path`, `/start/*`, `method:HEAD`, `agent:NAME` (a part of User-Agent) or `from:CIDR`' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l wake-only -d 'Only these requests wake the service and keep it awake, in the words of --quiet' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l quiet-defaults -d 'Take /favicon.ico, /apple-touch-icon*, /robots.txt, prefetches and `OPTIONS *` for quiet, too' -r -f -a "true\t''
@@ -118,10 +119,11 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l deny -d 'Res
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l wake-on-data -d 'Wake the service only once a client has sent data: a port scan wakes nothing' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l wake-rate -d 'Wake the service at most N times in any such TIME, as in 6/1h; clients for whom it would be woken once more are reset' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l http -d 'Speak HTTP/1 with clients and target: requests wake the service and keep it awake, idle connections do not' -r -f -a "yes\t''
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l http -d 'Speak HTTP with clients and target: requests wake the service and keep it awake, idle connections do not' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l host -d 'Whose requests the service gets: a host, `*.example.org` for all below it, or `*`; implies --http' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l path -d 'Of these hosts, only the paths that begin so, in whole segments: `/app` has `/app/x` and not `/apple`' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l target-protocol -d 'What the target speaks: http1, or h2c, which is HTTP/2 without TLS, as servers of gRPC do' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l quiet -d 'Requests that neither wake the service nor keep it awake: `/path`, `/start/*`, `method:HEAD`, `agent:NAME` (a part of User-Agent) or `from:CIDR`' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l wake-only -d 'Only these requests wake the service and keep it awake, in the words of --quiet' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l quiet-defaults -d 'Take /favicon.ico, /apple-touch-icon*, /robots.txt, prefetches and `OPTIONS *` for quiet, too' -r -f -a "true\t''
@@ -193,10 +195,11 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l deny -d 'Rese
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l wake-on-data -d 'Wake the service only once a client has sent data: a port scan wakes nothing' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l wake-rate -d 'Wake the service at most N times in any such TIME, as in 6/1h; clients for whom it would be woken once more are reset' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l http -d 'Speak HTTP/1 with clients and target: requests wake the service and keep it awake, idle connections do not' -r -f -a "yes\t''
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l http -d 'Speak HTTP with clients and target: requests wake the service and keep it awake, idle connections do not' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l host -d 'Whose requests the service gets: a host, `*.example.org` for all below it, or `*`; implies --http' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l path -d 'Of these hosts, only the paths that begin so, in whole segments: `/app` has `/app/x` and not `/apple`' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l target-protocol -d 'What the target speaks: http1, or h2c, which is HTTP/2 without TLS, as servers of gRPC do' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l quiet -d 'Requests that neither wake the service nor keep it awake: `/path`, `/start/*`, `method:HEAD`, `agent:NAME` (a part of User-Agent) or `from:CIDR`' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l wake-only -d 'Only these requests wake the service and keep it awake, in the words of --quiet' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l quiet-defaults -d 'Take /favicon.ico, /apple-touch-icon*, /robots.txt, prefetches and `OPTIONS *` for quiet, too' -r -f -a "true\t''

@@ -14,6 +14,7 @@ use rustix::process::Signal;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
 use crate::http::{front, named, server, service, table, tells, up_and_down};
 use crate::support::{Client, HookService, LIMIT, Place, Run, throughout};
@@ -45,7 +46,7 @@ type Opened = (SendRequest<Bytes>, JoinHandle<Result<(), h2::Error>>);
 async fn open(place: &Place) -> Opened {
     let io = stream(&place.connect());
     let (sender, connection) = h2::client::handshake(io).await.expect("HTTP/2");
-    (sender, tokio::spawn(connection))
+    (sender, TaskTracker::new().spawn(connection))
 }
 
 fn get(path: &str) -> Request<()> {
@@ -78,8 +79,9 @@ fn echoes(client: &Client) {
         let Ok(mut connection) = h2::server::handshake(stream(client)).await else {
             return;
         };
+        let streams = TaskTracker::new();
         while let Some(Ok((request, mut reply))) = connection.accept().await {
-            tokio::spawn(async move {
+            streams.spawn(async move {
                 let mut trailers = HeaderMap::new();
                 let path = request.uri().path().to_owned();
                 let authority = request.uri().authority().map(ToString::to_string);
@@ -453,6 +455,63 @@ fn a_target_that_breaks_off_is_seen_to_have() {
         let (status, _) = ask(&sender, get("/none")).await;
         assert_eq!(status, 502);
     });
+}
+
+#[test]
+fn a_connection_that_broke_is_opened_anew() {
+    let place = Place::tcp();
+    let (stage, run) = grpc(&place);
+    let _wakeport = run.start();
+    block(async {
+        let (sender, _connection) = open(&place).await;
+        for round in 1..=3 {
+            assert_eq!(ask(&sender, get("/")).await.0, 200);
+            stage.scene().crash();
+            becomes(|| !stage.scene().place.answers()).await;
+            assert_eq!(ask(&sender, get("/")).await.0, 200);
+            assert_eq!(stage.count("start"), round + 1);
+        }
+    });
+}
+
+#[test]
+fn an_idle_connection_makes_room_for_a_new_one() {
+    let (stage, place) = (service(|asked| tells(&asked)), Place::tcp());
+    let _wakeport = front(&stage, &place)
+        .option("--max-connections", "1")
+        .start();
+    block(async {
+        let (idle, ends) = open(&place).await;
+        assert_eq!(ask(&idle, get("/")).await.0, 200);
+        let (other, _connection) = open(&place).await;
+        assert_eq!(ask(&other, get("/")).await.0, 200);
+        ends.await.expect("no panic").expect("an orderly end");
+    });
+}
+
+#[test]
+fn who_navigates_sees_the_waiting_page() {
+    let place = Place::tcp();
+    let (stage, run, go, served) = slow(&place);
+    let _wakeport = run.option("--page-after", "0").start();
+    block(async {
+        let (sender, _connection) = open(&place).await;
+        let mut request = get("/");
+        let html = "text/html".parse().expect("a value");
+        request.headers_mut().insert("accept", html);
+        let (status, page) = ask(&sender, request).await;
+        assert_eq!(status, 503);
+        assert!(page.contains("<html"), "{page}");
+        go.send(()).expect("it waits");
+        let mut news = get("/");
+        let one = "1".parse().expect("a value");
+        news.headers_mut().insert("x-wakeport-wait", one);
+        assert_eq!(ask(&sender, news).await, (204, String::new()));
+    });
+    assert_eq!(
+        (stage.count("start"), served.load(Ordering::SeqCst)),
+        (1, 0)
+    );
 }
 
 // -- frames by hand
