@@ -494,6 +494,30 @@ pub struct Http {
     pub quiet: Quiet,
     /// Whether each request is logged.
     pub access_log: bool,
+    /// What the targets speak.
+    pub target: TargetProtocol,
+}
+
+/// What a target speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TargetProtocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2 without TLS, and without asking for it by HTTP/1 first (RFC 9113, section 3.3).
+    H2c,
+}
+
+impl FromStr for TargetProtocol {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "http1" => Ok(Self::Http1),
+            "h2c" => Ok(Self::H2c),
+            _ => Err("write `http1` or `h2c`".into()),
+        }
+    }
 }
 
 /// The page that a browser shows while the service starts.

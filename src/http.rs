@@ -1,4 +1,4 @@
-//! HTTP/1 in front of a service: what a message says, what of it is passed on, and where it ends. Heads,
+//! HTTP in front of a service: what a message says, what of it is passed on, and where it ends. Heads,
 //! framing and chunks are pure; a [`body`] moves, an [`exchange`] is a request with its response.
 
 pub mod answer;

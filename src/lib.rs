@@ -42,7 +42,7 @@
 //!   reporter.rs        tells the log, STATUS= and the record
 //! session.rs session/  one connection from accept to close; whose it is, behind a balancer; HTTP; TLS
 //! -- acts: one outside thing per file
-//! net.rs net/          listen, stream, dial, pool, reach, direct, proxy_header, client_hello, relay
+//! net.rs net/          listen, stream, dial, pool, http2, reach, direct, proxy_header, client_hello, relay
 //! http.rs http/        heads, framing and chunks (pure); a body, and an exchange, on two sockets
 //! backend.rs backend/  starts and stops the service: systemd, hooks, exec
 //! program.rs program/  runs an administrator's program: environment, time limit, output
@@ -96,7 +96,7 @@
 //! Until this process ends, a permit for each service keeps it from being stopped. The next one takes
 //! them before its first accept: a relayed connection is inside the gate of the target that its
 //! listener leads to now before the service asks or stops anything, and a waiting one waits again.
-//! What cannot be stored goes on here and drains.
+//! What cannot be stored, as HTTP/2, drains here.
 //!
 //! # Invariants
 //!

@@ -5,6 +5,7 @@ pub mod stream;
 pub mod reach;
 pub mod dial;
 pub mod pool;
+pub mod http2;
 pub mod direct;
 pub mod proxy_header;
 pub mod client_hello;

@@ -218,11 +218,16 @@ impl Table<'_> {
         let service = options.config(Some(self.name));
         let mut service =
             service.map_err(|wrong| self.wrong(self.settings.get(wrong.key), &wrong.message))?;
-        let about_requests = ["quiet", "wake-only", "page"].map(|key| (key, self.own.get(key)));
+        let about_requests = ["quiet", "wake-only", "page", "target-protocol"];
+        let about_requests = about_requests.map(|key| (key, self.own.get(key)));
         for (key, setting) in about_requests {
             let is_given = setting.is_some_and(|setting| !setting.values.is_empty());
             if is_given && service.admission.http.is_none() {
-                let message = format!("`{key}` is about requests; add `host` or `http`");
+                let remedy = match service.admission.tls {
+                    Some(_) => ", which are encrypted with `tls`; leave out one of the two",
+                    None => "; add `host` or `http`",
+                };
+                let message = format!("`{key}` is about requests{remedy}");
                 return Err(self.wrong(setting, &message));
             }
         }

@@ -26,8 +26,8 @@ use crate::config::quiet::{Quiet, Rule};
 use crate::config::settings::{self, Origin, Setting, Settings};
 use crate::config::{
     Admission, CommandLine, Config, Http, Limits, Liveness, Manager, Named, ProcessConfig,
-    ProxyVersion, Readiness, ReadyKind, ServiceConfig, ServiceKind, Template, Timing, Tls, UnitName,
-    WaitingPage, WakeRate, span,
+    ProxyVersion, Readiness, ReadyKind, ServiceConfig, ServiceKind, TargetProtocol, Template,
+    Timing, Tls, UnitName, WaitingPage, WakeRate, span,
 };
 use crate::systemd::journal::{LogFormat, LogLevel};
 
@@ -169,8 +169,11 @@ struct ClientOptions {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "HTTP")]
 struct HttpOptions {
-    /// Speak HTTP/1 with clients and target: requests wake the service and keep it awake, idle
+    /// Speak HTTP with clients and target: requests wake the service and keep it awake, idle
     /// connections do not
+    ///
+    /// Clients speak HTTP/1, or HTTP/2 without TLS and from the first byte on (h2c with prior
+    /// knowledge), as proxies in front do. --target-protocol says what the target speaks.
     ///
     /// Requests and responses are checked and written anew, and the target is told the client by
     /// X-Forwarded-For, -Proto and -Host. WebSockets and other upgrades keep the service awake as
@@ -193,6 +196,13 @@ struct HttpOptions {
     /// be repeated; default: all.
     #[arg(long, value_name = "PATH")]
     path: Vec<Words<PathPrefix>>,
+
+    /// What the target speaks: http1, or h2c, which is HTTP/2 without TLS, as servers of gRPC do
+    ///
+    /// Clients may speak either; what they say is translated. Upgrades, such as WebSockets, need
+    /// http1.
+    #[arg(long, value_name = "PROTOCOL", default_value = "http1")]
+    target_protocol: TargetProtocol,
 
     /// Requests that neither wake the service nor keep it awake: `/path`, `/start/*`, `method:HEAD`,
     /// `agent:NAME` (a part of User-Agent) or `from:CIDR`
@@ -749,6 +759,10 @@ impl HttpOptions {
             ("page-details", self.page_details),
             ("access-log", self.access_log),
             (
+                "target-protocol",
+                self.target_protocol != TargetProtocol::default(),
+            ),
+            (
                 "trust",
                 Ok(flatten(self.trust.clone())) != Words::from_str("localhost").map(|of| of.0),
             ),
@@ -773,6 +787,7 @@ impl HttpOptions {
                 answer: self.quiet_answer,
             },
             access_log: self.access_log,
+            target: self.target_protocol,
         })
     }
 }

@@ -311,9 +311,60 @@ pub fn request<'h, 'b>(bytes: &'b [u8], room: &'h mut Room<'b>) -> Read<Received
     let version = version(head.version);
     let method = head.method.unwrap_or_default();
     let target = target(method, head.path.unwrap_or_default())?;
-    let fields = &*head.headers;
-    let connection = Connection::of(fields);
+    let declared = Declared::default();
+    let received = judge(method, target, version, &*head.headers, declared)?;
+    Ok(Some((received, length)))
+}
+
+/// A request whose head hyper has read.
+#[derive(Clone, Copy, Debug)]
+pub struct Parsed<'b> {
+    /// Its method.
+    pub method: &'b str,
+    /// Its target: a path, except in HTTP/1 as in [`request`].
+    pub target: &'b str,
+    /// The host that HTTP/2 has beside the fields.
+    pub authority: Option<&'b str>,
+    /// What is known of its version: HTTP/2 counts as HTTP/1.1.
+    pub version: Version,
+    /// Whether a body follows.
+    pub has_body: bool,
+}
+
+/// Judges it as [`request`] does. It asks for no other protocol.
+pub fn parsed<'h, 'b>(
+    parsed: &Parsed<'b>,
+    fields: &'h [Header<'b>],
+) -> Result<Received<'h, 'b>, Refusal> {
+    if fields.len() > MOST_FIELDS {
+        return Err(Refusal::new(431, "the head is too large"));
+    }
+    let mut target = target(parsed.method, parsed.target)?;
+    if let Some(authority) = parsed.authority {
+        if !is_host(authority.as_bytes()) {
+            return Err(Refusal::bad("the target has no host"));
+        }
+        target.host = Some(authority);
+    }
+    let frames = [Field::ContentLength, Field::TransferEncoding];
     let mut declared = Declared::default();
+    if parsed.has_body && !fields.iter().any(|it| frames.contains(&Field::of(it.name))) {
+        declared.transfer_encoding(b"chunked");
+    }
+    let mut received = judge(parsed.method, target, parsed.version, fields, declared)?;
+    received.protocols.clear();
+    received.request.upgrades = false;
+    Ok(received)
+}
+
+fn judge<'h, 'b>(
+    method: &'b str,
+    target: Target<'b>,
+    version: Version,
+    fields: &'h [Header<'b>],
+    mut declared: Declared,
+) -> Result<Received<'h, 'b>, Refusal> {
+    let connection = Connection::of(fields);
     let (mut hosts, mut protocols, mut takes_trailers) = (Vec::new(), Vec::new(), false);
     let mut is_private = false;
     for field in fields {
@@ -366,7 +417,7 @@ pub fn request<'h, 'b>(bytes: &'b [u8], room: &'h mut Room<'b>) -> Read<Received
         upgrades: !protocols.is_empty(),
         is_private,
     };
-    let received = Received {
+    Ok(Received {
         request,
         method,
         host: target.host.map(str::as_bytes).or(host),
@@ -376,8 +427,7 @@ pub fn request<'h, 'b>(bytes: &'b [u8], room: &'h mut Room<'b>) -> Read<Received
         declared,
         protocols,
         takes_trailers,
-    };
-    Ok(Some((received, length)))
+    })
 }
 
 impl Received<'_, '_> {
@@ -435,14 +485,27 @@ impl Received<'_, '_> {
         earliest
     }
 
+    /// The path that it asks for, with the query.
+    pub fn target(&self) -> String {
+        let (before, path) = self.target.path;
+        format!("{before}{path}")
+    }
+
     /// Writes what is passed on to the target.
     pub fn write(&self, origin: &Origin<'_>, out: &mut Vec<u8>) {
         let (before, path) = self.target.path;
         for piece in [self.method, " ", before, path, " HTTP/1.1\r\n"] {
             out.extend_from_slice(piece.as_bytes());
         }
+        self.pass(origin, |name, value| write_field(out, name, value));
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// Hands out the fields that are passed on to the target, `Host` first.
+    pub fn pass(&self, origin: &Origin<'_>, mut give: impl FnMut(&str, &[u8])) {
+        let give = &mut give;
         let host = self.host.unwrap_or(origin.target.as_bytes());
-        write_field(out, "Host", host);
+        give("Host", host);
         for field in self.fields {
             let kind = Field::of(field.name);
             let is_passed = match kind {
@@ -462,24 +525,28 @@ impl Received<'_, '_> {
                 | Field::ForwardedHost => false,
             };
             if is_passed {
-                write_field(out, field.name, field.value);
+                give(field.name, field.value);
             }
         }
-        write_length(out, self.declared, self.request.length);
+        give_length(give, self.declared, self.request.length);
         if !self.protocols.is_empty() {
-            write_field(out, "Connection", b"upgrade");
-            write_field(out, "Upgrade", &self.protocols.join(&b", "[..]));
+            give("Connection", b"upgrade");
+            give("Upgrade", &self.protocols.join(&b", "[..]));
         } else if self.takes_trailers {
-            write_field(out, "Connection", b"te");
-            write_field(out, "TE", b"trailers");
+            give("Connection", b"te");
+            give("TE", b"trailers");
         }
-        forward(out, self.fields, origin, host);
-        out.extend_from_slice(b"\r\n");
+        forward(give, self.fields, origin, host);
     }
 }
 
 /// Tells the target the client's address, and what the client has asked for.
-fn forward(out: &mut Vec<u8>, fields: &[Header<'_>], origin: &Origin<'_>, host: &[u8]) {
+fn forward(
+    give: &mut impl FnMut(&str, &[u8]),
+    fields: &[Header<'_>],
+    origin: &Origin<'_>,
+    host: &[u8],
+) {
     let told = |kind: Field| {
         let of_kind = move |field: &&Header<'_>| {
             origin.is_trusted && Field::of(field.name) == kind && !field.name.contains('_')
@@ -496,12 +563,12 @@ fn forward(out: &mut Vec<u8>, fields: &[Header<'_>], origin: &Origin<'_>, host: 
         chain.extend_from_slice(client.to_string().as_bytes());
     }
     if !chain.is_empty() {
-        write_field(out, "X-Forwarded-For", &chain);
+        give("X-Forwarded-For", &chain);
     }
     let protocol = told(Field::ForwardedProto).next().unwrap_or(b"http");
-    write_field(out, "X-Forwarded-Proto", protocol);
+    give("X-Forwarded-Proto", protocol);
     let named = told(Field::ForwardedHost).next().unwrap_or(host);
-    write_field(out, "X-Forwarded-Host", named);
+    give("X-Forwarded-Host", named);
     // RFC 7239 takes the place of these three where a proxy of ours uses it.
     let mut elements: Vec<&[u8]> = told(Field::Forwarded).collect();
     if !elements.is_empty() {
@@ -511,7 +578,7 @@ fn forward(out: &mut Vec<u8>, fields: &[Header<'_>], origin: &Origin<'_>, host: 
             None => "for=unknown;proto=http".to_owned(),
         };
         elements.push(own.as_bytes());
-        write_field(out, "Forwarded", &elements.join(&b", "[..]));
+        give("Forwarded", &elements.join(&b", "[..]));
     }
 }
 
@@ -589,22 +656,7 @@ pub fn response(
     out.extend_from_slice(head.reason.unwrap_or_default().as_bytes());
     out.extend_from_slice(b"\r\n");
     for field in fields {
-        let is_passed = match Field::of(field.name) {
-            Field::Hop | Field::Connection | Field::ContentLength | Field::TransferEncoding => {
-                false
-            }
-            Field::Upgrade => false,
-            Field::Other => !connection.drops(field.name),
-            Field::Host
-            | Field::Te
-            | Field::Forwarded
-            | Field::ForwardedFor
-            | Field::ForwardedProto
-            | Field::ForwardedHost
-            | Field::FromProxy
-            | Field::Kept => true,
-        };
-        if is_passed {
+        if is_returned(field.name, &connection) {
             write_field(out, field.name, field.value);
         }
     }
@@ -617,7 +669,11 @@ pub fn response(
             }
         }
         (_, Length::Exact(0)) => (),
-        _ => write_length(out, declared, body),
+        _ => give_length(
+            &mut |name, value| write_field(out, name, value),
+            declared,
+            body,
+        ),
     }
     match (
         switches,
@@ -641,6 +697,56 @@ pub fn response(
     }
     out.extend_from_slice(b"\r\n");
     Ok(Some((response, length)))
+}
+
+/// Whether the field of a response is passed on to the client as it is.
+fn is_returned(name: &str, connection: &Connection<'_>) -> bool {
+    match Field::of(name) {
+        Field::Hop | Field::Connection | Field::ContentLength | Field::TransferEncoding => false,
+        Field::Upgrade => false,
+        Field::Other => !connection.drops(name),
+        Field::Host
+        | Field::Te
+        | Field::Forwarded
+        | Field::ForwardedFor
+        | Field::ForwardedProto
+        | Field::ForwardedHost
+        | Field::FromProxy
+        | Field::Kept => true,
+    }
+}
+
+/// Hands out the fields that are passed on of a target's response, whose head hyper has read, to a
+/// request with this method.
+pub fn returned(
+    (status, version): (u16, Version),
+    fields: &[Header<'_>],
+    method: Method,
+    mut give: impl FnMut(&str, &[u8]),
+) -> Result<(), Refusal> {
+    let mut declared = Declared::default();
+    for field in fields {
+        match field.name.to_ascii_lowercase().as_str() {
+            "content-length" => declared.content_length(field.value),
+            "transfer-encoding" => declared.transfer_encoding(field.value),
+            _ => (),
+        }
+    }
+    declared.response(version, status, method)?;
+    if status == 101 {
+        return Err(Refusal::gateway(
+            "it switches to a protocol that it was not asked for",
+        ));
+    }
+    let connection = Connection::of(fields);
+    let returned = fields.iter();
+    for field in returned.filter(|field| is_returned(field.name, &connection)) {
+        give(field.name, field.value);
+    }
+    if let Some(length) = declared.length().filter(|_| status != 204) {
+        give("Content-Length", length.to_string().as_bytes());
+    }
+    Ok(())
 }
 
 /// A request's target, as it is passed on.
@@ -715,7 +821,7 @@ pub(super) fn has_clean_lines(head: &[u8]) -> bool {
 
 /// Whether a field may follow a body (RFC 9110, section 6.5.1): nothing that says where messages end,
 /// where they go, who sends them or how they are to be read.
-pub(super) fn may_trail(name: &str) -> bool {
+pub fn may_trail(name: &str) -> bool {
     const NEVER: [&str; 22] = [
         "age",
         "authorization",
@@ -748,13 +854,13 @@ pub(super) fn may_trail(name: &str) -> bool {
 }
 
 /// Says where the body ends.
-fn write_length(out: &mut Vec<u8>, declared: Declared, body: Length) {
+fn give_length(give: &mut impl FnMut(&str, &[u8]), declared: Declared, body: Length) {
     match body {
         // A body of length 0 is not the same as none, to some servers.
         Length::Exact(length) if length > 0 || declared.length().is_some() => {
-            write_number(out, "Content-Length", length);
+            give("Content-Length", length.to_string().as_bytes());
         }
-        Length::Chunked => write_field(out, "Transfer-Encoding", b"chunked"),
+        Length::Chunked => give("Transfer-Encoding", b"chunked"),
         Length::Exact(_) | Length::UntilClose => (),
     }
 }

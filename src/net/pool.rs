@@ -9,12 +9,17 @@ use rustix::net::RecvFlags;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+use crate::net::http2::Shared;
 use crate::net::stream::AsyncStream;
 use crate::util::lock::locked;
 
 /// The idle connections to one target.
 #[derive(Clone, Debug, Default)]
-pub struct Pool(Arc<Mutex<Kept>>);
+pub struct Pool {
+    kept: Arc<Mutex<Kept>>,
+    /// Those that carry several requests at once.
+    pub shared: Shared,
+}
 
 #[derive(Debug, Default)]
 struct Kept {
@@ -42,7 +47,7 @@ impl Pool {
     /// The connection of this thread that was used last, unless that is longer ago than `oldest`.
     pub fn take(&self, oldest: Duration) -> Option<AsyncStream> {
         loop {
-            let mut kept = locked(&self.0);
+            let mut kept = locked(&self.kept);
             let (idle, own) = (&mut kept.idle, thread::current().id());
             let last = idle.iter().rposition(|idle| idle.thread == own)?;
             if idle[last].since.elapsed() > oldest {
@@ -62,7 +67,7 @@ impl Pool {
     /// Keeps a connection of this thread for a while.
     pub fn put(&self, stream: AsyncStream) {
         let thread = thread::current().id();
-        let mut kept = locked(&self.0);
+        let mut kept = locked(&self.kept);
         let idle = &mut kept.idle;
         if idle.iter().filter(|idle| idle.thread == thread).count() == MOST {
             return;
@@ -75,13 +80,14 @@ impl Pool {
         });
         if !std::mem::replace(&mut kept.is_swept, true) {
             while kept.sweeper.try_join_next().is_some() {}
-            kept.sweeper.spawn(sweep(Arc::downgrade(&self.0)));
+            kept.sweeper.spawn(sweep(Arc::downgrade(&self.kept)));
         }
     }
 
     /// Closes all.
     pub fn clear(&self) {
-        locked(&self.0).idle.clear();
+        locked(&self.kept).idle.clear();
+        self.shared.clear();
     }
 }
 

@@ -1,13 +1,15 @@
 //! One connected socket, TCP or Unix: its options, its half-close, its reset.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketType};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketType, sendmsg,
+};
 use tokio::io::{Interest, Ready};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -241,6 +243,20 @@ impl AsyncStream {
         self.try_io(Interest::WRITABLE, || {
             Ok(rustix::net::send(self, bytes, flags)?)
         })
+    }
+
+    /// As [`AsyncStream::try_write`], of several pieces.
+    pub fn try_write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        self.try_io(Interest::WRITABLE, || {
+            let mut control = SendAncillaryBuffer::default();
+            Ok(sendmsg(self, pieces, &mut control, flags)?)
+        })
+    }
+
+    /// Closes both ways, whoever still holds it.
+    pub fn shut_down(&self) {
+        let _ = rustix::net::shutdown(self, Shutdown::Both);
     }
 
     fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {

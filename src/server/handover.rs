@@ -84,9 +84,10 @@ pub(super) async fn hand_over(
     if heard.is_err() {
         return fails(sessions.count(), TOO_MANY);
     }
-    // Connections are served meanwhile.
+    // Connections are served meanwhile, and those that cannot be handed over drain.
+    sessions.abort().finish_fixed();
     let free = async {
-        while services.are_bound().await {
+        while services.are_bound().await || sessions.abort().fixed() > 0 {
             sleep(LOOK).await;
         }
     };

@@ -134,7 +134,8 @@ impl Services {
         routes: &Routes,
     ) -> Vec<Option<Way>> {
         type ToRoute<'a> = &'a dyn Fn(&HostPattern, (usize, usize)) -> Option<Arc<Route>>;
-        let table = |places: &Table<_>, route: ToRoute<'_>| Arc::new(places.clone().filter_map(route));
+        let table =
+            |places: &Table<_>, route: ToRoute<'_>| Arc::new(places.clone().filter_map(route));
         let way = |(listener, leads): (&Listener, &Places)| match leads {
             Places::Nowhere => None,
             Places::To(place) => Some(Way::Whole(self.route(listener, None, *place)?)),

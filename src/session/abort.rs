@@ -1,7 +1,7 @@
 //! Ends all sessions at once, or has them pause.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 
@@ -19,7 +19,11 @@ pub struct Abort {
     notify: Notify,
     /// Connections are to end as soon as they are idle.
     closing: AtomicBool,
+    /// Those that cannot pause are.
+    finishing: AtomicBool,
     closes: Notify,
+    /// How many cannot pause.
+    fixed: AtomicUsize,
     /// The sessions that have paused.
     left: Mutex<Vec<Left>>,
 }
@@ -42,7 +46,24 @@ impl Abort {
     /// Has connections end as soon as they are idle.
     pub fn close_idle(&self) {
         self.closing.store(true, Ordering::SeqCst);
+        self.finish_fixed();
+    }
+
+    /// Has those end as soon as they are idle that cannot pause.
+    pub fn finish_fixed(&self) {
+        self.finishing.store(true, Ordering::SeqCst);
         self.closes.notify_waiters();
+    }
+
+    /// How many there are that cannot pause.
+    pub fn fixed(&self) -> usize {
+        self.fixed.load(Ordering::SeqCst)
+    }
+
+    /// One more that cannot pause, until this is dropped.
+    pub(super) fn fix(&self) -> Fixed<'_> {
+        self.fixed.fetch_add(1, Ordering::SeqCst);
+        Fixed(self)
     }
 
     /// Whether connections are to end as soon as they are idle.
@@ -52,8 +73,17 @@ impl Abort {
 
     /// Waits until connections are to end as soon as they are idle; to be polled by one task.
     pub(super) fn closing(&self) -> Closing<'_> {
+        self.told(&self.closing)
+    }
+
+    /// The same, for one that cannot pause.
+    pub(super) fn finishing(&self) -> Closing<'_> {
+        self.told(&self.finishing)
+    }
+
+    fn told<'a>(&'a self, closing: &'a AtomicBool) -> Closing<'a> {
         Closing {
-            abort: self,
+            closing,
             notified: Box::pin(self.closes.notified()),
             listening: false,
         }
@@ -81,10 +111,20 @@ impl Abort {
     }
 }
 
+/// A connection that cannot pause.
+#[derive(Debug)]
+pub(super) struct Fixed<'a>(&'a Abort);
+
+impl Drop for Fixed<'_> {
+    fn drop(&mut self) {
+        self.0.fixed.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// Ready when connections are to end as soon as they are idle.
 #[derive(Debug)]
 pub(super) struct Closing<'a> {
-    abort: &'a Abort,
+    closing: &'a AtomicBool,
     notified: Pin<Box<Notified<'a>>>,
     listening: bool,
 }
@@ -96,7 +136,7 @@ impl Future for Closing<'_> {
         if !self.listening {
             self.listening = self.notified.as_mut().poll(cx).is_pending();
         }
-        match self.abort.is_closing() {
+        match self.closing.load(Ordering::SeqCst) {
             true => Poll::Ready(()),
             false => Poll::Pending,
         }

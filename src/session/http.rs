@@ -1,6 +1,8 @@
 //! A connection over which a client sends requests. Each of them enters or waits by itself; between two
 //! the connection holds nothing but itself.
 
+mod h2;
+mod request;
 mod under_way;
 
 use std::future::poll_fn;
@@ -21,10 +23,10 @@ use super::{
     Arrival, Entry, Lead, Leads, Left, Reached, Route, Served, Session, Sockets, Triggered, Turn,
     Way, abort, lost,
 };
-use crate::config::Http;
 use crate::config::address::Peer;
 use crate::config::host::Table;
 use crate::config::quiet::Facts;
+use crate::config::{Http, WaitingPage};
 use crate::http::answer::answer;
 use crate::http::body::Begun;
 use crate::http::chunked::Malformed;
@@ -75,6 +77,8 @@ struct Web {
     room: Arc<Semaphore>,
     /// Notified when an idle connection is to make room, the one that is idle for the longest time first.
     wanted: Arc<Notify>,
+    /// No request has come over it, so that HTTP/2 may.
+    is_new: bool,
 }
 
 /// What the client does next.
@@ -83,6 +87,8 @@ enum Next {
     Refused(Refusal, Method),
     /// Nothing more.
     Over,
+    /// HTTP/2, or a request for a target that speaks only that.
+    Http2,
     /// A request, but it is not known where it goes from now on.
     Held,
     Interrupted(Interrupt),
@@ -104,6 +110,17 @@ enum Entered {
     /// The service does not know of it.
     Quiet,
     Waiting(Box<Queued>, Option<OwnedSemaphorePermit>),
+}
+
+impl Entered {
+    /// How it is counted.
+    fn how(&self) -> How {
+        match self {
+            Self::Inside(_) => How::Enters,
+            Self::Waiting(..) => How::Waits,
+            Self::Quiet => How::Quiet,
+        }
+    }
 }
 
 /// Why a request is not taken.
@@ -186,6 +203,7 @@ impl<P: Send + 'static> Session<P> {
             alarm: Box::pin(sleep(KEEP_ALIVE)),
             room,
             wanted,
+            is_new: true,
         };
         let mut then = match (identified, turn) {
             (Ok(()), Turn::Between) => Then::Next,
@@ -214,6 +232,10 @@ impl<P: Send + 'static> Session<P> {
                     }
                     Next::Refused(refusal, method) => Then::Refuse(refusal, method),
                     Next::Over => Then::Close,
+                    Next::Http2 => {
+                        Box::pin(h2::serve(web, &abort, &mut interrupt)).await;
+                        return None;
+                    }
                     Next::Held => Box::pin(web.held(&mut interrupt)).await,
                     Next::Interrupted(Interrupt::Reset) => Then::Reset,
                     Next::Interrupted(Interrupt::Pause) => {
@@ -391,6 +413,10 @@ impl Web {
 
     /// Takes in what has come; what is not used stays.
     fn take(&mut self, mut come: &[u8]) -> Option<Next> {
+        if self.is_new && h2::may_begin(come) {
+            self.come = come.to_vec();
+            return (come.len() >= h2::PREFACE.len()).then_some(Next::Http2);
+        }
         // Some clients send an empty line more (RFC 9112, section 2.2). More of them are a part of a head.
         if let [b'\r', b'\n', rest @ ..] = come {
             come = rest;
@@ -413,30 +439,30 @@ impl Web {
             Ok(aim) => aim,
             Err(NotEntered::Held) => return self.hold(come),
             Err(NotEntered::Refused(refusal)) => {
-                let access = || access(&received, self.arrival.peer, false);
+                let access = || access(&received, &Asker::unknown(self.arrival.peer));
                 self.counted = Some(Counted::begin(&self.route, How::Unrouted, access));
                 return refused(refusal);
             }
         };
         let Aim(_, route) = &aim;
-        let peer = self.arrival.peer;
-        let http = route.context.http.as_ref();
-        let is_trusted = http.is_some_and(|http| trusts(http, peer));
-        let origin = Origin {
-            client: client_ip(peer),
-            is_trusted,
-            target: &route.authority,
-        };
-        let client = match (http, is_trusted) {
-            (Some(http), true) => received.client(|said| trusts(http, said)).unwrap_or(peer),
-            _ => peer,
-        };
-        let access = || access(&received, client, is_trusted);
-        if !route.context.access.admits(client) {
-            route.entrance.denied(&route.listener, client);
-            self.counted = Some(Counted::begin(route, How::Enters, access));
-            return refused(Refusal::new(403, "this address is not allowed here"));
+        if h2::is_only(route) {
+            self.come = come.to_vec();
+            return Some(Next::Http2);
         }
+        self.is_new = false;
+        let asker = Asker::of(&received, route, self.arrival.peer);
+        let access = || access(&received, &asker);
+        let Judged {
+            origin,
+            page,
+            is_quiet,
+        } = match judge(&received, route, &asker) {
+            Ok(judged) => judged,
+            Err(refusal) => {
+                self.counted = Some(Counted::begin(route, How::Enters, access));
+                return refused(refusal);
+            }
+        };
         let mut head = Vec::with_capacity(come.len() + 128);
         received.write(&origin, &mut head);
         let (begun, taken) = match Begun::new(head, &come[length..], request.length, true) {
@@ -446,18 +472,8 @@ impl Web {
                 return refused(Refusal::bad(why));
             }
         };
-        let page = http.and_then(|http| http.page.as_ref());
         let viewer = Viewer::of(&received, page, &route.service).filter(|_| begun.is_whole());
-        let facts = Facts {
-            method: received.method(),
-            path: received.path(),
-            agent: received.field("User-Agent"),
-            client,
-            is_prefetch: received.field("Sec-Purpose").is_some_and(names_prefetch),
-        };
-        let is_quiet = !request.upgrades
-            && self.queued.is_none()
-            && http.is_some_and(|http| http.quiet.is_quiet(&facts));
+        let is_quiet = is_quiet && self.queued.is_none();
         let entered = match is_quiet {
             true => {
                 self.route = route.clone();
@@ -473,12 +489,7 @@ impl Web {
                 return refused(refusal);
             }
         };
-        let how = match &entry {
-            Entered::Inside(_) => How::Enters,
-            Entered::Waiting(..) => How::Waits,
-            Entered::Quiet => How::Quiet,
-        };
-        self.counted = Some(Counted::begin(&self.route, how, access));
+        self.counted = Some(Counted::begin(&self.route, entry.how(), access));
         let (raw, rest) = come.split_at(length + taken);
         let raw = raw.to_vec();
         self.come = rest.to_vec();
@@ -502,50 +513,19 @@ impl Web {
         if self.queued.is_some() {
             return Ok(Aim(None, self.route.clone()));
         }
-        let table = match &*self.leads.borrow() {
-            Lead {
-                way: Some(Way::ByHost(table)),
-                ..
-            } => table.clone(),
-            Lead { .. } => return Err(refused(503, "this port is for something else now")),
-        };
-        let (host, path) = (request.host(), request.path());
-        let Some(route) = table.find(host, path).cloned() else {
-            return Err(match host {
-                Some(_) => refused(404, "no service has this host and path"),
-                None => refused(400, "no Host, and several services"),
-            });
-        };
-        Ok(Aim(Some(table), route))
+        aim(&self.leads, request)
     }
 
     /// Enters while the gate is open, and waits otherwise, if there is room.
-    fn enter(&mut self, Aim(table, route): Aim) -> Result<Entered, NotEntered> {
-        let peer = self.arrival.peer;
+    fn enter(&mut self, aim: Aim) -> Result<Entered, NotEntered> {
         if let Some(queued) = self.queued.take() {
             return Ok(Entered::Waiting(queued, None));
         }
-        // What is held after this has the request counted.
-        let lead = self.leads.borrow();
-        let is_current = |now: &Arc<_>| table.is_some_and(|table| Arc::ptr_eq(now, &table));
-        let is_there = matches!(&lead.way, Some(Way::ByHost(now)) if is_current(now));
-        if lead.holds(&route) || !is_there {
-            return Err(NotEntered::Held);
+        let entered = enter(&self.leads, &self.room, self.arrival.peer, &aim);
+        if !matches!(entered, Err(NotEntered::Held)) {
+            self.route = aim.1;
         }
-        let entered = match route.entrance.enter() {
-            Some(permit) => Entered::Inside(permit),
-            None => {
-                let Ok(room) = self.room.clone().try_acquire_owned() else {
-                    self.route = route;
-                    return Err(refused(503, "too many requests wait for the service"));
-                };
-                let queued = route.entrance.arrive(&route.listener, peer);
-                Entered::Waiting(Box::new(queued), Some(room))
-            }
-        };
-        drop(lead);
-        self.route = route;
-        Ok(entered)
+        entered
     }
 
     /// Waits until it is known where requests go from now on.
@@ -636,16 +616,137 @@ pub(super) async fn close(client: &AsyncStream) {
     let _ = timeout(LINGER, drained).await;
 }
 
-/// What the access log has of a request of this client.
-fn access(request: &Received<'_, '_>, client: Peer, is_trusted: bool) -> Access {
+/// Who asks.
+struct Asker {
+    /// The address that the connection is from.
+    peer: Peer,
+    /// The client's, as a proxy of ours tells it.
+    client: Peer,
+    /// Whether it is such a proxy.
+    is_trusted: bool,
+}
+
+impl Asker {
+    fn of(received: &Received<'_, '_>, route: &Route, peer: Peer) -> Self {
+        let Some(http) = route
+            .context
+            .http
+            .as_ref()
+            .filter(|http| trusts(http, peer))
+        else {
+            return Self::unknown(peer);
+        };
+        Self {
+            peer,
+            client: received.client(|said| trusts(http, said)).unwrap_or(peer),
+            is_trusted: true,
+        }
+    }
+
+    /// Nothing is known but the address.
+    fn unknown(peer: Peer) -> Self {
+        Self {
+            peer,
+            client: peer,
+            is_trusted: false,
+        }
+    }
+}
+
+/// What the access log has of a request.
+fn access(request: &Received<'_, '_>, asker: &Asker) -> Access {
     let text = |bytes: Option<&[u8]>| bytes.map(|text| String::from_utf8_lossy(text).into_owned());
-    let request_id = request.field("X-Request-Id").filter(|_| is_trusted);
-    let mut access = Access::of(client);
+    let request_id = request.field("X-Request-Id").filter(|_| asker.is_trusted);
+    let mut access = Access::of(asker.client);
     access.host = text(request.host()).unwrap_or(access.host);
     access.method = request.method().to_owned();
     access.path = request.path().to_owned();
     access.request_id = text(request_id);
     access
+}
+
+/// Where a request goes: the table that says so, and the route.
+fn aim(leads: &Leads, request: &Received<'_, '_>) -> Result<Aim, NotEntered> {
+    let table = match &*leads.borrow() {
+        Lead {
+            way: Some(Way::ByHost(table)),
+            ..
+        } => table.clone(),
+        Lead { .. } => return Err(refused(503, "this port is for something else now")),
+    };
+    let (host, path) = (request.host(), request.path());
+    let Some(route) = table.find(host, path).cloned() else {
+        return Err(match host {
+            Some(_) => refused(404, "no service has this host and path"),
+            None => refused(400, "no Host, and several services"),
+        });
+    };
+    Ok(Aim(Some(table), route))
+}
+
+/// Enters while the gate is open, and waits otherwise, if there is room.
+fn enter(
+    leads: &Leads,
+    room: &Arc<Semaphore>,
+    peer: Peer,
+    Aim(table, route): &Aim,
+) -> Result<Entered, NotEntered> {
+    // What is held after this has the request counted.
+    let lead = leads.borrow();
+    let is_current = |now: &Arc<_>| table.as_ref().is_some_and(|table| Arc::ptr_eq(now, table));
+    let is_there = matches!(&lead.way, Some(Way::ByHost(now)) if is_current(now));
+    if lead.holds(route) || !is_there {
+        return Err(NotEntered::Held);
+    }
+    let entered = match route.entrance.enter() {
+        Some(permit) => Entered::Inside(permit),
+        None => {
+            let room = room.clone().try_acquire_owned();
+            let room = room.map_err(|_| refused(503, "too many requests wait for the service"))?;
+            let queued = route.entrance.arrive(&route.listener, peer);
+            Entered::Waiting(Box::new(queued), Some(room))
+        }
+    };
+    drop(lead);
+    Ok(entered)
+}
+
+/// What is known of a request whose client may ask.
+struct Judged<'r> {
+    origin: Origin<'r>,
+    page: Option<&'r WaitingPage>,
+    is_quiet: bool,
+}
+
+/// Whether the client may ask, and whether the request counts.
+fn judge<'r>(
+    received: &Received<'_, '_>,
+    route: &'r Route,
+    asker: &Asker,
+) -> Result<Judged<'r>, Refusal> {
+    let http = route.context.http.as_ref();
+    let client = asker.client;
+    if !route.context.access.admits(client) {
+        route.entrance.denied(&route.listener, client);
+        return Err(Refusal::new(403, "this address is not allowed here"));
+    }
+    let facts = Facts {
+        method: received.method(),
+        path: received.path(),
+        agent: received.field("User-Agent"),
+        client,
+        is_prefetch: received.field("Sec-Purpose").is_some_and(names_prefetch),
+    };
+    let is_quiet = http.is_some_and(|http| http.quiet.is_quiet(&facts));
+    Ok(Judged {
+        origin: Origin {
+            client: client_ip(asker.peer),
+            is_trusted: asker.is_trusted,
+            target: &route.authority,
+        },
+        page: http.and_then(|http| http.page.as_ref()),
+        is_quiet: is_quiet && !received.request.upgrades,
+    })
 }
 
 /// The address that the target is told.

@@ -17,7 +17,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -103,7 +103,11 @@ pub fn start(format: LogFormat, level: LogLevel) -> Log {
         queue: queue.clone(),
         dropped: dropped.clone(),
     };
-    let filter = LevelFilter::from(level);
+    // h2 tells of every frame that a client sends.
+    let filter = Targets::new()
+        .with_default(LevelFilter::from(level))
+        .with_target("h2", LevelFilter::WARN);
+    let of_journal = filter.clone();
     // Fails only where a log was started before, as in tests.
     let _ = tracing_subscriber::registry()
         .with(forward.with_filter(filter))
@@ -116,7 +120,7 @@ pub fn start(format: LogFormat, level: LogLevel) -> Log {
     let started = thread::Builder::new().name("log".into()).spawn(move || {
         match journal.then(journal_layer).flatten() {
             Some(layer) => {
-                let subscriber = tracing_subscriber::registry().with(layer.with_filter(filter));
+                let subscriber = tracing_subscriber::registry().with(layer.with_filter(of_journal));
                 tracing::subscriber::with_default(subscriber, || write(&entries, &dropped, emit));
                 let _ = until_read();
             }

@@ -52,7 +52,7 @@ _wakeport() {
             return 0
             ;;
         wakeport__subcmd__check)
-            opts="-h --to --unit --user --start-hook --stop-hook --exec --ready --ready-hook --stop-on-exit --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --tls --cooldown --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --listen --max-connections --max-waiting --threads --drain-timeout --stay --log-level --log-format --name --state-dir --metrics --help"
+            opts="-h --to --unit --user --start-hook --stop-hook --exec --ready --ready-hook --stop-on-exit --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --target-protocol --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --access-log --tls --cooldown --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --listen --max-connections --max-waiting --threads --drain-timeout --stay --log-level --log-format --name --state-dir --metrics --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -154,6 +154,13 @@ _wakeport() {
                     fi
                     return 0
                     ;;
+                --target-protocol)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
                 --quiet)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -209,6 +216,10 @@ _wakeport() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
+                    return 0
+                    ;;
+                --access-log)
+                    COMPREPLY=($(compgen -W "yes no" -- "${cur}"))
                     return 0
                     ;;
                 --tls)
@@ -439,12 +450,19 @@ _wakeport() {
             return 0
             ;;
         wakeport__subcmd__init)
-            opts="-h --write --enable --remove --standalone --force --unit --user --start-hook --stop-hook --exec --ready --ready-hook --stop-on-exit --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --tls --cooldown --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --max-connections --max-waiting --threads --drain-timeout --stay --log-level --log-format --name --state-dir --metrics --listen --to --help"
+            opts="-h --add --write --enable --remove --standalone --force --unit --user --start-hook --stop-hook --exec --ready --ready-hook --stop-on-exit --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --target-protocol --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --access-log --tls --cooldown --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --max-connections --max-waiting --threads --drain-timeout --stay --log-level --log-format --name --state-dir --metrics --listen --to --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --add)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
                 --unit)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -534,6 +552,13 @@ _wakeport() {
                     fi
                     return 0
                     ;;
+                --target-protocol)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
                 --quiet)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -589,6 +614,10 @@ _wakeport() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
+                    return 0
+                    ;;
+                --access-log)
+                    COMPREPLY=($(compgen -W "yes no" -- "${cur}"))
                     return 0
                     ;;
                 --tls)
@@ -791,7 +820,7 @@ _wakeport() {
             return 0
             ;;
         wakeport__subcmd__run)
-            opts="-h --to --unit --user --start-hook --stop-hook --exec --ready --ready-hook --stop-on-exit --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --tls --cooldown --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --listen --max-connections --max-waiting --threads --drain-timeout --stay --log-level --log-format --name --state-dir --metrics --help"
+            opts="-h --to --unit --user --start-hook --stop-hook --exec --ready --ready-hook --stop-on-exit --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --target-protocol --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --access-log --tls --cooldown --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --listen --max-connections --max-waiting --threads --drain-timeout --stay --log-level --log-format --name --state-dir --metrics --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -893,6 +922,13 @@ _wakeport() {
                     fi
                     return 0
                     ;;
+                --target-protocol)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
                 --quiet)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -948,6 +984,10 @@ _wakeport() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
+                    return 0
+                    ;;
+                --access-log)
+                    COMPREPLY=($(compgen -W "yes no" -- "${cur}"))
                     return 0
                     ;;
                 --tls)

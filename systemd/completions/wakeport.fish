@@ -50,10 +50,11 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l deny -d 'Reset
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l wake-on-data -d 'Wake the service only once a client has sent data: a port scan wakes nothing' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l wake-rate -d 'Wake the service at most N times in any such TIME, as in 6/1h; clients for whom it would be woken once more are reset' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l http -d 'Speak HTTP/1 with clients and target: requests wake the service and keep it awake, idle connections do not' -r -f -a "yes\t''
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l http -d 'Speak HTTP with clients and target: requests wake the service and keep it awake, idle connections do not' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l host -d 'Whose requests the service gets: a host, `*.example.org` for all below it, or `*`; implies --http, unless --tls is given' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l path -d 'Of these hosts, only the paths that begin so, in whole segments: `/app` has `/app/x` and not `/apple`' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l target-protocol -d 'What the target speaks: http1, or h2c, which is HTTP/2 without TLS, as servers of gRPC do' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l quiet -d 'Requests that neither wake the service nor keep it awake: `/path`, `/start/*`, `method:HEAD`, `agent:NAME` (a part of User-Agent) or `from:CIDR`' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l wake-only -d 'Only these requests wake the service and keep it awake, in the words of --quiet' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l quiet-defaults -d 'Take /favicon.ico, /apple-touch-icon*, /robots.txt, prefetches and `OPTIONS *` for quiet, too' -r -f -a "true\t''
@@ -65,6 +66,8 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l page-status -d
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l page-details -d 'Say on the page why the service could not be started' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l trust -d 'Pass on what proxies in this network say of their clients (X-Forwarded-For, Forwarded, ...); from others that is removed' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l access-log -d 'Log each request: client, method, host and path, status, times and bytes' -r -f -a "yes\t''
+no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l tls -d '`pass`: pass TLS through to the service whose --host is the name that the client asks for (SNI)' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l start-timeout -d 'Fail the wake if the service does not answer within this time' -r -f
@@ -119,10 +122,11 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l deny -d 'Res
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l wake-on-data -d 'Wake the service only once a client has sent data: a port scan wakes nothing' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l wake-rate -d 'Wake the service at most N times in any such TIME, as in 6/1h; clients for whom it would be woken once more are reset' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l http -d 'Speak HTTP/1 with clients and target: requests wake the service and keep it awake, idle connections do not' -r -f -a "yes\t''
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l http -d 'Speak HTTP with clients and target: requests wake the service and keep it awake, idle connections do not' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l host -d 'Whose requests the service gets: a host, `*.example.org` for all below it, or `*`; implies --http, unless --tls is given' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l path -d 'Of these hosts, only the paths that begin so, in whole segments: `/app` has `/app/x` and not `/apple`' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l target-protocol -d 'What the target speaks: http1, or h2c, which is HTTP/2 without TLS, as servers of gRPC do' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l quiet -d 'Requests that neither wake the service nor keep it awake: `/path`, `/start/*`, `method:HEAD`, `agent:NAME` (a part of User-Agent) or `from:CIDR`' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l wake-only -d 'Only these requests wake the service and keep it awake, in the words of --quiet' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l quiet-defaults -d 'Take /favicon.ico, /apple-touch-icon*, /robots.txt, prefetches and `OPTIONS *` for quiet, too' -r -f -a "true\t''
@@ -134,6 +138,8 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l page-status 
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l page-details -d 'Say on the page why the service could not be started' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l trust -d 'Pass on what proxies in this network say of their clients (X-Forwarded-For, Forwarded, ...); from others that is removed' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l access-log -d 'Log each request: client, method, host and path, status, times and bytes' -r -f -a "yes\t''
+no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l tls -d '`pass`: pass TLS through to the service whose --host is the name that the client asks for (SNI)' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l start-timeout -d 'Fail the wake if the service does not answer within this time' -r -f
@@ -196,10 +202,11 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l deny -d 'Rese
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l wake-on-data -d 'Wake the service only once a client has sent data: a port scan wakes nothing' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l wake-rate -d 'Wake the service at most N times in any such TIME, as in 6/1h; clients for whom it would be woken once more are reset' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l http -d 'Speak HTTP/1 with clients and target: requests wake the service and keep it awake, idle connections do not' -r -f -a "yes\t''
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l http -d 'Speak HTTP with clients and target: requests wake the service and keep it awake, idle connections do not' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l host -d 'Whose requests the service gets: a host, `*.example.org` for all below it, or `*`; implies --http, unless --tls is given' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l path -d 'Of these hosts, only the paths that begin so, in whole segments: `/app` has `/app/x` and not `/apple`' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l target-protocol -d 'What the target speaks: http1, or h2c, which is HTTP/2 without TLS, as servers of gRPC do' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l quiet -d 'Requests that neither wake the service nor keep it awake: `/path`, `/start/*`, `method:HEAD`, `agent:NAME` (a part of User-Agent) or `from:CIDR`' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l wake-only -d 'Only these requests wake the service and keep it awake, in the words of --quiet' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l quiet-defaults -d 'Take /favicon.ico, /apple-touch-icon*, /robots.txt, prefetches and `OPTIONS *` for quiet, too' -r -f -a "true\t''
@@ -211,6 +218,8 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l page-status -
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l page-details -d 'Say on the page why the service could not be started' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l trust -d 'Pass on what proxies in this network say of their clients (X-Forwarded-For, Forwarded, ...); from others that is removed' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l access-log -d 'Log each request: client, method, host and path, status, times and bytes' -r -f -a "yes\t''
+no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l tls -d '`pass`: pass TLS through to the service whose --host is the name that the client asks for (SNI)' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l start-timeout -d 'Fail the wake if the service does not answer within this time' -r -f

@@ -17,7 +17,7 @@ pub(crate) struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.head.split(' ').nth(1).expect("a request line")
     }
 
@@ -306,7 +306,7 @@ fn what_is_not_http_is_refused_and_wakes_nothing() {
             "501 Not Implemented",
         ),
         (
-            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            "PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n",
             "505 HTTP Version Not Supported",
         ),
     ] {

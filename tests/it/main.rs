@@ -17,6 +17,7 @@ mod filters;
 mod handover;
 mod hooks;
 mod http;
+mod http2;
 mod idle_timeouts;
 mod init;
 mod limits;

@@ -184,3 +184,123 @@ fn messages_under_way_go_on_after_restarts() {
         );
     }
 }
+
+/// A service and its client, of gRPC's four kinds of calls. `Chat` goes on when /run/go is there.
+const GRPC_SERVICE: &str = r#"
+import grpc
+from concurrent import futures
+unary = grpc.unary_unary_rpc_method_handler(lambda request, _: b"hi " + request)
+down = grpc.unary_stream_rpc_method_handler(lambda request, _: (request + b"%d" % n for n in range(3)))
+up = grpc.stream_unary_rpc_method_handler(lambda requests, _: b"".join(requests))
+both = grpc.stream_stream_rpc_method_handler(lambda requests, _: (b"re:" + it for it in requests))
+def fails(_, context):
+    context.abort(grpc.StatusCode.NOT_FOUND, "none")
+kinds = {"Unary": unary, "Down": down, "Up": up, "Both": both, "Fails": grpc.unary_unary_rpc_method_handler(fails)}
+class Kinds(grpc.GenericRpcHandler):
+    def service(self, call):
+        return kinds[call.method.split("/")[-1]]
+server = grpc.server(futures.ThreadPoolExecutor(9), handlers=[Kinds()])
+assert server.add_insecure_port("127.0.0.1:18080")
+server.start()
+server.wait_for_termination()
+"#;
+
+const GRPC_CLIENT: &str = r#"
+import grpc, os, sys, time
+channel = grpc.insecure_channel("127.0.0.1:8080")
+def chat():
+    yield b"one"
+    while not os.path.exists("/run/go"):
+        time.sleep(0.05)
+    yield b"two"
+def say(kind):
+    path = "/test.Kinds/" + kind
+    if kind == "Unary": return channel.unary_unary(path)(b"x", timeout=60)
+    if kind == "Down": return list(channel.unary_stream(path)(b"n", timeout=60))
+    if kind == "Up": return channel.stream_unary(path)(iter([b"a", b"b"]), timeout=60)
+    if kind == "Both": return list(channel.stream_stream(path)(iter([b"a", b"b" * 99999]), timeout=60))[0]
+    if kind == "Chat":
+        for answer in channel.stream_stream("/test.Kinds/Both")(chat(), timeout=60):
+            print(answer, flush=True)
+        return "over"
+    try: return channel.unary_unary(path)(b"x", timeout=60)
+    except grpc.RpcError as error: return error.code().name, error.details()
+for kind in sys.argv[1:]:
+    print(say(kind), flush=True)
+"#;
+
+fn grpc(rig: &Rig, more: &[&str]) {
+    rig.write("/run/rig/service.py", GRPC_SERVICE);
+    rig.write("/run/rig/client.py", GRPC_CLIENT);
+    let unit = "[Service]\nExecStart=/usr/bin/python3 /run/rig/service.py\n";
+    rig.unit("greeter.service", unit);
+    let settings = [HTTP, "WAKEPORT_TARGET_PROTOCOL=h2c"];
+    rig.instance("greeter", PORT, TARGET, &[&settings, more].concat());
+}
+
+const CALLS: &str = "/usr/bin/python3 /run/rig/client.py";
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn calls_of_grpc_wake_a_service_and_hold_it() {
+    let rig = Rig::boot();
+    grpc(&rig, &[SOON]);
+    for (wakes, (kind, answer)) in [
+        ("Unary", "b'hi x'"),
+        ("Down", "[b'n0', b'n1', b'n2']"),
+        ("Up", "b'ab'"),
+        ("Both", "b're:a'"),
+        ("Fails", "('NOT_FOUND', 'none')"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert_eq!(rig.run(&format!("{CALLS} {kind}")).trim(), answer);
+        rig.wait_until("inactive", "greeter.service");
+        assert_eq!(rig.starts("greeter.service"), wakes + 1);
+    }
+    rig.run(&format!("{CALLS} Chat >/run/chat 2>&1 &"));
+    rig.wait_for("it is answered", || rig.read("/run/chat") == "b're:one'\n");
+    // Longer than the cooldown.
+    rig.run("sleep 1; touch /run/go");
+    rig.wait_for("it ends", || rig.read("/run/chat").ends_with("over\n"));
+    assert_eq!(rig.read("/run/chat"), "b're:one'\nb're:two'\nover\n");
+    assert_eq!(rig.starts("greeter.service"), 6);
+    rig.wait_until_asleep("greeter");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_call_of_grpc_ends_before_a_restart_does() {
+    let rig = Rig::boot();
+    grpc(&rig, &[NEVER]);
+    rig.run(&format!("{CALLS} Chat >/run/chat 2>&1 &"));
+    rig.wait_for("it is answered", || rig.read("/run/chat") == "b're:one'\n");
+    let unit = "wakeport@greeter.service";
+    rig.systemctl(&format!("restart --no-block {unit}"));
+    rig.wait_until("deactivating", unit);
+    rig.run("touch /run/go");
+    rig.wait_for("it ends", || rig.read("/run/chat").ends_with("over\n"));
+    assert_eq!(rig.read("/run/chat"), "b're:one'\nb're:two'\nover\n");
+    assert_eq!(rig.run(&format!("{CALLS} Unary")).trim(), "b'hi x'");
+    assert_eq!(rig.starts("greeter.service"), 1);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn clients_of_http2_reach_nginx() {
+    let rig = Rig::boot();
+    nginx(&rig);
+    rig.instance("nginx", PORT, TARGET, &[HTTP, SOON]);
+    for client in ["curl -s --http2-prior-knowledge", "nghttp"] {
+        let page = rig.run(&format!("{client} http://127.0.0.1:8080/"));
+        assert_eq!(page, "hello", "{client}");
+        rig.wait_until("inactive", "nginx.service");
+    }
+    let load = rig.run("h2load -n 2000 -c 20 -m 20 http://127.0.0.1:8080/");
+    assert!(
+        load.contains("2000 succeeded, 0 failed, 0 errored"),
+        "{load}"
+    );
+    rig.wait_until_asleep("nginx");
+}
