@@ -233,6 +233,10 @@ fn every_variable_exists() {
             "WAKE_USEC",
             "BYTES_UP",
             "BYTES_DOWN",
+            "METHOD",
+            "USEC",
+            "WAIT_USEC",
+            "REQUEST_ID",
         ]
         .map(|name| format!("WAKEPORT_{name}")),
     );

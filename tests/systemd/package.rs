@@ -136,7 +136,7 @@ fn big_page(rig: &Rig) -> String {
 fn slow(rig: &Rig) {
     rig.unit(
         "slow.service",
-        "[Service]\nExecStartPre=sh -c 'until [ -e /run/rig/go ]; do sleep 0.1; done'\n\
+        "[Service]\nTimeoutStartSec=10min\nExecStartPre=sh -c 'until [ -e /run/rig/go ]; do sleep 0.1; done'\n\
          ExecStart=python3 -m http.server --bind 127.0.0.1 --directory /run/rig/www 18081\n",
     );
 }
@@ -254,7 +254,7 @@ fn after_an_upgrade_all_connections_go_on_in_the_new_program() {
     slow(&rig);
     rig.run(&format!(
         "wakeport init web --listen {PORT} --to {TARGET} --cooldown 300ms --write --enable
-         wakeport init slow --listen 127.0.0.1:8081 --to 127.0.0.1:18081 --cooldown 300ms --write --enable"
+         wakeport init slow --listen 127.0.0.1:8081 --to 127.0.0.1:18081 --start-timeout 10min --cooldown 300ms --write --enable"
     ));
     let download = Download::begin();
     let waits = Client::asks("127.0.0.1:8081");
@@ -309,7 +309,7 @@ fn an_upgrade_leaves_a_child_process_alone_and_does_not_fail_with_an_instance() 
     let page = big_page(&rig);
     slow(&rig);
     rig.run(&format!(
-        "wakeport init slow --listen 127.0.0.1:8081 --to 127.0.0.1:18081 --write --enable
+        "wakeport init slow --listen 127.0.0.1:8081 --to 127.0.0.1:18081 --start-timeout 10min --write --enable
          wakeport init child --exec 'python3 -m http.server --bind 127.0.0.1 --directory /run/rig/www 18080' \
              --listen {PORT} --to {TARGET} --cooldown 300ms --write --enable"
     ));

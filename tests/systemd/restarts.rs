@@ -319,7 +319,9 @@ fn fifty_restarts_under_a_thousand_clients_change_no_byte() {
         let special = Special::new(&rig, &target, scope, &over);
         scope.spawn(|| {
             for _ in 0..CLIENTS {
+                // Until all are connected, and while all others are served, it may take long.
                 let stream = accept(&target);
+                stream.set_read_timeout(None).expect("an option");
                 small(scope, move || echo(&stream));
             }
         });

@@ -248,6 +248,10 @@ impl<'a> Direction<'a> {
                 Step::Over(end) => return Poll::Ready(end),
             }
         }
+        // The other direction is not to come before an end that is here already.
+        if self.has_passed() {
+            return Poll::Ready(End::Finished);
+        }
         // Other tasks get their turn, and new events theirs.
         let _ = pin!(tokio::task::yield_now()).poll(cx);
         Poll::Pending
@@ -269,6 +273,11 @@ impl<'a> Direction<'a> {
         }
     }
 
+    /// Whether all was passed on that is to be.
+    fn has_passed(&self) -> bool {
+        self.left == 0 && !self.is_behind()
+    }
+
     fn splices(&self) -> bool {
         matches!(self.mode, Mode::Splice { .. })
     }
@@ -277,7 +286,7 @@ impl<'a> Direction<'a> {
         if !self.rest.is_empty() {
             return self.write_rest();
         }
-        if self.left == 0 && self.pipe.as_ref().is_none_or(|pipe| pipe.held() == 0) {
+        if self.has_passed() {
             return Step::Over(End::Finished);
         }
         if self.splices() && self.pipe.is_none() {
