@@ -1,6 +1,7 @@
 //! The heads of requests and responses: what they say, and how they are passed on. No byte of a head is
 //! passed on as it came: it is parsed, judged, and written anew in one form (RFC 9112).
 
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 
 use httparse::Header;
@@ -264,11 +265,11 @@ fn is_h2c(protocol: &[u8]) -> bool {
 }
 
 /// Room for the fields of a head.
-pub type Room<'b> = [Header<'b>; MOST_FIELDS];
+pub type Room<'b> = [MaybeUninit<Header<'b>>; MOST_FIELDS];
 
 /// Room that is empty.
 pub const fn room<'b>() -> Room<'b> {
-    [httparse::EMPTY_HEADER; MOST_FIELDS]
+    [const { MaybeUninit::uninit() }; MOST_FIELDS]
 }
 
 /// A request as it came.
@@ -289,8 +290,8 @@ pub struct Received<'h, 'b> {
 
 /// Reads the head of a request. `None` is a part of one.
 pub fn request<'h, 'b>(bytes: &'b [u8], room: &'h mut Room<'b>) -> Read<Received<'h, 'b>> {
-    let mut head = httparse::Request::new(room);
-    let length = match head.parse(bytes) {
+    let mut head = httparse::Request::new(&mut []);
+    let length = match head.parse_with_uninit_headers(bytes, room) {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) if bytes.len() < LONGEST => return Ok(None),
         Ok(httparse::Status::Partial) if !bytes.contains(&b'\n') => {
@@ -591,8 +592,10 @@ pub fn response(
     out: &mut Vec<u8>,
 ) -> Read<Response> {
     let mut room = room();
-    let mut head = httparse::Response::new(&mut room);
-    let length = match head.parse(bytes) {
+    let mut head = httparse::Response::new(&mut []);
+    let parsed = httparse::ParserConfig::default()
+        .parse_response_with_uninit_headers(&mut head, bytes, &mut room);
+    let length = match parsed {
         Ok(httparse::Status::Complete(length)) if length <= LONGEST => length,
         Ok(httparse::Status::Partial) if bytes.len() < LONGEST => return Ok(None),
         Ok(_) | Err(httparse::Error::TooManyHeaders) => {

@@ -1,6 +1,7 @@
 //! Connections to a target that are idle between two requests, each for the thread that watches it.
 
 use std::sync::{Arc, Mutex, Weak};
+use std::task::{Context, Waker};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
@@ -36,25 +37,35 @@ struct Idle {
     stream: AsyncStream,
 }
 
-/// More are of no use: a thread seldom has more requests in flight to one target at the same moment.
-const MOST: usize = 32;
+/// How many a thread keeps for one target: as many as it seldom has requests under way at the same moment.
+const MOST: usize = 128;
 
 /// Servers keep idle connections for 5 s (Apache, Node.js) or longer; a short while is enough for a
 /// client that goes on.
 pub const LONGEST: Duration = Duration::from_secs(2);
 
+/// No server closes a connection, or says anything on it, this soon after it has said that it keeps it. One
+/// that ends does: a request that may be repeated is, and others have the kernel asked.
+const SURE: Duration = Duration::from_millis(1);
+
 impl Pool {
-    /// The connection of this thread that was used last, unless that is longer ago than `oldest`.
-    pub fn take(&self, oldest: Duration) -> Option<AsyncStream> {
+    /// The connection of this thread that was used last, unless that is longer ago than `oldest`. For what
+    /// `may_repeat` it may turn out to be closed.
+    pub fn take(&self, oldest: Duration, may_repeat: bool) -> Option<AsyncStream> {
         loop {
             let mut kept = locked(&self.kept);
             let (idle, own) = (&mut kept.idle, thread::current().id());
             let last = idle.iter().rposition(|idle| idle.thread == own)?;
-            if idle[last].since.elapsed() > oldest {
+            let age = idle[last].since.elapsed();
+            if age > oldest {
                 return None;
             }
             let Idle { stream, .. } = idle.remove(last);
             drop(kept);
+            let mut cx = Context::from_waker(Waker::noop());
+            if may_repeat && age < SURE && stream.poll_readable(&mut cx).is_pending() {
+                return Some(stream);
+            }
             // The target has not closed it, nor has it sent anything out of turn. The kernel is asked:
             // the event loop may not have heard of it yet.
             let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;

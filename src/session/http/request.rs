@@ -133,7 +133,7 @@ fn own<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// A response of ours, which is written down as HTTP/1 has it.
 fn ours(bytes: Vec<u8>) -> Response<Answered> {
-    let mut room = head::room();
+    let mut room = [httparse::EMPTY_HEADER; 32];
     let mut head = httparse::Response::new(&mut room);
     let length = match head.parse(&bytes) {
         Ok(httparse::Status::Complete(length)) => length,

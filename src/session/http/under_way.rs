@@ -80,7 +80,7 @@ impl Web {
             let oldest = if is_repeatable { pool::LONGEST } else { FRESH };
             let may_pool = permit.is_some() && !was_sent && !context.dialer.announces();
             let target = may_pool
-                .then(|| self.route.entrance.pool().take(oldest))
+                .then(|| self.route.entrance.pool().take(oldest, is_repeatable))
                 .flatten();
             let pooled = target.and_then(|target| Some((target, permit.take()?)));
             let is_pooled = pooled.is_some();
