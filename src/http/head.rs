@@ -393,7 +393,8 @@ fn judge<'h, 'b>(
     }
     let body = declared.request(version)?;
     let host = match hosts[..] {
-        [] if target.host.is_none() && version == Version::Http11 => {
+        // Also where the target names one (RFC 9112, section 3.2).
+        [] if version == Version::Http11 => {
             return Err(Refusal::bad("no Host"));
         }
         [] => None,
