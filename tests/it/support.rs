@@ -2,10 +2,12 @@
 //! observed from outside, and every condition is waited for.
 
 mod network;
+mod program;
 mod trace;
 mod wire;
 
 pub(crate) use network::Network;
+pub(crate) use program::Program;
 pub(crate) use trace::Trace;
 pub(crate) use wire::{
     Flow, Pattern, Wire, in_tiny_segments, is_tcp, kinds, send_in_pieces, with_hardly_any_room,
