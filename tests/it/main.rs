@@ -21,6 +21,7 @@ mod http2;
 mod http_clients;
 mod idle_timeouts;
 mod init;
+mod killed_services;
 mod limits;
 mod listeners;
 mod load_balancers;

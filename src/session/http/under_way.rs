@@ -24,6 +24,10 @@ use crate::net::relay::{self, IdleTimer, Interrupt};
 use crate::net::stream::AsyncStream;
 use crate::service::{Permit, Queued, Traffic, Verdict};
 
+/// How long the sockets of a process that is killed may take to close, one after the other: its listener
+/// takes connections until its turn comes.
+const DYING: Duration = Duration::from_millis(250);
+
 /// Two sockets between which an exchange goes on, and what was read and not written yet.
 struct Resumed {
     paused: Paused,
@@ -63,7 +67,7 @@ impl Web {
             Entered::Quiet => return self.answer_quietly(request, begun, raw, interrupt).await,
         };
         let mut raw = Some(raw);
-        let mut was_sent = false;
+        let (mut was_sent, mut was_sent_afresh) = (false, false);
         let context = self.route.context.clone();
         let page = context.http.as_ref().and_then(|http| http.page.as_ref());
         let page = page.zip(viewer.as_ref());
@@ -134,12 +138,30 @@ impl Web {
             let is_unsent = inside.as_ref().is_some_and(|inside| inside.traffic.up == 0);
             let may_repeat = is_repeatable || (is_pooled && is_unsent);
             match inside {
-                Some(mut inside) if outcome == Outcome::Silent && may_repeat && !was_sent => {
+                Some(mut inside)
+                    if outcome == Outcome::Silent && may_repeat && !was_sent_afresh =>
+                {
                     inside.traffic = Traffic::default();
                     self.counted.iter().for_each(Counted::retry);
                     (permit, was_sent) = (Some(inside), true);
                 }
                 inside => return self.ends(outcome, request, inside, target),
+            }
+            drop(target);
+            if is_pooled {
+                continue;
+            }
+            was_sent_afresh = true;
+            tokio::select! {
+                () = sleep(DYING) => (),
+                () = self.client.gone() => return Then::Gone,
+                interrupt = &mut *interrupt => return match interrupt {
+                    Interrupt::Reset => Then::Reset,
+                    Interrupt::Pause => {
+                        self.come.splice(..0, raw.unwrap_or_default());
+                        Then::Pause(Turn::Between)
+                    }
+                },
             }
         }
     }
