@@ -237,8 +237,8 @@ struct HttpOptions {
 
     /// The waiting page, as an HTML file of at most 64 KiB, instead of the one of wakeport
     ///
-    /// {{name}}, {{state}} (`starting` or `failed`), {{text}}, {{expected}}, {{seconds}}, {{refresh}}
-    /// and {{nonce}} are filled in.
+    /// {{name}}, {{state}} (`starting` or `failed`), {{text}}, {{expected}}, {{seconds}}, {{refresh}},
+    /// {{here}} and {{nonce}} are filled in.
     #[arg(long, value_name = "FILE")]
     page: Option<PathBuf>,
 

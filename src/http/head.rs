@@ -452,6 +452,19 @@ impl Received<'_, '_> {
         }
     }
 
+    /// What it asks for, as seen from there (RFC 3986, section 4.2): also right behind a proxy that takes a
+    /// prefix away.
+    pub fn reference(&self) -> String {
+        let (before, path) = self.target.path;
+        let target = path.split('#').next().unwrap_or_default();
+        let path = target.split('?').next().unwrap_or_default();
+        let start = match before {
+            "" => path.rfind('/').map_or(0, |at| at + 1),
+            _ => 0,
+        };
+        format!("./{}", &target[start..])
+    }
+
     /// The first field of this name.
     pub fn field(&self, name: &str) -> Option<&[u8]> {
         let mut fields = self.fields.iter();

@@ -8,6 +8,9 @@ use super::head::{Method, Received};
 /// How long a wake takes is told by so many before.
 const LATEST: usize = 20;
 
+/// After how many seconds a page that tells a failure asks again: each time, the service is started anew.
+const AFTER_FAILURE: u64 = 5;
+
 /// The page of this program, and the one of the administrator's who gives another.
 const TEMPLATE: &str = include_str!("page.html");
 
@@ -79,6 +82,9 @@ pub fn due(expected: Option<Duration>, elapsed: Duration, after: Duration) -> Du
 pub struct Page<'a> {
     /// The service.
     pub name: &'a str,
+    /// What the browser asks for, as seen from there: browsers do not load anew what has a fragment, unless
+    /// they are told an address.
+    pub here: &'a str,
     /// How long it is expected to take from now on.
     pub rest: Option<Duration>,
     /// Why it could not be started, if it could not.
@@ -111,6 +117,7 @@ impl Page<'_> {
             ("{{expected}}", escape(&expected)),
             ("{{seconds}}", seconds.to_string()),
             ("{{refresh}}", refresh.to_string()),
+            ("{{here}}", escape(self.here)),
             ("{{nonce}}", escape(nonce)),
         ];
         let body = fill(self.template.unwrap_or(TEMPLATE), &values);
@@ -136,8 +143,11 @@ impl Page<'_> {
         [head.into_bytes(), body.into_bytes()].concat()
     }
 
-    /// After how many seconds a browser without JavaScript asks again.
+    /// After how many seconds a browser without JavaScript asks again; after a failure, all do.
     fn refresh(&self) -> u64 {
+        if self.failure.is_some() {
+            return AFTER_FAILURE;
+        }
         self.rest.map_or(3, |rest| rest.as_secs()).clamp(1, 10)
     }
 }
@@ -269,15 +279,19 @@ mod tests {
     fn nothing_in_a_page_is_taken_for_html() {
         let page = Page {
             name: "<b>{{nonce}}",
+            here: "./?\"",
             rest: Some(Duration::from_secs(40)),
             failure: None,
-            template: Some("{{name}} {{expected}} {{refresh}} {{other}} {{"),
+            template: Some("{{name}} {{expected}} {{refresh}} {{here}} {{other}} {{"),
             status: 503,
             persists: true,
         };
         let text = String::from_utf8(page.response("n0")).expect("text");
         let (head, body) = text.split_once("\r\n\r\n").expect("a head");
-        assert_eq!(body, "&lt;b&gt;{{nonce}} about 40 s 10 {{other}} {{");
+        assert_eq!(
+            body,
+            "&lt;b&gt;{{nonce}} about 40 s 10 ./?&quot; {{other}} {{"
+        );
         assert!(
             head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"),
             "{head}"
@@ -318,6 +332,7 @@ mod tests {
         for failure in [None, Some("it is <masked>")] {
             let page = Page {
                 name: "films",
+                here: "./",
                 rest: None,
                 failure,
                 template: None,

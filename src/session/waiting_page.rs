@@ -24,6 +24,8 @@ pub(super) const NEWS: Duration = Duration::from_secs(25);
 pub(super) struct Viewer {
     /// What the page calls the service.
     name: String,
+    /// The page itself, as seen from there.
+    here: String,
     /// It is the page that asks, and not a person.
     pub(super) is_the_page: bool,
 }
@@ -39,11 +41,15 @@ impl Viewer {
         let is_get = request.request.method == Method::Get;
         let is_the_page = is_get && request.field(page::WAITS).is_some();
         let name = || match service {
-            "" => String::from_utf8_lossy(request.host().unwrap_or(b"The service")).into_owned(),
+            "" => {
+                let host = String::from_utf8_lossy(request.host().unwrap_or(b"The service"));
+                without_port(&host).to_owned()
+            }
             service => service.to_owned(),
         };
         (is_the_page || page::is_navigation(request)).then(|| Self {
             name: name(),
+            here: request.reference(),
             is_the_page,
         })
     }
@@ -78,8 +84,9 @@ impl Viewer {
         let failure = failure.filter(|_| page.details);
         let page = Page {
             name: &self.name,
+            here: &self.here,
             rest,
-            failure: failed.then_some(failure.unwrap_or("It could not be started.")),
+            failure: failed.then_some(failure.unwrap_or("Its log says why.")),
             template: page.template.as_ref().map(|it| it.text.as_str()),
             status: page.status,
             persists,
@@ -111,8 +118,34 @@ pub(super) fn expected(mut queued: Box<Queued>) -> Expected {
     })
 }
 
+/// A host as people call it.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
 /// What nobody could guess who sees only other pages: the keys of a [`RandomState`] are the system's.
 fn nonce() -> String {
     let half = || RandomState::new().build_hasher().finish();
     format!("{:016x}{:016x}", half(), half())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_calls_a_service_by_its_host() {
+        for (host, name) in [
+            ("films.example.org", "films.example.org"),
+            ("films.example.org:8080", "films.example.org"),
+            ("films.example.org:", "films.example.org"),
+            ("[::1]:80", "[::1]"),
+            ("[::1]", "[::1]"),
+        ] {
+            assert_eq!(without_port(host), name);
+        }
+    }
 }

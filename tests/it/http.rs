@@ -747,7 +747,7 @@ fn a_browser_sees_a_page_while_the_service_starts_and_others_wait() {
         assert!(head.contains(field), "{head}");
     }
     let page = String::from_utf8(page).expect("text");
-    assert!(page.contains("films.example.org is starting"), "{page}");
+    assert!(page.contains("films.example.org: starting"), "{page}");
     assert!(program.is_silent());
     // What is no question of the page's goes to the service, whatever it says.
     let poster = place.connect();

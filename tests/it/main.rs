@@ -2,6 +2,7 @@
 
 mod busy;
 mod check;
+mod chromium;
 mod cli;
 mod clocks;
 mod close_order;

@@ -233,6 +233,25 @@ fn only_a_plain_get_asks_for_another_protocol() {
 }
 
 #[test]
+fn a_target_is_seen_from_itself() {
+    for (target, here) in [
+        ("/", "./"),
+        ("/a", "./a"),
+        ("/a/b:c?d=/e", "./b:c?d=/e"),
+        ("/a/?b", "./?b"),
+        ("/a#b?c", "./a"),
+        ("http://b", "./"),
+        ("http://b?c", "./?c"),
+        ("http://b/c/d", "./d"),
+    ] {
+        let head = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+        let mut room = room();
+        let read = super::request(head.as_bytes(), &mut room).expect("a request");
+        assert_eq!(read.expect("a whole one").0.reference(), here, "{target}");
+    }
+}
+
+#[test]
 fn the_host_of_the_target_counts() {
     let (_, text) =
         passed("GET http://B.example:81?q HTTP/1.1\r\nHost: a\r\n\r\n").expect("it is one");
