@@ -537,8 +537,8 @@ impl WaitingPage {
     /// How long a template may be, in bytes.
     pub const LONGEST: usize = 64 * 1024;
     /// What is filled in: these words in double braces.
-    pub const WORDS: [&str; 7] = [
-        "name", "state", "text", "expected", "seconds", "refresh", "nonce",
+    pub const WORDS: [&str; 8] = [
+        "name", "state", "text", "expected", "seconds", "refresh", "here", "nonce",
     ];
 }
 

@@ -314,6 +314,7 @@ mod tests {
         let words = WaitingPage::WORDS.map(|word| format!("{{{{{word}}}}}"));
         let page = Page {
             name: "films",
+            here: "./",
             rest: None,
             failure: None,
             template: Some(&words.concat()),
