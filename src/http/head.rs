@@ -324,8 +324,6 @@ pub struct Parsed<'b> {
     pub method: &'b str,
     /// Its target: a path, except in HTTP/1 as in [`request`].
     pub target: &'b str,
-    /// The host that HTTP/2 has beside the fields.
-    pub authority: Option<&'b str>,
     /// What is known of its version: HTTP/2 counts as HTTP/1.1.
     pub version: Version,
     /// Whether a body follows.
@@ -340,13 +338,7 @@ pub fn parsed<'h, 'b>(
     if fields.len() > MOST_FIELDS {
         return Err(Refusal::new(431, "the head is too large"));
     }
-    let mut target = target(parsed.method, parsed.target)?;
-    if let Some(authority) = parsed.authority {
-        if !is_host(authority.as_bytes()) {
-            return Err(Refusal::bad("the target has no host"));
-        }
-        target.host = Some(authority);
-    }
+    let target = target(parsed.method, parsed.target)?;
     let frames = [Field::ContentLength, Field::TransferEncoding];
     let mut declared = Declared::default();
     if parsed.has_body && !fields.iter().any(|it| frames.contains(&Field::of(it.name))) {

@@ -255,14 +255,17 @@ impl Front {
                 value: &cookie,
             });
         }
+        // HTTP/2 has the host beside the fields, and it counts (RFC 9113, section 8.3.1).
+        if let Some(authority) = head.uri.authority().filter(|_| is_http2) {
+            fields.retain(|field| field.name != HOST.as_str());
+            fields.push(Header {
+                name: HOST.as_str(),
+                value: authority.as_str().as_bytes(),
+            });
+        }
         let parsed = Parsed {
             method: head.method.as_str(),
             target: &target,
-            authority: head
-                .uri
-                .authority()
-                .filter(|_| is_http2)
-                .map(|it| it.as_str()),
             version: version(head.version),
             has_body,
         };

@@ -362,7 +362,6 @@ pub(crate) fn cases() -> Vec<Case> {
             "GET /@/a HTTP/01.1\nHost: a\n\n",
             "GET /@/a http/1.1\nHost: a\n\n",
             "GET /@/a HTTP/1,1\nHost: a\n\n",
-            "PRI * HTTP/2.0\n\nSM\n\n",
             "GET /@/a HTTPS/1.1\nHost: a\n\n",
         ],
     );
