@@ -20,6 +20,7 @@ mod hooks;
 mod http;
 mod http2;
 mod http_clients;
+mod httplint;
 mod idle_timeouts;
 mod init;
 mod killed_services;
