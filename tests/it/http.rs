@@ -37,7 +37,7 @@ fn up_to(client: &Client, mark: &str) -> io::Result<Option<Vec<u8>>> {
     let mut text = Vec::new();
     while !text.ends_with(mark.as_bytes()) {
         let mut byte = [0];
-        match io::Read::read(&mut client.socket(), &mut byte)? {
+        match client.read(&mut byte)? {
             0 => return Ok(None),
             _ => text.push(byte[0]),
         }

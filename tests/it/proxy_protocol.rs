@@ -1,7 +1,6 @@
 //! The PROXY protocol: the header to the target, and the header from a load balancer.
 
 use std::fs;
-use std::io::Read;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -88,7 +87,7 @@ impl Heard {
         let heard = self.0.clone();
         move |client: Client| {
             let (mut header, mut byte) = (Vec::new(), [0]);
-            while !is_complete(&header) && matches!(client.socket().read(&mut byte), Ok(1)) {
+            while !is_complete(&header) && matches!(client.read(&mut byte), Ok(1)) {
                 header.extend(byte);
             }
             let complete = is_complete(&header);

@@ -1,7 +1,7 @@
 //! Random actions of both ends. Always: what arrives is a prefix of what was sent, and all of it if the connection
 //! ended with an end of file; nothing hangs; nothing leaks.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -317,7 +317,7 @@ impl<'a> Player<'a> {
     fn reads(&mut self) -> bool {
         let (way, pattern) = &self.back;
         let mut bytes = vec![0; self.part.bite];
-        match self.end.socket().read(&mut bytes) {
+        match self.end.read(&mut bytes) {
             Ok(0) => self.at_end = true,
             Ok(count) => {
                 pattern.check(way.read(), &bytes[..count]);

@@ -285,10 +285,21 @@ impl Client {
         (&*self.0).write_all(bytes.as_ref())
     }
 
+    /// Reads what is there, at least a byte; 0 at the end of the stream. With a time limit any signal to the process
+    /// interrupts that (signal(7)).
+    pub(crate) fn read(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match (&*self.0).read(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+                read => return read,
+            }
+        }
+    }
+
     /// What is there, at least a byte; empty at the end of the stream.
     pub(crate) fn some(&self) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; 65_536];
-        let count = (&*self.0).read(&mut bytes)?;
+        let count = self.read(&mut bytes)?;
         bytes.truncate(count);
         Ok(bytes)
     }
