@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 
 use crate::echo_service::Over;
+use crate::page_runner::PageRunner;
 use crate::rig::{Client, Rig};
 use crate::services::{NEVER, PORT, SOON, TARGET, nginx, nginx_does};
 
@@ -229,11 +230,16 @@ for kind in sys.argv[1:]:
     print(say(kind), flush=True)
 "#;
 
-fn grpc(rig: &Rig, more: &[&str]) {
-    rig.write("/run/rig/service.py", GRPC_SERVICE);
-    rig.write("/run/rig/client.py", GRPC_CLIENT);
+/// A service of gRPC on `target`, whose clients call `port`.
+fn greeter(rig: &Rig, port: &str, target: &str) {
+    rig.write("/run/rig/service.py", &GRPC_SERVICE.replace(TARGET, target));
+    rig.write("/run/rig/client.py", &GRPC_CLIENT.replace(PORT, port));
     let unit = "[Service]\nExecStart=/usr/bin/python3 /run/rig/service.py\n";
     rig.unit("greeter.service", unit);
+}
+
+fn grpc(rig: &Rig, more: &[&str]) {
+    greeter(rig, PORT, TARGET);
     let settings = [HTTP, "WAKEPORT_TARGET_PROTOCOL=h2c"];
     rig.instance("greeter", PORT, TARGET, &[&settings, more].concat());
 }
@@ -267,6 +273,17 @@ fn calls_of_grpc_wake_a_service_and_hold_it() {
     assert_eq!(rig.read("/run/chat"), "b're:one'\nb're:two'\nover\n");
     assert_eq!(rig.starts("greeter.service"), 6);
     rig.wait_until_asleep("greeter");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn the_recipe_for_grpc_has_a_call_wake_the_service() {
+    let rig = Rig::boot();
+    greeter(&rig, "127.0.0.1:50051", "127.0.0.1:15051");
+    PageRunner::new(&rig).run_section("docs/recipes.md#a-server-of-grpc");
+    assert_eq!(rig.starts("greeter.service"), 0);
+    assert_eq!(rig.run(&format!("{CALLS} Unary")).trim(), "b'hi x'");
+    assert!(rig.is("active", "greeter.service"));
 }
 
 #[test]
