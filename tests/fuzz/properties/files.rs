@@ -1,5 +1,7 @@
 //! Files of services: rejected in one line with the place of the error, or parsed.
 
+use std::collections::BTreeMap;
+
 use wakeport::cli::test_api;
 
 pub(super) fn property(bytes: &[u8]) {
@@ -12,19 +14,29 @@ pub(super) fn property(bytes: &[u8]) {
         }
     };
     assert!(!config.services.is_empty());
-    // No two services share a socket, whatever the names.
-    let mut listeners = Vec::new();
+    // Only services that have hosts share a socket, whatever the names.
+    let mut listeners = BTreeMap::<_, Vec<_>>::new();
     for service in &config.services {
+        let is_by_host = service.admission.is_by_host();
         assert!(service.name.is_some() && !service.routes.is_empty());
-        assert!(config.services.len() == 1 || service.listeners.is_some());
-        listeners.extend(service.listeners.iter().flatten());
+        assert!(config.services.len() == 1 || service.listeners.is_some() || is_by_host);
+        for listener in service.listeners.iter().flatten() {
+            listeners
+                .entry(listener.as_str())
+                .or_default()
+                .push(is_by_host);
+        }
     }
-    let owners = config.owners(listeners.iter().map(|name| name.as_str()));
+    for (listener, owners) in &listeners {
+        assert!(
+            owners.len() == 1 || owners.iter().all(|it| *it),
+            "{listener}"
+        );
+    }
+    // One that is not named is for those that name none.
+    listeners.entry("elsewhere").or_default();
+    let owners = config.owners(listeners.keys().copied());
     assert_eq!(owners.map(|owners| owners.len()), Ok(listeners.len()));
-    listeners.sort();
-    let all = listeners.len();
-    listeners.dedup();
-    assert_eq!(listeners.len(), all);
     // Flags and variables change every service.
     let variables = [("WAKEPORT_STOP_TIMEOUT".to_owned(), "7s".to_owned())];
     let config = test_api::file(bytes, &variables).expect("a variable is no mistake");
