@@ -218,7 +218,9 @@ struct HttpOptions {
     #[arg(long, value_name = "RULE")]
     wake_only: Vec<Words<Rule>>,
 
-    /// Take /favicon.ico, /apple-touch-icon*, /robots.txt, prefetches and `OPTIONS *` for quiet, too
+    /// Take /favicon.ico, /apple-touch-icon*, /robots.txt, prefetches, crawlers and `OPTIONS *` for quiet, too
+    ///
+    /// A crawler has an address and `bot`, `crawl`, `spider`, `slurp` or `externalhit` in its User-Agent.
     #[arg(long, value_name = "BOOL", default_value = "yes", action = ArgAction::Set,
           value_parser = BoolishValueParser::new())]
     quiet_defaults: bool,

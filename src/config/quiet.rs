@@ -42,7 +42,7 @@ pub struct Quiet {
     pub rules: Vec<Rule>,
     /// and if there are any here, those that none of these tells,
     pub wake_only: Vec<Rule>,
-    /// and those that nobody means: icons, robots.txt, prefetches, `OPTIONS *`.
+    /// and those that nobody means: icons, robots.txt, prefetches, `OPTIONS *`, and those of crawlers.
     pub defaults: bool,
     /// The status with which they are answered while the service sleeps.
     pub answer: u16,
@@ -107,12 +107,25 @@ impl Quiet {
         let by_default = || {
             let icon = facts.path.starts_with("/apple-touch-icon");
             let file = icon || ["/favicon.ico", "/robots.txt"].contains(&facts.path);
-            file || facts.is_prefetch || (facts.method == "OPTIONS" && facts.path == "*")
+            let is_known = file || (facts.method == "OPTIONS" && facts.path == "*");
+            is_known || facts.is_prefetch || facts.agent.is_some_and(is_crawler)
         };
         told(&self.rules)
             || (!self.wake_only.is_empty() && !told(&self.wake_only))
             || (self.defaults && by_default())
     }
+}
+
+/// Whether a User-Agent says that no person asks, and where more is said of it; browsers and programs that
+/// people use name no address.
+fn is_crawler(agent: &[u8]) -> bool {
+    let has = |agent: &[u8], part: &[u8]| agent.windows(part.len()).any(|it| it == part);
+    if !has(agent, b"http") {
+        return false;
+    }
+    let agent = agent.to_ascii_lowercase();
+    let kinds = ["bot", "crawl", "spider", "slurp", "externalhit"];
+    kinds.iter().any(|kind| has(&agent, kind.as_bytes()))
 }
 
 impl FromStr for Rule {
@@ -218,6 +231,27 @@ mod tests {
         ] {
             let rule = word.parse::<Rule>();
             assert!(rule.is_err(), "{word}");
+        }
+    }
+
+    #[test]
+    fn crawlers_are_told_from_people() {
+        for agent in [
+            "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)",
+            "Mozilla/5.0 (compatible; bingbot/2.0; +http://www.bing.com/bingbot.htm) Chrome/116.0.1938.76 Safari/537.36",
+            "Mozilla/5.0 (compatible; Baiduspider/2.0; +http://www.baidu.com/search/spider.html)",
+            "facebookexternalhit/1.1 (+http://www.facebook.com/externalhit_uatext.php)",
+        ] {
+            assert!(is_crawler(agent.as_bytes()), "{agent}");
+        }
+        for agent in [
+            "",
+            "curl/7.88.1",
+            "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+            "Mozilla/5.0 (Linux; Android 9; CUBOT_X18_Plus) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/99.0",
+            "Feeds/3 (https://example.org/feeds)",
+        ] {
+            assert!(!is_crawler(agent.as_bytes()), "{agent}");
         }
     }
 

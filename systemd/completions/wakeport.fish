@@ -57,7 +57,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l path -d 'Of th
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l target-protocol -d 'What the target speaks: http1, or h2c, which is HTTP/2 without TLS, as servers of gRPC do' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l quiet -d 'Requests that neither wake the service nor keep it awake: `/path`, `/start/*`, `method:HEAD`, `agent:NAME` (a part of User-Agent) or `from:CIDR`' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l wake-only -d 'Only these requests wake the service and keep it awake, in the words of --quiet' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l quiet-defaults -d 'Take /favicon.ico, /apple-touch-icon*, /robots.txt, prefetches and `OPTIONS *` for quiet, too' -r -f -a "true\t''
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l quiet-defaults -d 'Take /favicon.ico, /apple-touch-icon*, /robots.txt, prefetches, crawlers and `OPTIONS *` for quiet, too' -r -f -a "true\t''
 false\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l quiet-answer -d 'The status with which quiet requests are answered while the service sleeps' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l page-after -d 'Show browsers a waiting page if the service is not expected to answer within this time' -r -f
@@ -129,7 +129,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l path -d 'Of 
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l target-protocol -d 'What the target speaks: http1, or h2c, which is HTTP/2 without TLS, as servers of gRPC do' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l quiet -d 'Requests that neither wake the service nor keep it awake: `/path`, `/start/*`, `method:HEAD`, `agent:NAME` (a part of User-Agent) or `from:CIDR`' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l wake-only -d 'Only these requests wake the service and keep it awake, in the words of --quiet' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l quiet-defaults -d 'Take /favicon.ico, /apple-touch-icon*, /robots.txt, prefetches and `OPTIONS *` for quiet, too' -r -f -a "true\t''
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l quiet-defaults -d 'Take /favicon.ico, /apple-touch-icon*, /robots.txt, prefetches, crawlers and `OPTIONS *` for quiet, too' -r -f -a "true\t''
 false\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l quiet-answer -d 'The status with which quiet requests are answered while the service sleeps' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l page-after -d 'Show browsers a waiting page if the service is not expected to answer within this time' -r -f
@@ -209,7 +209,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l path -d 'Of t
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l target-protocol -d 'What the target speaks: http1, or h2c, which is HTTP/2 without TLS, as servers of gRPC do' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l quiet -d 'Requests that neither wake the service nor keep it awake: `/path`, `/start/*`, `method:HEAD`, `agent:NAME` (a part of User-Agent) or `from:CIDR`' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l wake-only -d 'Only these requests wake the service and keep it awake, in the words of --quiet' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l quiet-defaults -d 'Take /favicon.ico, /apple-touch-icon*, /robots.txt, prefetches and `OPTIONS *` for quiet, too' -r -f -a "true\t''
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l quiet-defaults -d 'Take /favicon.ico, /apple-touch-icon*, /robots.txt, prefetches, crawlers and `OPTIONS *` for quiet, too' -r -f -a "true\t''
 false\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l quiet-answer -d 'The status with which quiet requests are answered while the service sleeps' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l page-after -d 'Show browsers a waiting page if the service is not expected to answer within this time' -r -f

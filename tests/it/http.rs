@@ -878,6 +878,25 @@ fn quiet_requests_neither_wake_nor_hold_and_are_passed_on_while_it_is_awake() {
 }
 
 #[test]
+fn a_crawler_wakes_nothing_and_is_served_by_what_is_awake() {
+    let (stage, place) = (service(|asked| tells(&asked)), Place::tcp());
+    let wakeport = front(&stage, &place).start();
+    let client = place.connect();
+    let crawls =
+        "GET / HTTP/1.1\r\nHost: a\r\nUser-Agent: A-bot/1.0 (+https://bot.example.org/)\r\n\r\n";
+    let status = || {
+        client.send(crawls);
+        let (head, _) = message(&client).expect("a response");
+        head[9..12].to_owned()
+    };
+    assert_eq!(status(), "503");
+    assert_eq!(stage.count("start"), 0);
+    client.asks("/");
+    wakeport.is("cooling");
+    assert_eq!(status(), "200");
+}
+
+#[test]
 fn only_what_is_meant_to_wake_wakes() {
     let (stage, place) = (service(|asked| tells(&asked)), Place::tcp());
     let run = front(&stage, &place).option("--wake-only", "/app*");
