@@ -1,6 +1,9 @@
 //! The responses that are not the target's. 503 says that nothing has reached it, so that anything may be
 //! sent again; 502 and 504 say that it may have.
 
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimePrinter;
+
 use super::head::Method;
 
 /// A response with this status. It ends the connection.
@@ -22,6 +25,17 @@ pub fn answer(status: u16, why: &str, method: Method) -> Vec<u8> {
         answer.extend_from_slice(body.as_bytes());
     }
     answer
+}
+
+/// The response with the time at which it is made (RFC 9110, section 6.6.1).
+pub fn dated(mut response: Vec<u8>, now: Timestamp) -> Vec<u8> {
+    let line = response.windows(2).position(|end| end == b"\r\n");
+    let date = DateTimePrinter::new().timestamp_to_rfc9110_string(&now);
+    if let (Some(line), Ok(date)) = (line, date) {
+        let field = format!("Date: {date}\r\n");
+        response.splice(line + 2..line + 2, field.into_bytes());
+    }
+    response
 }
 
 /// The response to a request for which no service is woken.
@@ -61,5 +75,19 @@ fn reason(status: u16) -> &'static str {
         504 => "Gateway Timeout",
         505 => "HTTP Version Not Supported",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_has_its_date_behind_the_first_line() {
+        let now = Timestamp::from_second(784_111_777).expect("a time");
+        assert_eq!(
+            dated(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(), now),
+            b"HTTP/1.1 204 No Content\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\n"
+        );
     }
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::io::Interest;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep, timeout};
@@ -27,7 +28,7 @@ use crate::config::address::Peer;
 use crate::config::host::Table;
 use crate::config::quiet::Facts;
 use crate::config::{Http, WaitingPage};
-use crate::http::answer::answer;
+use crate::http::answer::{answer, dated};
 use crate::http::body::Begun;
 use crate::http::chunked::Malformed;
 use crate::http::head::{self, Method, Origin, Received, Refusal, Request};
@@ -248,6 +249,7 @@ impl<P: Send + 'static> Session<P> {
                     Then::Close
                 }
                 Then::Say(response, persists) => {
+                    let response = dated(response, Timestamp::now());
                     web.says(&response);
                     let written = web.client.write_all(&response);
                     match timeout(LINGER, written).await {
@@ -554,7 +556,7 @@ impl Web {
         let peer = self.arrival.peer;
         let unrouted = || Counted::begin(&self.route, How::Unrouted, || Access::of(peer));
         self.counted.get_or_insert_with(unrouted);
-        let answer = answer(status, why, method);
+        let answer = dated(answer(status, why, method), Timestamp::now());
         self.says(&answer);
         let _ = timeout(LINGER, self.client.write_all(&answer)).await;
     }

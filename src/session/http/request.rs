@@ -15,6 +15,7 @@ use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, COOKIE, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use hyper::rt::Executor;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version, http};
+use jiff::Timestamp;
 use tokio::time::{sleep, sleep_until};
 
 use super::super::Route;
@@ -23,7 +24,7 @@ use super::super::waiting_page::{self, Viewer};
 use super::h2::{Front, Open, is_only};
 use super::{Asker, Entered, Judged, NotEntered, access, aim, enter, judge};
 use crate::config::{WaitingPage, span};
-use crate::http::answer::{answer, quiet_answer};
+use crate::http::answer::{answer, dated, quiet_answer};
 use crate::http::head::{self, Parsed, Refusal};
 use crate::http::page;
 use crate::net::http2::{Error, Io, Upload, Use};
@@ -133,6 +134,7 @@ fn own<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// A response of ours, which is written down as HTTP/1 has it.
 fn ours(bytes: Vec<u8>) -> Response<Answered> {
+    let bytes = dated(bytes, Timestamp::now());
     let mut room = [httparse::EMPTY_HEADER; 32];
     let mut head = httparse::Response::new(&mut room);
     let length = match head.parse(&bytes) {
