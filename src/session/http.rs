@@ -248,15 +248,10 @@ impl<P: Send + 'static> Session<P> {
                     web.refuse(refusal, method).await;
                     Then::Close
                 }
-                Then::Say(response, persists) => {
-                    let response = dated(response, Timestamp::now());
-                    web.says(&response);
-                    let written = web.client.write_all(&response);
-                    match timeout(LINGER, written).await {
-                        Ok(Ok(())) if persists => Then::Next,
-                        _ => Then::Close,
-                    }
-                }
+                Then::Say(response, persists) => match web.say(response).await {
+                    true if persists => Then::Next,
+                    _ => Then::Close,
+                },
                 Then::Close => {
                     // It takes no longer than a pause may.
                     let reset = poll_fn(|cx| match Pin::new(&mut interrupt).poll(cx) {
@@ -556,9 +551,7 @@ impl Web {
         let peer = self.arrival.peer;
         let unrouted = || Counted::begin(&self.route, How::Unrouted, || Access::of(peer));
         self.counted.get_or_insert_with(unrouted);
-        let answer = dated(answer(status, why, method), Timestamp::now());
-        self.says(&answer);
-        let _ = timeout(LINGER, self.client.write_all(&answer)).await;
+        self.say(answer(status, why, method)).await;
     }
 
     /// Counts what has become of the request under way when something follows.
@@ -578,7 +571,15 @@ impl Web {
         }
     }
 
-    /// Counts a response that is ours.
+    /// Sends a response that is ours; whether the client has taken it.
+    async fn say(&mut self, response: Vec<u8>) -> bool {
+        let response = dated(response, Timestamp::now());
+        self.says(&response);
+        let written = self.client.write_all(&response);
+        matches!(timeout(LINGER, written).await, Ok(Ok(())))
+    }
+
+    /// Counts such a response.
     fn says(&mut self, response: &[u8]) {
         let Some(counted) = &mut self.counted else {
             return;

@@ -328,6 +328,17 @@ fn many_hosts_on_one_port() {
     assert_eq!(answer, "404");
 }
 
+/// By way of the proxy each service is woken and sleeps, and connections are upgraded.
+fn serves_behind(rig: &Rig) {
+    each_sleeps(rig, 80);
+    upgrades(
+        rig,
+        "paperless.service",
+        "docs.example.org",
+        "127.0.0.1:18000",
+    );
+}
+
 #[test]
 #[ignore = "needs root: tests/run runs it"]
 fn behind_caddy() {
@@ -335,13 +346,7 @@ fn behind_caddy() {
     hosts(&rig);
     behind(&rig);
     without_tls(&rig).run_section("docs/recipes.md#behind-caddy");
-    each_sleeps(&rig, 80);
-    upgrades(
-        &rig,
-        "paperless.service",
-        "docs.example.org",
-        "127.0.0.1:18000",
-    );
+    serves_behind(&rig);
 }
 
 #[test]
@@ -351,13 +356,7 @@ fn behind_nginx() {
     hosts(&rig);
     behind(&rig);
     PageRunner::new(&rig).run_section("docs/recipes.md#behind-nginx");
-    each_sleeps(&rig, 80);
-    upgrades(
-        &rig,
-        "paperless.service",
-        "docs.example.org",
-        "127.0.0.1:18000",
-    );
+    serves_behind(&rig);
 }
 
 #[test]
@@ -367,13 +366,7 @@ fn behind_haproxy() {
     hosts(&rig);
     behind(&rig);
     PageRunner::new(&rig).run_section("docs/recipes.md#behind-haproxy");
-    each_sleeps(&rig, 80);
-    upgrades(
-        &rig,
-        "paperless.service",
-        "docs.example.org",
-        "127.0.0.1:18000",
-    );
+    serves_behind(&rig);
 }
 
 /// An auth service that knows one session, and takes four seconds to start: longer than a request waits for a page.
