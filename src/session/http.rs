@@ -21,11 +21,10 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 use super::counted::{Connected, Counted, How, Upgraded};
 use super::waiting_page::{Expected, Viewer};
 use super::{
-    Arrival, Entry, Lead, Leads, Left, Reached, Route, Served, Session, Sockets, Triggered, Turn,
-    Way, abort, lost,
+    Abort, Arrival, Entry, Lead, Leads, Left, Reached, Route, Served, Session, Sockets, Triggered,
+    Turn, Way, abort, lost,
 };
 use crate::config::address::Peer;
-use crate::config::host::Table;
 use crate::config::quiet::Facts;
 use crate::config::{Http, WaitingPage};
 use crate::http::answer::{answer, dated};
@@ -73,6 +72,9 @@ struct Web {
     connected: Connected,
     /// The request under way.
     counted: Option<Counted>,
+    /// When it has been idle for too long, or its head takes too long.
+    due: Instant,
+    /// Rings then, or before.
     alarm: Pin<Box<Sleep>>,
     /// How many may wait.
     room: Arc<Semaphore>,
@@ -84,7 +86,7 @@ struct Web {
 
 /// What the client does next.
 enum Next {
-    Request(Asked),
+    Request(Box<Asked>),
     Refused(Refusal, Method),
     /// Nothing more.
     Over,
@@ -102,7 +104,7 @@ struct Asked {
     /// As it came, until it has its target.
     raw: Vec<u8>,
     /// Who asks, where the waiting page may be an answer.
-    viewer: Option<Viewer>,
+    viewer: Option<Box<Viewer>>,
     entry: Entered,
 }
 
@@ -130,13 +132,6 @@ enum NotEntered {
     Refused(Refusal),
 }
 
-fn refused(status: u16, why: &'static str) -> NotEntered {
-    NotEntered::Refused(Refusal::new(status, why))
-}
-
-/// Where a request goes, by which table.
-struct Aim(Option<Arc<Table<Arc<Route>>>>, Arc<Route>);
-
 /// What follows.
 enum Then {
     /// Perhaps another request.
@@ -158,12 +153,25 @@ enum Then {
 }
 
 impl<P: Send + 'static> Session<P> {
-    /// Answers the client's requests to the end, or until another protocol is to be relayed.
-    pub(super) async fn converse(
+    /// Answers the client's requests to the end, or until another protocol is to be relayed. Most of the
+    /// connections that are open wait for the next request, so that what is needed only before or after that is
+    /// in boxes of its own.
+    pub(super) fn converse(
         self,
         room: Arc<Semaphore>,
         wanted: Arc<Notify>,
-    ) -> Option<Box<Served>> {
+    ) -> impl Future<Output = Option<Box<Served>>> + Send {
+        let begun = Box::pin(self.begin(room, wanted));
+        async move {
+            // The process stays for the connection.
+            let (web, then, _pending) = begun.await?;
+            let abort = web.route.context.abort.clone();
+            web.go_on(then, &abort).await
+        }
+    }
+
+    /// Finds out whose the connection is, and goes on with the request that was under way when it paused.
+    async fn begin(self, room: Arc<Semaphore>, wanted: Arc<Notify>) -> Option<(Box<Web>, Then, P)> {
         let Self {
             route,
             client,
@@ -174,16 +182,14 @@ impl<P: Send + 'static> Session<P> {
         let Entry::Http(pending, turn, leads) = entry else {
             return None;
         };
-        // The process stays for the connection.
-        let _pending = pending;
         let client = client.watch();
         let client = client.inspect_err(|error| lost(arrival.peer, error)).ok()?;
         let abort = route.context.abort.clone();
-        let (mut interrupt, mut closing) = (abort.triggered(), abort.closing());
+        let mut interrupt = abort.triggered();
         let identified = match arrival.identified {
             true => Ok(()),
             false => tokio::select! {
-                identified = Box::pin(route.identify(&client, &mut arrival)) => identified,
+                identified = route.identify(&client, &mut arrival) => identified,
                 () = client.gone() => Err(Reached::ClientGone),
                 interrupt = &mut interrupt => Err(match interrupt {
                     Interrupt::Reset => Reached::Rejected,
@@ -191,7 +197,7 @@ impl<P: Send + 'static> Session<P> {
                 }),
             },
         };
-        let mut web = Web {
+        let mut web = Box::new(Web {
             leads,
             connected: Connected::by(&route),
             counted: None,
@@ -201,19 +207,20 @@ impl<P: Send + 'static> Session<P> {
             come: said,
             queued: None,
             expected: None,
+            due: Instant::now() + KEEP_ALIVE,
             alarm: Box::pin(sleep(KEEP_ALIVE)),
             room,
             wanted,
             is_new: true,
-        };
-        let mut then = match (identified, turn) {
+        });
+        let then = match (identified, turn) {
             (Ok(()), Turn::Between) => Then::Next,
             (Ok(()), Turn::Waiting(queued)) => {
                 web.queued = Some(queued);
                 Then::Next
             }
             (Ok(()), Turn::Exchanging(relayed, paused)) => {
-                Box::pin(web.go_on(*relayed, *paused, &mut interrupt)).await
+                web.resume(*relayed, *paused, &mut interrupt).await
             }
             (Err(Reached::Paused), turn) => Then::Pause(turn),
             (Err(Reached::Rejected), _) => Then::Reset,
@@ -223,55 +230,55 @@ impl<P: Send + 'static> Session<P> {
             }
             (Err(Reached::ClientGone | Reached::Target(..)), _) => Then::Gone,
         };
+        Some((web, then, pending))
+    }
+}
+
+impl Web {
+    /// Has one thing follow the other, to the end of the connection.
+    async fn go_on(mut self: Box<Self>, mut then: Then, abort: &Abort) -> Option<Box<Served>> {
+        let (mut interrupt, mut closing) = (abort.triggered(), abort.closing());
         loop {
-            web.counts(&then);
+            self.counts(&then);
             then = match then {
-                Then::Next => match web.next(&mut interrupt, &mut closing).await {
+                Then::Next => match self.next(&mut interrupt, &mut closing).await {
                     Next::Request(asked) => {
-                        web.connected.active(true);
-                        Box::pin(web.answer(asked, &mut interrupt)).await
+                        self.connected.active(true);
+                        Box::pin(self.answer(*asked, &mut interrupt)).await
                     }
                     Next::Refused(refusal, method) => Then::Refuse(refusal, method),
                     Next::Over => Then::Close,
                     Next::Http2 => {
-                        Box::pin(h2::serve(web, &abort, &mut interrupt)).await;
+                        Box::pin(h2::serve(*self, abort, &mut interrupt)).await;
                         return None;
                     }
-                    Next::Held => Box::pin(web.held(&mut interrupt)).await,
+                    Next::Held => Box::pin(self.held(&mut interrupt)).await,
                     Next::Interrupted(Interrupt::Reset) => Then::Reset,
                     Next::Interrupted(Interrupt::Pause) => {
-                        let queued = web.queued.take();
+                        let queued = self.queued.take();
                         Then::Pause(queued.map_or(Turn::Between, Turn::Waiting))
                     }
                 },
                 Then::Refuse(refusal, method) => {
-                    web.refuse(refusal, method).await;
+                    Box::pin(self.refuse(refusal, method)).await;
                     Then::Close
                 }
-                Then::Say(response, persists) => match web.say(response).await {
+                Then::Say(response, persists) => match Box::pin(self.say(response)).await {
                     true if persists => Then::Next,
                     _ => Then::Close,
                 },
                 Then::Close => {
-                    // It takes no longer than a pause may.
-                    let reset = poll_fn(|cx| match Pin::new(&mut interrupt).poll(cx) {
-                        Poll::Ready(Interrupt::Reset) => Poll::Ready(()),
-                        Poll::Ready(Interrupt::Pause) | Poll::Pending => Poll::Pending,
-                    });
-                    tokio::select! {
-                        () = Box::pin(close(&web.client)) => (),
-                        () = reset => (),
-                    }
+                    Box::pin(self.close(&mut interrupt)).await;
                     Then::Gone
                 }
                 Then::Reset => {
-                    web.client.reset();
+                    self.client.reset();
                     Then::Gone
                 }
                 Then::Gone => {
-                    let Web {
+                    let Self {
                         client, expected, ..
-                    } = web;
+                    } = *self;
                     drop(client);
                     if let Some(expected) = expected {
                         tokio::select! {
@@ -282,31 +289,44 @@ impl<P: Send + 'static> Session<P> {
                     return None;
                 }
                 Then::Pause(turn) => {
-                    let entry = Entry::Http((), turn, web.leads);
-                    Left::keep(web.route, web.client, web.arrival, entry, web.come);
+                    let entry = Entry::Http((), turn, self.leads);
+                    Left::keep(self.route, self.client, self.arrival, entry, self.come);
                     return None;
                 }
                 Then::Relay(target, down, permit) => {
-                    let (client, connected) = (web.client, web.connected);
-                    let upgraded = web.counted.map(|counted| Upgraded::new(counted, connected));
+                    let (client, connected) = (self.client, self.connected);
+                    let upgraded = self
+                        .counted
+                        .map(|counted| Upgraded::new(counted, connected));
                     return Some(Box::new(Served {
                         sockets: Box::new(Sockets {
                             client,
                             target,
                             upgraded: upgraded.map(Box::new),
                         }),
-                        paused: relay::Paused::after(web.come, down),
-                        peer: web.arrival.peer,
-                        route: web.route,
+                        paused: relay::Paused::after(self.come, down),
+                        peer: self.arrival.peer,
+                        route: self.route,
                         permit,
                     }));
                 }
             };
         }
     }
-}
 
-impl Web {
+    /// Ends the connection when the client has got all.
+    async fn close(&self, interrupt: &mut Triggered<'_>) {
+        // It takes no longer than a pause may.
+        let reset = poll_fn(|cx| match Pin::new(&mut *interrupt).poll(cx) {
+            Poll::Ready(Interrupt::Reset) => Poll::Ready(()),
+            Poll::Ready(Interrupt::Pause) | Poll::Pending => Poll::Pending,
+        });
+        tokio::select! {
+            () = close(&self.client) => (),
+            () = reset => (),
+        }
+    }
+
     /// Waits for the next request.
     async fn next(
         &mut self,
@@ -327,7 +347,7 @@ impl Web {
             true => KEEP_ALIVE,
             false => HEAD_TIMEOUT,
         };
-        self.alarm.as_mut().reset(Instant::now() + limit);
+        self.is_due_in(limit);
         let wanted = self.wanted.clone();
         let mut wanted = pin!(wanted.notified());
         poll_fn(|cx| match self.poll_next(cx, interrupt, closing) {
@@ -365,7 +385,11 @@ impl Web {
         {
             self.expected = None;
         }
-        if self.alarm.as_mut().poll(cx).is_ready() {
+        while self.alarm.as_mut().poll(cx).is_ready() {
+            if Instant::now() < self.due {
+                self.alarm.as_mut().reset(self.due);
+                continue;
+            }
             return Poll::Ready(match self.come.is_empty() {
                 true => Next::Over,
                 false => Next::Refused(Refusal::new(408, "the head takes too long"), Method::Other),
@@ -374,12 +398,20 @@ impl Web {
         // Those that have begun a request may end it.
         if self.come.is_empty() && Pin::new(closing).poll(cx).is_ready() {
             let soon = Instant::now() + LINGER;
-            if soon < self.alarm.deadline() {
-                self.alarm.as_mut().reset(soon);
+            if soon < self.due {
+                self.is_due_in(LINGER);
                 let _ = self.alarm.as_mut().poll(cx);
             }
         }
         Poll::Pending
+    }
+
+    /// Sets the limit. Later than before costs nothing: when the alarm rings, it is seen to be too early.
+    fn is_due_in(&mut self, limit: Duration) {
+        self.due = Instant::now() + limit;
+        if self.due < self.alarm.deadline() {
+            self.alarm.as_mut().reset(self.due);
+        }
     }
 
     /// Reads what has come, and takes it in.
@@ -394,7 +426,7 @@ impl Web {
             if self.come.is_empty() {
                 let next = self.take(&buffer[..read]);
                 if next.is_none() && !self.come.is_empty() {
-                    self.alarm.as_mut().reset(Instant::now() + HEAD_TIMEOUT);
+                    self.is_due_in(HEAD_TIMEOUT);
                 }
                 return Ok(next);
             }
@@ -432,16 +464,20 @@ impl Web {
         };
         let request = received.request;
         let refused = |refusal| Some(Next::Refused(refusal, request.method));
-        let aim = match self.way(&received) {
-            Ok(aim) => aim,
-            Err(NotEntered::Held) => return self.hold(come),
-            Err(NotEntered::Refused(refusal)) => {
+        // What is held after this has the request counted.
+        let lead = self.leads.borrow();
+        let found = match self.queued {
+            Some(_) => Ok(&self.route),
+            None => aim(&lead, &received),
+        };
+        let route = match found {
+            Ok(route) => route,
+            Err(refusal) => {
                 let access = || access(&received, &Asker::unknown(self.arrival.peer));
                 self.counted = Some(Counted::begin(&self.route, How::Unrouted, access));
                 return refused(refusal);
             }
         };
-        let Aim(_, route) = &aim;
         if h2::is_only(route) {
             self.come = come.to_vec();
             return Some(Next::Http2);
@@ -469,60 +505,40 @@ impl Web {
                 return refused(Refusal::bad(why));
             }
         };
-        let viewer = Viewer::of(&received, page, &route.service).filter(|_| begun.is_whole());
-        let is_quiet = is_quiet && self.queued.is_none();
-        let entered = match is_quiet {
-            true => {
-                self.route = route.clone();
-                Ok(Entered::Quiet)
-            }
-            false => self.enter(aim),
+        let viewer = Viewer::of(&received, page, &route.service)
+            .filter(|_| begun.is_whole())
+            .map(Box::new);
+        let entered = match self.queued.take() {
+            Some(queued) => Ok(Entered::Waiting(queued, None)),
+            None if is_quiet => Ok(Entered::Quiet),
+            None => enter(&lead, &self.room, self.arrival.peer, route),
         };
         let entry = match entered {
             Ok(entry) => entry,
-            Err(NotEntered::Held) => return self.hold(come),
+            Err(NotEntered::Held) => {
+                self.come = come.to_vec();
+                return Some(Next::Held);
+            }
             Err(NotEntered::Refused(refusal)) => {
-                self.counted = Some(Counted::begin(&self.route, How::Enters, access));
+                self.counted = Some(Counted::begin(route, How::Enters, access));
                 return refused(refusal);
             }
         };
-        self.counted = Some(Counted::begin(&self.route, entry.how(), access));
+        self.counted = Some(Counted::begin(route, entry.how(), access));
+        if !Arc::ptr_eq(&self.route, route) {
+            let route = route.clone();
+            self.route = route;
+        }
         let (raw, rest) = come.split_at(length + taken);
         let raw = raw.to_vec();
         self.come = rest.to_vec();
-        Some(Next::Request(Asked {
+        Some(Next::Request(Box::new(Asked {
             request,
             begun,
             raw,
             viewer,
             entry,
-        }))
-    }
-
-    /// Leaves a request for later.
-    fn hold(&mut self, come: &[u8]) -> Option<Next> {
-        self.come = come.to_vec();
-        Some(Next::Held)
-    }
-
-    /// Where a request goes: the table that says so, and the route.
-    fn way(&self, request: &Received<'_, '_>) -> Result<Aim, NotEntered> {
-        if self.queued.is_some() {
-            return Ok(Aim(None, self.route.clone()));
-        }
-        aim(&self.leads, request)
-    }
-
-    /// Enters while the gate is open, and waits otherwise, if there is room.
-    fn enter(&mut self, aim: Aim) -> Result<Entered, NotEntered> {
-        if let Some(queued) = self.queued.take() {
-            return Ok(Entered::Waiting(queued, None));
-        }
-        let entered = enter(&self.leads, &self.room, self.arrival.peer, &aim);
-        if !matches!(entered, Err(NotEntered::Held)) {
-            self.route = aim.1;
-        }
-        entered
+        })))
     }
 
     /// Waits until it is known where requests go from now on.
@@ -668,50 +684,38 @@ fn access(request: &Received<'_, '_>, asker: &Asker) -> Access {
     access
 }
 
-/// Where a request goes: the table that says so, and the route.
-fn aim(leads: &Leads, request: &Received<'_, '_>) -> Result<Aim, NotEntered> {
-    let table = match &*leads.borrow() {
-        Lead {
-            way: Some(Way::ByHost(table)),
-            ..
-        } => table.clone(),
-        Lead { .. } => return Err(refused(503, "this port is for something else now")),
+/// Where a request goes.
+fn aim<'l>(lead: &'l Lead, request: &Received<'_, '_>) -> Result<&'l Arc<Route>, Refusal> {
+    let Some(Way::ByHost(table)) = &lead.way else {
+        return Err(Refusal::new(503, "this port is for something else now"));
     };
     let (host, path) = (request.host(), request.path());
-    let Some(route) = table.find(host, path).cloned() else {
-        return Err(match host {
-            Some(_) => refused(404, "no service has this host and path"),
-            None => refused(400, "no Host, and several services"),
-        });
-    };
-    Ok(Aim(Some(table), route))
+    table.find(host, path).ok_or_else(|| match host {
+        Some(_) => Refusal::new(404, "no service has this host and path"),
+        None => Refusal::new(400, "no Host, and several services"),
+    })
 }
 
 /// Enters while the gate is open, and waits otherwise, if there is room.
 fn enter(
-    leads: &Leads,
+    lead: &Lead,
     room: &Arc<Semaphore>,
     peer: Peer,
-    Aim(table, route): &Aim,
+    route: &Arc<Route>,
 ) -> Result<Entered, NotEntered> {
-    // What is held after this has the request counted.
-    let lead = leads.borrow();
-    let is_current = |now: &Arc<_>| table.as_ref().is_some_and(|table| Arc::ptr_eq(now, table));
-    let is_there = matches!(&lead.way, Some(Way::ByHost(now)) if is_current(now));
-    if lead.holds(route) || !is_there {
+    if lead.holds(route) {
         return Err(NotEntered::Held);
     }
-    let entered = match route.entrance.enter() {
+    Ok(match route.entrance.enter() {
         Some(permit) => Entered::Inside(permit),
         None => {
             let room = room.clone().try_acquire_owned();
-            let room = room.map_err(|_| refused(503, "too many requests wait for the service"))?;
+            let full = |_| Refusal::new(503, "too many requests wait for the service");
+            let room = room.map_err(|error| NotEntered::Refused(full(error)))?;
             let queued = route.entrance.arrive(&route.listener, peer);
             Entered::Waiting(Box::new(queued), Some(room))
         }
-    };
-    drop(lead);
-    Ok(entered)
+    })
 }
 
 /// What is known of a request whose client may ask.

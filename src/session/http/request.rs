@@ -277,22 +277,20 @@ impl Front {
         };
         let received = head::parsed(&parsed, &fields)
             .map_err(|refusal| counts(&self.route, How::Unrouted, refusal, &|| Access::of(peer)))?;
-        let aim = aim(&self.leads, &received).map_err(|why| match why {
-            NotEntered::Held => NotEntered::Held,
-            NotEntered::Refused(mut refusal) => {
-                // What another connection may be for (RFC 9113, section 9.1.2).
-                if is_http2 && refusal.status == 404 {
-                    refusal.status = 421;
-                }
-                let access = || access(&received, &Asker::unknown(peer));
-                counts(&self.route, How::Unrouted, refusal, &access)
+        // What is held after this has the request counted.
+        let lead = self.leads.borrow();
+        let route = aim(&lead, &received).map_err(|mut refusal| {
+            // What another connection may be for (RFC 9113, section 9.1.2).
+            if is_http2 && refusal.status == 404 {
+                refusal.status = 421;
             }
+            let access = || access(&received, &Asker::unknown(peer));
+            counts(&self.route, How::Unrouted, refusal, &access)
         })?;
-        let route = aim.1.clone();
-        let asker = Asker::of(&received, &route, peer);
+        let asker = Asker::of(&received, route, peer);
         let access = || access(&received, &asker);
-        let refused = |refusal| counts(&route, How::Enters, refusal, &access);
-        let judged = judge(&received, &route, &asker).map_err(refused)?;
+        let refused = |refusal| counts(route, How::Enters, refusal, &access);
+        let judged = judge(&received, route, &asker).map_err(refused)?;
         let Judged {
             origin,
             page,
@@ -301,7 +299,7 @@ impl Front {
         let mut passed = HeaderMap::with_capacity(fields.len() + 4);
         received.pass(&origin, put(&mut passed));
         let uri = Uri::builder();
-        let uri = match is_only(&route) {
+        let uri = match is_only(route) {
             true => {
                 let host = passed.remove(HOST);
                 passed.remove(CONNECTION);
@@ -323,13 +321,13 @@ impl Front {
         let says = received.request;
         let entry = match is_quiet {
             true => Ok(Entered::Quiet),
-            false => enter(&self.leads, &self.room, peer, &aim),
+            false => enter(&lead, &self.room, peer, route),
         };
         let entry = entry.map_err(|why| match why {
             NotEntered::Held => NotEntered::Held,
             NotEntered::Refused(refusal) => refused(refusal),
         })?;
-        let counted = Counted::begin(&route, entry.how(), access);
+        let counted = Counted::begin(route, entry.how(), access);
         let asked = Asked {
             route: route.clone(),
             says,

@@ -42,6 +42,18 @@ enum Beginning<'a> {
     Resumed(Box<Resumed>),
 }
 
+/// Why a request has no target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Missed {
+    /// The client is gone.
+    Gone,
+    /// The waiting page is due before.
+    Due,
+    /// The service cannot be had.
+    Rejected,
+    Paused,
+}
+
 /// What has stopped an exchange in its midst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stopped {
@@ -51,8 +63,12 @@ enum Stopped {
 }
 
 impl Web {
-    /// Has the target answer a request.
-    pub(super) async fn answer(&mut self, asked: Asked, interrupt: &mut Triggered<'_>) -> Then {
+    /// Has the target answer a request. What this needs until then is small: each request takes it anew.
+    pub(super) fn answer(
+        &mut self,
+        asked: Asked,
+        interrupt: &mut Triggered<'_>,
+    ) -> impl Future<Output = Then> + Send {
         let Asked {
             request,
             begun,
@@ -60,109 +76,124 @@ impl Web {
             viewer,
             entry,
         } = asked;
-        let is_repeatable = begun.is_whole() && request.is_idempotent();
-        let (mut permit, mut queued, mut room) = match entry {
-            Entered::Inside(permit) => (Some(permit), None, None),
-            Entered::Waiting(queued, room) => (None, Some(queued), room),
-            Entered::Quiet => return self.answer_quietly(request, begun, raw, interrupt).await,
-        };
-        let mut raw = Some(raw);
-        let (mut was_sent, mut was_sent_afresh) = (false, false);
-        let context = self.route.context.clone();
-        let page = context.http.as_ref().and_then(|http| http.page.as_ref());
-        let page = page.zip(viewer.as_ref());
-        if let Some((
-            _,
-            Viewer {
-                is_the_page: true, ..
-            },
-        )) = page
-        {
-            return self.tell(permit, queued, raw, interrupt).await;
-        }
-        loop {
-            let oldest = if is_repeatable { pool::LONGEST } else { FRESH };
-            let may_pool = permit.is_some() && !was_sent && !context.dialer.announces();
-            let target = may_pool
-                .then(|| self.route.entrance.pool().take(oldest, is_repeatable))
-                .flatten();
-            let pooled = target.and_then(|target| Some((target, permit.take()?)));
-            let is_pooled = pooled.is_some();
-            let (target, inside) = match pooled {
-                Some(pooled) => pooled,
-                None => match self
-                    .reach(permit.take(), &mut queued, page, interrupt)
-                    .await
-                {
-                    Ok(Some(reached)) => reached,
-                    Ok(None) => {
-                        self.expected = queued.map(expected);
-                        return self.show(page, false, request.persists).await;
+        async move {
+            let is_repeatable = begun.is_whole() && request.is_idempotent();
+            let (mut permit, mut queued, mut room) = match entry {
+                Entered::Inside(permit) => (Some(permit), None, None),
+                Entered::Waiting(queued, room) => (None, Some(queued), room),
+                Entered::Quiet => {
+                    return Box::pin(self.answer_quietly(request, begun, raw, interrupt)).await;
+                }
+            };
+            let mut raw = Some(raw);
+            let (mut was_sent, mut was_sent_afresh) = (false, false);
+            let context = viewer.is_some().then(|| self.route.context.clone());
+            let http = context.as_ref().and_then(|context| context.http.as_ref());
+            let page = http.and_then(|http| http.page.as_ref());
+            let page = page.zip(viewer.as_deref());
+            if page.is_some_and(|(_, viewer)| viewer.is_the_page) {
+                return Box::pin(self.tell(permit, queued, raw, interrupt)).await;
+            }
+            loop {
+                let may_pool =
+                    permit.is_some() && !was_sent && !self.route.context.dialer.announces();
+                let pooled = || self.pooled(&mut permit, is_repeatable);
+                let mut is_pooled = true;
+                let reached = match may_pool.then(pooled).flatten() {
+                    Some(pooled) => Ok(pooled),
+                    None => {
+                        is_pooled = false;
+                        Box::pin(self.reach(permit.take(), &mut queued, page, interrupt)).await
                     }
-                    Err(Reached::Paused) => {
+                };
+                let (target, inside) = match reached {
+                    Ok(reached) => reached,
+                    Err(Missed::Due) => {
+                        self.expected = queued.map(expected);
+                        return Box::pin(self.show(page, false, request.persists)).await;
+                    }
+                    Err(Missed::Paused) => {
                         let raw = raw.unwrap_or_default();
                         self.come.splice(..0, raw);
                         return Then::Pause(queued.map_or(Turn::Between, Turn::Waiting));
                     }
-                    Err(Reached::Rejected) if was_sent => {
+                    Err(Missed::Rejected) if was_sent => {
                         let why = "the service ended when it had the request";
                         return Then::Refuse(Refusal::gateway(why), request.method);
                     }
-                    Err(Reached::Rejected) => {
+                    Err(Missed::Rejected) => {
                         self.counted.iter().for_each(|counted| counted.failure(503));
                         if page.is_some() {
-                            return self.show(page, true, false).await;
+                            return Box::pin(self.show(page, true, false)).await;
                         }
                         let refusal = Refusal::new(503, "the service cannot be had");
                         return Then::Refuse(refusal, request.method);
                     }
-                    Err(Reached::ClientGone | Reached::ClientIdle | Reached::Target(..)) => {
-                        return Then::Gone;
-                    }
-                },
-            };
-            drop(room.take());
-            self.expected = None;
-            self.counted.iter_mut().for_each(Counted::is_let_through);
-            if !is_repeatable && !is_pooled {
-                raw = None;
-            }
-            let beginning = Beginning::New(request, &begun);
-            let kept = raw.as_ref().filter(|_| is_repeatable);
-            let exchange = self.exchange(target, Some(inside), beginning, kept, interrupt);
-            let (outcome, target, inside) = match exchange.await {
-                Ok(over) => over,
-                Err(then) => return then,
-            };
-            // Of what was not even sent, nothing can have come.
-            let is_unsent = inside.as_ref().is_some_and(|inside| inside.traffic.up == 0);
-            let may_repeat = is_repeatable || (is_pooled && is_unsent);
-            match inside {
-                Some(mut inside)
-                    if outcome == Outcome::Silent && may_repeat && !was_sent_afresh =>
-                {
-                    inside.traffic = Traffic::default();
-                    self.counted.iter().for_each(Counted::retry);
-                    (permit, was_sent) = (Some(inside), true);
+                    Err(Missed::Gone) => return Then::Gone,
+                };
+                drop(room.take());
+                self.expected = None;
+                self.counted.iter_mut().for_each(Counted::is_let_through);
+                if !is_repeatable && !is_pooled {
+                    raw = None;
                 }
-                inside => return self.ends(outcome, request, inside, target),
-            }
-            drop(target);
-            if is_pooled {
-                continue;
-            }
-            was_sent_afresh = true;
-            tokio::select! {
-                () = sleep(DYING) => (),
-                () = self.client.gone() => return Then::Gone,
-                interrupt = &mut *interrupt => return match interrupt {
-                    Interrupt::Reset => Then::Reset,
-                    Interrupt::Pause => {
-                        self.come.splice(..0, raw.unwrap_or_default());
-                        Then::Pause(Turn::Between)
+                let beginning = Beginning::New(request, &begun);
+                let kept = raw.as_ref().filter(|_| is_repeatable);
+                let exchange = self.exchange(target, Some(inside), beginning, kept, interrupt);
+                let (outcome, target, inside) = match exchange.await {
+                    Ok(over) => over,
+                    Err(then) => return then,
+                };
+                // Of what was not even sent, nothing can have come.
+                let is_unsent = inside.as_ref().is_some_and(|inside| inside.traffic.up == 0);
+                let may_repeat = is_repeatable || (is_pooled && is_unsent);
+                match inside {
+                    Some(mut inside)
+                        if outcome == Outcome::Silent && may_repeat && !was_sent_afresh =>
+                    {
+                        inside.traffic = Traffic::default();
+                        self.counted.iter().for_each(Counted::retry);
+                        (permit, was_sent) = (Some(inside), true);
                     }
-                },
+                    inside => return self.ends(outcome, request, inside, target),
+                }
+                drop(target);
+                if is_pooled {
+                    continue;
+                }
+                was_sent_afresh = true;
+                match Box::pin(self.lets_die(interrupt)).await {
+                    None => (),
+                    Some(Then::Pause(turn)) => {
+                        self.come.splice(..0, raw.unwrap_or_default());
+                        return Then::Pause(turn);
+                    }
+                    Some(then) => return then,
+                }
             }
+        }
+    }
+
+    /// A connection to the target that is idle, for a request that is inside.
+    fn pooled(
+        &self,
+        permit: &mut Option<Permit>,
+        is_repeatable: bool,
+    ) -> Option<(AsyncStream, Permit)> {
+        let oldest = if is_repeatable { pool::LONGEST } else { FRESH };
+        let target = self.route.entrance.pool().take(oldest, is_repeatable)?;
+        Some((target, permit.take()?))
+    }
+
+    /// Waits until a process that is killed takes no more connections; or what follows before that.
+    async fn lets_die(&self, interrupt: &mut Triggered<'_>) -> Option<Then> {
+        tokio::select! {
+            () = sleep(DYING) => None,
+            () = self.client.gone() => Some(Then::Gone),
+            interrupt = interrupt => Some(match interrupt {
+                Interrupt::Reset => Then::Reset,
+                Interrupt::Pause => Then::Pause(Turn::Between),
+            }),
         }
     }
 
@@ -221,15 +252,14 @@ impl Web {
         }
     }
 
-    /// Dials the target, or waits for the service and then does; `None` if the waiting page is due
-    /// before that.
+    /// Dials the target, or waits for the service and then does.
     async fn reach(
         &self,
         inside: Option<Permit>,
         queued: &mut Option<Box<Queued>>,
         page: Option<(&WaitingPage, &Viewer)>,
         interrupt: &mut Triggered<'_>,
-    ) -> Result<Option<(AsyncStream, Permit)>, Reached> {
+    ) -> Result<(AsyncStream, Permit), Missed> {
         let entrance = &self.route.entrance;
         let due = match (page, &queued) {
             (Some((page, viewer)), Some(_)) => viewer.due(page, entrance).await,
@@ -247,7 +277,7 @@ impl Web {
         let reached = tokio::select! {
             biased;
             reached = dialled => reached,
-            () = is_due => return Ok(None),
+            () = is_due => return Err(Missed::Due),
             () = self.client.gone() => Reached::ClientGone,
             interrupt = interrupt => match interrupt {
                 Interrupt::Reset => Reached::Rejected,
@@ -256,11 +286,10 @@ impl Web {
         };
         match reached {
             // A server of HTTP says nothing before it is asked.
-            Reached::Target(target, _, permit) => Ok(Some((target, permit))),
-            Reached::ClientGone => Err(Reached::ClientGone),
-            Reached::ClientIdle => Err(Reached::ClientIdle),
-            Reached::Rejected => Err(Reached::Rejected),
-            Reached::Paused => Err(Reached::Paused),
+            Reached::Target(target, _, permit) => Ok((target, permit)),
+            Reached::ClientGone | Reached::ClientIdle => Err(Missed::Gone),
+            Reached::Rejected => Err(Missed::Rejected),
+            Reached::Paused => Err(Missed::Paused),
         }
     }
 
@@ -313,7 +342,7 @@ impl Web {
     }
 
     /// Goes on with the request that was under way when the connection paused.
-    pub(super) async fn go_on(
+    pub(super) async fn resume(
         &mut self,
         relayed: Relayed,
         paused: Paused,
@@ -355,113 +384,116 @@ impl Web {
     }
 
     /// Has a request and its response pass. What has come of it, or what follows if nothing has.
-    async fn exchange(
+    fn exchange(
         &mut self,
         target: AsyncStream,
         mut inside: Option<Permit>,
         beginning: Beginning<'_>,
         raw: Option<&Vec<u8>>,
         interrupt: &mut Triggered<'_>,
-    ) -> Result<(Outcome, AsyncStream, Option<Permit>), Then> {
+    ) -> impl Future<Output = Result<(Outcome, AsyncStream, Option<Permit>), Then>> + Send {
         let reply = Reply {
             closes: false,
             keep_alive: KEEP_ALIVE_TOLD,
         };
-        let context = &self.route.context;
-        let sockets = (&self.client, &target);
-        let mut uncounted = Traffic::default();
-        let traffic = match &mut inside {
-            Some(inside) => &mut inside.traffic,
-            None => &mut uncounted,
-        };
-        let totals = (&mut traffic.up, &mut traffic.down);
-        let (mut exchange, idle) = match beginning {
-            Beginning::New(request, begun) => {
-                let exchange = Exchange::new(sockets, (request, reply), begun, totals);
-                (exchange, Duration::ZERO)
-            }
-            Beginning::Resumed(resumed) => {
-                let Resumed {
-                    paused,
-                    up,
-                    down,
-                    idle,
-                } = *resumed;
-                let exchange = Exchange::resume(sockets, reply, (paused, up, down), totals);
-                (exchange, idle)
-            }
-        };
-        let mut idle = IdleTimer::new(context.liveness.idle_timeout, idle);
-        let abort = &context.abort;
-        let stopped = poll_fn(|cx| {
-            if let Poll::Ready(interrupt) = Pin::new(&mut *interrupt).poll(cx) {
-                return Poll::Ready(Err(Stopped::Interrupted(interrupt)));
-            }
-            let before = exchange.moved();
-            match (exchange.poll(cx, abort.is_closing()), &mut idle) {
-                (Poll::Ready(outcome), _) => Poll::Ready(Ok(outcome)),
-                (Poll::Pending, Some(idle)) => {
-                    let moved = exchange.moved() != before;
-                    idle.poll(cx, moved).map(|()| Err(Stopped::Idle))
+        // An `async fn` would keep all of this twice.
+        async move {
+            let context = &self.route.context;
+            let sockets = (&self.client, &target);
+            let mut uncounted = Traffic::default();
+            let traffic = match &mut inside {
+                Some(inside) => &mut inside.traffic,
+                None => &mut uncounted,
+            };
+            let totals = (&mut traffic.up, &mut traffic.down);
+            let (mut exchange, idle) = match beginning {
+                Beginning::New(request, begun) => {
+                    let exchange = Exchange::new(sockets, (request, reply), begun, totals);
+                    (exchange, Duration::ZERO)
                 }
-                (Poll::Pending, None) => Poll::Pending,
-            }
-        });
-        let stopped = stopped.await;
-        self.come.extend(exchange.over());
-        let raw = raw.filter(|_| !exchange.answers());
-        if let Some(counted) = &mut self.counted {
-            let (up, down) = exchange.moved();
-            counted.carries(up, down);
-            counted.status(exchange.status().unwrap_or(0));
-        }
-        let why = match stopped {
-            Ok(outcome) => {
-                drop(exchange);
-                return Ok((outcome, target, inside));
-            }
-            Err(why) => why,
-        };
-        let paused = match why {
-            Stopped::Interrupted(Interrupt::Pause) => exchange.pause(),
-            Stopped::Interrupted(Interrupt::Reset) | Stopped::Idle => {
-                drop(exchange);
-                None
-            }
-        };
-        if let Some((mut paused, up, down)) = paused
-            && let Ok(target) = target.unwatch()
-        {
-            let way = |rest| relay::Way {
-                rest,
-                ..Default::default()
+                Beginning::Resumed(resumed) => {
+                    let Resumed {
+                        paused,
+                        up,
+                        down,
+                        idle,
+                    } = *resumed;
+                    let exchange = Exchange::resume(sockets, reply, (paused, up, down), totals);
+                    (exchange, idle)
+                }
             };
-            paused.raw = raw.cloned().unwrap_or_default();
-            // What goes on in the next process counts there.
-            let mut inside = inside.unwrap_or_else(|| self.route.entrance.resume());
-            let relayed = Relayed {
-                target,
-                paused: relay::Paused {
-                    up: way(up),
-                    down: way(down),
-                    idle: idle.map_or(Duration::ZERO, |idle| idle.elapsed()),
-                },
-                traffic: std::mem::take(&mut inside.traffic),
-                permit: inside,
-            };
-            return Err(Then::Pause(Turn::Exchanging(
-                Box::new(relayed),
-                Box::new(paused),
-            )));
-        }
-        if why == Stopped::Idle {
-            if let Some(inside) = &mut inside {
-                inside.traffic.idle = 1;
+            let mut idle = IdleTimer::new(context.liveness.idle_timeout, idle);
+            let abort = &context.abort;
+            let stopped = poll_fn(|cx| {
+                if let Poll::Ready(interrupt) = Pin::new(&mut *interrupt).poll(cx) {
+                    return Poll::Ready(Err(Stopped::Interrupted(interrupt)));
+                }
+                let before = exchange.moved();
+                match (exchange.poll(cx, abort.is_closing()), &mut idle) {
+                    (Poll::Ready(outcome), _) => Poll::Ready(Ok(outcome)),
+                    (Poll::Pending, Some(idle)) => {
+                        let moved = exchange.moved() != before;
+                        idle.poll(cx, moved).map(|()| Err(Stopped::Idle))
+                    }
+                    (Poll::Pending, None) => Poll::Pending,
+                }
+            });
+            let stopped = stopped.await;
+            self.come.extend(exchange.over());
+            let raw = raw.filter(|_| !exchange.answers());
+            if let Some(counted) = &mut self.counted {
+                let (up, down) = exchange.moved();
+                counted.carries(up, down);
+                counted.status(exchange.status().unwrap_or(0));
             }
-            let limit = span::show(context.liveness.idle_timeout);
-            tracing::info!(client = %self.arrival.peer, "{} closed: idle for {limit}", self.arrival.peer);
+            let why = match stopped {
+                Ok(outcome) => {
+                    drop(exchange);
+                    return Ok((outcome, target, inside));
+                }
+                Err(why) => why,
+            };
+            let paused = match why {
+                Stopped::Interrupted(Interrupt::Pause) => exchange.pause(),
+                Stopped::Interrupted(Interrupt::Reset) | Stopped::Idle => {
+                    drop(exchange);
+                    None
+                }
+            };
+            if let Some((mut paused, up, down)) = paused
+                && let Ok(target) = target.unwatch()
+            {
+                let way = |rest| relay::Way {
+                    rest,
+                    ..Default::default()
+                };
+                paused.raw = raw.cloned().unwrap_or_default();
+                // What goes on in the next process counts there.
+                let mut inside = inside.unwrap_or_else(|| self.route.entrance.resume());
+                let relayed = Relayed {
+                    target,
+                    paused: relay::Paused {
+                        up: way(up),
+                        down: way(down),
+                        idle: idle.map_or(Duration::ZERO, |idle| idle.elapsed()),
+                    },
+                    traffic: std::mem::take(&mut inside.traffic),
+                    permit: inside,
+                };
+                return Err(Then::Pause(Turn::Exchanging(
+                    Box::new(relayed),
+                    Box::new(paused),
+                )));
+            }
+            if why == Stopped::Idle {
+                if let Some(inside) = &mut inside {
+                    inside.traffic.idle = 1;
+                }
+                let limit = span::show(context.liveness.idle_timeout);
+                tracing::info!(client = %self.arrival.peer, "{} closed: idle for {limit}", self.arrival.peer);
+            }
+            Err(Then::Reset)
         }
-        Err(Then::Reset)
     }
 
     /// What follows an exchange, when its request is not sent again.
