@@ -321,3 +321,62 @@ fn clients_of_http2_reach_nginx() {
     );
     rig.wait_until_asleep("nginx");
 }
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_unit_that_is_killed_in_an_exchange_costs_no_request_that_may_be_repeated() {
+    const DIR: &str = "/run/rig/killed";
+    let rig = Rig::boot();
+    let server = include_str!("../it/killed_services/server.py");
+    rig.write(&format!("{DIR}/server"), server);
+    rig.run(&format!("chmod 755 {DIR}/server"));
+    rig.unit(
+        "web.service",
+        &format!("[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart={DIR}/server {TARGET}\n"),
+    );
+    rig.instance(
+        "web",
+        PORT,
+        TARGET,
+        &["WAKEPORT_UNIT=web.service", HTTP, NEVER],
+    );
+    let mut requests = 0;
+    let mut asks = |phase: &str, curl: &str| {
+        requests += 1;
+        rig.write(&format!("{DIR}/{phase}"), "");
+        let said = rig.ask(&format!(
+            "curl -s --max-time 60 -w '%{{http_code}}' {curl} http://{PORT}/{requests}"
+        ));
+        let was_killed = rig
+            .ask(&format!("ls {DIR}/{phase} 2>&1"))
+            .contains("No such");
+        assert!(was_killed, "not killed at `{phase}`");
+        let reached = rig.read(&format!("{DIR}/seen"));
+        let reached = reached
+            .lines()
+            .filter(|line| *line == format!("/{requests}"));
+        (said, reached.count())
+    };
+    for phase in ["head", "before"] {
+        assert_eq!(asks(phase, ""), ("abcdef200".into(), 2), "GET: {phase}");
+    }
+    for phase in ["head", "body", "before"] {
+        let put = asks(phase, "-X PUT -d body");
+        assert_eq!(put, ("abcdef200".into(), 2), "PUT: {phase}");
+        let (said, reached) = asks(phase, "-d body");
+        assert!(said.ends_with("502"), "POST: {phase}: {said}");
+        assert_eq!(reached, 1, "POST: {phase}");
+    }
+    // The client sees that the response is not whole.
+    for phase in ["response-head", "response-body"] {
+        let (said, reached) = asks(phase, "");
+        assert!(
+            !said.contains("abcdef") && reached == 1,
+            "{phase}: {said}, {reached} times"
+        );
+    }
+    assert!(
+        rig.starts("web.service") >= requests,
+        "it was killed each time"
+    );
+}
