@@ -8,13 +8,14 @@ mod under_way;
 use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::io::Interest;
+use tokio::sync::futures::OwnedNotified;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
@@ -42,6 +43,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(150);
 
 /// What clients are told: less, for the same reason.
 const KEEP_ALIVE_TOLD: u64 = 145;
+
+/// How long after a request a connection counts as one that is used: it does not make room for another one.
+const BUSY: Duration = Duration::from_millis(100);
 
 /// How long a head may take from its first byte.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -72,7 +76,7 @@ struct Web {
     connected: Connected,
     /// The request under way.
     counted: Option<Counted>,
-    /// When it has been idle for too long, or its head takes too long.
+    /// When it has been idle for a while, or for too long, or its head takes too long.
     due: Instant,
     /// Rings then, or before.
     alarm: Pin<Box<Sleep>>,
@@ -80,6 +84,8 @@ struct Web {
     room: Arc<Semaphore>,
     /// Notified when an idle connection is to make room, the one that is idle for the longest time first.
     wanted: Arc<Notify>,
+    /// Ready then. One that was busy a moment ago does not listen.
+    makes_room: Option<Pin<Box<OwnedNotified>>>,
     /// No request has come over it, so that HTTP/2 may.
     is_new: bool,
 }
@@ -211,6 +217,7 @@ impl<P: Send + 'static> Session<P> {
             alarm: Box::pin(sleep(KEEP_ALIVE)),
             room,
             wanted,
+            makes_room: None,
             is_new: true,
         });
         let then = match (identified, turn) {
@@ -344,17 +351,13 @@ impl Web {
             return next;
         }
         let limit = match self.come.is_empty() {
-            true => KEEP_ALIVE,
+            true => BUSY,
             false => HEAD_TIMEOUT,
         };
         self.is_due_in(limit);
-        let wanted = self.wanted.clone();
-        let mut wanted = pin!(wanted.notified());
-        poll_fn(|cx| match self.poll_next(cx, interrupt, closing) {
-            Poll::Pending if self.come.is_empty() => wanted.as_mut().poll(cx).map(|()| Next::Over),
-            next @ (Poll::Pending | Poll::Ready(_)) => next,
-        })
-        .await
+        let next = poll_fn(|cx| self.poll_next(cx, interrupt, closing)).await;
+        self.makes_room = None;
+        next
     }
 
     fn poll_next(
@@ -390,10 +393,22 @@ impl Web {
                 self.alarm.as_mut().reset(self.due);
                 continue;
             }
-            return Poll::Ready(match self.come.is_empty() {
-                true => Next::Over,
-                false => Next::Refused(Refusal::new(408, "the head takes too long"), Method::Other),
-            });
+            if !self.come.is_empty() {
+                let refusal = Refusal::new(408, "the head takes too long");
+                return Poll::Ready(Next::Refused(refusal, Method::Other));
+            }
+            if self.makes_room.is_some() {
+                return Poll::Ready(Next::Over);
+            }
+            let wanted = self.wanted.clone();
+            self.makes_room = Some(Box::pin(wanted.notified_owned()));
+            self.is_due_in(KEEP_ALIVE - BUSY);
+        }
+        if let Some(makes_room) = &mut self.makes_room
+            && self.come.is_empty()
+            && makes_room.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Next::Over);
         }
         // Those that have begun a request may end it.
         if self.come.is_empty() && Pin::new(closing).poll(cx).is_ready() {
