@@ -3,6 +3,9 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use jiff::fmt::rfc2822;
+use jiff::{Timestamp, ToSpan};
+
 use crate::support::{HookService, Place, Run};
 
 /// Notes on what a status says of the request, and not on the response.
@@ -14,7 +17,6 @@ const ACCEPTED: [&str; 2] = [
 /// The notes of httplint that something is bad.
 fn bad(response: &[u8]) -> Vec<String> {
     let linter = Command::new("httplint")
-        .arg("--now")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn();
@@ -25,11 +27,20 @@ fn bad(response: &[u8]) -> Vec<String> {
     let output = linter.wait_with_output().expect("it ends");
     assert!(output.status.success(), "{}", output.status);
     let notes = String::from_utf8(output.stdout).expect("text");
-    assert!(notes.contains("### General"), "these are no notes: {notes}");
+    assert!(notes.contains("### "), "these are no notes: {notes}");
     let bad = notes.lines().filter_map(|line| line.split_once("[BAD] "));
     let bad = bad.map(|(_, note)| note.to_owned());
     bad.filter(|note| !ACCEPTED.contains(&note.as_str()))
         .collect()
+}
+
+/// When it says that it was made.
+fn date(response: &str) -> Timestamp {
+    let date = response
+        .lines()
+        .find_map(|line| line.strip_prefix("Date: "));
+    let date = rfc2822::parse(date.unwrap_or_else(|| panic!("no Date: {response}")));
+    date.expect("a date").timestamp()
 }
 
 /// The request for `path` with these fields, the last one on its connection.
@@ -96,6 +107,8 @@ fn no_response_of_our_own_is_bad() {
     ];
     for (place, request, expected) in cases {
         let client = place.connect();
+        // In whole seconds.
+        let before = Timestamp::now() - 1.second();
         let _ = client.try_send(&request);
         // What it says to the page leaves the connection open.
         let response = match request.contains("Wait") {
@@ -108,6 +121,8 @@ fn no_response_of_our_own_is_bad() {
             text.starts_with(&format!("HTTP/1.1 {expected} ")),
             "{request:?}: {text}"
         );
+        let dated = before..=Timestamp::now();
+        assert!(dated.contains(&date(&text)), "{request:?}: {text}");
         assert_eq!(bad(&response), [""; 0], "{request:?}: {text}");
     }
 }
