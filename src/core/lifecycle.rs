@@ -109,6 +109,10 @@ pub enum Event {
     Silent,
     /// Work that is not that of a client keeps it awake; this is asked again after so long.
     Busy(Duration),
+    /// The cooldown is over by order.
+    CutShort,
+    /// It is to stop by order, clients or not.
+    Forced,
     /// The deadline has passed.
     Due,
 }
@@ -226,6 +230,7 @@ impl Lifecycle {
             Event::SleepFailed(_) => self.failed_sleeps += 1,
             Event::Arrived | Event::Left | Event::Started | Event::WakeFailed => (),
             Event::Seen(_) | Event::Silent | Event::Busy(_) | Event::Due => (),
+            Event::CutShort | Event::Forced => (),
         }
         let (state, action) = self.next(event, clients, now);
         if action == Some(Action::Wake) {
@@ -242,7 +247,8 @@ impl Lifecycle {
 
     fn next(&self, event: Event, clients: ClientCounts, now: Instant) -> Next {
         use Event::{
-            Arrived, Busy, Due, Left, Ready, Seen, Silent, SleepFailed, Slept, Started, WakeFailed,
+            Arrived, Busy, CutShort, Due, Forced, Left, Ready, Seen, Silent, SleepFailed, Slept,
+            Started, WakeFailed,
         };
 
         let due = event == Due && self.deadline().is_some_and(|at| at <= now);
@@ -285,7 +291,12 @@ impl Lifecycle {
                 let sleep_at = now.checked_add(pause);
                 (Cooling { sleep_at }, None)
             }
+            (Cooling { .. }, CutShort) => {
+                let sleep_at = Some(now);
+                (Cooling { sleep_at }, None)
+            }
             (Cooling { .. }, Due) if due => sleep,
+            (Awake | Cooling { .. }, Forced) => sleep,
             // A new start may help, for the client that waits or the next one.
             (Awake, Silent) if clients.connected == 0 => sleep,
 

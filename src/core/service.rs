@@ -74,6 +74,9 @@ pub enum Input {
     Queried(Result<Phase, ()>),
     /// The question with this number is answered: whether work keeps the service awake.
     Busy(u64, bool),
+    /// The service is to stop by order: its cooldown is over, unless work keeps it awake; or, if `true`,
+    /// whatever keeps it.
+    Sleep(bool),
     /// A gate tells of a change.
     Gate,
     /// [`Effect::CloseEmpty`] was carried out; whether that gate is closed now.
@@ -292,6 +295,11 @@ impl Service {
         self.frozen
     }
 
+    /// Whether it was seen down since it fell asleep.
+    pub fn was_seen_down(&self) -> bool {
+        self.seen_down
+    }
+
     /// The target that the service was woken for.
     pub fn woken_for(&self) -> usize {
         self.woken_for
@@ -398,6 +406,15 @@ impl Service {
             Input::Changed => self.query(),
             Input::Queried(result) => self.queried(result),
             Input::Busy(number, busy) => self.answered(number, busy),
+            Input::Sleep(forced) => {
+                self.observe();
+                match (forced, self.question, self.closing) {
+                    (true, ..) => self.tell(Event::Forced, now),
+                    // It is about to stop, or the answer comes soon.
+                    (false, None, None) => self.tell(Event::CutShort, now),
+                    (false, ..) => (),
+                }
+            }
             Input::Gate => self.observe(),
             Input::Closed(target, closed) => self.closed(target, closed),
             Input::Due(timer) => self.due(timer),

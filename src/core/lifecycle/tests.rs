@@ -65,7 +65,7 @@ fn some_day() -> Instant {
     crate::service::now()
 }
 
-const EVENTS: [(&str, Event); 18] = [
+const EVENTS: [(&str, Event); 20] = [
     ("arrived", Event::Arrived),
     ("left", Event::Left),
     ("started", Event::Started),
@@ -82,6 +82,8 @@ const EVENTS: [(&str, Event); 18] = [
     ("seen:down", Event::Seen(Phase::Down)),
     ("silent", Event::Silent),
     ("busy", Event::Busy(Duration::from_secs(30))),
+    ("cut-short", Event::CutShort),
+    ("forced", Event::Forced),
     ("due", Event::Due),
     ("early", Event::Due),
 ];
@@ -118,6 +120,34 @@ fn called(action: Action) -> &'static str {
         Action::GiveUp { undo: false } => "give-up",
         Action::Sleep => "sleep",
     }
+}
+
+#[test]
+fn a_cooldown_is_cut_short_and_a_service_with_clients_only_by_force() {
+    check(
+        "
+        arrived      waking           wake
+        cut-short    waking
+        forced       waking
+        started      waking(started)
+        ready        awake            admit
+        cut-short    awake
+        left         cooling
+        cut-short    cooling
+        due          stopping         sleep
+        cut-short    stopping
+        forced       stopping
+        slept        asleep
+        cut-short    asleep
+        forced       asleep
+        arrived      waking           wake
+        started      waking(started)
+        ready        awake            admit
+        forced       stopping         sleep
+        arrived      stopping
+        slept        waking           wake
+    ",
+    );
 }
 
 #[test]

@@ -496,3 +496,27 @@ fn two_services_that_differ_in_times_only_have_one_fingerprint() {
     late.tell(Input::Settle);
     assert_eq!(print(&early), print(&late));
 }
+
+#[test]
+fn an_order_to_stop_asks_what_keeps_it_awake_and_force_asks_nothing() {
+    let mut bench = Bench::awake(2);
+    assert_eq!(bench.tell(Input::Sleep(false)), [], "clients are inside");
+    assert_eq!(bench.core.state(), State::Awake);
+    (0..2).for_each(|target| _ = bench.leave(target));
+    bench.tell(Input::Sleep(false));
+    let number = match bench.tell(Input::Due(Timer::Lifecycle))[..] {
+        [Effect::AskBusy(number)] => number,
+        ref other => panic!("{other:?}"),
+    };
+    assert_eq!(bench.tell(Input::Sleep(false)), [], "it is asked already");
+    bench.tell(Input::Busy(number, true));
+    assert!(matches!(bench.core.state(), State::Cooling { .. }));
+    assert!(bench.tell(Input::Sleep(true)).contains(&Effect::Stop));
+    assert!(bench.gates.iter().all(|gate| !gate.is_open()));
+
+    let mut bench = Bench::awake(1);
+    assert!(bench.tell(Input::Sleep(true)).contains(&Effect::Stop));
+    assert!(!bench.gates[0].is_open() && bench.gates[0].inside() == 1);
+    bench.tell(Input::Stopped(Ok(())));
+    assert_eq!(bench.core.state(), State::Asleep);
+}

@@ -103,7 +103,8 @@ impl Play {
                     self.tell(Input::Left(ticket));
                 }
             }
-            6 => self.tell(Input::Denied),
+            6 if value & 4 == 0 => self.tell(Input::Denied),
+            6 => self.tell(Input::Sleep(false)),
             7 => {
                 self.starts = self.starts.saturating_sub(1);
                 self.tell(Input::Started(if value & 4 == 0 {
