@@ -41,6 +41,8 @@
 //!   guard.rs           does work keep it awake without clients?
 //!   reporter.rs        tells the log, STATUS= and the record
 //! session.rs session/  one connection from accept to close; whose it is, behind a balancer; HTTP; TLS
+//! -- asks and answers
+//! control.rs control/  varlink: messages and our interface (pure); its client
 //! -- acts: one outside thing per file
 //! net.rs net/          listen, stream, dial, pool, http2, reach, direct, proxy_header, client_hello, relay
 //! http.rs http/        heads, framing and chunks (pure); a body, and an exchange, on two sockets
@@ -137,6 +139,7 @@ pub mod server;
 pub mod service;
 pub mod session;
 
+pub mod control;
 pub mod http;
 pub mod net;
 pub mod backend;

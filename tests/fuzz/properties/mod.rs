@@ -3,6 +3,7 @@
 
 mod addresses;
 mod answers;
+mod calls;
 mod chunks;
 mod client_hellos;
 mod commands;
@@ -25,9 +26,10 @@ use wakeport::core::lifecycle::Phase;
 pub(super) type Property = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub(super) const PROPERTIES: [(&str, Property); 17] = [
+pub(super) const PROPERTIES: [(&str, Property); 18] = [
     ("addresses", addresses::property),
     ("answers", answers::property),
+    ("calls", calls::property),
     ("chunks", chunks::property),
     ("client_hellos", client_hellos::property),
     ("commands", commands::property),
