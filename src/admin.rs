@@ -4,6 +4,7 @@
 pub mod checks;
 pub mod machine;
 pub mod sandbox;
+pub mod schedule;
 pub mod system;
 pub mod unit_files;
 pub mod unit_text;
@@ -30,6 +31,8 @@ pub struct Instance {
     pub manager: Manager,
     /// Whether its units are complete, rather than drop-ins for the installed ones.
     pub standalone: bool,
+    /// When it is held, and when it is stopped.
+    pub schedule: schedule::Schedule,
     /// What is added to the file of its services, if anything.
     pub added: Option<Added>,
 }

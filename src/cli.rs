@@ -3,7 +3,9 @@
 mod check;
 pub mod child;
 mod config_file;
+mod control;
 mod exporter;
+mod hold;
 mod init;
 mod instances;
 #[cfg(any(test, fuzzing))]
@@ -12,7 +14,9 @@ mod observed;
 mod options;
 mod run;
 mod output;
+mod sleep;
 mod status;
+mod wake;
 
 use std::ffi::OsString;
 use std::io;
@@ -50,6 +54,9 @@ enum Command {
     Init(Box<init::Init>),
     Check(Box<check::Check>),
     Status(status::Status),
+    Wake(wake::Wake),
+    Hold(Box<hold::Hold>),
+    Sleep(sleep::Sleep),
     Exporter(exporter::Exporter),
     #[command(hide = true)]
     Child(child::Child),
@@ -62,8 +69,14 @@ pub enum Exit {
     Findings = 1,
     /// The command line or a `WAKEPORT_…` variable is wrong.
     Usage = 64,
+    /// The service cannot be had: it does not start, or its control socket is closed.
+    Unavailable = 69,
     /// An internal error.
     Software = 70,
+    /// Not now: the service is in use, or was stopped by force.
+    Refused = 75,
+    /// The control socket is for others.
+    NoPermission = 77,
     /// The sockets, or what they have to do with the targets, are wrong.
     Config = 78,
 }
@@ -108,6 +121,9 @@ pub fn main() -> ExitCode {
         Ok(Command::Init(init)) => init::run(*init),
         Ok(Command::Check(check)) => check::run(*check),
         Ok(Command::Status(status)) => status::run(&status),
+        Ok(Command::Wake(wake)) => wake::run(&wake),
+        Ok(Command::Hold(hold)) => hold::run(*hold),
+        Ok(Command::Sleep(sleep)) => sleep::run(&sleep),
         Ok(Command::Exporter(exporter)) => exporter::run(exporter),
         Ok(Command::Child(child)) => child::run(child),
         Err(error) => complain(&error),

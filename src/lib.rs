@@ -33,12 +33,14 @@
 //!   routes.rs          which listener leads to which target of which service
 //!   listeners.rs       the accept loops, on the threads of workers.rs, as slots.rs has room
 //!   handover.rs        connections that the next process goes on with
+//!   control.rs         requests by the control socket, and holds
 //!   unit_lock.rs       one instance stops a unit
 //! service.rs service/  carries out one core's effects: the one loop of a service
 //!   handle.rs          a connection's side of it: entrance, permit, verdict
 //!   targets.rs         its targets, each with its gate (gate.rs) and its probe (probe.rs)
 //!   orders.rs          start, stop, give up: one at a time; queries
 //!   guard.rs           does work keep it awake without clients?
+//!   holds.rs           what holds it awake by order; sleepers.rs has it stopped by order
 //!   reporter.rs        tells the log, STATUS= and the record
 //! session.rs session/  one connection from accept to close; whose it is, behind a balancer; HTTP; TLS
 //! -- asks and answers
@@ -82,6 +84,15 @@
 //! backend (units that would be stopped along, what they use) and to a program. An objection puts
 //! the question off by 30 s; an answer that is missing or late is none. The CPU that units use at the
 //! end of a cooldown goes to the record with the stop: `check` proposes a limit for `--busy-cpu`.
+//!
+//! # Requests and holds
+//!
+//! The control socket starts us as a port does. A request to wake or hold a service waits as a connection
+//! does, open gate or not, and what it gets is a permit that nothing is relayed with: a
+//! [`service::Hold`] lasts until its connection ends, or its time is over. The core takes it for a
+//! client; the reports tell them apart, and count it as none that was served. An order to stop cuts the
+//! cooldown short, so that work is asked for as ever; by force it goes on from any state in which the
+//! service is up. A connection that holds nothing is pending, and closed when it is silent for long.
 //!
 //! # The gate
 //!

@@ -1,6 +1,7 @@
 //! The process: what there is once, whatever the number of services. Opens the listeners, runs the
 //! services, drains on a signal, reloads the file, and exits when no service needs it.
 
+mod control;
 pub mod handover;
 mod instance;
 pub mod limits;
@@ -34,6 +35,7 @@ pub use instance::Instance;
 pub use routes::Routes;
 pub use signals::Signals;
 
+use control::Control;
 use listeners::{Listeners, Sessions, count};
 use running::{End, Services, Surroundings};
 use slots::PendingCount;
@@ -57,6 +59,8 @@ pub struct Setup {
     pub listeners: Vec<Listener>,
     /// Where each of them leads.
     pub routes: Routes,
+    /// The control sockets.
+    pub control: Vec<Listener>,
     /// What an earlier process has left in the file descriptor store.
     pub stored: Stored,
     /// What we are called.
@@ -105,9 +109,12 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
     let routes = services.routes(&listeners, &setup.routes);
     let mut listeners = Listeners::new(listeners.into_iter().zip(routes), &sessions);
 
+    let mut control = Control::new(setup.control, services.handles(), pending.clone());
+
     // Before anything is asked or stopped: they count as connected from the beginning.
-    handover::take(setup.stored, &listeners, &notifier);
+    handover::take(setup.stored, (&listeners, &control), &notifier);
     listeners.open();
+    control.open();
     // After the listeners: a connection that waits is known to its service before that does anything.
     services.run();
     let signal = loop {
@@ -127,6 +134,7 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
                 // As long as the disk takes its time, connections may come.
                 services.settled().await;
                 listeners.close().await;
+                control.close().await;
                 // One that was pending is known to its service when it is pending no more.
                 let may_exit = pending.is_empty() && services.may_exit().await;
                 if may_exit && !listeners.accept_now() {
@@ -136,6 +144,7 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
                     return Ok(());
                 }
                 listeners.open();
+                control.open();
                 // A connection came in, or may have; what comes of it is known soon.
                 sleep(EXIT_RETRY).await;
                 changed.notify_one();
@@ -150,13 +159,17 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
     };
 
     listeners.close().await;
+    control.close().await;
     drop(listeners);
     let drain_timeout = config.process.drain_timeout;
     let end = async {
         let unit = unit.as_ref();
-        match handover::hand_over(&sessions, &services, &notifier, unit, drain_timeout).await {
+        let connections = (&sessions, &control);
+        match handover::hand_over(connections, &services, &notifier, unit, drain_timeout).await {
             Some(_handed_over) => services.close_all(End::Restart).await,
             None => {
+                // Holders do not delay the end, and come again.
+                control.end().await;
                 sessions.drain(signal, drain_timeout).await;
                 services.close_all(End::Signal).await;
             }

@@ -5,10 +5,12 @@
 mod gate;
 mod guard;
 mod handle;
+mod holds;
 mod orders;
 pub mod probe;
 mod reporter;
 mod settings;
+mod sleepers;
 mod targets;
 #[cfg(test)]
 mod tests;
@@ -30,10 +32,12 @@ use handle::{Message, Report, Waiter};
 use orders::Orders;
 use probe::Answer;
 use reporter::Rejected;
+use sleepers::Sleeper;
 use targets::Targets;
 
 pub use gate::Traffic;
 pub use handle::{Entrance, Handle, LastOrder, Outlook, Permit, Queued, Verdict};
+pub use holds::Hold;
 pub use reporter::{Access, Front, Reporter, Requests, Say};
 pub use settings::Settings;
 
@@ -47,6 +51,7 @@ pub struct Service {
     targets: Targets,
     /// The connections that the core knows as tickets.
     waiters: BTreeMap<Ticket, Waiter>,
+    sleepers: Vec<Sleeper>,
     orders: Orders,
     questions: Questions,
     reporter: Reporter,
@@ -77,6 +82,7 @@ impl Service {
             handle,
             targets,
             waiters: BTreeMap::new(),
+            sleepers: Vec::new(),
             reporter,
             idle: watch::Sender::new(false),
             changed,
@@ -165,7 +171,7 @@ impl Service {
                 self.handle_input(input);
             }
             Message::Left(ticket) => {
-                if self.waiters.remove(&ticket).is_some() {
+                if self.waiters.remove(&ticket).is_some_and(|it| it.is_client) {
                     self.reporter.recorder.change().clients.gave_up += 1;
                 }
                 self.handle_input(Input::Left(ticket));
@@ -175,6 +181,12 @@ impl Service {
                 self.handle_input(Input::Denied);
             }
             Message::Gate => self.handle_input(Input::Gate),
+            Message::Sleep(sleeper) => {
+                if sleeper.forced {
+                    self.handle.holds().end();
+                }
+                self.sleepers.push(sleeper);
+            }
             Message::Busy(number, answer) => {
                 // What is under way may be another question, of other settings even.
                 if self.questions.is_answered(number) && self.core.is_asked(number) {
@@ -266,22 +278,27 @@ impl Service {
                 match effect {
                     Effect::Report(fact) => {
                         let first = fact.first.and_then(|first| self.waiters.get(&first));
-                        let first = first.map(|waiter| waiter.peer);
+                        let first = first.map(|waiter| (waiter.peer, waiter.is_client));
                         self.reporter.carried(self.targets.totals());
                         self.reporter.fact(&fact, first, now());
                         self.questions.follow(&fact);
                     }
                     Effect::Admit { ticket, first } => {
+                        let waiter = self.waiters.get(&ticket);
+                        let served = first && waiter.is_none_or(|waiter| waiter.is_client);
                         let entrance = &self.targets.0[ticket.target].entrance;
-                        entrance.gate().set(|word| word.admit(first));
+                        entrance.gate().set(|word| word.admit(served));
                         let permit = entrance.permit();
                         if let Some(waiter) = self.waiters.remove(&ticket) {
                             answer = waiter.admit(permit, answer);
                         }
                     }
                     Effect::Reject(ticket, why) => {
-                        rejected.count(ticket, why);
-                        if let Some(waiter) = self.waiters.remove(&ticket) {
+                        let waiter = self.waiters.remove(&ticket);
+                        if waiter.as_ref().is_none_or(|waiter| waiter.is_client) {
+                            rejected.count(ticket, why);
+                        }
+                        if let Some(waiter) = waiter {
                             let _ = waiter.reply.send(Verdict::Rejected);
                         }
                     }
@@ -320,13 +337,15 @@ impl Service {
 
     /// What others may see.
     fn publish(&mut self) {
+        self.answer_sleepers();
         let is_idle = self.core.is_idle(self.targets.occupancy());
         let turned = |idle: &mut bool| std::mem::replace(idle, is_idle) != is_idle;
         if self.idle.send_if_modified(turned) && is_idle {
             self.changed.notify_one();
         }
         self.reporter.carried(self.targets.totals());
-        self.reporter.publish(&self.core, now());
+        let holds = self.handle.holds().reasons();
+        self.reporter.publish(&self.core, holds, now());
     }
 }
 

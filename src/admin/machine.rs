@@ -7,14 +7,15 @@ mod instance;
 mod polkit;
 mod programs;
 mod sockets;
+pub mod calendar;
 pub mod inventory;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::admin::system::{Hidden, Holder, Listening, Present, SocketUnit, System, Unit};
-use crate::admin::unit_files::{Mark, Places, unit_of, written_unit};
-use crate::admin::{self, Instance};
+use crate::admin::unit_files::{CONTROL, Mark, Places, unit_of, written_unit};
+use crate::admin::{self, Instance, schedule};
 use crate::config::address::{Address, Bound, UnixAddress};
 use crate::config::{Manager, Named, ServiceConfig, Template, UnitName};
 use crate::systemd::dbus::UnitStatus;
@@ -57,8 +58,15 @@ pub async fn system(instance: &Instance, places: &Places) -> (System, Result<Bus
     };
     let planned = admin::unit_files::files(instance, places, &[String::new()]);
     let present = files::present(places, planned.into_iter().map(|(path, _)| path));
-    let (mut service, mut sockets) = (None, Vec::new());
+    let (mut service, mut sockets, mut timers) = (None, Vec::new(), Vec::new());
     if let Ok(bus) = &bus {
+        for name in schedule::names(&instance.service()) {
+            // What has no file is not asked for, or systemd would load what it belongs to.
+            if present.iter().any(|file| unit_of(&file.path) == name) {
+                let unit = bus.unit(&name).await.unwrap_or_default();
+                timers.extend((unit.active == "active").then_some(unit.id));
+            }
+        }
         if let Ok(unit) = bus.unit(&instance.service()).await {
             service = Some(bus.with_slices(unit).await);
         }
@@ -90,6 +98,7 @@ pub async fn system(instance: &Instance, places: &Places) -> (System, Result<Bus
         units,
         service,
         sockets,
+        timers,
         listening,
         hidden,
         runs_as,
@@ -121,6 +130,9 @@ pub fn files_of(service: &str, sockets: &[SocketUnit], manager: Manager) -> Vec<
     let rule = places.rule(stem);
     let mut units: Vec<_> = sockets.iter().map(|socket| socket.name.as_str()).collect();
     units.push(service);
+    let beside = schedule::names(service);
+    let control = format!("{CONTROL}{stem}.socket");
+    units.extend(beside.iter().chain([&control]).map(String::as_str));
     let of_instance = |file: &Present| {
         let path = &file.path;
         let ours = file.text.as_ref().map_or(true, |text| mark.is_on(text));
@@ -136,6 +148,20 @@ pub fn files_of(service: &str, sockets: &[SocketUnit], manager: Manager) -> Vec<
 pub fn rules_closed(manager: Manager) -> Option<String> {
     let polkit = Identity::polkit().filter(|_| manager == Manager::System)?;
     polkit.can_list(Path::new(RULES)).err()
+}
+
+/// The control socket of an instance, its timers and their services, as far as they have files.
+pub async fn beside(bus: &Bus, service: &str) -> Vec<Unit> {
+    let control = format!("{CONTROL}{}.socket", admin::instance_name(service));
+    let names = [control].into_iter().chain(schedule::names(service));
+    let mut units = Vec::new();
+    for name in names {
+        let unit = bus.unit(&name).await.unwrap_or_default();
+        if unit.load == "loaded" || unit.load == "masked" {
+            units.push(unit);
+        }
+    }
+    units
 }
 
 /// What the manager says about each of these units.
@@ -311,6 +337,11 @@ fn user(is: impl Fn(&str, u32) -> bool) -> Option<(String, u32, u32)> {
         let (uid, gid) = (ids.next()?.ok()?, ids.next()?.ok()?);
         is(name, uid).then(|| (name.to_owned(), uid, gid))
     })
+}
+
+/// Whether a socket unit is one for requests, and no port.
+fn is_control(unit: &str) -> bool {
+    unit.starts_with(CONTROL)
 }
 
 /// Our own hard limit on open files.

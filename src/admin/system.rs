@@ -171,6 +171,8 @@ pub struct System {
     pub service: Option<Unit>,
     /// The instance's own sockets, as they are before, in the order of [`super::Instance::sockets`].
     pub sockets: Vec<Unit>,
+    /// Its timers that run.
+    pub timers: Vec<String>,
     /// What listens on this machine.
     pub listening: Vec<Listening>,
     /// The units that other instances wake.
@@ -275,6 +277,8 @@ pub struct Installed {
     pub service: Unit,
     /// Its sockets, the one of its own name first.
     pub sockets: Vec<SocketUnit>,
+    /// Its control socket, its timers and their services.
+    pub beside: Vec<Unit>,
     /// Variables that `wakeport run` does not know.
     pub unknown: Vec<String>,
     /// Files with variables that cannot be read, and why.

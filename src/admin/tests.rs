@@ -21,6 +21,7 @@ fn nginx() -> Instance {
         settings: vec![("WAKEPORT_TO".into(), "127.0.0.1:8080".into())],
         manager: Manager::System,
         standalone: false,
+        schedule: schedule::Schedule::default(),
         added: None,
     }
 }
@@ -60,6 +61,7 @@ fn system() -> System {
         units: Ok(vec![unit()]),
         service: Some(own("loaded")),
         sockets: vec![own("bad-setting")],
+        timers: Vec::new(),
         listening: vec![listens(
             "127.0.0.1:8080",
             Holder::Unit("nginx.service".into()),
@@ -460,9 +462,8 @@ fn both_families_of_a_port_can_be_written_out() {
         let texts = texts.filter(|text| text.contains("[Socket]"));
         texts
             .map(|text| {
-                let lines = text
-                    .lines()
-                    .filter(|line| !line.starts_with(['#', '[', 'F']));
+                let (_, socket) = text.split_once("[Socket]\n").expect("a section");
+                let lines = socket.lines().filter(|line| !line.starts_with('F'));
                 lines.map(str::to_owned).collect::<Vec<_>>()
             })
             .collect::<Vec<_>>()

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::system::{Present, System};
 use super::unit_text::{self, Sections};
-use super::{Added, Instance, stem};
+use super::{Added, Instance, schedule, stem};
 use crate::config::address::Bound;
 use crate::config::{Manager, Named, UnitName};
 
@@ -19,6 +19,14 @@ pub const DROP_IN: &str = "10-init.conf";
 /// The name of our drop-ins for the units that are woken.
 pub const WOKEN_DROP_IN: &str = "10-wakeport.conf";
 
+/// How the units of the control socket are called.
+pub const CONTROL: &str = "wakeport-control@";
+
+/// How those are called that hold and stop an instance at certain times.
+pub const SCHEDULES: [&str; 2] = ["wakeport-awake@", "wakeport-asleep@"];
+
+const SYSTEM_CONTROL: &str = include_str!("../../systemd/wakeport-control@.socket");
+const USER_CONTROL: &str = include_str!("../../systemd/user/wakeport-control@.socket");
 const SYSTEM_SOCKET: &str = include_str!("../../systemd/wakeport@.socket");
 const SYSTEM_SERVICE: &str = include_str!("../../systemd/wakeport@.service");
 const USER_SOCKET: &str = include_str!("../../systemd/user/wakeport@.socket");
@@ -145,6 +153,8 @@ pub fn may_be_ours(path: &Path) -> bool {
     (name == DROP_IN && unit_of(path).starts_with("wakeport@"))
         || name == WOKEN_DROP_IN
         || name.starts_with("wakeport@")
+        || name.starts_with(CONTROL)
+        || SCHEDULES.iter().any(|schedule| name.starts_with(schedule))
         || name.starts_with("50-wakeport-")
 }
 
@@ -231,6 +241,10 @@ pub fn files(instance: &Instance, places: &Places, ids: &[String]) -> Vec<(PathB
     let leaves_ipv4 = |address: &Bound| address.leaves_ipv4(listen.iter().map(|it| &it.value));
     for (index, group) in instance.groups().iter().enumerate() {
         let mut sections = instance.begin(SYSTEM_SOCKET, USER_SOCKET);
+        // It opens and closes with the port.
+        if index == 0 {
+            sections.add("Unit", "Wants", &format!("{CONTROL}%i.socket"));
+        }
         // That is for all sockets of a unit; the other ones say both families then.
         let ipv6_only = group.addresses.iter().any(|address| leaves_ipv4(address));
         for address in &group.addresses {
@@ -259,6 +273,14 @@ pub fn files(instance: &Instance, places: &Places, ids: &[String]) -> Vec<(PathB
             sections.add("Socket", "Service", &service);
         }
         files.push(unit(&group.unit, &sections));
+    }
+    if instance.standalone {
+        let name = format!("{CONTROL}{}.socket", instance.stem());
+        let sections = instance.begin(SYSTEM_CONTROL, USER_CONTROL);
+        files.push((places.units.join(name), sections.write(&first)));
+    }
+    for (name, sections) in schedule::units(instance, places) {
+        files.push((places.units.join(name), sections.write(&first)));
     }
     let sections = relay(instance, places);
     // One with a file may need no variable.
@@ -419,6 +441,11 @@ fn socket_of(path: &Path) -> Option<String> {
     written_unit(path).filter(|unit| unit.ends_with(".socket"))
 }
 
+/// The timer that it makes.
+fn timer_of(path: &Path) -> Option<String> {
+    written_unit(path).filter(|unit| unit.ends_with(".timer"))
+}
+
 /// All that has to be done to have the instance; with `enable`, to have it work at once.
 pub fn set_up(instance: &Instance, places: &Places, system: &System, enable: bool) -> Plan {
     let ids = ids(instance, system);
@@ -475,10 +502,11 @@ pub fn ids(instance: &Instance, system: &System) -> Vec<String> {
     names.map(id).collect()
 }
 
-/// What closes the sockets whose files go.
+/// What closes the sockets and stops the timers whose files go.
 fn disable(manager: Manager, changes: &[Change]) -> Vec<Step> {
     let gone = changes.iter().filter(|change| change.new.is_none());
-    let gone: Vec<_> = gone.filter_map(|change| socket_of(&change.path)).collect();
+    let unit = |change: &Change| socket_of(&change.path).or_else(|| timer_of(&change.path));
+    let gone: Vec<_> = gone.filter_map(unit).collect();
     if gone.is_empty() {
         return Vec::new();
     }
@@ -521,6 +549,31 @@ fn enabling(instance: &Instance, changes: &[Change], system: &System) -> Vec<Ste
     let moved: Vec<_> = moved.cloned().collect();
     if !moved.is_empty() {
         steps.push(command(instance.manager, &["restart"], &moved));
+    }
+    let timers = changes.iter().filter(|change| change.new.is_some());
+    let timers = timers.filter_map(|change| timer_of(&change.path));
+    // What it starts is restarted with it.
+    let is_changed = |timer: &str| {
+        let unit = timer.strip_suffix(".timer").unwrap_or(timer);
+        let of_timer = |path: &Path| {
+            unit_of(path)
+                .rsplit_once('.')
+                .is_some_and(|it| it.0 == unit)
+        };
+        let mut files = changes.iter().filter(|change| of_timer(&change.path));
+        files.any(Change::is_one)
+    };
+    let timers = timers.map(|timer| (timer.clone(), is_changed(&timer)));
+    let runs = |(timer, _): &(String, bool)| system.timers.contains(timer);
+    let (running, stopped): (Vec<_>, Vec<_>) = timers.partition(runs);
+    let stopped: Vec<_> = stopped.into_iter().map(|(timer, _)| timer).collect();
+    if !stopped.is_empty() {
+        steps.push(command(instance.manager, &["enable", "--now"], &stopped));
+    }
+    let changed = running.into_iter().filter(|(_, is_new)| *is_new);
+    let changed: Vec<_> = changed.map(|(timer, _)| timer).collect();
+    if !changed.is_empty() {
+        steps.push(command(instance.manager, &["restart"], &changed));
     }
     let relay = system.service.as_ref();
     let runs = relay.is_some_and(|unit| ["active", "reloading"].contains(&unit.active.as_str()));

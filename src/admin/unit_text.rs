@@ -41,6 +41,13 @@ pub fn program(path: &str) -> String {
     }
 }
 
+/// Any text as one word of `ExecStart=`.
+pub fn word(text: &str) -> String {
+    let text = text.replace('%', "%%").replace('$', "$$");
+    let text = text.replace('\\', "\\\\").replace('"', "\\\"");
+    format!("\"{text}\"")
+}
+
 /// An address as `ListenStream=` takes it. A port alone is every address, IPv6 or not.
 pub fn address(bound: &Bound) -> String {
     match bound {

@@ -194,6 +194,7 @@ async fn instance_of(bus: &Bus, service: &str, manager: Manager) -> Vec<Finding>
             return findings;
         }
     };
+    found.units.beside = machine::beside(bus, service).await;
     found.units.unknown = Options::unknown(&found.variables);
     found.units.closed = instances::closed(&found);
     found.units.files = machine::files_of(service, &found.units.sockets, manager);

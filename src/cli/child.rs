@@ -54,7 +54,8 @@ fn die_with(parent: i32) -> io::Result<()> {
     }
 }
 
-fn refuse(program: &OsString, error: &io::Error) -> ExitCode {
+/// Says why a program cannot be run; the exit code is as in shells.
+pub(super) fn refuse(program: &OsString, error: &io::Error) -> ExitCode {
     // Fails if standard error is closed.
     let _ = writeln!(io::stderr(), "cannot run `{}`: {error}", program.display());
     let code = if error.kind() == io::ErrorKind::NotFound {

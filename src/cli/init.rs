@@ -8,10 +8,12 @@ use std::process::{self, ExitCode, Stdio};
 use clap::builder::Resettable;
 
 use super::config_file::add::{self, Addition};
+use super::hold::deadline::Moment;
 use super::instances;
 use super::options::Options;
 use super::{Fatal, output, runtime};
 use crate::admin::machine;
+use crate::admin::schedule::Schedule;
 use crate::admin::system::{Present, System};
 use crate::admin::unit_files::{
     self, Change, DROP_IN, Places, Plan, Step, WOKEN_DROP_IN, in_words, is_rule,
@@ -50,6 +52,32 @@ pub(super) struct Init {
     )]
     add: Vec<Addition>,
 
+    /// Hold the service awake from this calendar event on (systemd.time(7)), until --until: a timer and
+    /// its service, which runs `wakeport hold`
+    #[arg(
+        long,
+        value_name = "CALENDAR",
+        value_parser = calendar,
+        requires = "until",
+        conflicts_with_all = ["add", "remove"],
+        display_order = 3
+    )]
+    awake: Option<String>,
+
+    /// The time of day at which --awake ends, as 18:00
+    #[arg(long, value_name = "TIME", value_parser = time_of_day, requires = "awake", display_order = 3)]
+    until: Option<String>,
+
+    /// Stop the service at this calendar event, unless it is in use: a timer that runs `wakeport sleep`
+    #[arg(
+        long,
+        value_name = "CALENDAR",
+        value_parser = calendar,
+        conflicts_with_all = ["add", "remove"],
+        display_order = 3
+    )]
+    asleep_from: Option<String>,
+
     /// Write the files instead of printing them
     #[arg(long, display_order = 3)]
     write: bool,
@@ -72,6 +100,19 @@ pub(super) struct Init {
 
     #[command(flatten)]
     options: Options,
+}
+
+/// Reads a calendar event.
+fn calendar(text: &str) -> Result<String, String> {
+    machine::calendar::verify(text).map(|()| text.to_owned())
+}
+
+/// Reads a time of day.
+fn time_of_day(text: &str) -> Result<String, String> {
+    match text.parse() {
+        Ok(Moment::Daily(_)) => Ok(text.to_owned()),
+        Ok(Moment::Once(_)) | Err(_) => Err("not a time of day; write it like `18:00`".into()),
+    }
 }
 
 /// Adapts the options of `run`.
@@ -207,8 +248,18 @@ impl Init {
                 "`--listen` is missing: give the address that wakeport listens on, as in {example}"
             )));
         }
+        let schedule = Schedule {
+            awake: self.awake.zip(self.until),
+            asleep_from: self.asleep_from,
+        };
+        if schedule != Schedule::default() && config.services.len() > 1 {
+            return Err(Fatal::usage(
+                "`--awake` and `--asleep-from` are for an instance with one service; write a timer that runs `wakeport hold NAME/SERVICE`",
+            ));
+        }
         let instance = Instance {
             name: self.instance,
+            schedule,
             config,
             settings,
             manager,

@@ -55,6 +55,7 @@ fn set_up(options: Options, inherited: &mut Inherited) -> Result<Setup, Fatal> {
         config,
         listeners,
         routes,
+        control: std::mem::take(&mut inherited.control),
         stored: std::mem::take(&mut inherited.stored),
         instance,
         metrics,

@@ -45,6 +45,8 @@ pub struct Listener {
 pub struct Inherited {
     /// The listeners that we can serve.
     pub listeners: Vec<Listener>,
+    /// Those for requests of the administrator's: they are called [`CONTROL`].
+    pub control: Vec<Listener>,
     /// What is wrong with the others, each in one line.
     pub errors: Vec<String>,
     /// What an earlier process has left in the file descriptor store.
@@ -65,6 +67,8 @@ pub struct Stored {
 const STORED: &str = "wakeport-";
 /// Queues of connections for the next process.
 pub const CONNECTIONS: &str = "wakeport-connections";
+/// Listeners for requests.
+pub const CONTROL: &str = "wakeport-control";
 /// How systemd names those that were stored without a name.
 const UNNAMED: &str = "stored";
 
@@ -145,7 +149,10 @@ impl Inherited {
         match (checked, socket) {
             (Ok(address), Some(socket)) => {
                 let listener = Listener::new(name, address, socket, None);
-                self.listeners.push(listener);
+                match listener.name == CONTROL {
+                    true => self.control.push(listener),
+                    false => self.listeners.push(listener),
+                }
             }
             (Err(_), Some(queue)) if name == CONNECTIONS => self.stored.queues.push(queue),
             (Err(_), _) if name.starts_with(STORED) || name == UNNAMED => {
@@ -166,7 +173,7 @@ impl Inherited {
     pub fn reject_all(&self, pause: Duration) {
         let mut left = pause;
         loop {
-            for listener in &self.listeners {
+            for listener in self.listeners.iter().chain(&self.control) {
                 while let Ok((client, _)) = listener.try_accept() {
                     client.reset();
                 }
@@ -176,7 +183,8 @@ impl Inherited {
                     .is_ok_and(|(n, _)| n > 0)
                 {}
             }
-            let no_sockets = self.listeners.is_empty() && self.others.is_empty();
+            let all = [self.listeners.is_empty(), self.control.is_empty()];
+            let no_sockets = self.others.is_empty() && all == [true; 2];
             if left.is_zero() || no_sockets {
                 return;
             }

@@ -48,12 +48,12 @@ impl Log {
         }
     }
 
-    /// A change of state; `first` is the client that has waited longest. If a wake has ended: how long
+    /// A change of state; `first` is what has waited longest, and whether it is a client. If a wake has ended: how long
     /// it took, or why it has failed.
     pub fn fact(
         &mut self,
         fact: &Fact,
-        first: Option<Peer>,
+        first: Option<(Peer, bool)>,
         tally: Tally,
         now: Instant,
     ) -> Option<Result<Duration, String>> {
@@ -90,11 +90,12 @@ impl Log {
                 self.round = (tally.served, SystemTime::now());
                 self.cooled = false;
                 self.why = None;
-                let client = first.map(|peer| peer.to_string());
+                let client = first.map(|(peer, _)| peer.to_string());
                 let client = client.as_deref();
                 let whom = match first {
-                    Some(Peer::Unix) => "a client of a Unix socket",
-                    Some(Peer::Tcp(_)) | None => client.unwrap_or("a client"),
+                    Some((_, false)) => "a request on the control socket",
+                    Some((Peer::Unix, true)) => "a client of a Unix socket",
+                    Some((Peer::Tcp(_), true)) | None => client.unwrap_or("a client"),
                 };
                 log!(info, WAKING, client, "waking {service} for {whom}");
             }

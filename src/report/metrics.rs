@@ -104,6 +104,14 @@ impl Page<'_> {
             },
         );
         self.each(
+            "wakeport_holds",
+            "Holds, by which `wakeport hold` keeps the service awake; they are no clients.",
+            |Instance { record, alive }, row| {
+                let holds = if *alive { record.holds.len() } else { 0 };
+                row.is(holds as f64);
+            },
+        );
+        self.each(
             "wakeport_memory_freed_bytes",
             "What the service took just before its last stop; absent where memory is not accounted.",
             |Instance { record, .. }, row| {

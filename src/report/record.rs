@@ -84,6 +84,8 @@ pub struct Record {
     pub until: Option<Timestamp>,
     /// What keeps it awake although no client is here, and why.
     pub kept_awake: BTreeMap<Work, String>,
+    /// Why it is held awake, for each hold.
+    pub holds: Vec<String>,
     /// When counting began.
     pub first_seen: Timestamp,
     /// When this was written.
@@ -389,6 +391,7 @@ impl Record {
     /// Nothing is open any more.
     fn leave(&mut self) {
         (self.clients.active, self.clients.waiting) = (0, 0);
+        self.holds.clear();
         self.http.iter_mut().for_each(Http::end);
     }
 

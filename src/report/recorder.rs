@@ -91,6 +91,13 @@ impl Recorder {
         }
     }
 
+    /// What holds the service awake now.
+    pub fn held(&mut self, holds: Vec<String>) {
+        if self.record.holds != holds {
+            self.change().holds = holds;
+        }
+    }
+
     /// An order to start is given; so many of the latest ones count.
     pub fn wakes(&mut self, keep: usize) {
         let now = state_file::moment().wall;

@@ -42,6 +42,8 @@ pub struct Status {
     no_wake: Option<(Instant, OnceCell<String>)>,
     /// What keeps the service awake although no client is here.
     kept_awake: Option<String>,
+    /// What holds it awake.
+    holds: Option<String>,
 }
 
 impl Status {
@@ -57,6 +59,7 @@ impl Status {
             since: OnceCell::new(),
             no_wake: None,
             kept_awake: None,
+            holds: None,
         }
     }
 
@@ -66,6 +69,11 @@ impl Status {
             self.kept_awake = work;
             self.state = None;
         }
+    }
+
+    /// What holds the service awake now.
+    pub fn held(&mut self, holds: Option<String>) {
+        self.holds = holds;
     }
 
     /// Until when there is no wake; whether that is news.
@@ -132,6 +140,11 @@ impl Status {
     ) -> String {
         let service = &self.service;
         let connected = count(clients.connected as u64, "client");
+        let users = match (&self.holds, clients.connected) {
+            (None, _) => connected,
+            (Some(holds), 0) => holds.clone(),
+            (Some(holds), _) => format!("{connected}, {holds}"),
+        };
         let waiting = match clients.waiting {
             0 => String::new(),
             n => format!(", {} waiting", count(n as u64, "client")),
@@ -161,7 +174,7 @@ impl Status {
             State::Waking { started: true, .. } => {
                 format!("waking: {service} has started, but does not answer yet{waiting}")
             }
-            State::Awake => format!("awake: {connected}{waiting}, {}", served()),
+            State::Awake => format!("awake: {users}{waiting}, {}", served()),
             State::Cooling { sleep_at } => match &self.kept_awake {
                 Some(work) => format!("cooling, kept awake: {work}; {}", served()),
                 None => format!("cooling: {}, {}", stops(sleep_at, now), served()),

@@ -65,3 +65,42 @@ pub fn count(n: u64, thing: &str) -> String {
         format!("{n} {thing}s")
     }
 }
+
+/// How many reasons are shown.
+const SHOWN: usize = 3;
+
+/// Why a service is held, if it is: `2 holds (backup, schedule)`.
+pub fn holds(reasons: &[String]) -> Option<String> {
+    if reasons.is_empty() {
+        return None;
+    }
+    let given = reasons.iter().filter(|reason| !reason.is_empty());
+    let mut given: Vec<&str> = given.map(String::as_str).collect();
+    if given.len() > SHOWN {
+        given.truncate(SHOWN);
+        given.push("…");
+    }
+    let holds = count(reasons.len() as u64, "hold");
+    Some(match given[..] {
+        [] => holds,
+        _ => format!("{holds} ({})", given.join(", ")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holds_are_counted_and_some_reasons_shown() {
+        let told = |reasons: &[&str]| {
+            let reasons: Vec<_> = reasons.iter().map(|&it| it.to_owned()).collect();
+            holds(&reasons).unwrap_or_default()
+        };
+        assert_eq!(told(&[]), "");
+        assert_eq!(told(&[""]), "1 hold");
+        assert_eq!(told(&["backup", ""]), "2 holds (backup)");
+        let many = ["a", "b", "c", "d"];
+        assert_eq!(told(&many), "4 holds (a, b, c, …)");
+    }
+}

@@ -20,11 +20,12 @@ use rustix::net::{
 
 use tokio::time::{sleep, timeout};
 
+use super::control::{Control, Parked};
 use super::count;
 use super::listeners::{Listeners, Sessions};
 use super::running::Services;
 use crate::config::address::Peer;
-use crate::net::listen::{CONNECTIONS, Stored};
+use crate::net::listen::{CONNECTIONS, CONTROL, Stored};
 use crate::net::relay;
 use crate::net::stream::RawStream;
 use crate::service::{Permit, Traffic};
@@ -48,19 +49,21 @@ const LOOK: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct HandedOver {
     _left: Vec<Left>,
+    _parked: Vec<Parked>,
     _held: Vec<Permit>,
 }
 
 /// If our unit starts anew, leaves all connections to the next process; `None` if they are to drain:
 /// all of them are here then.
 pub(super) async fn hand_over(
-    sessions: &Sessions,
+    (sessions, control): (&Sessions, &Control),
     services: &Services,
     notifier: &Notifier,
     unit: Option<&Unit>,
     limit: Duration,
 ) -> Option<HandedOver> {
-    if sessions.count() == 0 {
+    let all = sessions.count() + control.count();
+    if all == 0 {
         return None;
     }
     let unit = unit?;
@@ -79,10 +82,10 @@ pub(super) async fn hand_over(
         None
     };
     if store.room() == 0 {
-        return fails(sessions.count(), &no_room(&store));
+        return fails(all, &no_room(&store));
     }
     if heard.is_err() {
-        return fails(sessions.count(), TOO_MANY);
+        return fails(all, TOO_MANY);
     }
     // Connections are served meanwhile, and those that cannot be handed over drain.
     sessions.abort().finish_fixed();
@@ -97,15 +100,16 @@ pub(super) async fn hand_over(
     let (ending, left): (Vec<_>, Vec<_>) = left
         .into_iter()
         .partition(|left| left.relayed().is_some() && services.ends_with_us(left));
+    let parked = control.end().await;
     let mut queues = Vec::new();
-    let outcome = match pack(&left, store.room(), &mut queues) {
+    let outcome = match pack(&left, &parked, store.room(), &mut queues) {
         Ok(true) => put_away(&queues, &store, notifier).await,
         Ok(false) => Err(no_room(&store)),
         Err(error) if is_too_many(&error) => Err(TOO_MANY.to_owned()),
         Err(error) => Err(error.to_string()),
     };
     let Err(why) = outcome else {
-        let connections = count(left.len());
+        let connections = count(left.len() + parked.len());
         tracing::info!(
             message_id = message::HANDED_OVER,
             "restarting: handed {connections} over"
@@ -113,6 +117,7 @@ pub(super) async fn hand_over(
         ending.into_iter().for_each(Left::reset);
         return Some(HandedOver {
             _left: left,
+            _parked: parked,
             _held: held,
         });
     };
@@ -152,7 +157,11 @@ async fn put_away(queues: &[Queue], store: &Store, notifier: &Notifier) -> Resul
 }
 
 /// Goes on with the connections that an earlier process has left.
-pub(super) fn take(stored: Stored, listeners: &Listeners, notifier: &Notifier) {
+pub(super) fn take(
+    stored: Stored,
+    (listeners, control): (&Listeners, &Control),
+    notifier: &Notifier,
+) {
     let Stored { queues, unknown } = stored;
     for name in &unknown {
         tracing::warn!(
@@ -184,6 +193,19 @@ pub(super) fn take(stored: Stored, listeners: &Listeners, notifier: &Notifier) {
             "took {connections} over from the process before"
         );
     }
+    let is_control = |received: &Received| received.connection.control.is_some();
+    let (requests, received): (Vec<_>, Vec<_>) = received.into_iter().partition(is_control);
+    for Received {
+        connection,
+        client,
+        rests: [said, ..],
+        ..
+    } in requests
+    {
+        let held = connection.control.and_then(|control| control.held);
+        let held = held.map(|held| (connection.service, held));
+        control.resume(client, said, held);
+    }
     listeners.resume(received);
 }
 
@@ -195,31 +217,43 @@ struct Queue {
     output: OwnedFd,
 }
 
+/// One connection, to be written into a queue.
+struct Parcel<'a> {
+    connection: Connection,
+    sockets: Vec<BorrowedFd<'a>>,
+    /// What is left to be passed on, and what is said about the exchange, as [`Connection::rests`] counts it.
+    rests: [&'a [u8]; 4],
+}
+
 /// Writes these connections into queues; whether they fit into at most `room`. The sockets stay open
 /// here as well.
-fn pack(sessions: &[Left], room: usize, queues: &mut Vec<Queue>) -> io::Result<bool> {
+fn pack(
+    sessions: &[Left],
+    parked: &[Parked],
+    room: usize,
+    queues: &mut Vec<Queue>,
+) -> io::Result<bool> {
     let exchanges: Vec<Vec<u8>> = sessions
         .iter()
         .map(exchange_of)
         .collect::<io::Result<_>>()?;
-    let connections: Vec<Connection> = sessions
-        .iter()
-        .zip(&exchanges)
-        .map(|(session, exchange)| describe(session, exchange))
-        .collect();
+    let sessions = sessions.iter().zip(&exchanges);
+    let sessions = sessions.map(|(session, exchange)| describe(session, exchange));
+    let parcels: Vec<Parcel<'_>> = sessions.chain(parked.iter().map(describe_parked)).collect();
+    let connections = parcels.iter().map(|parcel| parcel.connection.clone());
+    let connections: Vec<Connection> = connections.collect();
     let mut packed = 0;
-    while packed < sessions.len() {
-        let fitting = wire::fitting(&connections[packed..]);
-        let these = packed..packed + fitting;
-        let message = (
+    while packed < parcels.len() {
+        let these = packed..packed + wire::fitting(&connections[packed..]);
+        if !put(
+            queues,
+            room,
             &connections[these.clone()],
-            &sessions[these.clone()],
-            &exchanges[these],
-        );
-        if !put(queues, room, message)? {
+            &parcels[these.clone()],
+        )? {
             return Ok(false);
         }
-        packed += fitting;
+        packed = these.end;
     }
     Ok(true)
 }
@@ -228,16 +262,13 @@ fn pack(sessions: &[Left], room: usize, queues: &mut Vec<Queue>) -> io::Result<b
 fn put(
     queues: &mut Vec<Queue>,
     room: usize,
-    (connections, sessions, exchanges): (&[Connection], &[Left], &[Vec<u8>]),
+    connections: &[Connection],
+    parcels: &[Parcel<'_>],
 ) -> io::Result<bool> {
     let line = wire::write(connections);
-    let rest = rest_of(sessions, exchanges)?;
-    let mut descriptors: Vec<BorrowedFd<'_>> = Vec::new();
-    for session in sessions {
-        descriptors.push(session.client.as_fd());
-        descriptors.extend(session.relayed().map(|relayed| relayed.target.as_fd()));
-    }
-    descriptors.extend(rest.as_ref().map(AsFd::as_fd));
+    let rest = rest_of(parcels)?;
+    let sockets = parcels.iter().flat_map(|parcel| parcel.sockets.clone());
+    let descriptors: Vec<BorrowedFd<'_>> = sockets.chain(rest.as_ref().map(AsFd::as_fd)).collect();
     if let Some(last) = queues.last()
         && last.send(&line, &descriptors)?
     {
@@ -259,28 +290,20 @@ fn exchange_of(session: &Left) -> io::Result<Vec<u8>> {
 }
 
 /// A file with what is left to be passed on, if anything is, and what is said about exchanges.
-fn rest_of(sessions: &[Left], exchanges: &[Vec<u8>]) -> io::Result<Option<OwnedFd>> {
+fn rest_of(parcels: &[Parcel<'_>]) -> io::Result<Option<OwnedFd>> {
     let mut file = None;
-    for (session, exchange) in sessions.iter().zip(exchanges) {
-        let paused = session.relayed().map(|relayed| &relayed.paused);
-        let way = |way: fn(&relay::Paused) -> &[u8]| paused.map(way).unwrap_or_default();
-        let (up, down) = (
-            way(|paused| &paused.up.rest),
-            way(|paused| &paused.down.rest),
-        );
-        for mut bytes in [&session.said, up, down, exchange] {
-            while !bytes.is_empty() {
-                let file = match &file {
-                    Some(file) => file,
-                    None => {
-                        let new = rustix::fs::memfd_create("wakeport-rest", MemfdFlags::CLOEXEC);
-                        &*file.insert(new?)
-                    }
-                };
-                match rustix::io::write(file, bytes)? {
-                    0 => return Err(io::ErrorKind::WriteZero.into()),
-                    written => bytes = &bytes[written..],
+    for mut bytes in parcels.iter().flat_map(|parcel| parcel.rests) {
+        while !bytes.is_empty() {
+            let file = match &file {
+                Some(file) => file,
+                None => {
+                    let new = rustix::fs::memfd_create("wakeport-rest", MemfdFlags::CLOEXEC);
+                    &*file.insert(new?)
                 }
+            };
+            match rustix::io::write(file, bytes)? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                written => bytes = &bytes[written..],
             }
         }
     }
@@ -321,13 +344,14 @@ impl Queue {
 }
 
 /// What is written down of a connection.
-fn describe(session: &Left, exchange: &[u8]) -> Connection {
+fn describe<'a>(session: &'a Left, exchange: &'a [u8]) -> Parcel<'a> {
     let Arrival {
         peer,
         header,
         identified,
     } = session.arrival;
-    let relayed = session.relayed().map(|relayed| {
+    let target = session.relayed();
+    let relayed = target.map(|relayed| {
         let way = |way: &relay::Way, total| wire::Way {
             total,
             rest: way.rest.len() as u64,
@@ -343,18 +367,54 @@ fn describe(session: &Left, exchange: &[u8]) -> Connection {
             idle: u64::try_from(paused.idle.as_millis()).unwrap_or(u64::MAX),
         }
     });
-    Connection {
-        listener: session.route.listener.to_string(),
-        peer: match peer {
-            Peer::Tcp(address) => Some(address),
-            Peer::Unix => None,
+    let rest = |way: fn(&relay::Paused) -> &relay::Way| -> &[u8] {
+        target.map_or(&[], |relayed| &way(&relayed.paused).rest)
+    };
+    let sockets = [session.client.as_fd()].into_iter();
+    Parcel {
+        connection: Connection {
+            listener: session.route.listener.to_string(),
+            peer: match peer {
+                Peer::Tcp(address) => Some(address),
+                Peer::Unix => None,
+            },
+            header,
+            identified,
+            service: session.route.service.to_string(),
+            said: session.said.len() as u64,
+            exchange: exchange.len() as u64,
+            relayed,
+            control: None,
         },
-        header,
-        identified,
-        service: session.route.service.to_string(),
-        said: session.said.len() as u64,
-        exchange: exchange.len() as u64,
-        relayed,
+        sockets: sockets
+            .chain(target.map(|relayed| relayed.target.as_fd()))
+            .collect(),
+        rests: [
+            &session.said,
+            rest(|paused| &paused.up),
+            rest(|paused| &paused.down),
+            exchange,
+        ],
+    }
+}
+
+/// The same of a connection of the control socket.
+fn describe_parked(parked: &Parked) -> Parcel<'_> {
+    let (service, held) = parked.held.clone().unzip();
+    Parcel {
+        connection: Connection {
+            listener: CONTROL.into(),
+            peer: None,
+            header: None,
+            identified: true,
+            service: service.unwrap_or_default(),
+            said: parked.said.len() as u64,
+            exchange: 0,
+            relayed: None,
+            control: Some(wire::Control { held }),
+        },
+        sockets: vec![parked.socket.as_fd()],
+        rests: [&parked.said, &[], &[], &[]],
     }
 }
 

@@ -5,19 +5,19 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::control::Controlled;
 use crate::net::listen::Listener;
 use crate::report::{metrics, scrape, state_file};
-use crate::service::Handle;
 
 /// Serves those of `services` as long as the process lives.
-pub(super) async fn serve(listener: Listener, services: watch::Receiver<Vec<Handle>>) {
+pub(super) async fn serve(listener: Listener, services: watch::Receiver<Vec<Controlled>>) {
     let source: scrape::Source = Arc::new(move || {
         let services = services.borrow().clone();
         Box::pin(async move {
             let mut instances = Vec::new();
             for service in services {
                 let alive = true;
-                let record = service.record().await;
+                let record = service.handle.record().await;
                 instances.extend(record.map(|record| metrics::Instance { record, alive }));
             }
             metrics::page(&instances, 0, state_file::moment())

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::task::TaskTracker;
 
+use super::control::Controlled;
 use super::instance::Instance;
 use super::listeners::Listeners;
 use super::routes::{Places, Routes};
@@ -57,8 +58,8 @@ type Plan = (Config, Routes, Vec<Option<String>>);
 pub(super) struct Services {
     surroundings: Surroundings,
     services: Vec<Running>,
-    /// How to reach them, for the metrics.
-    handles: watch::Sender<Vec<Handle>>,
+    /// How to reach them, for the metrics and the control socket.
+    handles: watch::Sender<Vec<Controlled>>,
     tasks: JoinSet<()>,
 }
 
@@ -123,7 +124,7 @@ impl Services {
     }
 
     /// How to reach them, also after a reload.
-    pub(super) fn handles(&self) -> watch::Receiver<Vec<Handle>> {
+    pub(super) fn handles(&self) -> watch::Receiver<Vec<Controlled>> {
         self.handles.subscribe()
     }
 
@@ -219,6 +220,7 @@ impl Services {
             running.handle.close(NO_ORDER);
             let _: Option<Result<(), JoinError>> = self.tasks.join_next().await;
             self.surroundings.status_line.remove(running.place);
+            self.handles.send_replace(handles(&self.services));
         }
         let due = |running: &Running| running.outdated && !running.leaving && running.is_idle();
         self.services.iter().any(due)
@@ -472,9 +474,15 @@ fn name(config: &ServiceConfig) -> String {
     format!("service `{}`", config.name.as_deref().unwrap_or_default())
 }
 
-fn handles(services: &[Running]) -> Vec<Handle> {
-    let handles = services.iter();
-    handles.map(|running| running.handle.clone()).collect()
+fn handles(services: &[Running]) -> Vec<Controlled> {
+    let controlled = |running: &Running| Controlled {
+        name: running.config.name.clone().unwrap_or_default(),
+        label: running.config.label(),
+        handle: running.handle.clone(),
+        entrance: running.entrances.first().cloned(),
+        ends_with_us: matches!(running.config.kind, ServiceKind::Exec(_)),
+    };
+    services.iter().map(controlled).collect()
 }
 
 /// What a service and its sessions need; `held` is the lock that it has already.

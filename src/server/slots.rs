@@ -9,7 +9,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use crate::config::Limits;
 use crate::session::Waits;
 
-/// Descriptors that are not connections': the log, the bus, the listeners, a program's output.
+/// Descriptors that are not connections': the log, the bus, the listeners, a program's output, requests
+/// on the control socket.
 const SPARE_FILES: u64 = 64;
 
 /// Room for connections.

@@ -83,6 +83,9 @@ impl Questions {
 
     /// The service is in another state: what is measured has to be measured in time.
     pub(super) fn follow(&mut self, fact: &Fact) {
+        if fact.cause == Event::CutShort {
+            return;
+        }
         self.prepared = None;
         if let State::Stopping(_) = fact.to {
             return;

@@ -9,7 +9,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::gate::{Gate, Traffic};
 use super::guard;
+use super::holds::Holds;
 use super::probe::Answer;
+use super::sleepers::Sleeper;
 use super::{Service, Settings};
 use crate::backend::Failure;
 use crate::config::address::Peer;
@@ -34,6 +36,8 @@ pub(super) enum Message {
     Denied(Arc<str>, Peer),
     /// A gate tells of a change.
     Gate,
+    /// The service is to be stopped.
+    Sleep(Sleeper),
     /// The question with this number is answered.
     Busy(u64, guard::Answer),
     /// What comes of the orders with this number.
@@ -90,6 +94,8 @@ pub(super) struct Waiter {
     pub(super) listener: Arc<str>,
     /// Its address.
     pub(super) peer: Peer,
+    /// It counts as a client's.
+    pub(super) is_client: bool,
     /// Where the verdict goes.
     pub(super) reply: oneshot::Sender<Verdict>,
 }
@@ -113,6 +119,7 @@ struct Shared {
     inbox: mpsc::UnboundedSender<Message>,
     next: AtomicU64,
     counts: Arc<Counts>,
+    holds: Holds,
 }
 
 /// Reaches one target of a service.
@@ -176,6 +183,7 @@ impl Handle {
             inbox,
             next,
             counts,
+            holds: Holds::default(),
         }))
     }
 
@@ -227,6 +235,28 @@ impl Handle {
         let (reply, entrances) = oneshot::channel();
         self.post(Message::Reconfigure(settings, last, reply));
         entrances.await.ok()
+    }
+
+    /// Has the service stopped: when work no longer keeps it awake, at once by `force`. Returns when it is
+    /// down, or with the reason why it is not.
+    pub async fn sleep(&self, forced: bool) -> Result<(), String> {
+        let (reply, outcome) = oneshot::channel();
+        self.post(Message::Sleep(Sleeper {
+            forced,
+            told: false,
+            reply,
+        }));
+        let ended = || Err("wakeport exits".into());
+        outcome.await.unwrap_or_else(|_| ended())
+    }
+
+    /// Has the service look at what has come and gone without a message.
+    pub fn look(&self) {
+        self.post(Message::Ask(Box::new(|_| ())));
+    }
+
+    pub(super) fn holds(&self) -> &Holds {
+        &self.0.holds
     }
 
     /// Has the service end, after its last order.
@@ -305,6 +335,15 @@ impl Entrance {
         queued
     }
 
+    /// Something waits that is to keep the service awake and is no client, whether the gate is open or
+    /// not.
+    pub fn hold(&self, listener: &Arc<str>) -> Queued {
+        let (queued, mut waiter) = self.queue(listener, Peer::Unix);
+        waiter.is_client = false;
+        self.0.service.post(Message::Arrived(waiter));
+        queued
+    }
+
     /// How its wake comes along, unless the service has ended.
     pub async fn outlook(&self) -> Option<Outlook> {
         let record = self.0.service.record().await?;
@@ -366,6 +405,7 @@ impl Entrance {
             ticket,
             listener: listener.clone(),
             peer,
+            is_client: true,
             reply,
         };
         (queued, waiter)
@@ -382,6 +422,10 @@ impl Queued {
 }
 
 impl Permit {
+    pub(super) fn service(&self) -> &Handle {
+        &self.entrance.0.service
+    }
+
     /// Goes back to the queue: the target could not be reached, for the reason given.
     pub fn refused(self, listener: &Arc<str>, peer: Peer, why: String) -> Queued {
         let (queued, waiter) = self.entrance.queue(listener, peer);

@@ -18,6 +18,7 @@ use crate::report::log::Log;
 use crate::report::record::{Kind, Work};
 use crate::report::recorder::Recorder;
 use crate::report::status::{Status, Tally};
+use crate::report::text;
 
 pub use crate::report::access::Access;
 pub use crate::report::requests::{Front, Requests};
@@ -96,7 +97,8 @@ impl Reporter {
         self.recorder.carried(self.tally, counts);
     }
 
-    pub(super) fn fact(&mut self, fact: &Fact, first: Option<Peer>, now: Instant) {
+    /// A change of state; `first` is what has waited longest, and whether it is a client.
+    pub(super) fn fact(&mut self, fact: &Fact, first: Option<(Peer, bool)>, now: Instant) {
         self.recorder.turn(fact.to);
         if !matches!(fact.cause, Event::Busy(_)) {
             self.status.kept_awake(None);
@@ -228,10 +230,13 @@ impl Reporter {
     }
 
     /// Reports what is due.
-    pub(super) fn publish(&mut self, core: &core::Service, now: Instant) {
+    pub(super) fn publish(&mut self, core: &core::Service, holds: Vec<String>, now: Instant) {
         self.no_wake_until(core.no_wake_until(now), now);
         self.frozen(core.is_frozen());
-        let (state, clients) = (core.state(), core.clients());
+        let (state, mut clients) = (core.state(), core.clients());
+        clients.connected = clients.connected.saturating_sub(holds.len());
+        self.status.held(text::holds(&holds));
+        self.recorder.held(holds);
         self.recorder.publish(state, clients, now);
         let failure = self.log.why.as_deref();
         let text = self.status.publish(

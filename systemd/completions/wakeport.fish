@@ -29,6 +29,9 @@ complete -c wakeport -n "__fish_wakeport_needs_command" -s V -l version -d 'Prin
 complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "run" -d 'Waits for clients, and wakes the service for them'
 complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "check" -d 'Verify an installed instance or a command line without starting anything'
 complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "status" -d 'Show every instance on the machine, asleep ones included'
+complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "wake" -d 'Start a service, and return when it answers'
+complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "hold" -d 'Keep a service awake until a time, or as long as a command runs'
+complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "sleep" -d 'Stop a service now, without waiting for the end of its cooldown'
 complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "exporter" -d 'Serve the metrics of every instance to Prometheus, at /metrics'
 complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "init" -d 'Put a service behind wakeport: print the units, or install them'
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l to -d 'Where to relay to: host:port, host (the listener\'s own port), /path, @abstract' -r -f
@@ -179,11 +182,28 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand status" -l state-dir -
 complete -c wakeport -n "__fish_wakeport_using_subcommand status" -l json -d 'Print JSON; docs/observing.md lists the fields. With --watch one line a second'
 complete -c wakeport -n "__fish_wakeport_using_subcommand status" -l watch -d 'Refresh every second, until Ctrl-C'
 complete -c wakeport -n "__fish_wakeport_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c wakeport -n "__fish_wakeport_using_subcommand wake" -l control -d 'Use this control socket instead of /run/wakeport.control/NAME' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand wake" -l user -d 'An instance of the calling user\'s service manager'
+complete -c wakeport -n "__fish_wakeport_using_subcommand wake" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c wakeport -n "__fish_wakeport_using_subcommand hold" -l control -d 'Use this control socket instead of /run/wakeport.control/NAME' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand hold" -l for -d 'Hold it for so long: 9h, 5min 20s' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand hold" -l until -d 'Hold it until then: 18:00, 2026-12-24 18:00' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand hold" -l since -d 'Hold it only if the first --until after this calendar event (systemd.time(7)) is still to come' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand hold" -l reason -d 'Why, for `wakeport status`' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand hold" -l user -d 'An instance of the calling user\'s service manager'
+complete -c wakeport -n "__fish_wakeport_using_subcommand hold" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c wakeport -n "__fish_wakeport_using_subcommand sleep" -l control -d 'Use this control socket instead of /run/wakeport.control/NAME' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand sleep" -l user -d 'An instance of the calling user\'s service manager'
+complete -c wakeport -n "__fish_wakeport_using_subcommand sleep" -l force -d 'Stop it under its clients as well, end its holds, and ask no busy hook'
+complete -c wakeport -n "__fish_wakeport_using_subcommand sleep" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c wakeport -n "__fish_wakeport_using_subcommand exporter" -l state-dir -d 'Read records from this directory; may be repeated [default: the system\'s and the user\'s]' -r -f -a "(__fish_complete_directories)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand exporter" -l idle-timeout -d 'Exit after this long without a scrape' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand exporter" -l listen -d 'Bind this address, and do not exit: ADDRESS:PORT, PORT, /path, @abstract' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand exporter" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l add -d 'Add a service to the instance\'s file, /etc/wakeport/UNIT.toml: requests for HOST, or of it for PATH, go to PORT and wake the unit; instead of PORT also ADDRESS:PORT, /path, @abstract' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l awake -d 'Hold the service awake from this calendar event on (systemd.time(7)), until --until: a timer and its service, which runs `wakeport hold`' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l until -d 'The time of day at which --awake ends, as 18:00' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l asleep-from -d 'Stop the service at this calendar event, unless it is in use: a timer that runs `wakeport sleep`' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l unit -d 'Start and stop this unit over D-Bus; a name without a suffix means .service' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l user -d 'Use the user\'s service manager instead of the system\'s' -r -f -a "yes\t''
 no\t''"
@@ -262,7 +282,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l standalone -d
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l force -d 'Overwrite files that init has not written, and enable in spite of errors'
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -s h -l help -d 'Print help (see more with \'--help\')'
 
-# The names of units, from systemd: services for `init` and `--unit`, instances for `check` and `status`.
+# The names of units, from systemd: services for `init` and `--unit`, instances for the others.
 function __fish_wakeport_user
     contains -- --user (commandline -opc); and echo --user
 end
@@ -281,5 +301,5 @@ function __fish_wakeport_instances
 end
 
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -f -a "(__fish_wakeport_services)"
-complete -c wakeport -n "__fish_wakeport_using_subcommand check status" -f -a "(__fish_wakeport_instances)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check status wake hold sleep" -f -a "(__fish_wakeport_instances)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run init check" -l unit -x -a "(__fish_wakeport_services)"

@@ -28,7 +28,7 @@ fn pair(place: &Place, listener: &Socket) -> (Client, Socket) {
 }
 
 /// A queue with these messages.
-fn queue(messages: &[(&str, &[BorrowedFd<'_>])]) -> UnixStream {
+pub(crate) fn queue(messages: &[(&str, &[BorrowedFd<'_>])]) -> UnixStream {
     let (input, output) = UnixStream::pair().expect("two sockets");
     for (text, descriptors) in messages {
         let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(253))];
@@ -56,7 +56,7 @@ const WAITS: &str = r#"{"listener":"web","peer":"192.0.2.7:4711","identified":tr
 const RELAYED: &str = r#"{"listener":"web","peer":"192.0.2.7:4711","identified":true,"relayed":{"up":{"total":3},"down":{"total":4},"idle":0}}"#;
 
 /// A file with what is left over.
-fn rest(bytes: &[u8]) -> OwnedFd {
+pub(crate) fn rest(bytes: &[u8]) -> OwnedFd {
     let file = memfd_create("rest", MemfdFlags::CLOEXEC).expect("a file");
     File::from(file.try_clone().expect("a descriptor"))
         .write_all(bytes)
@@ -291,8 +291,8 @@ fn what_cannot_be_read_is_reset_and_new_clients_are_served() {
     let long = r#"{"listener":"web","peer":null,"identified":true,"relayed":{"up":{"total":3,"rest":18446744073709551615},"down":{"total":4,"rest":9},"idle":0}}"#;
     for (text, log) in [
         (
-            "{\"version\":3,\"sessions\":{}}\n".to_owned(),
-            "reset: they are of version 3 of the format, and this wakeport reads up to 2",
+            "{\"version\":4,\"sessions\":{}}\n".to_owned(),
+            "reset: they are of version 4 of the format, and this wakeport reads up to 3",
         ),
         (line(&[stray]), "1 connections to `elsewhere` were left"),
         (

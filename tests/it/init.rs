@@ -251,8 +251,12 @@ fn an_instance_can_change_between_drop_ins_and_complete_units() {
     let home = Home::new();
     home.does(&with(&["--write"]));
     home.does(&with(&["--write", "--standalone"]));
-    let names = ["wakeport@notes.service", "wakeport@notes.socket"].map(|name| home.path(name));
-    assert_eq!(files(home.0.path()), names);
+    let names = [
+        "wakeport-control@notes.socket",
+        "wakeport@notes.service",
+        "wakeport@notes.socket",
+    ];
+    assert_eq!(files(home.0.path()), names.map(|name| home.path(name)));
     home.does(&["--remove"]);
     assert_eq!(files(home.0.path()), Vec::<PathBuf>::new());
 }

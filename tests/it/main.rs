@@ -8,6 +8,7 @@ mod clocks;
 mod close_order;
 mod concurrent_clients;
 mod config_file;
+mod control;
 mod dead_peers;
 mod documents;
 mod drain;

@@ -88,7 +88,9 @@ fn every_page_has_the_usual_sections() {
 
 #[test]
 fn every_option_and_variable_is_in_the_page_of_its_command() {
-    for command in ["", "run", "init", "check", "status", "exporter"] {
+    for command in [
+        "", "run", "init", "check", "status", "exporter", "wake", "hold", "sleep",
+    ] {
         let name = format!("wakeport-{command}.1");
         let page = rendered(&repo("systemd/man").join(name.replace("-.", ".")));
         let help = help(command);
@@ -104,12 +106,14 @@ fn every_option_and_variable_is_in_the_page_of_its_command() {
 
 #[test]
 fn no_page_names_an_unknown_option() {
-    let mut known: BTreeSet<_> = ["", "run", "init", "check", "status", "exporter"]
-        .iter()
-        .flat_map(|command| options(&help(command)))
-        .collect();
+    let mut known: BTreeSet<_> = [
+        "", "run", "init", "check", "status", "exporter", "wake", "hold", "sleep",
+    ]
+    .iter()
+    .flat_map(|command| options(&help(command)))
+    .collect();
     // Other programs', in examples.
-    known.extend(["bind", "now"].map(str::to_owned));
+    known.extend(["bind", "now", "append", "file", "groups", "port"].map(str::to_owned));
     for page in pages() {
         let unknown: Vec<_> = options(&rendered(&page))
             .difference(&known)
@@ -179,6 +183,7 @@ fn bash_completes_commands_options_and_units() {
         2
     );
     assert_eq!(completes("wakeport check ''", "wakeport check "), ["nginx"]);
+    assert_eq!(completes("wakeport hold ''", "wakeport hold "), ["nginx"]);
     assert_eq!(
         completes("wakeport run --unit = ngi", "wakeport run --unit=ngi"),
         ["nginx"]
@@ -212,6 +217,7 @@ fn fish_completes_commands_options_and_units() {
     assert_eq!(completes("wakeport init post"), ["postgresql@15-main"]);
     assert_eq!(completes("wakeport run --unit ngi"), ["nginx"]);
     assert_eq!(completes("wakeport status "), ["nginx"]);
+    assert_eq!(completes("wakeport wake "), ["nginx"]);
 }
 
 #[test]
@@ -254,4 +260,5 @@ fn zsh_completes_commands_options_and_units() {
         "wakeport run --unit nginx"
     );
     assert_eq!(completes("wakeport status "), "wakeport status nginx");
+    assert_eq!(completes("wakeport sleep "), "wakeport sleep nginx");
 }

@@ -15,8 +15,8 @@ const KNOWS: [(&str, &[&str]); 16] = [
     (
         "server",
         &[
-            "backend", "config", "core", "net", "program", "report", "service", "session",
-            "systemd", "util",
+            "backend", "config", "control", "core", "net", "program", "report", "service",
+            "session", "systemd", "util",
         ],
     ),
     (
@@ -41,7 +41,7 @@ const KNOWS: [(&str, &[&str]); 16] = [
     (
         "cli",
         &[
-            "admin", "config", "net", "report", "server", "systemd", "util",
+            "admin", "config", "control", "net", "report", "server", "systemd", "util",
         ],
     ),
     ("main", &[]),

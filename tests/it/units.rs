@@ -124,7 +124,7 @@ fn uninstall_leaves_nothing_behind() {
         let output = install(&dest, prefix, "/bin/true");
         assert!(output.status.success(), "{}", text(&output));
         let installed: Vec<_> = files(dest.path());
-        assert_eq!(installed.len(), 23, "{installed:#?}");
+        assert_eq!(installed.len(), 29, "{installed:#?}");
         for (path, mode) in [
             ("bin/wakeport", 0o755),
             ("lib/systemd/system/wakeport@.service", 0o644),

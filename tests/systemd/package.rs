@@ -404,8 +404,13 @@ fn a_removal_drains_and_a_purge_leaves_nothing_of_ours() {
     nginx(&rig);
     rig.drop_in("wakeport@nginx.socket", "mine", "[Socket]\nBacklog=100\n");
     rig.run(&format!(
-        "wakeport init nginx --listen {PORT} --to {TARGET} --cooldown 300ms --drain-timeout 1h --write --enable"
+        "wakeport init nginx --listen {PORT} --to {TARGET} --cooldown 300ms --drain-timeout 1h --awake 00:00 --until 00:00 \
+         --asleep-from 04:00 --write --enable"
     ));
+    rig.wait_for("it is held", || {
+        let status = rig.show("StatusText", "wakeport@nginx.service");
+        status.contains("1 hold (schedule)")
+    });
     rig.run("wakeport init other --exec 'sleep inf' --listen 127.0.0.1:8081 --to 127.0.0.1:1 --write --enable");
     rig.systemctl("enable --quiet --now wakeport-exporter.socket");
     rig.curl("http://127.0.0.1:19752/metrics");

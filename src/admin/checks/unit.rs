@@ -451,6 +451,31 @@ pub fn installed(installed: &Installed, manager: Manager) -> Vec<Finding> {
     for unit in &installed.sockets {
         findings.extend(socket(unit, &installed.sockets, manager));
     }
+    for unit in &installed.beside {
+        findings.extend(beside(unit, manager));
+    }
+    findings
+}
+
+/// What is wrong with the control socket, a timer, or the service of one.
+fn beside(unit: &Unit, manager: Manager) -> Vec<Finding> {
+    let (id, ctl) = (&unit.id, manager.systemctl());
+    let mut findings = Vec::from_iter(reload(unit, manager));
+    let is_timer = id.ends_with(".timer");
+    if unit.active == "failed" {
+        findings.push(Finding::warning(format!(
+            "`{id}` has failed ({}); `{ctl} reset-failed {id} && {ctl} start {id}`",
+            unit.result
+        )));
+    } else if is_timer && unit.active != "active" && unit.load == "loaded" {
+        findings.push(Finding::warning(format!(
+            "`{id}` is not started; `{ctl} enable --now {id}`"
+        )));
+    } else if is_timer && unit.file_state == "disabled" {
+        findings.push(Finding::warning(format!(
+            "`{id}` is not enabled, so it does not run after the next boot; `{ctl} enable {id}`"
+        )));
+    }
     findings
 }
 

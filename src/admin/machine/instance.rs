@@ -110,7 +110,8 @@ pub(super) type Start = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32
 async fn sockets(bus: &Bus, service: &str, unit: &Unit) -> zbus::Result<Vec<SocketUnit>> {
     let own = service.replace(".service", ".socket");
     let others = unit.triggered_by.iter();
-    let others = others.filter(|name| **name != own && name.ends_with(".socket"));
+    let is_port = |name: &str| name.ends_with(".socket") && !super::is_control(name);
+    let others = others.filter(|name| **name != own && is_port(name));
     let mut sockets = Vec::new();
     for name in [&own].into_iter().chain(others) {
         sockets.push(socket(name, bus.all_properties(name).await?));

@@ -72,6 +72,10 @@ async fn read(bus: &Bus, units: &[String]) -> zbus::Result<Inventory> {
     // Those that are not ours are not asked about again.
     let mut services: BTreeMap<String, Option<Service>> = BTreeMap::new();
     for unit in bus.loaded("*.socket").await? {
+        // No port.
+        if super::is_control(&unit.id) {
+            continue;
+        }
         let triggers: Vec<String> = bus.property(&unit.path, "Unit", "Triggers").await?;
         let Some(service) = triggers.into_iter().next() else {
             continue;

@@ -12,6 +12,7 @@ use crate::admin::machine::inventory::Socket;
 use crate::config::Manager;
 use crate::report::record::http::Requests;
 use crate::report::record::{LastFailure, Moment, RecordedState, Work};
+use crate::report::text;
 use crate::util::text::one_line;
 
 /// Wide enough for most names; a longer one is cut where there is no more room.
@@ -242,6 +243,9 @@ fn attention(view: &View) -> Vec<(Style, String)> {
     }
     if let Some(remark) = &view.remark {
         notes.push((WARNING, remark.clone()));
+    }
+    if let Some(holds) = text::holds(&view.holds) {
+        notes.push((DIM, holds));
     }
     if !view.kept_awake.is_empty() {
         let text = format!("kept awake: {}", Work::told(&view.kept_awake));

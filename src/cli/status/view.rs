@@ -29,6 +29,7 @@ pub(super) struct View {
     pub(super) for_seconds: Option<f64>,
     pub(super) left_seconds: Option<f64>,
     pub(super) kept_awake: BTreeMap<Work, String>,
+    pub(super) holds: Vec<String>,
     pub(super) clients: Clients,
     pub(super) bytes: Bytes,
     /// Only where it speaks HTTP.
@@ -74,8 +75,9 @@ impl View {
                 service.map_or_else(Vec::new, |service| service.sockets.clone())
             });
         let (mut clients, mut kept_awake) = (record.clients, record.kept_awake.clone());
-        let mut http = record.http.clone();
+        let (mut http, mut holds) = (record.http.clone(), record.holds.clone());
         if !alive {
+            holds.clear();
             (clients.active, clients.waiting) = (0, 0);
             http.iter_mut().for_each(Http::end);
             kept_awake.clear();
@@ -92,6 +94,7 @@ impl View {
             for_seconds: Some(record.stretch(alive, now)),
             left_seconds: record.left(alive, now),
             kept_awake,
+            holds,
             clients,
             bytes: record.bytes,
             http,

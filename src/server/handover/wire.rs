@@ -9,9 +9,11 @@ use crate::net::proxy_header::Origin;
 use crate::net::relay::End;
 
 /// The version of the format. One that reads another one's lines keeps its number.
-pub const VERSION: u64 = 2;
+pub const VERSION: u64 = 3;
 
-/// The version before, which knows nothing of HTTP. Connections that it knows are written for it.
+/// Earlier versions, which know nothing of the control socket, or of HTTP either. Connections that they
+/// know are written for them.
+const WITHOUT_CONTROL: u64 = 2;
 const WITHOUT_HTTP: u64 = 1;
 
 /// Connections of one message at most: the kernel takes 253 descriptors at once (SCM_MAX_FD), and
@@ -45,6 +47,30 @@ pub struct Connection {
     /// How far it is; none while it waits for its target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relayed: Option<Relayed>,
+    /// It is one of the control socket; with what it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<Control>,
+}
+
+/// What is known of a connection of the control socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Control {
+    /// It holds its service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<Held>,
+}
+
+/// How it does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Why.
+    pub reason: String,
+    /// For how many milliseconds more; none is for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<u64>,
+    /// The end is to be told.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub replies: bool,
 }
 
 /// How far a relayed connection is.
@@ -120,9 +146,10 @@ impl Connection {
 
     /// The version that knows all about it.
     fn version(&self) -> u64 {
-        match (self.said, self.exchange) {
-            (0, 0) => WITHOUT_HTTP,
-            _ => VERSION,
+        match (self.said, self.exchange, &self.control) {
+            (_, _, Some(_)) => VERSION,
+            (0, 0, None) => WITHOUT_HTTP,
+            (_, _, None) => WITHOUT_CONTROL,
         }
     }
 }
@@ -196,6 +223,7 @@ mod tests {
             service: String::new(),
             said: 0,
             exchange: 0,
+            control: None,
             relayed: Some(Relayed {
                 up: way,
                 down: Way {
@@ -254,12 +282,41 @@ mod tests {
         assert_eq!(descriptors(&all[2..]), 4);
     }
 
+    /// Earlier versions keep the other connections.
+    #[test]
+    fn connections_of_the_control_socket_are_of_a_version_of_their_own() {
+        let control = |held| Connection {
+            peer: None,
+            header: None,
+            relayed: None,
+            control: Some(Control { held }),
+            ..connection("wakeport-control")
+        };
+        let held = Held {
+            reason: "backup".into(),
+            left: Some(1500),
+            replies: true,
+        };
+        let all = [connection("web"), control(Some(held)), control(None)];
+        assert_eq!((fitting(&all), fitting(&all[1..])), (1, 2));
+        let expected = concat!(
+            r#"{"version":3,"connections":[{"listener":"wakeport-control","peer":null,"#,
+            r#""identified":true,"control":{"held":{"reason":"backup","left":1500,"#,
+            r#""replies":true}}},{"listener":"wakeport-control","peer":null,"#,
+            r#""identified":true,"control":{}}]}"#,
+            "\n"
+        );
+        assert_eq!(String::from_utf8_lossy(&write(&all[1..])), expected);
+        assert_eq!(read(expected.as_bytes()).as_deref(), Ok(&all[1..]));
+        assert_eq!(descriptors(&all[1..]), 2);
+    }
+
     #[test]
     fn another_version_is_named_whatever_its_lines_hold() {
         for (line, why) in [
             (
-                &b"{\"version\":3,\"sessions\":7}\n"[..],
-                Unreadable::Version(3),
+                &b"{\"version\":4,\"sessions\":7}\n"[..],
+                Unreadable::Version(4),
             ),
             (
                 b"{\"version\":0,\"connections\":[]}",

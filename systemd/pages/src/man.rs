@@ -7,12 +7,15 @@ use clap_mangen::roff::{Roff, bold, roman};
 use crate::Made;
 
 /// Pages of commands, and their texts.
-const COMMANDS: [(&str, &str); 6] = [
+const COMMANDS: [(&str, &str); 9] = [
     ("wakeport", include_str!("../text/wakeport.1")),
     ("wakeport-run", include_str!("../text/wakeport-run.1")),
     ("wakeport-init", include_str!("../text/wakeport-init.1")),
     ("wakeport-check", include_str!("../text/wakeport-check.1")),
     ("wakeport-status", include_str!("../text/wakeport-status.1")),
+    ("wakeport-wake", include_str!("../text/wakeport-wake.1")),
+    ("wakeport-hold", include_str!("../text/wakeport-hold.1")),
+    ("wakeport-sleep", include_str!("../text/wakeport-sleep.1")),
     (
         "wakeport-exporter",
         include_str!("../text/wakeport-exporter.1"),
@@ -24,8 +27,9 @@ const UNITS: (&str, &str) = (
     "wakeport@.service",
     include_str!("../text/wakeport@.service.8"),
 );
-const ALSO: [&str; 3] = [
+const ALSO: [&str; 4] = [
     "wakeport@.socket",
+    "wakeport-control@.socket",
     "wakeport-exporter.service",
     "wakeport-exporter.socket",
 ];

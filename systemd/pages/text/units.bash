@@ -1,5 +1,5 @@
 
-# The names of units, from systemd: services for `init` and `--unit`, instances for `check` and `status`.
+# The names of units, from systemd: services for `init` and `--unit`, instances for the others.
 _wakeport_units() {
     # By hand, since bash breaks words at `@` and `=` as well.
     local word=${COMP_LINE:0:COMP_POINT} previous=$3 user='' all
@@ -16,7 +16,7 @@ _wakeport_units() {
             return ;;
         init:*)
             all=$(_wakeport_services $user) ;;
-        check:* | status:*)
+        check:* | status:* | wake:* | hold:* | sleep:*)
             all=$(systemctl $user list-units --all --plain --no-legend 'wakeport@*.socket' 2>/dev/null |
                 sed 's/ .*//; s/^wakeport@//; s/\.socket$//') ;;
         *)

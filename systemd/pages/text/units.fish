@@ -1,5 +1,5 @@
 
-# The names of units, from systemd: services for `init` and `--unit`, instances for `check` and `status`.
+# The names of units, from systemd: services for `init` and `--unit`, instances for the others.
 function __fish_wakeport_user
     contains -- --user (commandline -opc); and echo --user
 end
@@ -18,5 +18,5 @@ function __fish_wakeport_instances
 end
 
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -f -a "(__fish_wakeport_services)"
-complete -c wakeport -n "__fish_wakeport_using_subcommand check status" -f -a "(__fish_wakeport_instances)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check status wake hold sleep" -f -a "(__fish_wakeport_instances)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run init check" -l unit -x -a "(__fish_wakeport_services)"

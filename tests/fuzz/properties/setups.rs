@@ -40,7 +40,8 @@ pub(super) fn property(bytes: &[u8]) {
         assert!(may_be_ours(path), "{path:?} would not be removed");
         assert!(paths.insert(path), "{path:?} is written twice");
         let inside = path.strip_prefix("/u").or_else(|_| path.strip_prefix("/r"));
-        let depth = if instance.standalone || path.starts_with("/r") {
+        let is_whole = path.starts_with("/r") || is_beside(path);
+        let depth = if instance.standalone || is_whole {
             1
         } else {
             2
@@ -50,7 +51,7 @@ pub(super) fn property(bytes: &[u8]) {
     let of = |end: &'static str| {
         files
             .iter()
-            .filter(move |(path, _)| unit(path).ends_with(end))
+            .filter(move |(path, _)| unit(path).ends_with(end) && !is_beside(path))
     };
     for (_, text) in of(".service") {
         runs_as_typed(&instance, text);
@@ -60,6 +61,11 @@ pub(super) fn property(bytes: &[u8]) {
     for (_, text) in of(".rules") {
         assert_eq!(script(text), ids, "{text}");
     }
+}
+
+/// Whether it is the control socket, a timer or the service of one.
+fn is_beside(path: &Path) -> bool {
+    unit(path).starts_with("wakeport-")
 }
 
 /// The unit, or rule, that a file is about.

@@ -1,9 +1,9 @@
-//! docs/observing.md, docs/tuning.md and docs/security.md.
+//! docs/observing.md, docs/holds.md, docs/tuning.md and docs/security.md.
 
 use super::{cooldown, server};
 use crate::page_runner::PageRunner;
 use crate::rig::Rig;
-use crate::services::{NEVER, URL};
+use crate::services::{NEVER, URL, postgresql_on};
 
 /// `name` is awake behind a port.
 fn awake(rig: &Rig, name: &str, line: &str) {
@@ -55,4 +55,36 @@ fn the_pages_on_tuning_and_security_work() {
     runner.run_section("docs/security.md#what-wakeport-may-do");
     runner.run_section("docs/security.md#what-the-polkit-rule-allows");
     assert_eq!(rig.curl(url), "myapp\n");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn the_page_on_holds_works() {
+    let rig = Rig::boot();
+    let unit = postgresql_on(&rig, "5433", "trust");
+    let cluster = unit.trim_start_matches("postgresql@").to_owned();
+    rig.run(&format!(
+        "wakeport init {unit} --listen 127.0.0.1:5432 --to 127.0.0.1:5433 --cooldown 300ms --write --enable"
+    ));
+    let runner = PageRunner::new(&rig).with_edits(move |text| text.replace("15-main", &cluster));
+    runner.run_section("docs/holds.md#a-backup");
+    rig.wait_until_asleep(&unit);
+    let dump = rig.read("/var/lib/dump/all.sql");
+    assert!(
+        dump.contains("PostgreSQL database cluster dump complete"),
+        "{dump}"
+    );
+
+    server(&rig, "myapp", "127.0.0.1:18000");
+    rig.run(
+        "wakeport init myapp --listen 8000 --to 127.0.0.1:18000 --cooldown 1h --write --enable",
+    );
+    runner.run_section("docs/holds.md#for-a-while");
+    runner.run_section("docs/holds.md#a-schedule");
+    for timer in ["wakeport-awake@myapp.timer", "wakeport-asleep@myapp.timer"] {
+        assert!(rig.is("active", timer), "{timer}");
+    }
+    runner.run_section("docs/holds.md#the-control-socket");
+    assert!(rig.is("active", "wakeport-control@myapp.socket"));
+    assert_eq!(rig.curl("http://127.0.0.1:8000/"), "myapp\n");
 }
