@@ -530,7 +530,8 @@ impl Service {
             _ if self.frozen => (false, false, false),
             State::Awake => (true, true, true),
             State::Cooling { .. } => (true, false, false),
-            State::Waking { started, .. } => (false, false, started),
+            // The order is given once more to a service that was frozen meanwhile.
+            State::Waking { started, .. } => (false, false, started && !self.starting),
             State::Asleep | State::Stopping(_) | State::Failed { .. } => (false, false, false),
         };
         let waits = self.targets.iter().any(|target| !target.queue.is_empty());

@@ -147,6 +147,11 @@ fn an_administrator_freezes_the_service() {
         ..sound(TWO)
     };
     holds(one_wake, trouble, 100_000, &["Rejected"]);
+    let stops = Trouble {
+        admin: 1,
+        ..trouble
+    };
+    holds(sound(ONE), stops, 240_000, &["Stopping(Theirs)"]);
 }
 
 #[test]
