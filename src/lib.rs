@@ -81,6 +81,13 @@
 //! the question off by 30 s; an answer that is missing or late is none. The CPU that units use at the
 //! end of a cooldown goes to the record with the stop: `check` proposes a limit for `--busy-cpu`.
 //!
+//! # Freezing
+//!
+//! With `--freeze-after` the same happens earlier, and its order is to freeze: no gate is open and no connection
+//! inside, so that none is ever let through to what is frozen. The next one that waits has it thawed. While it is
+//! frozen the process stays, since nothing else would thaw it; on SIGTERM that comes first. A freeze that others
+//! order under clients is theirs: it is only ended for one that waits, by a start.
+//!
 //! # The gate
 //!
 //! One 64-bit word for each target: an open bit, connections inside, connections that ever entered.

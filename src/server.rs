@@ -157,6 +157,7 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
         match handover::hand_over(&sessions, &services, &notifier, unit, drain_timeout).await {
             Some(_handed_over) => services.close_all(End::Restart).await,
             None => {
+                services.ending();
                 sessions.drain(signal, drain_timeout).await;
                 services.close_all(End::Signal).await;
             }

@@ -17,7 +17,9 @@ use crate::admin::machine::{self, Bus, Found, Identity};
 use crate::admin::system::{Lookup, Loop, Permission, Program, ServiceSystem, Subject, Unit};
 use crate::admin::{Finding, Level, stem};
 use crate::config::address::{Address, Bound};
-use crate::config::{CommandLine, Config, Manager, Named, ServiceConfig, ServiceKind, UnitName};
+use crate::config::{
+    CommandLine, Config, Manager, Named, Pause, ServiceConfig, ServiceKind, UnitName,
+};
 use crate::net::reach::reaches;
 
 /// Verify an installed instance or a command line without starting anything
@@ -321,9 +323,12 @@ fn programs(service: &ServiceConfig, identity: Option<&Identity>) -> Vec<Program
     };
     let mut programs: Vec<(&str, &CommandLine)> = Vec::new();
     match &service.kind {
-        ServiceKind::Hooks { start, stop } => {
+        ServiceKind::Hooks { start, stop, pause } => {
             programs.extend(start.as_ref().map(|start| ("start hook", start)));
             programs.extend(stop.as_ref().map(|stop| ("stop hook", stop)));
+            if let Some(Pause { freeze, thaw }) = pause {
+                programs.extend([("freeze hook", freeze), ("thaw hook", thaw)]);
+            }
         }
         ServiceKind::Exec(command) => programs.push(("child process", command)),
         ServiceKind::Relay | ServiceKind::Units { .. } => (),

@@ -96,6 +96,25 @@ impl Reporter {
         self.recorder.carried(self.tally, counts);
     }
 
+    /// Why the order to freeze fails that is about to fail.
+    pub(super) fn freeze_fails(&mut self, why: String) {
+        self.recorder.failed(Kind::Freeze, &why);
+        self.log.freeze_failure = Some(why);
+    }
+
+    /// Why the order to thaw fails that is about to fail.
+    pub(super) fn thaw_fails(&mut self, why: String) {
+        self.recorder.failed(Kind::Thaw, &why);
+        self.log.why = Some(why);
+    }
+
+    /// A client that has waited is let through: the service answers.
+    pub(super) fn admits(&mut self, now: Instant) {
+        if let Some(took) = self.log.answered(now) {
+            self.recorder.change().thaws.add(took);
+        }
+    }
+
     pub(super) fn fact(&mut self, fact: &Fact, first: Option<Peer>, now: Instant) {
         self.recorder.turn(fact.to);
         if !matches!(fact.cause, Event::Busy(_)) {
@@ -104,6 +123,8 @@ impl Reporter {
         match self.log.fact(fact, first, self.tally, now) {
             None => (),
             Some(Ok(took)) => self.recorder.change().wakes.add(took),
+            // It was counted when the order ended.
+            Some(Err(_)) if matches!(fact.cause, Event::ThawFailed(_)) => (),
             Some(Err(why)) => {
                 let kind = if fact.cause == Event::Due {
                     Kind::Timeout
