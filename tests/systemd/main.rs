@@ -17,6 +17,7 @@ mod config_file;
 mod external_changes;
 mod failed_starts;
 mod filters;
+mod freeze;
 mod fronts;
 mod guide;
 mod hooks;
