@@ -111,11 +111,14 @@ impl Backend {
         match config.kind.clone() {
             ServiceKind::Relay => Self::Relay,
             ServiceKind::Units { units, manager } => {
-                Self::Systemd(Arc::new(Units::new(units, manager, stop_timeout)))
+                let freezes = config.timing.freeze_after < Duration::MAX;
+                Self::Systemd(Arc::new(Units::new(units, manager, stop_timeout, freezes)))
             }
-            ServiceKind::Hooks { start, stop } => Self::Hooks(Arc::new(Hooks {
+            ServiceKind::Hooks { start, stop, pause } => Self::Hooks(Arc::new(Hooks {
+                may_be_frozen: pause.is_some().into(),
                 start,
                 stop,
+                pause,
                 targets: targets.to_vec(),
                 dialer: dialer.clone(),
                 launcher: launcher.clone(),
@@ -173,6 +176,31 @@ impl Backend {
             Self::Scripted(service) => service.sleep().await,
         }
         .map(|()| Slept::default())
+    }
+
+    /// Freezes the service. Returns when nothing of it runs any more, or with what prevents that; it may be
+    /// frozen in part then.
+    pub async fn freeze(&self) -> Result<(), Failure> {
+        match self {
+            Self::Relay => Ok(()),
+            Self::Systemd(units) => units.freeze().await,
+            Self::Hooks(hooks) => hooks.freeze().await,
+            Self::Exec(child) => child.freeze(),
+            #[cfg(test)]
+            Self::Scripted(service) => service.freeze().await,
+        }
+    }
+
+    /// Thaws the service, if it is frozen.
+    pub async fn thaw(&self) -> Result<(), Failure> {
+        match self {
+            Self::Relay => Ok(()),
+            Self::Systemd(units) => units.thaw().await,
+            Self::Hooks(hooks) => hooks.thaw().await,
+            Self::Exec(child) => child.thaw(),
+            #[cfg(test)]
+            Self::Scripted(service) => service.thaw().await,
+        }
     }
 
     /// What the service has used by now.

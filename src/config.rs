@@ -7,6 +7,7 @@ pub mod busy;
 pub mod host;
 pub mod quiet;
 pub mod settings;
+pub mod slice;
 pub mod span;
 #[cfg(test)]
 mod tests;
@@ -269,9 +270,20 @@ pub enum ServiceKind {
         start: Option<CommandLine>,
         /// Run to put it to sleep; without it something else stops it.
         stop: Option<CommandLine>,
+        /// Run to freeze and to thaw it, if it is ever frozen.
+        pause: Option<Pause>,
     },
     /// A child process of ours.
     Exec(CommandLine),
+}
+
+/// The programs that freeze and thaw a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pause {
+    /// Run to freeze it.
+    pub freeze: CommandLine,
+    /// Run to thaw it; also where it is not known whether it is frozen.
+    pub thaw: CommandLine,
 }
 
 /// Whose service manager is asked.
@@ -374,6 +386,8 @@ impl FromStr for ProxyVersion {
 pub struct Timing {
     /// From the last client's leaving until the service sleeps.
     pub cooldown: Duration,
+    /// From the last client's leaving until the service is frozen.
+    pub freeze_after: Duration,
     /// From the order to start until the service answers.
     pub start_timeout: Duration,
     /// From the order to stop until the service is down.
@@ -383,6 +397,8 @@ pub struct Timing {
 impl Timing {
     /// Long enough that the service is still awake for the next click of a reader.
     pub const COOLDOWN: &str = "5min";
+    /// Not every service survives a freeze.
+    pub const FREEZE_AFTER: &str = "infinity";
     /// systemd's own `DefaultTimeoutStartSec=`.
     pub const START_TIMEOUT: &str = "90s";
     /// systemd's own `DefaultTimeoutStopSec=`.

@@ -94,6 +94,13 @@
 //! cooldown short, so that work is asked for as ever; by force it goes on from any state in which the
 //! service is up. A connection that holds nothing is pending, and closed when it is silent for long.
 //!
+//! # Freezing
+//!
+//! With `--freeze-after` the same happens earlier, and its order is to freeze: no gate is open and no connection
+//! inside, so that none is ever let through to what is frozen. The next one that waits has it thawed. While it is
+//! frozen the process stays, since nothing else would thaw it; on SIGTERM that comes first. A freeze that others
+//! order under clients is theirs: it is only ended for one that waits, by a start.
+//!
 //! # The gate
 //!
 //! One 64-bit word for each target: an open bit, connections inside, connections that ever entered.

@@ -170,6 +170,7 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
             None => {
                 // Holders do not delay the end, and come again.
                 control.end().await;
+                services.ending();
                 sessions.drain(signal, drain_timeout).await;
                 services.close_all(End::Signal).await;
             }

@@ -98,6 +98,7 @@ impl Service {
         next.watch();
         let orders = std::mem::replace(&mut self.orders, next);
         last.stop &= !self.core.is_down(self.targets.occupancy());
+        last.thaw &= self.may_be_frozen();
         orders.close(last).await;
         self.reporter.reconfigured(settings.clone());
         self.settings = settings;
@@ -107,6 +108,14 @@ impl Service {
         for ticket in tickets {
             self.handle_input(Input::Arrived(ticket));
         }
+    }
+
+    fn may_be_frozen(&self) -> bool {
+        let state = self.core.state();
+        matches!(
+            state,
+            State::Freezing { .. } | State::Frozen { .. } | State::Thawing { .. }
+        )
     }
 
     /// The ways to the targets of the settings, in their order.
@@ -132,7 +141,8 @@ impl Service {
         let mut next = self.inbox.try_recv().ok();
         loop {
             while let Some(message) = next {
-                if let Some(last) = self.receive(message).await {
+                if let Some(mut last) = self.receive(message).await {
+                    last.thaw &= self.may_be_frozen();
                     self.reporter.carried(self.targets.totals());
                     let down = self.orders.close(last).await;
                     return self.reporter.recorder.close(down);
@@ -228,6 +238,14 @@ impl Service {
                 self.reporter.stop_fails(why.0);
                 Input::Stopped(Err(phase))
             }
+            Report::Froze(result) => {
+                Input::Froze(result.map_err(|why| self.reporter.freeze_fails(why.0)))
+            }
+            Report::Thawed(Ok(())) => Input::Thawed(Ok(())),
+            Report::Thawed(Err((why, phase))) => {
+                self.reporter.thaw_fails(why.0);
+                Input::Thawed(Err(phase))
+            }
             Report::Queried(result, why) => {
                 if self.core.query_is_fresh() {
                     self.reporter.queried(result.as_ref().err(), why);
@@ -272,7 +290,7 @@ impl Service {
         while let Some(input) = inputs.pop_front() {
             for effect in self.core.handle(input, self.targets.occupancy(), now()) {
                 // A server that ends well waits for idle connections, and they would count as direct ones.
-                if matches!(effect, Effect::Stop | Effect::AskBusy(_)) {
+                if matches!(effect, Effect::Stop | Effect::Freeze | Effect::AskBusy(_)) {
                     self.targets.clear_pools();
                 }
                 match effect {
@@ -290,6 +308,7 @@ impl Service {
                         entrance.gate().set(|word| word.admit(served));
                         let permit = entrance.permit();
                         if let Some(waiter) = self.waiters.remove(&ticket) {
+                            self.reporter.admits(now());
                             answer = waiter.admit(permit, answer);
                         }
                     }
@@ -310,6 +329,8 @@ impl Service {
                         }
                     }
                     Effect::Stop => self.orders.stop(),
+                    Effect::Freeze => self.orders.freeze(),
+                    Effect::Thaw => self.orders.thaw(),
                     Effect::GiveUp { undo } => self.orders.give_up(undo),
                     Effect::Query { explain } => self.orders.query(explain),
                     Effect::AskBusy(number) => self.questions.ask(number),

@@ -104,6 +104,9 @@ pub fn findings(subject: &Subject) -> Vec<Finding> {
             found.extend(relay.and_then(|relay| target::networks(unit, relay, config)));
         }
         found.extend(unit::busy_cpu(config, system.idle_cpu));
+        if let Some(freezer) = &system.freezer {
+            found.extend(unit::freezer(config, woken, relay, freezer));
+        }
         found.extend(unit::filters(config, relay, woken));
         found.extend(unit::shared(config.units(), woken, &subject.elsewhere));
         found.extend(unit::permissions(subject, &system.permissions));

@@ -23,7 +23,7 @@ use crate::systemd::dbus::UnitStatus;
 pub use crate::systemd::dbus::Bus;
 pub use bus::has_polkit;
 pub use instance::{Found, all, instance};
-pub use polkit::{permissions, unknown};
+pub use polkit::{FREEZER_VERBS, VERBS, permissions, unknown};
 pub use programs::Identity;
 pub use sockets::listening;
 
@@ -47,6 +47,9 @@ const ENDS: [&str; 7] = [
 
 /// Where an administrator's rules for polkit are.
 const RULES: &str = "/etc/polkit-1/rules.d";
+
+/// Where an administrator's policies for the system bus are.
+const POLICIES: &str = "/etc/dbus-1/system.d";
 
 /// All that `wakeport init` has to know of the machine, but for what its instances do
 /// ([`System::elsewhere`] is left empty), and the bus that told it.
@@ -179,6 +182,22 @@ pub async fn units(bus: &Bus, names: &[UnitName]) -> Result<Vec<Unit>, String> {
     Ok(units)
 }
 
+/// The slices that hold these units, each once, and the manager's version.
+pub async fn slices(bus: &Bus, units: &[Unit]) -> (Vec<Unit>, String) {
+    let names: BTreeSet<_> = units.iter().map(|unit| unit.slice.as_str()).collect();
+    let mut slices = Vec::new();
+    for name in names.into_iter().filter(|name| !name.is_empty()) {
+        slices.extend(bus.unit(name).await);
+    }
+    (slices, bus.systemd.version().await.unwrap_or_default())
+}
+
+/// Whether there is a policy of the system bus for the slices of the instance with this service.
+pub fn has_policy(service: &str) -> bool {
+    let places = places(Manager::System);
+    places.is_ok_and(|places| places.policy(admin::instance_name(service)).exists())
+}
+
 /// Which of these units run, and which others could.
 async fn rivals(bus: &Bus, names: &[String]) -> (Vec<String>, Vec<String>) {
     let names: BTreeSet<_> = names.iter().map(String::as_str).collect();
@@ -225,6 +244,7 @@ pub fn places(manager: Manager) -> Result<Places, String> {
     Ok(Places {
         units,
         rules: RULES.into(),
+        policies: POLICIES.into(),
         configs,
         program: program.map(|path| path.display().to_string()),
     })

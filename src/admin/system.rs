@@ -81,6 +81,16 @@ pub struct Unit {
     pub network: String,
     /// `Slice=`.
     pub slice: String,
+    /// `WatchdogSec=`; zero or [`Duration::MAX`] is none.
+    pub watchdog: Duration,
+    /// `Before=`.
+    pub before: Vec<String>,
+    /// `DefaultDependencies=`.
+    pub default_dependencies: bool,
+    /// `CanFreeze=no`.
+    pub never_frozen: bool,
+    /// The units in it, if it is a slice.
+    pub holds: Vec<String>,
     /// What is measured of it: `IOAccounting`, `IPAccounting`.
     pub accounting: Vec<&'static str>,
     /// The sockets, timers and paths that start it as well.
@@ -256,6 +266,19 @@ pub struct ServiceSystem {
     pub hidden: Vec<Hidden>,
     /// What the units use when idle, if the instance has seen that.
     pub idle_cpu: Option<Percent>,
+    /// What freezes them, if they are to be frozen.
+    pub freezer: Option<Freezer>,
+}
+
+/// What there is to freeze the units of a service.
+#[derive(Clone, Debug, Default)]
+pub struct Freezer {
+    /// The slices that hold them, without doubles.
+    pub slices: Vec<Unit>,
+    /// systemd's version.
+    pub version: String,
+    /// What the user may do with these slices, of `freeze` and `thaw`.
+    pub permissions: Vec<Permission>,
 }
 
 /// What cannot be reached, in words, and why, with the remedy.

@@ -1,11 +1,12 @@
 //! What the checks find, and what is done about the files that are there.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::sandbox::{Filter, Sandbox};
 use super::system::{
-    Holder, Installed, Listening, Permission, Present, ServiceSystem, SocketUnit, Subject, System,
-    Unit,
+    Freezer, Holder, Installed, Listening, Permission, Present, ServiceSystem, SocketUnit, Subject,
+    System, Unit,
 };
 use super::unit_files::{Places, Plan, in_words, set_up};
 use super::unit_text::{assignment, environment_file, escape};
@@ -81,6 +82,7 @@ fn plan(instance: &Instance, system: &System) -> Plan {
     let places = Places {
         units: "/units".into(),
         rules: "/rules".into(),
+        policies: "/policies".into(),
         configs: "/configs".into(),
         program: None,
     };
@@ -584,6 +586,7 @@ fn subject() -> Subject {
             loops: Vec::new(),
             hidden: Vec::new(),
             idle_cpu: None,
+            freezer: None,
         }],
         listening: Vec::new(),
         elsewhere: Vec::new(),
@@ -608,6 +611,68 @@ fn wrong(spoil: impl FnOnce(&mut Subject), words: &str) {
         .collect();
     assert_eq!(found.len(), 1, "{found:#?}");
     assert!(found[0].contains(words), "no `{words}` in {found:#?}");
+}
+
+/// The same with one that is to be frozen, and has all that takes.
+#[track_caller]
+fn not_frozen(spoil: impl FnOnce(&mut Unit, &mut Freezer), words: &str) {
+    const SLICE: &str = r"system-wakeport\x2dnginx.slice";
+    wrong(
+        |subject| {
+            let ServiceSystem { units, freezer, .. } = &mut subject.services[0];
+            let unit = &mut units.as_mut().unwrap()[0];
+            unit.slice = SLICE.into();
+            unit.before = vec!["wakeport@nginx.service".into()];
+            let freezer = freezer.insert(Freezer {
+                slices: vec![Unit {
+                    id: SLICE.into(),
+                    holds: vec!["nginx.service".into()],
+                    ..Unit::default()
+                }],
+                version: "257.13-1".into(),
+                permissions: vec![Permission {
+                    unit: SLICE.into(),
+                    denied: Ok(Vec::new()),
+                }],
+            });
+            spoil(unit, freezer);
+        },
+        words,
+    );
+}
+
+#[test]
+fn what_keeps_a_unit_from_being_frozen_is_one_line_with_the_remedy() {
+    not_frozen(
+        |unit, _| unit.slice = "system.slice".into(),
+        "`nginx.service` is in system.slice",
+    );
+    not_frozen(
+        |unit, _| unit.before.clear(),
+        "no Before=wakeport@nginx.service",
+    );
+    let watchdog = |unit: &mut Unit, _: &mut Freezer| unit.watchdog = Duration::from_secs(9);
+    not_frozen(watchdog, "`systemctl edit nginx.service`: WatchdogSec=0");
+    not_frozen(
+        |_, it| it.slices[0].never_frozen = true,
+        "control groups of version 2",
+    );
+    not_frozen(
+        |_, it| it.slices[0].default_dependencies = true,
+        "DefaultDependencies=no",
+    );
+    not_frozen(
+        |_, it| it.slices[0].holds.push("other.service".into()),
+        "`other.service` would be frozen along",
+    );
+    not_frozen(
+        |_, it| it.permissions[0].denied = Ok(vec!["freeze"]),
+        "D-Bus and polkit deny to `freeze`",
+    );
+    not_frozen(
+        |_, it| it.permissions[0].denied = Err("run it as root".into()),
+        "is not known: run it as root",
+    );
 }
 
 #[test]

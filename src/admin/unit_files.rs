@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::system::{Present, System};
 use super::unit_text::{self, Sections};
 use super::{Added, Instance, schedule, stem};
 use crate::config::address::Bound;
-use crate::config::{Manager, Named, UnitName};
+use crate::config::{Manager, Named, ServiceConfig, UnitName, slice};
 
 /// The name of our drop-ins. Those that an administrator adds sort behind it, and so win.
 pub const DROP_IN: &str = "10-init.conf";
@@ -41,6 +42,8 @@ pub struct Places {
     pub units: PathBuf,
     /// polkit's rules.
     pub rules: PathBuf,
+    /// Policies of the system bus.
+    pub policies: PathBuf,
     /// The files of instances with several services.
     pub configs: PathBuf,
     /// The program's path, where systemd does not find it by its name.
@@ -79,6 +82,9 @@ pub type Step = Vec<String>;
 /// The first words of every file that `wakeport init` writes.
 const WRITTEN_BY: &str = "Written by `wakeport init ";
 
+/// What the mark is between in XML: a comment there may not contain `--`.
+const XML_MARK: (&str, &str) = ("<?wakeport ", "?>");
+
 /// The first line of the files of one instance: by it they are known.
 #[derive(Clone, Debug)]
 pub struct Mark(String);
@@ -92,6 +98,13 @@ impl Places {
     /// The rule for the units of an instance.
     pub fn rule(&self, instance: &str) -> PathBuf {
         self.rules.join(format!("50-wakeport-{instance}.rules"))
+    }
+}
+
+impl Places {
+    /// The policy of the system bus for the slices of an instance.
+    pub fn policy(&self, instance: &str) -> PathBuf {
+        self.policies.join(format!("wakeport-{instance}.conf"))
     }
 }
 
@@ -111,7 +124,10 @@ impl Mark {
     /// Whether `wakeport init` has written this for the instance.
     pub fn is_on(&self, text: &str) -> bool {
         let first = text.lines().next().unwrap_or_default();
-        first.trim_start_matches(['#', '/', ' ']) == self.0
+        let in_xml = first
+            .strip_prefix(XML_MARK.0)
+            .and_then(|rest| rest.strip_suffix(XML_MARK.1));
+        in_xml.unwrap_or_else(|| first.trim_start_matches(['#', '/', ' '])) == self.0
     }
 }
 
@@ -147,10 +163,19 @@ pub fn is_config(path: &Path) -> bool {
     path.extension().is_some_and(|end| end == "toml")
 }
 
-/// Whether a path may hold a file of ours, by its name: a drop-in, a unit or a rule.
+/// Whether a file is a policy of the system bus.
+pub fn is_policy(path: &Path) -> bool {
+    let name = name_of(path);
+    name.starts_with("wakeport-") && name.ends_with(".conf") && drop_in_of(path).is_none()
+}
+
+/// Whether a path may hold a file of ours, by its name: a drop-in, a unit, a rule or a policy.
 pub fn may_be_ours(path: &Path) -> bool {
     let name = name_of(path);
-    (name == DROP_IN && unit_of(path).starts_with("wakeport@"))
+    is_policy(path)
+        || slice::is_ours(&name, Manager::System)
+        || slice::is_ours(&name, Manager::User)
+        || (name == DROP_IN && unit_of(path).starts_with("wakeport@"))
         || name == WOKEN_DROP_IN
         || name.starts_with("wakeport@")
         || name.starts_with(CONTROL)
@@ -288,13 +313,19 @@ pub fn files(instance: &Instance, places: &Places, ids: &[String]) -> Vec<(PathB
         files.push(unit(&service, &sections));
     }
     let services = instance.config.services.iter();
-    let measured = services.flat_map(|service| {
-        let settings = || service.busy.accounting();
-        service.units().iter().map(move |_| settings())
-    });
-    for (id, settings) in ids.iter().zip(measured) {
+    let woken = services.flat_map(|service| service.units().iter().map(move |_| service));
+    for (id, config) in ids.iter().zip(woken) {
         let mut sections = Sections::default();
-        for setting in settings.filter(|_| id.ends_with(".service")) {
+        if let Some(slice) = instance.slice(config).filter(|_| id.ends_with(".service")) {
+            // Or a shutdown would not wait for the thaw.
+            sections.add("Unit", "Before", &service);
+            sections.add("Service", "Slice", &slice.replace('%', "%%"));
+        }
+        for setting in config
+            .busy
+            .accounting()
+            .filter(|_| id.ends_with(".service"))
+        {
             sections.add("Service", setting, "yes");
         }
         if !sections.is_empty() {
@@ -302,9 +333,22 @@ pub fn files(instance: &Instance, places: &Places, ids: &[String]) -> Vec<(PathB
             files.push((folder.join(WOKEN_DROP_IN), sections.write(&first)));
         }
     }
+    let slices = instance.slices();
+    for slice in &slices {
+        let mut sections = Sections::default();
+        let of = format!("What {} freezes", instance.service());
+        sections.add("Unit", "Description", &of);
+        // With a stop job of its own it could not be thawed at shutdown.
+        sections.add("Unit", "DefaultDependencies", "no");
+        files.push((places.units.join(slice), sections.write(&first)));
+    }
     if instance.manager == Manager::System && !ids.is_empty() {
         let rule = places.rule(instance.stem());
         files.push((rule, polkit(instance, ids)));
+    }
+    if instance.manager == Manager::System && !slices.is_empty() {
+        let policy = places.policy(instance.stem());
+        files.push((policy, bus_policy(instance)));
     }
     files
 }
@@ -361,14 +405,57 @@ fn started_along(instance: &Instance) -> Option<String> {
     };
     // The settings of a file change without `init`.
     let alone = service.name.is_none() && service.filters().is_empty();
+    // What is frozen is ordered before the relay, which would wait for it.
+    let alone = alone && instance.slice(service).is_none();
     let names: Vec<_> = service.units().iter().map(UnitName::as_str).collect();
     (alone && !names.is_empty()).then(|| names.join(" "))
+}
+
+/// The policy that lets the user `wakeport` ask systemd to freeze and to thaw; polkit says what. From systemd
+/// 262 on everyone may ask.
+fn bus_policy(instance: &Instance) -> String {
+    let (begin, end) = XML_MARK;
+    format!(
+        r#"{begin}{}{end}
+<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <policy user="wakeport">
+    <allow send_destination="org.freedesktop.systemd1" send_interface="org.freedesktop.systemd1.Manager" send_member="FreezeUnit"/>
+    <allow send_destination="org.freedesktop.systemd1" send_interface="org.freedesktop.systemd1.Manager" send_member="ThawUnit"/>
+  </policy>
+</busconfig>
+"#,
+        instance.mark().0,
+    )
 }
 
 /// The rule that authorizes the user `wakeport` to start and stop the units: one file for each
 /// instance, so that a common one need not be edited.
 fn polkit(instance: &Instance, ids: &[String]) -> String {
     let units: Vec<_> = ids.iter().map(|id| unit_text::script(id)).collect();
+    let slices = instance.slices();
+    let slices: Vec<_> = slices
+        .iter()
+        .map(|slice| unit_text::script(slice))
+        .collect();
+    let freezes = match slices.is_empty() {
+        true => String::new(),
+        false => format!(
+            r#"polkit.addRule(function(action, subject) {{
+    var slices = [{}];
+    // To freeze has the verb "stop", to thaw has "start".
+    var verbs = ["start", "stop"];
+    if (action.id == "org.freedesktop.systemd1.manage-units" && subject.user == "wakeport" &&
+        / to freeze or thaw /.test(action.lookup("polkit.message")) &&
+        slices.indexOf(action.lookup("unit")) >= 0 && verbs.indexOf(action.lookup("verb")) >= 0) {{
+        return polkit.Result.YES;
+    }}
+}});
+"#,
+            slices.join(", ")
+        ),
+    };
     format!(
         r#"// {}
 polkit.addRule(function(action, subject) {{
@@ -382,7 +469,7 @@ polkit.addRule(function(action, subject) {{
         return polkit.Result.YES;
     }}
 }});
-"#,
+{freezes}"#,
         instance.mark().0,
         units.join(", "),
     )
@@ -392,6 +479,18 @@ impl Instance {
     /// What its files are known by.
     pub fn mark(&self) -> Mark {
         Mark::new(&self.name, self.manager)
+    }
+
+    /// The slice in which the units of one of its services are frozen, if they are.
+    pub fn slice(&self, service: &ServiceConfig) -> Option<String> {
+        let freezes = service.timing.freeze_after < Duration::MAX && !service.units().is_empty();
+        freezes.then(|| slice::of(self.stem(), service.name.as_deref(), service.manager()))
+    }
+
+    /// Those of all services.
+    fn slices(&self) -> Vec<String> {
+        let services = self.config.services.iter();
+        services.filter_map(|service| self.slice(service)).collect()
     }
 
     /// What a unit of ours begins with: nothing, or all that the shipped one says.
@@ -452,7 +551,11 @@ pub fn set_up(instance: &Instance, places: &Places, system: &System, enable: boo
     let files = files(instance, places, &ids);
     let mut changes = changes(&instance.mark(), files, &system.present);
     if let Some(Added { file, only }) = &instance.added {
-        let is_of_units = |path: &Path| !is_rule(path) && !path.ends_with(WOKEN_DROP_IN);
+        let is_of_units = |path: &Path| {
+            let own =
+                path.ends_with(WOKEN_DROP_IN) || path.extension().is_some_and(|it| it == "slice");
+            !(own || is_rule(path) || is_policy(path))
+        };
         changes.retain(|change| !(*only && is_of_units(&change.path)));
         changes.insert(0, file.clone());
     }
@@ -465,6 +568,9 @@ pub fn set_up(instance: &Instance, places: &Places, system: &System, enable: boo
         after = enabling(instance, &changes, system);
     } else if !before.is_empty() {
         after.push(command(instance.manager, &["daemon-reload"], &[]));
+    }
+    if (enable || !before.is_empty()) && system.units.is_ok() {
+        after.extend(follow_policies(instance.manager, &changes));
     }
     Plan {
         before,
@@ -481,6 +587,7 @@ pub fn remove(name: &UnitName, manager: Manager, present: &[Present], systemd: b
     if systemd && !changes.is_empty() {
         before = disable(manager, &changes);
         after.push(command(manager, &["daemon-reload"], &[]));
+        after.extend(follow_policies(manager, &changes));
     }
     Plan {
         before,
@@ -513,13 +620,20 @@ fn disable(manager: Manager, changes: &[Change]) -> Vec<Step> {
     vec![command(manager, &["disable", "--now"], &gone)]
 }
 
+/// What makes the bus read its policies, if one changes.
+fn follow_policies(manager: Manager, changes: &[Change]) -> Option<Step> {
+    let mut due = changes.iter().filter(|change| change.is_due());
+    let changed = due.any(|change| is_policy(&change.path));
+    changed.then(|| command(manager, &["reload"], &["dbus.service".to_owned()]))
+}
+
 /// What makes systemd read the files and open the port. Nothing, if that is done already.
 fn enabling(instance: &Instance, changes: &[Change], system: &System) -> Vec<Step> {
     let mut steps = Vec::new();
     if instance.standalone && instance.manager == Manager::System && !system.user {
         steps.push(new_user());
     }
-    let is_unit = |path: &Path| !is_rule(path) && !is_config(path);
+    let is_unit = |path: &Path| !is_rule(path) && !is_config(path) && !is_policy(path);
     let mut units = changes.iter().filter(|change| is_unit(&change.path));
     if units.any(Change::is_due) || system.sockets.iter().any(|socket| socket.needs_reload) {
         steps.push(command(instance.manager, &["daemon-reload"], &[]));

@@ -3,10 +3,11 @@
 //! It has to stay in the foreground: one that goes to the background, as daemons do, counts as exited.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::sync::{Mutex, watch};
 
 use crate::backend::{Failure, StopScope, WakeOrder, Woken};
@@ -29,6 +30,8 @@ pub struct Child {
     /// Locked by what waits for the process and passes on its output: [`Child::watch`] while the
     /// state is `Up`, [`Child::sleep`] while it is `Stopping`.
     process: Mutex<Option<Running>>,
+    /// We have stopped its processes, and have not let them go on.
+    frozen: AtomicBool,
     foreign_reported: Once,
     failure_reason: std::sync::Mutex<Option<String>>,
 }
@@ -60,6 +63,7 @@ impl Child {
             stop_timeout,
             state: watch::Sender::new(ChildState::Down),
             process: Mutex::new(None),
+            frozen: AtomicBool::new(false),
             foreign_reported: Once::new(),
             failure_reason: std::sync::Mutex::default(),
         }
@@ -69,7 +73,12 @@ impl Child {
     pub async fn query(&self) -> Phase {
         let state = self.state.borrow().clone();
         match state {
-            ChildState::Up(child) if program::runs(child) => Phase::Up,
+            ChildState::Up(child) if program::runs(child) => {
+                match self.frozen.load(Ordering::Relaxed) {
+                    true => Phase::Frozen,
+                    false => Phase::Up,
+                }
+            }
             ChildState::Stopping(child) if program::runs(child) => Phase::Stopping,
             ChildState::Foreign(target) if self.dialer.answers(&target).await => Phase::Up,
             ChildState::Up(_)
@@ -98,8 +107,37 @@ impl Child {
         Woken { started, result }
     }
 
+    /// Stops all processes of the child's group where they are. A foreign process goes on.
+    pub fn freeze(&self) -> Result<(), Failure> {
+        self.signal(Signal::STOP, true)
+    }
+
+    /// Lets them go on.
+    pub fn thaw(&self) -> Result<(), Failure> {
+        self.signal(Signal::CONT, false)
+    }
+
+    fn signal(&self, signal: Signal, frozen: bool) -> Result<(), Failure> {
+        let child = match &*self.state.borrow() {
+            ChildState::Up(child) => *child,
+            ChildState::Foreign(target) if frozen => {
+                return Err(Failure(format!("another process answers at `{target}`")));
+            }
+            ChildState::Foreign(_) | ChildState::Stopping(_) | ChildState::Down => return Ok(()),
+        };
+        if self.frozen.swap(frozen, Ordering::Relaxed) == frozen {
+            return Ok(());
+        }
+        let what = if frozen { "freeze" } else { "thaw" };
+        let command = &self.command;
+        kill_process_group(child, signal)
+            .map_err(|error| Failure(format!("cannot {what} the {WHAT} `{command}`: {error}")))
+    }
+
     /// Stops the child and all of its process group. A foreign process is left alone.
     pub async fn sleep(&self) -> Result<(), Failure> {
+        // A process that is stopped does not hear of SIGTERM.
+        self.thaw()?;
         self.state.send_if_modified(|state| match *state {
             ChildState::Up(child) => {
                 *state = ChildState::Stopping(child);
@@ -161,6 +199,7 @@ impl Child {
     }
 
     async fn start(&self, order: &WakeOrder) -> Result<StopScope, Failure> {
+        self.thaw()?;
         if self.query().await == Phase::Up {
             return Ok(StopScope::Nothing);
         }
@@ -196,6 +235,7 @@ impl Child {
 
     fn forget(&self, process: &mut Option<Running>) {
         *process = None;
+        self.frozen.store(false, Ordering::Relaxed);
         self.state.send_replace(ChildState::Down);
     }
 

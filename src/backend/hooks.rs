@@ -1,12 +1,13 @@
 //! The administrator's own programs start and stop the service.
 //!
-//! A hook reads what it is run for from its environment: `WAKEPORT_EVENT` (`start` or `stop`),
+//! A hook reads what it is run for from its environment: `WAKEPORT_EVENT` (`start`, `stop`, `freeze` or `thaw`),
 //! `WAKEPORT_TARGET`, `WAKEPORT_ATTEMPT` (1, 2, ...), `WAKEPORT_TIMEOUT_SEC` (seconds left for
 //! this run, rounded up; absent when there is no limit), and the start hook `WAKEPORT_LISTENER`
 //! and `WAKEPORT_CLIENT`, too. It exits with 0 when all is done, with 75 (EX_TEMPFAIL,
 //! sysexits.h(3head)) to be run again a little later, with anything else when it has failed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -14,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::{Failure, StopScope, WakeOrder, Woken};
-use crate::config::CommandLine;
+use crate::config::{CommandLine, Pause};
 use crate::core::lifecycle::Phase;
 use crate::net::dial::{Dialer, Target};
 use crate::program::{Launcher, RunError};
@@ -25,6 +26,9 @@ use crate::util::backoff::Backoff;
 pub struct Hooks {
     pub(super) start: Option<CommandLine>,
     pub(super) stop: Option<CommandLine>,
+    pub(super) pause: Option<Pause>,
+    /// We have frozen it; or a process before us may have, which only the thaw hook could tell.
+    pub(super) may_be_frozen: AtomicBool,
     pub(super) targets: Vec<Arc<Target>>,
     pub(super) dialer: Dialer,
     pub(super) launcher: Launcher,
@@ -36,6 +40,9 @@ const TEMPORARY_FAILURE: i32 = 75;
 
 /// The pauses before another run: 1 s, 2 s, 4 s, ... 30 s.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// How long the hooks that freeze and thaw may take.
+const PAUSE_TIMEOUT: Duration = Duration::from_secs(10);
+
 const RERUN: Backoff = Backoff::new(FIRST_PAUSE, Duration::from_secs(30));
 
 /// The pauses between probes of a target that has to go down.
@@ -46,16 +53,63 @@ impl Hooks {
     /// is stopped from outside, and we need not stay for that.
     pub async fn query(&self) -> Result<Phase, Failure> {
         match self.stop {
-            Some(_) if self.answering().await.is_some() => Ok(Phase::Up),
+            // The kernel accepts connections for it all the same.
+            Some(_) if self.answering().await.is_some() => {
+                Ok(match self.may_be_frozen.load(Ordering::Relaxed) {
+                    true => Phase::Frozen,
+                    false => Phase::Up,
+                })
+            }
             _ => Ok(Phase::Down),
         }
+    }
+
+    /// Runs the freeze hook.
+    pub async fn freeze(&self) -> Result<(), Failure> {
+        let Some(Pause { freeze, .. }) = &self.pause else {
+            return Ok(());
+        };
+        // Whatever comes of it.
+        self.may_be_frozen.store(true, Ordering::Relaxed);
+        self.run_briefly("freeze", "freeze hook", freeze).await
+    }
+
+    /// Runs the thaw hook, unless it is known that nothing is frozen.
+    pub async fn thaw(&self) -> Result<(), Failure> {
+        if let (Some(Pause { thaw, .. }), true) =
+            (&self.pause, self.may_be_frozen.load(Ordering::Relaxed))
+        {
+            self.run_briefly("thaw", "thaw hook", thaw).await?;
+            self.may_be_frozen.store(false, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    async fn run_briefly(
+        &self,
+        event: &str,
+        what: &'static str,
+        command: &CommandLine,
+    ) -> Result<(), Failure> {
+        let (deadline, never) = (Deadline::after(PAUSE_TIMEOUT), CancellationToken::new());
+        let variables = self.variables(event);
+        let run = self.run(what, command, variables, deadline, &never);
+        run.await.result
+    }
+
+    fn variables(&self, event: &str) -> Vec<(&'static str, String)> {
+        let mut variables = vec![("WAKEPORT_EVENT", event.to_owned())];
+        if let Some(target) = self.targets.first() {
+            variables.push(("WAKEPORT_TARGET", target.to_string()));
+        }
+        variables
     }
 
     /// Runs the start hook, unless the target answers already.
     pub async fn wake(&self, order: WakeOrder) -> Woken {
         let deadline = Deadline::after(order.limit);
         if self.dialer.answers(&order.target).await {
-            return woken(StopScope::Nothing, Ok(()));
+            return woken(StopScope::Nothing, self.thaw().await.map_err(|why| why.0));
         }
         let Some(command) = &self.start else {
             return woken(StopScope::Nothing, Ok(()));
@@ -66,8 +120,14 @@ impl Hooks {
             ("WAKEPORT_LISTENER", order.listener.to_string()),
             ("WAKEPORT_CLIENT", order.client.to_string()),
         ];
-        self.run("start hook", command, variables, deadline, &order.given_up)
-            .await
+        let woken = self
+            .run("start hook", command, variables, deadline, &order.given_up)
+            .await;
+        // What has just begun was not frozen by an earlier process.
+        if woken.result.is_ok() {
+            self.may_be_frozen.store(false, Ordering::Relaxed);
+        }
+        woken
     }
 
     /// Runs the stop hook, and waits until no target answers: a service that is still stopping must
@@ -77,10 +137,10 @@ impl Hooks {
             return Ok(());
         };
         let deadline = Deadline::after(self.stop_timeout);
-        let mut variables = vec![("WAKEPORT_EVENT", "stop".to_owned())];
-        if let Some(target) = self.targets.first() {
-            variables.push(("WAKEPORT_TARGET", target.to_string()));
+        if let Err(why) = self.thaw().await {
+            tracing::warn!("{why}; stopping it all the same");
         }
+        let variables = self.variables("stop");
         let never = CancellationToken::new();
         self.run("stop hook", command, variables, deadline, &never)
             .await

@@ -33,8 +33,12 @@ pub struct Script {
     pub usage: Usage,
     pub start_fails: bool,
     pub stop_fails: bool,
+    pub freeze_fails: bool,
+    pub thaw_fails: bool,
     pub starts: usize,
     pub stops: usize,
+    pub freezes: usize,
+    pub thaws: usize,
     pub queries: usize,
     under_way: usize,
 }
@@ -52,8 +56,12 @@ impl Service {
             usage: Usage::default(),
             start_fails: false,
             stop_fails: false,
+            freeze_fails: false,
+            thaw_fails: false,
             starts: 0,
             stops: 0,
+            freezes: 0,
+            thaws: 0,
             queries: 0,
             under_way: 0,
         };
@@ -132,6 +140,30 @@ impl Service {
         sleep(takes).await;
         let failed = self.script().stop_fails;
         self.end(if failed { Phase::Up } else { Phase::Down });
+        if failed {
+            Err(Failure("told to fail".into()))
+        } else {
+            Ok(())
+        }
+    }
+
+    pub async fn freeze(&self) -> Result<(), Failure> {
+        self.begin(|script| script.freezes += 1);
+        sleep(Duration::from_millis(1)).await;
+        let failed = self.script().freeze_fails;
+        self.end(if failed { Phase::Up } else { Phase::Frozen });
+        if failed {
+            Err(Failure("told to fail".into()))
+        } else {
+            Ok(())
+        }
+    }
+
+    pub async fn thaw(&self) -> Result<(), Failure> {
+        self.begin(|script| script.thaws += 1);
+        sleep(Duration::from_millis(1)).await;
+        let failed = self.script().thaw_fails;
+        self.end(if failed { Phase::Frozen } else { Phase::Up });
         if failed {
             Err(Failure("told to fail".into()))
         } else {

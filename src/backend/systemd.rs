@@ -5,6 +5,7 @@
 //! lost, the bus restarts, systemd re-executes itself or units are changed from outside.
 
 mod explain;
+mod freezer;
 mod monitor;
 mod phase;
 
@@ -62,6 +63,8 @@ pub struct Units {
     names: Vec<UnitName>,
     monitor: Monitor,
     stop_timeout: Duration,
+    /// They may be frozen by us, as their slice.
+    freezes: bool,
     /// The last round was a good one: the units stayed up until we put them to sleep.
     in_order: AtomicBool,
     /// The units that the last start found up, as far as systemd may have started them along with
@@ -91,8 +94,14 @@ struct Progress {
 impl Units {
     /// The units `names` of `manager`, started together and stopped together. Connects when
     /// first asked for something.
-    pub fn new(names: Vec<UnitName>, manager: Manager, stop_timeout: Duration) -> Self {
+    pub fn new(
+        names: Vec<UnitName>,
+        manager: Manager,
+        stop_timeout: Duration,
+        freezes: bool,
+    ) -> Self {
         Self {
+            freezes,
             monitor: Monitor::new(manager, names.clone()),
             names,
             stop_timeout,
@@ -117,7 +126,13 @@ impl Units {
         if phase == Phase::Up {
             for unit in &units {
                 if self.monitor.is_frozen(unit).await? {
-                    return Ok(Phase::Frozen);
+                    // It has refused an order of another process, which will be given again.
+                    let refused = self.freezes && self.monitor.has_refused();
+                    return Ok(if refused {
+                        Phase::Starting
+                    } else {
+                        Phase::Frozen
+                    });
                 }
             }
         }
@@ -405,6 +420,10 @@ impl Units {
         progress.state = format!("`{}` is being started", monitor::joined(&self.names));
         progress.ordered_at = monotonic_usec();
         let units = self.monitor.statuses(&self.names).await?;
+        // In a slice that is frozen nothing starts.
+        if self.freezes {
+            self.thaw_slice(&units).await?;
+        }
         for (name, unit) in self.names.iter().zip(units) {
             if unit.phase() == Phase::Up {
                 if self.monitor.is_frozen(&unit).await? {
@@ -481,6 +500,12 @@ impl Units {
         let mut refused = None;
         let units = self.monitor.statuses(names).await?;
         progress.in_order |= phase::of_all(&units) == Phase::Up;
+        // If it cannot be thawed, the job says so.
+        if self.freezes
+            && let Err(error @ BusError::Transient(_)) = self.thaw_slice(&units).await
+        {
+            return Err(error);
+        }
         for (name, unit) in names.iter().zip(&units) {
             if unit.phase() == Phase::Down || progress.jobs.contains_key(name) {
                 continue;

@@ -14,10 +14,14 @@ use super::options::Options;
 use super::{Exit, Fatal, output, runtime};
 use crate::admin::checks::{self, target, unit};
 use crate::admin::machine::{self, Bus, Found, Identity};
-use crate::admin::system::{Lookup, Loop, Permission, Program, ServiceSystem, Subject, Unit};
+use crate::admin::system::{
+    Freezer, Lookup, Loop, Permission, Program, ServiceSystem, Subject, Unit,
+};
 use crate::admin::{Finding, Level, stem};
 use crate::config::address::{Address, Bound};
-use crate::config::{CommandLine, Config, Manager, Named, ServiceConfig, ServiceKind, UnitName};
+use crate::config::{
+    CommandLine, Config, Manager, Named, Pause, ServiceConfig, ServiceKind, UnitName, slice,
+};
 use crate::net::reach::reaches;
 
 /// Verify an installed instance or a command line without starting anything
@@ -242,7 +246,8 @@ async fn subject(
         let hidden = identity.as_ref();
         let hidden = hidden.map(|it| machine::hidden(service, known, it, ours, &listening));
         services.push(ServiceSystem {
-            permissions: permissions(service, &units, found).await,
+            permissions: permissions(service, &units, machine::VERBS, found).await,
+            freezer: freezer(service, known, found, bus).await,
             units,
             programs: programs(service, identity.as_ref()),
             hidden: hidden.unwrap_or_default(),
@@ -295,6 +300,7 @@ async fn woken(
 async fn permissions(
     service: &ServiceConfig,
     units: &Result<Vec<Unit>, String>,
+    verbs: &'static [&'static str],
     found: Option<&Found>,
 ) -> Vec<Permission> {
     let (Manager::System, Ok(units)) = (service.manager(), units) else {
@@ -308,11 +314,43 @@ async fn permissions(
             machine::unknown(&ids, "with DynamicUser= it is there only while it runs")
         }
         Some(found) => match found.ids() {
-            Some(user) => machine::permissions(&ids, user).await,
+            Some(user) => machine::permissions(&ids, verbs, user).await,
             None => Vec::new(),
         },
-        None => machine::permissions(&ids, machine::own_ids()).await,
+        None => machine::permissions(&ids, verbs, machine::own_ids()).await,
     }
+}
+
+/// What there is to freeze these units.
+async fn freezer(
+    service: &ServiceConfig,
+    units: &[Unit],
+    found: Option<&Found>,
+    bus: Result<&Bus, &String>,
+) -> Option<Freezer> {
+    let bus = bus
+        .ok()
+        .filter(|_| service.timing.freeze_after < Duration::MAX)?;
+    let (slices, version) = machine::slices(bus, units).await;
+    let ours = Ok(slices.clone());
+    let mut permissions = match service.manager() {
+        Manager::System => permissions(service, &ours, machine::FREEZER_VERBS, found).await,
+        Manager::User => Vec::new(),
+    };
+    // Before systemd 262 the bus lets only root ask, but for a policy.
+    let asks = slice::anyone_may_freeze(&version)
+        || found.is_none_or(|found| {
+            found.ids() == Some((0, 0)) || machine::has_policy(&found.units.service.id)
+        });
+    for permission in permissions.iter_mut().filter(|_| !asks) {
+        permission.denied = Ok(machine::FREEZER_VERBS.to_vec());
+    }
+    permissions.retain(|permission| slice::is_ours(&permission.unit, service.manager()));
+    Some(Freezer {
+        slices,
+        version,
+        permissions,
+    })
 }
 
 /// What is wrong with the programs that would be run.
@@ -322,9 +360,12 @@ fn programs(service: &ServiceConfig, identity: Option<&Identity>) -> Vec<Program
     };
     let mut programs: Vec<(&str, &CommandLine)> = Vec::new();
     match &service.kind {
-        ServiceKind::Hooks { start, stop } => {
+        ServiceKind::Hooks { start, stop, pause } => {
             programs.extend(start.as_ref().map(|start| ("start hook", start)));
             programs.extend(stop.as_ref().map(|stop| ("stop hook", stop)));
+            if let Some(Pause { freeze, thaw }) = pause {
+                programs.extend([("freeze hook", freeze), ("thaw hook", thaw)]);
+            }
         }
         ServiceKind::Exec(command) => programs.push(("child process", command)),
         ServiceKind::Relay | ServiceKind::Units { .. } => (),

@@ -16,7 +16,7 @@ use crate::admin::machine;
 use crate::admin::schedule::Schedule;
 use crate::admin::system::{Present, System};
 use crate::admin::unit_files::{
-    self, Change, DROP_IN, Places, Plan, Step, WOKEN_DROP_IN, in_words, is_rule,
+    self, Change, DROP_IN, Places, Plan, Step, WOKEN_DROP_IN, in_words, is_policy, is_rule,
 };
 use crate::admin::{Added, Finding, Instance, Level, checks, stem};
 use crate::config::{Manager, UnitName};
@@ -303,9 +303,13 @@ async fn system(instance: &Instance, places: &Places) -> System {
 /// Prints what would be written, each file below its path.
 fn print(plan: &Plan) {
     let files = plan.changes.iter().filter_map(|change| {
-        let comment = if is_rule(&change.path) { "//" } else { "#" };
         let (path, new) = (change.path.display(), change.new.as_ref()?);
-        Some(format!("{comment} {path}\n{new}"))
+        let title = match (is_rule(&change.path), is_policy(&change.path)) {
+            (true, _) => format!("// {path}"),
+            (_, true) => format!("<!-- {path} -->"),
+            (false, false) => format!("# {path}"),
+        };
+        Some(format!("{title}\n{new}"))
     });
     output::line(&files.collect::<Vec<_>>().join("\n"));
 }

@@ -25,7 +25,7 @@ use crate::config::host::{HostPattern, PathPrefix};
 use crate::config::quiet::{Quiet, Rule};
 use crate::config::settings::{self, Origin, Setting, Settings};
 use crate::config::{
-    Admission, CommandLine, Config, Http, Limits, Liveness, Manager, Named, ProcessConfig,
+    Admission, CommandLine, Config, Http, Limits, Liveness, Manager, Named, Pause, ProcessConfig,
     ProxyVersion, Readiness, ReadyKind, ServiceConfig, ServiceKind, TargetProtocol, Template,
     Timing, Tls, UnitName, WaitingPage, WakeRate, span,
 };
@@ -93,6 +93,17 @@ struct ControlOptions {
     /// Stop the service with this program; retried with a back-off until it exits with 0
     #[arg(long, value_name = "CMD")]
     stop_hook: Option<CommandLine>,
+
+    /// Freeze the service with this program when --freeze-after is over; it has to exit with 0 within 10 s
+    #[arg(long, value_name = "CMD")]
+    freeze_hook: Option<CommandLine>,
+
+    /// Thaw the service with this program, for a client or to stop it; it has to exit with 0 within 10 s
+    ///
+    /// It has to succeed as well if nothing is frozen: a wakeport that was killed leaves its successor
+    /// in doubt.
+    #[arg(long, value_name = "CMD")]
+    thaw_hook: Option<CommandLine>,
 
     /// Run the service as a child process, which ends with wakeport
     #[arg(long, value_name = "CMD")]
@@ -286,6 +297,14 @@ struct TimeOptions {
     /// Stop the service this long after the last connection closes
     #[arg(long, value_name = "TIME", default_value = Timing::COOLDOWN, value_parser = span::parse)]
     cooldown: Duration,
+
+    /// Freeze the service this long after the last connection closes: it keeps its memory, does nothing,
+    /// and answers the next client within milliseconds
+    ///
+    /// It has to be shorter than --cooldown, at whose end the service is thawed and stopped. For units it
+    /// takes what `wakeport init` writes with this option, for hooks --freeze-hook and --thaw-hook.
+    #[arg(long, value_name = "TIME", default_value = Timing::FREEZE_AFTER, value_parser = span::parse)]
+    freeze_after: Duration,
 
     /// Fail the wake if the service does not answer within this time
     #[arg(long, value_name = "TIME", default_value = Timing::START_TIMEOUT,
@@ -826,6 +845,65 @@ fn template(path: &Path) -> Result<Template, String> {
     }
 }
 
+/// The hooks that freeze and thaw, if both are given.
+fn pause(freeze: Option<CommandLine>, thaw: Option<CommandLine>) -> Option<Pause> {
+    let (freeze, thaw) = freeze.zip(thaw)?;
+    Some(Pause { freeze, thaw })
+}
+
+/// What is wrong with what was given about freezing, and with which option.
+fn frozen(
+    dashes: &str,
+    freezes: bool,
+    times: &TimeOptions,
+    kind: &ServiceKind,
+    (freeze_hook, thaw_hook): (bool, bool),
+) -> Option<(&'static str, String)> {
+    let (after, cooldown) = (span::show(times.freeze_after), span::show(times.cooldown));
+    let (hooks, stops) = match kind {
+        ServiceKind::Hooks { stop, .. } => (true, stop.is_some()),
+        ServiceKind::Relay | ServiceKind::Units { .. } | ServiceKind::Exec(_) => (false, true),
+    };
+    if freezes && times.freeze_after >= times.cooldown {
+        return Some((
+            "freeze-after",
+            format!(
+                "`{dashes}freeze-after {after}` is never over, since the service is stopped after `{dashes}cooldown {cooldown}`; give a shorter time, or a longer cooldown"
+            ),
+        ));
+    }
+    if freezes && matches!(kind, ServiceKind::Relay) {
+        return Some((
+            "freeze-after",
+            format!(
+                "`{dashes}freeze-after {after}` freezes what wakeport starts, and it starts nothing without `{dashes}unit`, `{dashes}start-hook` or `{dashes}exec`"
+            ),
+        ));
+    }
+    if freezes && hooks && !(freeze_hook && thaw_hook && stops) {
+        return Some((
+            "freeze-after",
+            format!(
+                "`{dashes}freeze-after {after}` needs `{dashes}freeze-hook`, `{dashes}thaw-hook` and `{dashes}stop-hook` where hooks start the service"
+            ),
+        ));
+    }
+    let key = if freeze_hook {
+        "freeze-hook"
+    } else {
+        "thaw-hook"
+    };
+    if (freeze_hook || thaw_hook) && !(freezes && hooks) {
+        return Some((
+            key,
+            format!(
+                "`{dashes}{key}` is for services that hooks start, and means nothing without `{dashes}freeze-after`; add both, or leave it out"
+            ),
+        ));
+    }
+    None
+}
+
 fn or_default<T>(mut all: Vec<T>, default: T) -> Vec<T> {
     if all.is_empty() {
         all.push(default);
@@ -849,6 +927,7 @@ impl ServiceOptions {
             (None, true, true) => ServiceKind::Hooks {
                 start: control.start_hook,
                 stop: control.stop_hook,
+                pause: pause(control.freeze_hook.clone(), control.thaw_hook.clone()),
             },
             (Some(command), false, true) => ServiceKind::Exec(command),
             _ => {
@@ -941,6 +1020,11 @@ impl ServiceOptions {
                 ),
             );
         }
+        let freezes = self.times.freeze_after < Duration::MAX;
+        let pauses = (control.freeze_hook.is_some(), control.thaw_hook.is_some());
+        if let Some((key, message)) = frozen(dashes, freezes, &self.times, &kind, pauses) {
+            return wrong(key, message);
+        }
         let routes = flatten(self.to);
         if routes.is_empty() {
             let example = match name {
@@ -974,6 +1058,7 @@ impl ServiceOptions {
             },
             timing: Timing {
                 cooldown: self.times.cooldown,
+                freeze_after: self.times.freeze_after,
                 start_timeout: self.times.start_timeout,
                 stop_timeout: self.times.stop_timeout,
             },

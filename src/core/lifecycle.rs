@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::wake_limiter::WakeLimiter;
 
-use State::{Asleep, Awake, Cooling, Failed, Stopping, Waking};
+use State::{Asleep, Awake, Cooling, Failed, Freezing, Frozen, Stopping, Thawing, Waking};
 
 /// Whether the service runs, as its backend sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,7 +46,26 @@ pub enum State {
     Awake,
     /// Up, without clients.
     Cooling {
+        /// When it is frozen, unless work keeps it awake.
+        freeze_at: Option<Instant>,
         /// When it is stopped, unless work keeps it awake.
+        sleep_at: Option<Instant>,
+    },
+    /// Up, and being frozen. Clients wait.
+    Freezing {
+        /// When it is stopped.
+        sleep_at: Option<Instant>,
+    },
+    /// Up, and does nothing until it is thawed, for a client or to be stopped.
+    Frozen {
+        /// When it is thawed to be stopped.
+        sleep_at: Option<Instant>,
+    },
+    /// Up, and being thawed. Clients wait. Without one, it is cooling afterwards.
+    Thawing {
+        /// When it is frozen then.
+        freeze_at: Option<Instant>,
+        /// When it is stopped then.
         sleep_at: Option<Instant>,
     },
     /// On its way down. Clients wait.
@@ -69,6 +88,23 @@ impl State {
             *undoing = false;
         }
         self
+    }
+
+    /// When it ends by itself.
+    pub fn deadline(self) -> Option<Instant> {
+        match self {
+            Waking { fail_at, .. } => fail_at,
+            Cooling {
+                freeze_at,
+                sleep_at,
+            } => [freeze_at, sleep_at].into_iter().flatten().min(),
+            Frozen { sleep_at } => sleep_at,
+            Stopping(Stop::Again { at }) => Some(at),
+            Failed { undoing: true, .. } => None,
+            Failed { forget_at, .. } => Some(forget_at),
+            Asleep | Awake | Stopping(Stop::Ours | Stop::Theirs) => None,
+            Freezing { .. } | Thawing { .. } => None,
+        }
     }
 }
 
@@ -113,6 +149,16 @@ pub enum Event {
     CutShort,
     /// It is to stop by order, clients or not.
     Forced,
+    /// The order to freeze was carried out.
+    Froze,
+    /// The order to freeze failed: it may be frozen in part.
+    FreezeFailed,
+    /// The order to thaw was carried out.
+    Thawed,
+    /// The order to thaw failed, and this is what the service does now.
+    ThawFailed(Phase),
+    /// The process is about to end: without it, nothing would thaw the service.
+    Ending,
     /// The deadline has passed.
     Due,
 }
@@ -134,6 +180,10 @@ pub enum Action {
     },
     /// Stop the service; report `Slept` or `SleepFailed`.
     Sleep,
+    /// Freeze the service; report `Froze` or `FreezeFailed`.
+    Freeze,
+    /// Thaw the service; report `Thawed` or `ThawFailed`.
+    Thaw,
 }
 
 /// The clients of the service.
@@ -157,6 +207,8 @@ impl ClientCounts {
 pub struct Times {
     /// From the last client's leaving to the order to stop.
     pub cooldown: Duration,
+    /// From the last client's leaving to the order to freeze; [`Duration::MAX`] is never.
+    pub freeze_after: Duration,
     /// From the order to start to giving up.
     pub start_timeout: Duration,
 }
@@ -210,15 +262,15 @@ impl Lifecycle {
         rests && clients.waiting > 0
     }
 
-    /// When [`Event::Due`] must be reported if nothing happens first.
-    pub fn deadline(&self) -> Option<Instant> {
+    /// Whether a service that is seen frozen is so as if we had frozen it: it has no client, and is thawed
+    /// for the next one without a start.
+    pub fn takes_frozen(&self) -> bool {
         match self.state {
-            Waking { fail_at, .. } => fail_at,
-            Cooling { sleep_at } => sleep_at,
-            Stopping(Stop::Again { at }) => Some(at),
-            Failed { undoing: true, .. } => None,
-            Failed { forget_at, .. } => Some(forget_at),
-            Asleep | Awake | Stopping(Stop::Ours | Stop::Theirs) => None,
+            Asleep | Cooling { .. } | Failed { undoing: false, .. } => {
+                self.times.freeze_after < Duration::MAX
+            }
+            Freezing { .. } | Frozen { .. } | Thawing { .. } => true,
+            Waking { .. } | Awake | Stopping(_) | Failed { .. } => false,
         }
     }
 
@@ -226,9 +278,11 @@ impl Lifecycle {
     pub fn handle(&mut self, event: Event, clients: ClientCounts, now: Instant) -> Option<Action> {
         match event {
             Event::Ready => self.failed_wakes = 0,
-            Event::Slept => self.failed_sleeps = 0,
-            Event::SleepFailed(_) => self.failed_sleeps += 1,
+            Event::Slept | Event::Thawed => self.failed_sleeps = 0,
+            Event::SleepFailed(_) | Event::ThawFailed(_) => self.failed_sleeps += 1,
+            Event::Ending => self.times.freeze_after = Duration::MAX,
             Event::Arrived | Event::Left | Event::Started | Event::WakeFailed => (),
+            Event::Froze | Event::FreezeFailed => (),
             Event::Seen(_) | Event::Silent | Event::Busy(_) | Event::Due => (),
             Event::CutShort | Event::Forced => (),
         }
@@ -237,7 +291,7 @@ impl Lifecycle {
             self.limiter.spend(now);
         }
         match (self.state, state) {
-            (Waking { .. }, Failed { .. }) => self.failed_wakes += 1,
+            (Waking { .. } | Thawing { .. }, Failed { .. }) => self.failed_wakes += 1,
             (Failed { .. }, Asleep) => self.failed_wakes = 0,
             _ => (),
         }
@@ -247,12 +301,23 @@ impl Lifecycle {
 
     fn next(&self, event: Event, clients: ClientCounts, now: Instant) -> Next {
         use Event::{
-            Arrived, Busy, CutShort, Due, Forced, Left, Ready, Seen, Silent, SleepFailed, Slept,
-            Started, WakeFailed,
+            Arrived, Busy, CutShort, Due, Ending, Forced, FreezeFailed, Froze, Left, Ready, Seen,
+            Silent, SleepFailed, Slept, Started, ThawFailed, Thawed, WakeFailed,
         };
 
-        let due = event == Due && self.deadline().is_some_and(|at| at <= now);
+        let due = event == Due && self.state.deadline().is_some_and(|at| at <= now);
         let sleep = (Stopping(Stop::Ours), Some(Action::Sleep));
+        // To be stopped, or to be looked after.
+        let thaw = |sleep_at| {
+            let freeze_at = None;
+            (
+                Thawing {
+                    freeze_at,
+                    sleep_at,
+                },
+                Some(Action::Thaw),
+            )
+        };
         match (self.state, event) {
             (Failed { retry_at, .. }, Arrived) if now < retry_at => {
                 (self.state, Some(Action::Reject))
@@ -271,6 +336,17 @@ impl Lifecycle {
             (Asleep | Failed { undoing: false, .. }, Seen(Phase::Down)) => {
                 self.down(self.state, clients, now)
             }
+            (Asleep | Failed { undoing: false, .. }, Seen(Phase::Frozen)) => {
+                match clients.waiting {
+                    0 => (
+                        Frozen {
+                            sleep_at: self.sleep_at(now),
+                        },
+                        None,
+                    ),
+                    _ => self.thaw_for_a_client(now),
+                }
+            }
             (Failed { undoing: false, .. }, Due) if due => (Asleep, None),
             (Failed { undoing: true, .. }, Slept) => self.down(self.state.undone(), clients, now),
 
@@ -287,18 +363,87 @@ impl Lifecycle {
             (Awake, Left) if clients.is_empty() => (self.up(clients, now), None),
             (Awake | Cooling { .. }, Seen(Phase::Down)) => self.down(Asleep, clients, now),
             (Awake | Cooling { .. }, Seen(Phase::Stopping)) => (Stopping(Stop::Theirs), None),
-            (Cooling { .. }, Busy(pause)) => {
-                let sleep_at = now.checked_add(pause);
-                (Cooling { sleep_at }, None)
+            (
+                Cooling {
+                    freeze_at,
+                    sleep_at,
+                },
+                Busy(pause),
+            ) => {
+                let again = now.checked_add(pause);
+                let freeze_at = freeze_at.and(again);
+                let sleep_at = sleep_at.and_then(|at| again.map(|again| at.max(again)));
+                (
+                    Cooling {
+                        freeze_at,
+                        sleep_at,
+                    },
+                    None,
+                )
+            }
+            (Cooling { sleep_at, .. }, Due) if due => match sleep_at {
+                Some(at) if at <= now => sleep,
+                _ => (Freezing { sleep_at }, Some(Action::Freeze)),
+            },
+            // Something else has frozen it.
+            (Cooling { sleep_at, .. }, Seen(Phase::Frozen)) => (Frozen { sleep_at }, None),
+            (Cooling { sleep_at, .. }, Ending) => {
+                let freeze_at = None;
+                (
+                    Cooling {
+                        freeze_at,
+                        sleep_at,
+                    },
+                    None,
+                )
             }
             (Cooling { .. }, CutShort) => {
-                let sleep_at = Some(now);
-                (Cooling { sleep_at }, None)
+                let (freeze_at, sleep_at) = (None, Some(now));
+                (
+                    Cooling {
+                        freeze_at,
+                        sleep_at,
+                    },
+                    None,
+                )
             }
-            (Cooling { .. }, Due) if due => sleep,
             (Awake | Cooling { .. }, Forced) => sleep,
+            (Frozen { .. }, CutShort | Forced) => thaw(Some(now)),
             // A new start may help, for the client that waits or the next one.
             (Awake, Silent) if clients.connected == 0 => sleep,
+
+            (Freezing { .. }, Froze) if clients.waiting > 0 => self.thaw_for_a_client(now),
+            (Freezing { sleep_at }, Froze) if self.times.freeze_after < Duration::MAX => {
+                (Frozen { sleep_at }, None)
+            }
+            (Freezing { sleep_at }, Froze | FreezeFailed) => thaw(sleep_at),
+            (Frozen { .. }, Arrived) => self.thaw_for_a_client(now),
+            (Frozen { sleep_at }, Due) if due => thaw(sleep_at),
+            // Something else has thawed it.
+            (Frozen { sleep_at }, Seen(Phase::Up)) => {
+                let freeze_at = self.freeze_at(now);
+                self.thawed(freeze_at, sleep_at, clients)
+            }
+            // It starts and stops only when it is thawed, and where nothing runs, nothing could start.
+            (
+                Frozen { sleep_at },
+                Seen(Phase::Starting | Phase::Stopping | Phase::Down) | Ending,
+            ) => thaw(sleep_at),
+            (
+                Thawing {
+                    freeze_at,
+                    sleep_at,
+                },
+                Thawed | ThawFailed(Phase::Up),
+            ) => self.thawed(freeze_at, sleep_at, clients),
+            (Thawing { .. }, ThawFailed(Phase::Down)) => self.down(Asleep, clients, now),
+            (Thawing { .. }, ThawFailed(_)) if clients.waiting > 0 => {
+                (self.failed(false, now), Some(Action::Reject))
+            }
+            (Thawing { .. }, ThawFailed(_)) => {
+                let sleep_at = Some(now + backoff(self.failed_sleeps.saturating_sub(1)));
+                (Frozen { sleep_at }, None)
+            }
 
             (Stopping(Stop::Ours), Slept) | (Stopping(Stop::Theirs), Seen(Phase::Down)) => {
                 self.down(Asleep, clients, now)
@@ -338,19 +483,65 @@ impl Lifecycle {
 
     fn fail(&self, clients: ClientCounts, now: Instant) -> Next {
         let undo = clients.connected == 0;
-        let failed = Failed {
+        (self.failed(undo, now), Some(Action::GiveUp { undo }))
+    }
+
+    fn failed(&self, undoing: bool, now: Instant) -> State {
+        Failed {
             retry_at: now + backoff(self.failed_wakes),
             forget_at: now + FORGET_AFTER,
-            undoing: undo,
-        };
-        (failed, Some(Action::GiveUp { undo }))
+            undoing,
+        }
     }
 
     fn up(&self, clients: ClientCounts, now: Instant) -> State {
-        let sleep_at = now.checked_add(self.times.cooldown);
+        let (freeze_at, sleep_at) = (self.freeze_at(now), self.sleep_at(now));
         match clients.is_empty() {
-            true => Cooling { sleep_at },
+            true => Cooling {
+                freeze_at,
+                sleep_at,
+            },
             false => Awake,
+        }
+    }
+
+    fn freeze_at(&self, now: Instant) -> Option<Instant> {
+        now.checked_add(self.times.freeze_after)
+    }
+
+    fn sleep_at(&self, now: Instant) -> Option<Instant> {
+        now.checked_add(self.times.cooldown)
+    }
+
+    /// It is thawed for a client: should that leave, its cooldown begins anew.
+    fn thaw_for_a_client(&self, now: Instant) -> Next {
+        let (freeze_at, sleep_at) = (self.freeze_at(now), self.sleep_at(now));
+        (
+            Thawing {
+                freeze_at,
+                sleep_at,
+            },
+            Some(Action::Thaw),
+        )
+    }
+
+    fn thawed(
+        &self,
+        freeze_at: Option<Instant>,
+        sleep_at: Option<Instant>,
+        clients: ClientCounts,
+    ) -> Next {
+        // Meanwhile the process may have begun to end.
+        let freeze_at = freeze_at.filter(|_| self.times.freeze_after < Duration::MAX);
+        match clients.is_empty() {
+            true => (
+                Cooling {
+                    freeze_at,
+                    sleep_at,
+                },
+                None,
+            ),
+            false => (Awake, Some(Action::Admit)),
         }
     }
 
@@ -365,9 +556,15 @@ impl Lifecycle {
 
 /// An order to stop failed, and is repeated `at`. A running service is never forgotten.
 fn still_up(at: Instant, clients: ClientCounts) -> Next {
-    let sleep_at = Some(at);
+    let (freeze_at, sleep_at) = (None, Some(at));
     match clients.is_empty() {
-        true => (Cooling { sleep_at }, None),
+        true => (
+            Cooling {
+                freeze_at,
+                sleep_at,
+            },
+            None,
+        ),
         false => (Awake, Some(Action::Admit)),
     }
 }

@@ -66,6 +66,12 @@ pub enum Input {
     Started(Result<(), ()>),
     /// An order to stop has ended; if it failed, with what the service does now.
     Stopped(Result<(), Phase>),
+    /// An order to freeze has ended.
+    Froze(Result<(), ()>),
+    /// An order to thaw has ended; if it failed, with what the service does now.
+    Thawed(Result<(), Phase>),
+    /// The process is about to end.
+    Ending,
     /// The target with this index answers.
     Answered(usize),
     /// The service may have changed.
@@ -133,6 +139,10 @@ pub enum Effect {
     Start(Ticket),
     /// Stop the service; ends with [`Input::Stopped`].
     Stop,
+    /// Freeze the service; ends with [`Input::Froze`].
+    Freeze,
+    /// Thaw the service; ends with [`Input::Thawed`].
+    Thaw,
     /// End the start that is under way. With `undo`, stop what it started, which ends with
     /// [`Input::Stopped`].
     GiveUp {
@@ -214,7 +224,7 @@ pub struct Service {
     query_at: Option<Instant>,
     /// The service was seen down since it fell asleep.
     seen_down: bool,
-    /// It was seen frozen last: its targets accept connections, and serve none.
+    /// It was seen frozen last, not by us: its targets accept connections, and serve none.
     frozen: bool,
     linger_until: Option<Instant>,
     /// The question before a stop that is under way, and how long its answer may take.
@@ -290,7 +300,7 @@ impl Service {
         self.query == Some(true)
     }
 
-    /// Whether the service is up and frozen.
+    /// Whether the service is up and frozen, not by us.
     pub fn is_frozen(&self) -> bool {
         self.frozen
     }
@@ -313,6 +323,7 @@ impl Service {
             State::Waking { .. } | State::Awake | State::Cooling { .. } | State::Stopping(_) => {
                 false
             }
+            State::Freezing { .. } | State::Frozen { .. } | State::Thawing { .. } => false,
         };
         nothing_runs && gates.inside == 0
     }
@@ -327,7 +338,7 @@ impl Service {
 
     /// All timers that run, each with the time at which [`Input::Due`] must be reported.
     pub fn timers(&self) -> impl Iterator<Item = (Timer, Instant)> {
-        let due = self.lifecycle.deadline();
+        let due = self.state().deadline();
         let due = due.filter(|_| self.closing.is_none() && self.question.is_none());
         let timers = [
             (Timer::Lifecycle, due),
@@ -397,6 +408,22 @@ impl Service {
                 let event = result.map_or_else(Event::SleepFailed, |()| Event::Slept);
                 self.tell(event, now);
             }
+            Input::Froze(result) => {
+                self.new_epoch();
+                let event = result.map_or(Event::FreezeFailed, |()| Event::Froze);
+                self.tell(event, now);
+                // It may have gone down meanwhile: then nothing starts before it is thawed.
+                self.query();
+            }
+            Input::Thawed(result) => {
+                self.new_epoch();
+                self.tell(
+                    result.map_or_else(Event::ThawFailed, |()| Event::Thawed),
+                    now,
+                );
+                self.query();
+            }
+            Input::Ending => self.tell(Event::Ending, now),
             Input::Answered(target) => {
                 let target = &mut self.targets[target];
                 (target.probing, target.reachable) = (false, true);
@@ -408,11 +435,11 @@ impl Service {
             Input::Busy(number, busy) => self.answered(number, busy),
             Input::Sleep(forced) => {
                 self.observe();
-                match (forced, self.question, self.closing) {
-                    (true, ..) => self.tell(Event::Forced, now),
-                    // It is about to stop, or the answer comes soon.
-                    (false, None, None) => self.tell(Event::CutShort, now),
-                    (false, ..) => (),
+                match (forced, self.closing) {
+                    (true, _) => self.tell(Event::Forced, now),
+                    (false, None) => self.tell(Event::CutShort, now),
+                    // It is about to rest.
+                    (false, Some(_)) => (),
                 }
             }
             Input::Gate => self.observe(),
@@ -475,10 +502,9 @@ impl Service {
         }
         match action {
             Some(Action::Wake) => self.start(),
-            Some(Action::Sleep) => {
-                self.new_epoch();
-                self.effects.push(Effect::Stop);
-            }
+            Some(Action::Sleep) => self.order(Effect::Stop),
+            Some(Action::Freeze) => self.order(Effect::Freeze),
+            Some(Action::Thaw) => self.order(Effect::Thaw),
             Some(Action::Admit) => self.serve(),
             Some(Action::Reject) => {
                 if matches!(to, State::Failed { retry_at, .. } if self.now < retry_at) {
@@ -491,8 +517,7 @@ impl Service {
             Some(Action::GiveUp { undo }) => {
                 self.reject_all(Rejection::Failed);
                 self.given_up += u8::from(std::mem::take(&mut self.starting));
-                self.new_epoch();
-                self.effects.push(Effect::GiveUp { undo });
+                self.order(Effect::GiveUp { undo });
             }
             None => (),
         }
@@ -547,8 +572,12 @@ impl Service {
             _ if self.frozen => (false, false, false),
             State::Awake => (true, true, true),
             State::Cooling { .. } => (true, false, false),
-            State::Waking { started, .. } => (false, false, started),
+            // The order is given once more to a service that was frozen meanwhile.
+            State::Waking { started, .. } => (false, false, started && !self.starting),
             State::Asleep | State::Stopping(_) | State::Failed { .. } => (false, false, false),
+            State::Freezing { .. } | State::Frozen { .. } | State::Thawing { .. } => {
+                (false, false, false)
+            }
         };
         let waits = self.targets.iter().any(|target| !target.queue.is_empty());
         let reachable = self.targets.iter().any(|target| target.reachable);
@@ -638,7 +667,7 @@ impl Service {
     }
 
     /// Closes the gates from `index` on, each only if no connection is inside; then the service is
-    /// stopped.
+    /// stopped, or frozen.
     fn close_from(&mut self, index: usize) {
         let open = (index..self.targets.len()).find(|&index| self.targets[index].open);
         self.closing = open;
@@ -716,9 +745,9 @@ impl Service {
         }
     }
 
-    /// Keeps connections out of a service that is frozen.
+    /// Keeps connections out of a service that is frozen, not by us.
     fn seen(&mut self, phase: Option<Phase>) {
-        self.frozen = phase == Some(Phase::Frozen);
+        self.frozen = phase == Some(Phase::Frozen) && !self.lifecycle.takes_frozen();
         if self.frozen {
             (0..self.targets.len()).for_each(|target| self.unreachable(target));
         }
@@ -738,8 +767,12 @@ impl Service {
             waiting.limit = None;
         }
         self.starting = true;
+        self.order(Effect::Start(first));
+    }
+
+    fn order(&mut self, order: Effect) {
         self.new_epoch();
-        self.effects.push(Effect::Start(first));
+        self.effects.push(order);
     }
 
     /// What follows from the state as it is now.

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::record::RecordedState;
 use super::status::Tally;
-use super::text::{count, left, precise, stops, time_of_day};
+use super::text::{count, left, precise, rests, time_of_day};
 use crate::config::WakeRate;
 use crate::config::address::Peer;
-use crate::core::lifecycle::{Event, State, Stop};
+use crate::core::lifecycle::{Event, Phase, State, Stop};
 use crate::core::service::Fact;
 use crate::systemd::message_id as message;
 
@@ -16,6 +16,8 @@ use crate::systemd::message_id as message;
 pub struct Log {
     service: String,
     woken_at: Option<Instant>,
+    /// When it was told to thaw, for clients that no answer has come for yet.
+    thawed_at: Option<Instant>,
     /// What was served before the last wake, and when that was.
     round: (u64, SystemTime),
     /// Since that wake, it was logged that the last connection has closed.
@@ -24,6 +26,9 @@ pub struct Log {
     pub why: Option<String>,
     /// Why the stop fails that is about to fail.
     pub stop_failure: Option<String>,
+    /// Why the service was not frozen; and what was logged of that.
+    pub freeze_failure: Option<String>,
+    not_frozen: Option<String>,
     blind: bool,
     rate_limited: Option<Instant>,
     denied: bool,
@@ -37,10 +42,13 @@ impl Log {
         Self {
             service,
             woken_at: None,
+            thawed_at: None,
             round: (0, SystemTime::now()),
             cooled: false,
             why: None,
             stop_failure: None,
+            freeze_failure: None,
+            not_frozen: None,
             blind: false,
             rate_limited: None,
             denied: false,
@@ -66,12 +74,14 @@ impl Log {
                 tracing::$level!(message_id = message::$id, state, unit = service, $($line)+)
             };
         }
+        if !matches!(to, State::Thawing { .. } | State::Awake) {
+            self.thawed_at = None;
+        }
         let asked = matches!(cause, Event::Busy(_));
         let busy = if asked { None } else { self.busy.take() };
         if let (Event::SleepFailed(_), Some(why)) = (cause, self.stop_failure.take()) {
             let mut retry = String::new();
-            if let State::Stopping(Stop::Again { at }) | State::Cooling { sleep_at: Some(at) } = to
-            {
+            if let (State::Stopping(_) | State::Cooling { .. }, Some(at)) = (to, to.deadline()) {
                 retry = format!("; retrying in {}", left(at, now));
             }
             tracing::warn!(
@@ -84,7 +94,8 @@ impl Log {
             (State::Waking { .. }, State::Waking { .. })
             | (State::Stopping(_), State::Stopping(_))
             | (State::Failed { .. }, State::Failed { .. })
-            | (State::Cooling { .. }, State::Cooling { .. }) => (),
+            | (State::Cooling { .. }, State::Cooling { .. })
+            | (State::Frozen { .. }, State::Frozen { .. }) => (),
             (_, State::Waking { .. }) => {
                 self.woken_at = Some(now);
                 self.round = (tally.served, SystemTime::now());
@@ -110,24 +121,70 @@ impl Log {
             (State::Cooling { .. }, State::Awake) => {
                 log!(debug, AWAKE, "{service} is in use again");
             }
-            (State::Awake, State::Cooling { sleep_at }) => {
+            (State::Awake, State::Cooling { .. }) => {
                 let (bytes_up, bytes_down) = (tally.up, tally.down);
-                let stops = stops(sleep_at, now);
-                let what = format!("last connection to {service} closed; {stops}");
+                let rests = rests(to, now);
+                let what = format!("last connection to {service} closed; {rests}");
                 if std::mem::replace(&mut self.cooled, true) {
                     log!(debug, COOLING, bytes_up, bytes_down, "{what}");
                 } else {
                     log!(info, COOLING, bytes_up, bytes_down, "{what}");
                 }
             }
-            (_, State::Cooling { sleep_at }) => {
-                let stops = stops(sleep_at, now);
+            (State::Thawing { .. }, State::Cooling { .. }) => {
+                log!(debug, COOLING, "{service} is thawed");
+            }
+            (_, State::Cooling { .. }) => {
+                let rests = rests(to, now);
                 log!(
                     info,
                     COOLING,
-                    "{service} is running without connections; {stops}"
+                    "{service} is running without connections; {rests}"
                 );
             }
+            (_, State::Freezing { .. }) => log!(debug, COOLING, "freezing {service}"),
+            (State::Thawing { .. }, State::Frozen { sleep_at }) => {
+                let why = self.why.take().unwrap_or_default();
+                let retry = sleep_at.map_or_else(String::new, |at| left(at, now));
+                log!(
+                    warn,
+                    THAW_FAILED,
+                    "cannot thaw {service}: {why}; retrying in {retry}"
+                );
+            }
+            (_, State::Frozen { .. }) => {
+                self.not_frozen = None;
+                let rests = rests(to, now);
+                log!(info, FROZEN, "{service} is frozen; {rests}");
+            }
+            (_, State::Thawing { .. }) if cause == Event::FreezeFailed => {
+                let why = self.freeze_failure.take().unwrap_or_default();
+                if self.not_frozen.as_ref() != Some(&why) {
+                    log!(warn, FREEZE_FAILED, "{service} is not frozen: {why}");
+                }
+                self.not_frozen = Some(why);
+            }
+            (_, State::Thawing { .. }) => {
+                let client = first.map(|(peer, _)| peer.to_string());
+                let client = client.as_deref();
+                self.thawed_at = client.map(|_| now);
+                let whom = match first {
+                    Some((_, false)) => " for a request on the control socket".to_owned(),
+                    Some((Peer::Unix, true)) => " for a client of a Unix socket".to_owned(),
+                    Some((Peer::Tcp(_), true)) => format!(" for {}", client.unwrap_or_default()),
+                    None if matches!(cause, Event::Due | Event::CutShort | Event::Forced) => {
+                        " to stop it".to_owned()
+                    }
+                    None => String::new(),
+                };
+                let again = if cause == Event::Seen(Phase::Starting) {
+                    ": an order that it has refused can be given again"
+                } else {
+                    ""
+                };
+                log!(info, THAWING, client, "thawing {service}{whom}{again}");
+            }
+            (State::Thawing { .. }, State::Awake) => log!(debug, AWAKE, "{service} is thawed"),
             (_, State::Awake) => log!(info, AWAKE, "{service} is running"),
             (_, State::Stopping(_)) if cause == Event::Silent => log!(
                 warn,
@@ -158,6 +215,9 @@ impl Log {
                     State::Stopping(_) => "stopped",
                     State::Asleep | State::Waking { .. } => "stopped unexpectedly",
                     State::Awake | State::Cooling { .. } => "stopped unexpectedly",
+                    State::Freezing { .. } | State::Frozen { .. } | State::Thawing { .. } => {
+                        "stopped unexpectedly"
+                    }
                 };
                 log!(info, ASLEEP, "{service} {what}");
             }
@@ -168,16 +228,40 @@ impl Log {
                     (None, _) => "it went down before it answered".into(),
                 };
                 let left = left(retry_at, now);
-                log!(
-                    error,
-                    WAKE_FAILED,
-                    "cannot start {service}: {why}; refusing connections for {left}"
-                );
+                if let State::Thawing { .. } = from {
+                    log!(
+                        error,
+                        THAW_FAILED,
+                        "cannot thaw {service}: {why}; refusing connections for {left}"
+                    );
+                } else {
+                    log!(
+                        error,
+                        WAKE_FAILED,
+                        "cannot start {service}: {why}; refusing connections for {left}"
+                    );
+                }
                 self.why = Some(why.clone());
                 return Some(Err(why));
             }
         }
         None
+    }
+
+    /// A client that has waited is let through; how long ago the service was told to thaw for it, if that
+    /// is the first one since.
+    pub fn answered(&mut self, now: Instant) -> Option<Duration> {
+        let took = now.saturating_duration_since(self.thawed_at.take()?);
+        let thaw_usec = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let (unit, shown) = (self.service.as_str(), precise(took));
+        tracing::info!(
+            message_id = message::AWAKE,
+            state = RecordedState::Awake.name(),
+            unit,
+            thaw_usec,
+            "{unit} answers {shown} after the order to thaw"
+        );
+        Some(took)
     }
 
     /// Work that keeps the service awake without a client, if there is any. Loud when it begins only.

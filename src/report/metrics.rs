@@ -296,6 +296,17 @@ impl Page<'_> {
             let counted = (&wakes.buckets[..], wakes.total, wakes.seconds);
             histogram(&mut self.text, NAME, &record.name, None, counted);
         }
+        const THAWS: &str = "wakeport_thaw_duration_seconds";
+        self.family(
+            THAWS,
+            "histogram",
+            "From the order to thaw for a client to the service's first answer.",
+        );
+        for Instance { record, .. } in &self.instances {
+            let thaws = &record.thaws;
+            let counted = (&thaws.buckets[..], thaws.total, thaws.seconds);
+            histogram(&mut self.text, THAWS, &record.name, None, counted);
+        }
         self.each(
             "wakeport_sleeps_total",
             "How often the service was stopped after its cooldown.",
@@ -306,7 +317,7 @@ impl Page<'_> {
     fn about_failures(&mut self) {
         self.each(
             "wakeport_failures_total",
-            "What failed: the order to start (start), an answer in time (timeout), the service before it answered (died), the order to stop (stop), one target of several (silent).",
+            "What failed: the order to start (start), an answer in time (timeout), the service before it answered (died), the order to stop (stop), to freeze (freeze) or to thaw (thaw), one target of several (silent).",
             |Instance { record, .. }, row| {
                 for kind in Kind::ALL {
                     let count = record.failures.get(kind).copied().unwrap_or_default();

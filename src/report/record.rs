@@ -98,6 +98,8 @@ pub struct Record {
     pub http: Option<Http>,
     /// The wakes, and how long they took.
     pub wakes: Wakes,
+    /// The thaws for clients, and how long it took from each to the first answer.
+    pub thaws: Wakes,
     /// How often it was stopped.
     pub sleeps: u64,
     /// Seconds in each state, the present one not counted.
@@ -145,6 +147,8 @@ named! {
         Awake = "awake",
         /// Up, without clients.
         Cooling = "cooling",
+        /// Up, and frozen.
+        Frozen = "frozen",
         /// Being stopped.
         Stopping = "stopping",
         /// It could not be woken; clients are rejected.
@@ -229,6 +233,10 @@ named! {
         Died = "died",
         /// The order to stop failed.
         Stop = "stop",
+        /// The order to freeze failed.
+        Freeze = "freeze",
+        /// The order to thaw failed.
+        Thaw = "thaw",
         /// The service was up, but one of its targets did not answer.
         Silent = "silent",
     }
@@ -281,6 +289,7 @@ impl Record {
     /// Limits what the file may hold to what can be counted with.
     fn mend(&mut self) {
         self.wakes.mend();
+        self.thaws.mend();
         self.http.iter_mut().for_each(Http::mend);
         self.seconds.retain(|_, seconds| *seconds >= 0.0);
         let (clients, bytes) = (&mut self.clients, &mut self.bytes);
@@ -490,6 +499,7 @@ impl Record {
             RecordedState::Waking
             | RecordedState::Awake
             | RecordedState::Cooling
+            | RecordedState::Frozen
             | RecordedState::Stopping => false,
         }
     }

@@ -216,7 +216,8 @@ impl From<lifecycle::State> for RecordedState {
             lifecycle::State::Asleep => Self::Asleep,
             lifecycle::State::Waking { .. } => Self::Waking,
             lifecycle::State::Awake => Self::Awake,
-            lifecycle::State::Cooling { .. } => Self::Cooling,
+            lifecycle::State::Cooling { .. } | lifecycle::State::Freezing { .. } => Self::Cooling,
+            lifecycle::State::Frozen { .. } | lifecycle::State::Thawing { .. } => Self::Frozen,
             lifecycle::State::Stopping(_) => Self::Stopping,
             lifecycle::State::Failed { .. } => Self::Failed,
         }

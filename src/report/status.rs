@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::record::RecordedState;
-use super::text::{count, in_so_long, left, stops, time_of_day};
+use super::text::{count, in_so_long, left, rests, stops, time_of_day};
 use crate::core::lifecycle::{ClientCounts, State, Stop};
 
 /// STATUS= and the record follow the numbers at most that often: each one is a message to PID 1, or
@@ -175,10 +175,14 @@ impl Status {
                 format!("waking: {service} has started, but does not answer yet{waiting}")
             }
             State::Awake => format!("awake: {users}{waiting}, {}", served()),
-            State::Cooling { sleep_at } => match &self.kept_awake {
+            State::Cooling { .. } | State::Freezing { .. } => match &self.kept_awake {
                 Some(work) => format!("cooling, kept awake: {work}; {}", served()),
-                None => format!("cooling: {}, {}", stops(sleep_at, now), served()),
+                None => format!("cooling: {}, {}", rests(state, now), served()),
             },
+            State::Frozen { sleep_at } => {
+                format!("frozen: {}, {}", stops(sleep_at, now), served())
+            }
+            State::Thawing { .. } => format!("frozen: thawing {service}{waiting}"),
             State::Stopping(Stop::Again { .. }) => {
                 format!("stopping: failed to stop {service}; retrying{waiting}")
             }
@@ -205,8 +209,9 @@ impl Status {
 /// When a state ends that lasts for a time that people ask for.
 pub(super) fn deadline(state: State) -> Option<Instant> {
     match state {
-        State::Cooling { sleep_at } => sleep_at,
+        State::Cooling { .. } | State::Frozen { .. } => state.deadline(),
         State::Failed { retry_at, .. } => Some(retry_at),
         State::Asleep | State::Waking { .. } | State::Awake | State::Stopping(_) => None,
+        State::Freezing { .. } | State::Thawing { .. } => None,
     }
 }

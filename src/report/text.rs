@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::config::span;
+use crate::core::lifecycle::State;
 
 /// Hours and minutes.
 pub(super) fn time_of_day(time: SystemTime) -> String {
@@ -39,6 +40,25 @@ pub(super) fn stops(at: Option<Instant>, now: Instant) -> String {
         Some(at) => format!("stopping in {}", left(at, now)),
         None => "never stopping".into(),
     }
+}
+
+/// When a service without connections is frozen or stopped, whichever comes first.
+pub(super) fn rests(state: State, now: Instant) -> String {
+    if let State::Cooling {
+        freeze_at: Some(at),
+        sleep_at,
+    } = state
+        && sleep_at.is_none_or(|stop| at < stop)
+    {
+        return format!("freezing in {}", left(at, now));
+    }
+    let at = match state {
+        State::Freezing { sleep_at } => sleep_at,
+        State::Cooling { .. } | State::Frozen { .. } | State::Thawing { .. } => state.deadline(),
+        State::Asleep | State::Waking { .. } | State::Awake => None,
+        State::Stopping(_) | State::Failed { .. } => None,
+    };
+    stops(at, now)
 }
 
 /// What is left until `at`. A countdown never says less than that.

@@ -31,6 +31,7 @@ const DRAIN_GRACE: Duration = Duration::from_secs(10);
 /// The last order of a service that is left as it is.
 const NO_ORDER: LastOrder = LastOrder {
     stop: false,
+    thaw: false,
     limit: Duration::ZERO,
 };
 
@@ -256,6 +257,13 @@ impl Services {
         running.is_some_and(|running| matches!(running.config.kind, ServiceKind::Exec(_)))
     }
 
+    /// Has all thawed that are frozen: a signal ends us, and nothing else would do it then.
+    pub(super) fn ending(&self) {
+        self.services
+            .iter()
+            .for_each(|running| running.handle.ending());
+    }
+
     /// Ends all.
     pub(super) async fn close_all(&mut self, end: End) {
         let drain_timeout = self.surroundings.drain_timeout;
@@ -264,7 +272,11 @@ impl Services {
                 (End::Signal, _) | (End::Restart, ServiceKind::Exec(_)) => {
                     last_order(&running.config, drain_timeout)
                 }
-                (End::Idle | End::Restart, _) => NO_ORDER,
+                (End::Restart, _) => NO_ORDER,
+                (End::Idle, _) => LastOrder {
+                    thaw: true,
+                    ..NO_ORDER
+                },
             });
         }
         while self.tasks.join_next().await.is_some() {}
@@ -546,5 +558,9 @@ fn last_order(config: &ServiceConfig, drain_timeout: Duration) -> LastOrder {
         ServiceKind::Hooks { .. } => drain_timeout,
         ServiceKind::Relay | ServiceKind::Units { .. } | ServiceKind::Exec(_) => Duration::ZERO,
     };
-    LastOrder { stop, limit }
+    LastOrder {
+        stop,
+        thaw: true,
+        limit,
+    }
 }

@@ -20,7 +20,9 @@ struct Line {
 }
 
 /// The order in which states are counted.
-const STATES: [&str; 6] = ["failed", "waking", "awake", "cooling", "stopping", "asleep"];
+const STATES: [&str; 7] = [
+    "failed", "waking", "awake", "cooling", "frozen", "stopping", "asleep",
+];
 
 impl StatusLine {
     /// Nothing yet; it is said to `notifier`.

@@ -92,7 +92,7 @@ impl Questions {
         }
         self.idle = false;
         self.guard.keep(None);
-        let State::Cooling { sleep_at: Some(at) } = fact.to else {
+        let (State::Cooling { .. }, Some(at)) = (fact.to, fact.to.deadline()) else {
             return;
         };
         self.idle = idles(fact.cause, at, now());

@@ -17,7 +17,7 @@ use crate::backend::Failure;
 use crate::config::address::Peer;
 use crate::config::host::HostPattern;
 use crate::core::lifecycle::Phase;
-use crate::core::service::Ticket;
+use crate::core::service::{Input, Ticket};
 use crate::net::pool::Pool;
 use crate::report::record::{Record, RecordedState};
 use crate::report::requests::{Counts, Requests};
@@ -60,6 +60,10 @@ pub(super) enum Report {
     Started(Result<(), Failure>),
     /// An order to stop has ended; after a failure with what the service does now.
     Stopped(Result<Stopped, (Failure, Phase)>),
+    /// An order to freeze has ended.
+    Froze(Result<(), Failure>),
+    /// An order to thaw has ended; after a failure with what the service does now.
+    Thawed(Result<(), (Failure, Phase)>),
     /// What is wrong with the service right now.
     Remark(String),
     /// The service may have changed by itself.
@@ -73,6 +77,8 @@ pub(super) enum Report {
 pub struct LastOrder {
     /// What may run by them is stopped then.
     pub stop: bool,
+    /// What they have frozen is thawed then.
+    pub thaw: bool,
     /// How long what is under way, and the stop, may take.
     pub limit: Duration,
 }
@@ -137,7 +143,7 @@ pub(super) struct Target {
 /// How a wake comes along.
 #[derive(Clone, Debug)]
 pub struct Outlook {
-    /// How long the latest ones took, the last one last.
+    /// How long the latest ones took, the last one last; of thaws, if it is one.
     pub took: Vec<Duration>,
     /// How long this one takes already.
     pub elapsed: Duration,
@@ -244,6 +250,7 @@ impl Handle {
         self.post(Message::Sleep(Sleeper {
             forced,
             told: false,
+            thaws: false,
             reply,
         }));
         let ended = || Err("wakeport exits".into());
@@ -253,6 +260,12 @@ impl Handle {
     /// Has the service look at what has come and gone without a message.
     pub fn look(&self) {
         self.post(Message::Ask(Box::new(|_| ())));
+    }
+
+    /// Has the service thawed, and not frozen any more: the process is about to end.
+    pub fn ending(&self) {
+        let ending = |service: &mut Service| service.handle_input(Input::Ending);
+        self.post(Message::Ask(Box::new(ending)));
     }
 
     pub(super) fn holds(&self) -> &Holds {
@@ -348,7 +361,15 @@ impl Entrance {
     pub async fn outlook(&self) -> Option<Outlook> {
         let record = self.0.service.record().await?;
         let wakes = record.state == RecordedState::Waking;
-        let took = record.wakes.recent.iter();
+        let took = match record.state {
+            // A client waits only where that is being frozen.
+            RecordedState::Frozen | RecordedState::Cooling => &record.thaws,
+            RecordedState::Asleep | RecordedState::Waking | RecordedState::Awake => &record.wakes,
+            RecordedState::Stopping | RecordedState::Failed | RecordedState::Unattended => {
+                &record.wakes
+            }
+        };
+        let took = took.recent.iter();
         Some(Outlook {
             took: took
                 .filter_map(|&seconds| Duration::try_from_secs_f64(seconds).ok())

@@ -25,6 +25,9 @@ type Previous = Pin<Box<dyn Future<Output = StopScope> + Send>>;
 /// The pauses between two looks at a service that is stopped and still answers.
 const STILL: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
 
+/// How long a process that ends waits for a thaw, whatever becomes of it.
+const THAW_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How long a stop waits to hear what the service has used.
 const USAGE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -125,6 +128,30 @@ impl Orders {
         });
     }
 
+    /// Has the service frozen.
+    pub(super) fn freeze(&mut self) {
+        self.begin(|previous, settings, reports| async move {
+            previous.await;
+            reports.post(Report::Froze(settings.backend.freeze().await));
+            StopScope::Nothing
+        });
+    }
+
+    /// Has the service thawed.
+    pub(super) fn thaw(&mut self) {
+        self.begin(|previous, settings, reports| async move {
+            previous.await;
+            let backend = &settings.backend;
+            let result = match backend.thaw().await {
+                Ok(()) => Ok(()),
+                // If it cannot be read, it may well be frozen still.
+                Err(why) => Err((why, backend.query().await.unwrap_or(Phase::Frozen))),
+            };
+            reports.post(Report::Thawed(result));
+            StopScope::Nothing
+        });
+    }
+
     /// Ends the start that is under way, and with `undo` has stopped what it started.
     pub(super) fn give_up(&mut self, undo: bool) {
         self.given_up.cancel();
@@ -137,12 +164,15 @@ impl Orders {
         });
     }
 
-    /// Ends what is under way, and stops the service if told to, whatever its state. Whether it is
-    /// known to be down.
-    pub(super) async fn close(mut self, LastOrder { stop, limit }: LastOrder) -> bool {
+    /// Ends what is under way, and thaws and stops the service if told to, whatever its state. Whether it
+    /// is known to be down.
+    pub(super) async fn close(mut self, LastOrder { stop, thaw, limit }: LastOrder) -> bool {
         self.given_up.cancel();
         self.begin(move |previous, settings, _| async move {
             previous.await;
+            if thaw && let Err(why) = settings.backend.thaw().await {
+                tracing::warn!("failed to thaw the service: {why}");
+            }
             if !stop {
                 return StopScope::All;
             }
@@ -155,6 +185,11 @@ impl Orders {
             }
         });
         let mut running = StopScope::All;
+        let limit = if thaw {
+            limit.saturating_add(THAW_TIMEOUT)
+        } else {
+            limit
+        };
         if let Some(order) = self.last.take()
             && let Ok(Ok(rest)) = timeout(limit, order).await
         {

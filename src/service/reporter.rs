@@ -97,6 +97,25 @@ impl Reporter {
         self.recorder.carried(self.tally, counts);
     }
 
+    /// Why the order to freeze fails that is about to fail.
+    pub(super) fn freeze_fails(&mut self, why: String) {
+        self.recorder.failed(Kind::Freeze, &why);
+        self.log.freeze_failure = Some(why);
+    }
+
+    /// Why the order to thaw fails that is about to fail.
+    pub(super) fn thaw_fails(&mut self, why: String) {
+        self.recorder.failed(Kind::Thaw, &why);
+        self.log.why = Some(why);
+    }
+
+    /// A client that has waited is let through: the service answers.
+    pub(super) fn admits(&mut self, now: Instant) {
+        if let Some(took) = self.log.answered(now) {
+            self.recorder.change().thaws.add(took);
+        }
+    }
+
     /// A change of state; `first` is what has waited longest, and whether it is a client.
     pub(super) fn fact(&mut self, fact: &Fact, first: Option<(Peer, bool)>, now: Instant) {
         self.recorder.turn(fact.to);
@@ -106,6 +125,8 @@ impl Reporter {
         match self.log.fact(fact, first, self.tally, now) {
             None => (),
             Some(Ok(took)) => self.recorder.change().wakes.add(took),
+            // It was counted when the order ended.
+            Some(Err(_)) if matches!(fact.cause, Event::ThawFailed(_)) => (),
             Some(Err(why)) => {
                 let kind = if fact.cause == Event::Due {
                     Kind::Timeout

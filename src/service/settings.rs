@@ -34,6 +34,7 @@ impl Settings {
         let rules = Rules {
             times: Times {
                 cooldown: self.config.timing.cooldown,
+                freeze_after: self.config.timing.freeze_after,
                 start_timeout: self.config.timing.start_timeout,
             },
             can_tell: self.backend.can_tell(),

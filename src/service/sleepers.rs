@@ -14,6 +14,8 @@ pub(super) struct Sleeper {
     pub(super) forced: bool,
     /// The core knows of it.
     pub(super) told: bool,
+    /// It has been told to thaw the service.
+    pub(super) thaws: bool,
     pub(super) reply: oneshot::Sender<Result<(), String>>,
 }
 
@@ -23,7 +25,11 @@ impl Service {
     pub(super) fn answer_sleepers(&mut self) {
         for mut sleeper in std::mem::take(&mut self.sleepers) {
             let may_run = matches!(self.core.state(), State::Awake | State::Cooling { .. });
-            if may_run && !std::mem::replace(&mut sleeper.told, may_run) {
+            // What is frozen is thawed first.
+            let frozen = matches!(self.core.state(), State::Frozen { .. });
+            if frozen && !std::mem::replace(&mut sleeper.thaws, true)
+                || may_run && !std::mem::replace(&mut sleeper.told, true)
+            {
                 self.handle_input(Input::Sleep(sleeper.forced));
             }
             match self.outcome() {
@@ -40,14 +46,16 @@ impl Service {
             State::Failed { undoing, .. } => (!undoing).then_some(Ok(())),
             State::Stopping(Stop::Ours | Stop::Theirs) => None,
             State::Stopping(Stop::Again { .. }) => {
-                let failure = self.reporter.recorder.record().last_failure;
-                let why = failure.map_or_else(String::new, |failure| format!(": {}", failure.why));
-                Some(Err(format!("it fails to stop{why}; retrying")))
+                Some(Err(format!("it fails to stop{}; retrying", self.why())))
             }
             State::Waking { .. } => Some(Err("it is being started".into())),
             State::Awake => Some(Err(self.users())),
             // The question is under way, or about to be.
-            State::Cooling { sleep_at } if sleep_at.is_some_and(|at| at <= now()) => None,
+            State::Freezing { .. } | State::Thawing { .. } => None,
+            State::Frozen { .. } => {
+                Some(Err(format!("it cannot be thawed{}; retrying", self.why())))
+            }
+            State::Cooling { sleep_at, .. } if sleep_at.is_some_and(|at| at <= now()) => None,
             State::Cooling { .. } => {
                 let work = self.reporter.recorder.record().kept_awake;
                 Some(Err(match work.is_empty() {
@@ -56,6 +64,12 @@ impl Service {
                 }))
             }
         }
+    }
+
+    /// The last failure, to go on with.
+    fn why(&self) -> String {
+        let failure = self.reporter.recorder.record().last_failure;
+        failure.map_or_else(String::new, |failure| format!(": {}", failure.why))
     }
 
     /// What uses the service.

@@ -30,7 +30,8 @@ impl Targets {
     /// Goes on with the targets of the settings, their gates closed. Those that are gone from the
     /// settings stay: they may have connections inside.
     pub(super) fn follow(&mut self, settings: &Settings, handle: &Handle) {
-        let cooldown = settings.config.timing.cooldown;
+        let timing = settings.config.timing;
+        let cooldown = timing.cooldown.min(timing.freeze_after);
         for known in &mut self.0 {
             known.cancel();
             known.entrance.gate().set(Word::close);

@@ -58,6 +58,15 @@ impl World {
 
     /// The same, with what keeps it awake.
     fn with_work(phase: Phase, wake_rate: Option<WakeRate>, busy: Busy) -> Self {
+        Self::with_all(phase, wake_rate, busy, Duration::MAX)
+    }
+
+    fn with_all(
+        phase: Phase,
+        wake_rate: Option<WakeRate>,
+        busy: Busy,
+        freeze_after: Duration,
+    ) -> Self {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("answering");
         let answering = UnixListener::bind(&path).unwrap();
@@ -70,10 +79,12 @@ impl World {
             kind: config::ServiceKind::Hooks {
                 start: None,
                 stop: None,
+                pause: None,
             },
             readiness: Readiness::default(),
             timing: Timing {
                 cooldown: COOLDOWN,
+                freeze_after,
                 start_timeout: START_TIMEOUT,
                 stop_timeout: START_TIMEOUT,
             },
@@ -605,8 +616,8 @@ async fn a_start_that_takes_too_long_is_given_up_and_undone() {
 async fn closing_waits_for_the_stop_that_it_orders() {
     let world = World::new(Phase::Up);
     drop(world.served().await);
-    let (stop, limit) = (true, COOLDOWN);
-    world.handle.close(LastOrder { stop, limit });
+    let (stop, thaw, limit) = (true, true, COOLDOWN);
+    world.handle.close(LastOrder { stop, thaw, limit });
     sleep(SECOND * 2).await;
     assert_eq!(world.counts(), (0, 1));
     assert_eq!(world.service.script().phase, Phase::Down);
@@ -711,4 +722,86 @@ async fn what_the_service_uses_is_measured_in_time_for_the_end_of_the_cooldown()
         }
         assert_eq!(world.counts(), (0, stops), "{percent}%");
     }
+}
+
+/// One that runs, and is frozen half-way through its cooldown.
+fn freezing() -> World {
+    World::with_all(Phase::Up, None, Busy::default(), COOLDOWN / 2)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_is_frozen_thawed_for_a_client_and_at_last_stopped() {
+    let mut world = freezing();
+    sleep(COOLDOWN * 3 / 4).await;
+    let script = world.service.script();
+    assert_eq!((script.freezes, script.thaws), (1, 0));
+    let record = world.handle.record().await.unwrap();
+    assert_eq!(record.state, record::RecordedState::Frozen);
+    assert!(!world.handle.may_exit().await);
+    drop(world.served().await);
+    let record = world.handle.record().await.unwrap();
+    assert_eq!((record.thaws.total, record.wakes.total), (1, 0));
+    assert!(record.thaws.last().is_some_and(|took| took < 1.0));
+    world.asleep().await;
+    let script = world.service.script();
+    assert_eq!((script.freezes, script.thaws), (2, 2));
+    assert_eq!(world.counts(), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn how_long_a_thaw_takes_is_expected_by_thaws_and_not_by_wakes() {
+    let world = World::with_all(Phase::Down, None, Busy::default(), COOLDOWN / 2);
+    for thaws in 0..2 {
+        drop(world.served().await);
+        sleep(COOLDOWN * 3 / 4).await;
+        let outlook = world.entrances[ANSWERING].outlook().await.unwrap();
+        assert_eq!(outlook.took.len(), thaws);
+    }
+    let record = world.handle.record().await.unwrap();
+    assert_eq!(record.wakes.recent.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_cannot_be_frozen_is_stopped_in_time() {
+    let mut world = freezing();
+    world.service.quietly(|script| script.freeze_fails = true);
+    let began = now();
+    world.asleep().await;
+    assert!(now() - began < COOLDOWN + SECOND * 5);
+    let script = world.service.script();
+    assert_eq!((script.freezes, script.thaws, script.stops), (1, 1, 1));
+    let record = world.handle.record().await.unwrap();
+    assert_eq!(record.failures.get(&Kind::Freeze), Some(&1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_cannot_be_thawed_rejects_clients_until_it_can() {
+    let world = freezing();
+    world.service.quietly(|script| script.thaw_fails = true);
+    sleep(COOLDOWN * 3 / 4).await;
+    let mut client = world.arrive(ANSWERING);
+    assert!(matches!(client.verdict().await, Outcome::Rejected));
+    drop(client);
+    world.service.quietly(|script| script.thaw_fails = false);
+    sleep(SECOND * 40).await;
+    drop(world.served().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_frozen_is_thawed_when_the_process_ends_and_stays_so_for_the_next_one() {
+    for (thaw, phase) in [(true, Phase::Up), (false, Phase::Frozen)] {
+        let world = freezing();
+        sleep(COOLDOWN * 3 / 4).await;
+        let (stop, limit) = (false, Duration::ZERO);
+        world.handle.close(LastOrder { stop, thaw, limit });
+        sleep(SECOND).await;
+        assert_eq!(world.service.script().phase, phase);
+    }
+    // Also if it takes a while to end.
+    let world = freezing();
+    sleep(COOLDOWN * 3 / 4).await;
+    world.handle.ending();
+    sleep(COOLDOWN * 3 / 4).await;
+    let script = world.service.script();
+    assert_eq!((script.freezes, script.thaws), (1, 1));
 }

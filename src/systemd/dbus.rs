@@ -47,7 +47,10 @@ pub(crate) trait ServiceManager {
     fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
+    fn freeze_unit(&self, name: &str) -> zbus::Result<()>;
     fn thaw_unit(&self, name: &str) -> zbus::Result<()>;
+    #[zbus(property)]
+    fn version(&self) -> zbus::Result<String>;
 }
 
 type Subject<'a> = (&'a str, HashMap<&'a str, Variant<'a>>);
@@ -203,11 +206,17 @@ impl Bus {
         for unit in units {
             for verb in verbs {
                 // As systemd asks: a rule may go by the message as well.
-                let what = match *verb {
-                    "reset-failed" => "reset the \"failed\" state of",
+                let message = match *verb {
+                    "freeze" | "thaw" => "Authentication is required to freeze or thaw the processes of '$(unit)' unit.".to_owned(),
+                    "reset-failed" => "Authentication is required to reset the \"failed\" state of '$(unit)'.".to_owned(),
+                    other => format!("Authentication is required to {other} '$(unit)'."),
+                };
+                // It has no verbs of their own for these.
+                let verb = match *verb {
+                    "freeze" => "stop",
+                    "thaw" => "start",
                     other => other,
                 };
-                let message = format!("Authentication is required to {what} '$(unit)'.");
                 let details = HashMap::from([
                     ("unit", unit.as_str()),
                     ("verb", verb),

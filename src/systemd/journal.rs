@@ -226,6 +226,7 @@ fn emit(line: &Line) {
                 WAKEPORT_UNIT = field("unit"),
                 WAKEPORT_CLIENT = field("client"),
                 WAKEPORT_WAKE_USEC = field("wake_usec"),
+                WAKEPORT_THAW_USEC = field("thaw_usec"),
                 WAKEPORT_BYTES_UP = field("bytes_up"),
                 WAKEPORT_BYTES_DOWN = field("bytes_down"),
                 WAKEPORT_HOST = field("host"),
@@ -300,8 +301,10 @@ impl Line {
         match field.name() {
             "message" => self.message.insert_str(0, &value),
             name @ ("message_id" | "program" | "state" | "unit" | "client" | "wake_usec"
-            | "bytes_up" | "bytes_down" | "host" | "method" | "path" | "status"
-            | "wait_usec" | "usec" | "request_id") => _ = self.fields.insert(name, value),
+            | "thaw_usec" | "bytes_up" | "bytes_down" | "host" | "method" | "path"
+            | "status" | "wait_usec" | "usec" | "request_id") => {
+                self.fields.insert(name, value);
+            }
             // Without a name in the journal: part of the message.
             name => _ = write!(self.message, " {name}={value}"),
         }

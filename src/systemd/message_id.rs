@@ -9,6 +9,14 @@ pub const AWAKE: &str = "e000bedd8e01442e8ee8efddcd1fef92";
 pub const COOLING: &str = "334f2ba325dd48fca988c16f4efcf468";
 /// Work that is not that of a client keeps the service awake.
 pub const KEPT_AWAKE: &str = "40360ffe17cd4c6d951140a9e06b2291";
+/// The service is frozen.
+pub const FROZEN: &str = "68def02ba81449b3a8fc91e5d7241133";
+/// The service is being thawed.
+pub const THAWING: &str = "e5f71e59b158440e86d03774204ffd44";
+/// The service was not frozen.
+pub const FREEZE_FAILED: &str = "86a5dc2e352b4d9d9630d3c84fa1fad9";
+/// The service could not be thawed.
+pub const THAW_FAILED: &str = "1b0c637e1bb74d9aa35368e63209676d";
 /// The service is being stopped.
 pub const STOPPING: &str = "e6f5097570474a83be68ff04e836dfbc";
 /// The service is down.

@@ -40,6 +40,8 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l user -d 'Use t
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l start-hook -d 'Start the service with this program; split as a shell would, but no shell runs' -r -f -a "(__fish_complete_command)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l stop-hook -d 'Stop the service with this program; retried with a back-off until it exits with 0' -r -f -a "(__fish_complete_command)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l freeze-hook -d 'Freeze the service with this program when --freeze-after is over; it has to exit with 0 within 10 s' -r -f -a "(__fish_complete_command)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l thaw-hook -d 'Thaw the service with this program, for a client or to stop it; it has to exit with 0 within 10 s' -r -f -a "(__fish_complete_command)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l exec -d 'Run the service as a child process, which ends with wakeport' -r -f -a "(__fish_complete_command)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l ready -d 'What the target does when it is ready: connect, banner (it sends a first byte), or http://HOST:PORT/PATH (it answers below 500; http:///PATH asks the target itself)' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l ready-hook -d 'Run this program before the target is probed; it has to exit with 0' -r -f -a "(__fish_complete_command)"
@@ -73,6 +75,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l access-log -d 
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l tls -d '`pass`: pass TLS through to the service whose --host is the name that the client asks for (SNI)' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l freeze-after -d 'Freeze the service this long after the last connection closes: it keeps its memory, does nothing, and answers the next client within milliseconds' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l start-timeout -d 'Fail the wake if the service does not answer within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l stop-timeout -d 'Fail the stop if the service is not down within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l direct-connections -d 'Whether connections to the targets that bypass wakeport keep the service awake: count or ignore' -r -f
@@ -112,6 +115,8 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l user -d 'Use
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l start-hook -d 'Start the service with this program; split as a shell would, but no shell runs' -r -f -a "(__fish_complete_command)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l stop-hook -d 'Stop the service with this program; retried with a back-off until it exits with 0' -r -f -a "(__fish_complete_command)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l freeze-hook -d 'Freeze the service with this program when --freeze-after is over; it has to exit with 0 within 10 s' -r -f -a "(__fish_complete_command)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l thaw-hook -d 'Thaw the service with this program, for a client or to stop it; it has to exit with 0 within 10 s' -r -f -a "(__fish_complete_command)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l exec -d 'Run the service as a child process, which ends with wakeport' -r -f -a "(__fish_complete_command)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l ready -d 'What the target does when it is ready: connect, banner (it sends a first byte), or http://HOST:PORT/PATH (it answers below 500; http:///PATH asks the target itself)' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l ready-hook -d 'Run this program before the target is probed; it has to exit with 0' -r -f -a "(__fish_complete_command)"
@@ -145,6 +150,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l access-log -
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l tls -d '`pass`: pass TLS through to the service whose --host is the name that the client asks for (SNI)' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l freeze-after -d 'Freeze the service this long after the last connection closes: it keeps its memory, does nothing, and answers the next client within milliseconds' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l start-timeout -d 'Fail the wake if the service does not answer within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l stop-timeout -d 'Fail the stop if the service is not down within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l direct-connections -d 'Whether connections to the targets that bypass wakeport keep the service awake: count or ignore' -r -f
@@ -209,6 +215,8 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l user -d 'Use 
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l start-hook -d 'Start the service with this program; split as a shell would, but no shell runs' -r -f -a "(__fish_complete_command)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l stop-hook -d 'Stop the service with this program; retried with a back-off until it exits with 0' -r -f -a "(__fish_complete_command)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l freeze-hook -d 'Freeze the service with this program when --freeze-after is over; it has to exit with 0 within 10 s' -r -f -a "(__fish_complete_command)"
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l thaw-hook -d 'Thaw the service with this program, for a client or to stop it; it has to exit with 0 within 10 s' -r -f -a "(__fish_complete_command)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l exec -d 'Run the service as a child process, which ends with wakeport' -r -f -a "(__fish_complete_command)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l ready -d 'What the target does when it is ready: connect, banner (it sends a first byte), or http://HOST:PORT/PATH (it answers below 500; http:///PATH asks the target itself)' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l ready-hook -d 'Run this program before the target is probed; it has to exit with 0' -r -f -a "(__fish_complete_command)"
@@ -242,6 +250,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l access-log -d
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l tls -d '`pass`: pass TLS through to the service whose --host is the name that the client asks for (SNI)' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l freeze-after -d 'Freeze the service this long after the last connection closes: it keeps its memory, does nothing, and answers the next client within milliseconds' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l start-timeout -d 'Fail the wake if the service does not answer within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l stop-timeout -d 'Fail the stop if the service is not down within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l direct-connections -d 'Whether connections to the targets that bypass wakeport keep the service awake: count or ignore' -r -f

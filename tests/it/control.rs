@@ -449,6 +449,52 @@ fn work_refuses_a_sleep_and_force_does_not_ask() {
 }
 
 #[test]
+fn what_is_frozen_is_thawed_for_a_request() {
+    for options in [&[][..], &["--force"]] {
+        let instance = Instance::new();
+        let run = instance.run(LONG).option("--freeze-after", "50ms");
+        let run = run.option("--freeze-hook", "true");
+        let wakeport = run.option("--thaw-hook", "true").start();
+        serves(&instance);
+        wakeport.is("frozen: ");
+        assert_eq!(instance.ask("wake", &[]), (0, String::new()));
+        wakeport.is("frozen: ");
+        let holder = instance.hold(&[]).holds();
+        wakeport.is("awake: 1 hold");
+        drop(holder);
+        wakeport.is("frozen: ");
+        assert_eq!(instance.service.count("start"), 1);
+        assert_eq!(instance.ask("sleep", options), (0, String::new()));
+        assert_eq!(instance.service.count("stop"), 1);
+        wakeport.is("asleep");
+    }
+}
+
+#[test]
+fn a_thaw_that_fails_is_said() {
+    let instance = Instance::new();
+    let may = instance.dir.path().join("may");
+    std::fs::write(&may, "").expect("a file");
+    let run = instance.run(LONG).option("--freeze-after", "50ms");
+    let run = run.option("--freeze-hook", "true");
+    let run = run.option("--thaw-hook", format!("test -e {}", may.display()));
+    let wakeport = run.start();
+    serves(&instance);
+    wakeport.is("frozen: ");
+    std::fs::remove_file(&may).expect("it is there");
+    let (code, said) = instance.ask("sleep", &[]);
+    assert_eq!(code, 75, "{said}");
+    assert!(
+        said.contains("it cannot be thawed: the thaw hook"),
+        "{said}"
+    );
+    assert_eq!(instance.service.count("stop"), 0);
+    std::fs::write(&may, "").expect("a file");
+    until("it may sleep", || instance.ask("sleep", &[]).0 == 0);
+    wakeport.is("asleep");
+}
+
+#[test]
 fn force_ends_holds_and_stops_under_clients() {
     let instance = Instance::of(HookService::play(|scene, call| {
         if call.event == "stop" {

@@ -369,3 +369,39 @@ fn as_init_of_a_container_it_knows_how_its_own_programs_end_among_orphans() {
     );
     until("no zombie is left", || zombies(&wakeport).is_empty());
 }
+
+/// Whether a process is stopped, as by SIGSTOP: the third field of its stat.
+fn is_stopped(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes()[0]);
+    state == Some(b'T')
+}
+
+#[test]
+fn a_frozen_child_does_nothing_until_its_next_client_and_ends_with_wakeport() {
+    let program = Program::new();
+    let freezing = program.run("").option("--freeze-after", "50ms");
+    let mut wakeport = freezing.cooldown("infinity").start();
+    let child = program.wake();
+    for _ in 0..3 {
+        until("it is frozen", || is_stopped(child));
+        program.front.connect().echoes("hello");
+    }
+    assert_eq!(program.children(), [child]);
+    until("it is frozen", || is_stopped(child));
+    wakeport.signal(Signal::TERM);
+    assert!(wakeport.wait().success());
+    program.is_gone(child);
+}
+
+#[test]
+fn a_frozen_child_is_stopped_at_the_end_of_its_cooldown() {
+    let program = Program::new();
+    let freezing = program.run("").option("--freeze-after", "0");
+    let wakeport = freezing.cooldown("1s").start();
+    for count in 1..=2 {
+        let child = program.wake();
+        program.is_gone(child);
+        wakeport.is(&format!("asleep, {count} served"));
+    }
+}

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use rustix::process::Signal;
+
 use crate::support::{HookService, Place, Run, Server, directory, echo, script, until};
 
 /// A hook that records its environment and its limits, and succeeds.
@@ -266,5 +268,57 @@ fn what_a_successful_hook_leaves_in_the_background_goes_on() {
     let pid: u32 = text.trim().parse().expect("a number");
     assert!(crate::support::runs(pid));
     let pid = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a process ID");
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it runs");
+    rustix::process::kill_process(pid, Signal::KILL).expect("it runs");
+}
+
+#[test]
+fn hooks_freeze_and_thaw_around_clients_and_thaw_what_an_earlier_wakeport_may_have_frozen() {
+    let (dir, front, target) = (directory(), Place::tcp(), Place::tcp());
+    let file = dir.path().join("events");
+    let text = format!("#!/bin/sh\necho $WAKEPORT_EVENT >>{}\n", file.display());
+    let hook = script(&dir.path().join("hook"), &text);
+    let events = || fs::read_to_string(&file).unwrap_or_default();
+    let _server = Server::echo(&target);
+    let run = Run::new()
+        .to(&target)
+        .listen(&front)
+        .option("--start-hook", &hook)
+        .option("--stop-hook", &hook)
+        .option("--freeze-hook", &hook)
+        .option("--thaw-hook", &hook)
+        .option("--freeze-after", "50ms")
+        .cooldown("infinity");
+    let mut wakeport = run.start();
+    // It runs already, and may be frozen: that is not known.
+    front.connect().echoes("hello");
+    let mut expected = "thaw\nfreeze\n".to_owned();
+    until("it is frozen", || events() == expected);
+    front.connect().echoes("hello");
+    expected += "thaw\nfreeze\n";
+    until("it is frozen", || events() == expected);
+    wakeport.signal(Signal::TERM);
+    assert!(wakeport.wait().success());
+    assert_eq!(events(), expected + "thaw\n");
+}
+
+#[test]
+fn a_service_whose_thaw_hook_fails_refuses_clients_until_it_succeeds() {
+    let (dir, front, target) = (directory(), Place::tcp(), Place::tcp());
+    let may = dir.path().join("may");
+    let _server = Server::echo(&target);
+    let wakeport = Run::new()
+        .to(&target)
+        .listen(&front)
+        .option("--stop-hook", "true")
+        .option("--freeze-hook", "true")
+        .option("--thaw-hook", format!("test -e {}", may.display()))
+        .option("--freeze-after", "50ms")
+        .cooldown("infinity")
+        .start();
+    front.connect().is_reset();
+    wakeport.logs("cannot thaw the service: the thaw hook `test` failed (exit status: 1)");
+    fs::write(&may, "").expect("a file");
+    until("a client is served", || {
+        front.connect().try_echo("hello").is_ok()
+    });
 }

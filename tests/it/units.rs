@@ -231,6 +231,7 @@ fn every_variable_exists() {
             // Fields of the journal.
             "STATE",
             "WAKE_USEC",
+            "THAW_USEC",
             "BYTES_UP",
             "BYTES_DOWN",
             "METHOD",

@@ -21,6 +21,9 @@ impl World {
             }
             (Defect::IgnoresWork, _, Input::Busy(number, _)) => Some(Input::Busy(number, false)),
             (Defect::WaitsForAnswers, _, Input::Due(Timer::Answer)) => None,
+            (Defect::BelievesThaws, _, Input::Thawed(_)) => Some(Input::Thawed(Ok(()))),
+            (Defect::KeepsItFrozen, State::Frozen { .. }, Input::Due(Timer::Lifecycle)) => None,
+            (Defect::ExitsFrozen, _, Input::Ending) => None,
             (_, _, input) => Some(input),
         }
     }
@@ -47,6 +50,9 @@ impl World {
             }
             (Defect::ForgetsWhoWaited, Input::Stopped(Ok(()))) => {
                 effects.retain(|effect| !matches!(effect, Effect::Start(_)));
+            }
+            (Defect::ForgetsWhoCameToTheFreeze, Input::Froze(Ok(()))) => {
+                effects.retain(|effect| !matches!(effect, Effect::Thaw));
             }
             (Defect::KeepsGatesClosed, Input::Closed(_, false)) => {
                 effects.retain(|effect| !matches!(effect, Effect::Open(_)));

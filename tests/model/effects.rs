@@ -24,6 +24,7 @@ impl World {
                 self.feed(Input::Refused(self.ticket(client)));
             }
             Message::Left(client) => self.feed(Input::Left(self.ticket(client))),
+            Message::Ending => self.feed(Input::Ending),
             Message::MayExit => {
                 let may = self.is_idle();
                 self.process().stage = Stage::Answered(may);
@@ -43,8 +44,11 @@ impl World {
         let Some(input) = self.distorted_input(input) else {
             return;
         };
-        if let Input::Stopped(result) = input {
+        if let Input::Stopped(result) | Input::Thawed(result) = input {
             self.process().seen_frozen = result == Err(Phase::Frozen);
+        }
+        if let Input::Froze(result) = input {
+            self.process().seen_frozen = result.is_ok();
         }
         let process = self.process();
         let before = process.state();
@@ -89,6 +93,11 @@ impl World {
                 self.expect_empty_gates();
                 self.order(Kind::Stop);
             }
+            Effect::Freeze => {
+                self.expect_empty_gates();
+                self.order(Kind::Freeze);
+            }
+            Effect::Thaw => self.order(Kind::Thaw),
             Effect::GiveUp { undo } => {
                 if undo {
                     self.expect_empty_gates();
@@ -163,7 +172,11 @@ impl World {
     fn note(&mut self, fact: Fact) {
         let limit = self.rules.0.busy_limit;
         let process = self.process();
-        if matches!(fact.from, State::Cooling { .. }) && fact.to == State::Stopping(Stop::Ours) {
+        let rests = matches!(
+            fact.to,
+            State::Stopping(Stop::Ours) | State::Freezing { .. }
+        );
+        if matches!(fact.from, State::Cooling { .. }) && rests {
             let asked = process.asked_at.0.unwrap_or(process.now);
             let over = process.now.duration_since(asked) >= limit;
             let free = process.verdict == Verdict::Free;
@@ -179,7 +192,7 @@ impl World {
             let may_fail = self.excuse || self.unit.hung || self.unit.phase == Phase::Frozen;
             self.expect(may_fail, "a wake failed though nothing was wrong");
         }
-        if !matches!(fact.to, State::Waking { .. }) {
+        if !matches!(fact.to, State::Waking { .. } | State::Thawing { .. }) {
             self.excuse = false;
         }
         if !matches!(fact.to, State::Awake | State::Cooling { .. }) {
@@ -200,6 +213,11 @@ impl World {
         self.expect(
             !frozen,
             "a client was let through to a service that was seen frozen",
+        );
+        let ours = self.unit.ours;
+        self.expect(
+            !ours,
+            "a client was let through to a service that wakeport froze",
         );
         let gate = &mut self.process().gates[ticket.target];
         *gate = gate.admit(first);
@@ -255,6 +273,11 @@ impl World {
         };
         process.gates[target] = step.word;
         process.told |= step.tells;
+        let ours = self.unit.ours;
+        self.expect(
+            !ours,
+            "a client was let through to a service that wakeport froze",
+        );
         true
     }
 
@@ -351,8 +374,13 @@ impl World {
 
     fn close(&mut self, stop: bool) {
         self.give_up_start();
-        if stop {
-            self.process().orders.push(order(Kind::Close));
+        let state = self.process().state();
+        let frozen = matches!(
+            state,
+            State::Freezing { .. } | State::Frozen { .. } | State::Thawing { .. }
+        );
+        if stop || frozen && !self.has(Defect::ExitsFrozen) {
+            self.process().orders.push(order(Kind::Close { stop }));
             self.process().stage = Stage::Stopping;
         } else {
             self.end();
@@ -362,7 +390,7 @@ impl World {
     fn order(&mut self, kind: Kind) {
         let live = |order: &Order| match order.kind {
             Kind::Start => !order.given_up,
-            Kind::Stop | Kind::Close => true,
+            Kind::Stop | Kind::Freeze | Kind::Thaw | Kind::Close { .. } => true,
             Kind::GiveUp { undo } => undo,
         };
         let alone = !self.process().orders.iter().any(live);

@@ -32,7 +32,7 @@ impl Service {
         (self.query, self.query_again, self.query_at.is_some()).hash(hasher);
         (self.seen_down, self.frozen, self.closing).hash(hasher);
         self.linger_until.is_some().hash(hasher);
-        let last = self.lifecycle.deadline().map(|at| self.limit_is_over(at));
+        let last = self.state().deadline().map(|at| self.limit_is_over(at));
         (self.question.is_some(), self.asked_at.is_some(), last).hash(hasher);
         (self.sample_at.is_some(), self.watching).hash(hasher);
         (gates == self.sampled, gates.entered == self.sampled.entered).hash(hasher);
@@ -45,7 +45,21 @@ fn hash_lifecycle(lifecycle: &Lifecycle, now: Instant, hasher: &mut impl Hasher)
     match lifecycle.state() {
         State::Asleep | State::Awake => (),
         State::Waking { started, .. } => started.hash(hasher),
-        State::Cooling { sleep_at } => sleep_at.is_some().hash(hasher),
+        // Which of the two comes first is known by the times.
+        State::Cooling {
+            freeze_at,
+            sleep_at,
+        }
+        | State::Thawing {
+            freeze_at,
+            sleep_at,
+        } => {
+            let first = freeze_at.is_some_and(|freeze| sleep_at.is_none_or(|sleep| freeze < sleep));
+            (freeze_at.is_some(), sleep_at.is_some(), first).hash(hasher);
+        }
+        State::Freezing { sleep_at } | State::Frozen { sleep_at } => {
+            (sleep_at.is_some(), sleep_at.is_some_and(|at| at <= now)).hash(hasher);
+        }
         State::Stopping(stop) => discriminant(&stop).hash(hasher),
         State::Failed {
             retry_at, undoing, ..

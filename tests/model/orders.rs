@@ -1,7 +1,7 @@
 //! What an order does once it is its turn: the second half of src/service/orders.rs, with
 //! src/backend/systemd.rs below it. One unit; systemd does as it is told, if it hears of it.
 
-use super::world::{Kind, Order, Progress, Stage, World};
+use super::world::{Defect, Kind, Order, Progress, Stage, World};
 use crate::core::lifecycle::Phase;
 use crate::core::service::Input;
 
@@ -21,6 +21,7 @@ impl World {
                     || unit.phase == Phase::Starting && unit.by_itself
                     || unit.phase == Phase::Stopping && !unit.again
             }
+            (Kind::Freeze | Kind::Thaw, _) => true,
             (_, Progress::Going) => !self.bus || unit.phase != Phase::Stopping,
             _ => true,
         }
@@ -30,6 +31,14 @@ impl World {
     pub(crate) fn order_on(&mut self) {
         let order = self.process().orders[0];
         let progress = match (order.kind, order.progress) {
+            (Kind::Freeze | Kind::Thaw, _) => return self.pause_on(order),
+            (Kind::Close { stop: false }, _) => {
+                self.excuse |= !self.bus;
+                if self.bus {
+                    self.unit.thaw();
+                }
+                return self.over(false);
+            }
             (Kind::Start, Progress::Begun) => return self.begin_start(order),
             (Kind::Start, _) => return self.start_on(order),
             (Kind::GiveUp { undo: false }, Progress::Begun) => {
@@ -53,7 +62,7 @@ impl World {
                 Phase::Up | Phase::Frozen | Phase::Starting => Progress::Failing,
                 Phase::Stopping => Progress::Going,
             },
-            (Kind::Close, Progress::Failing) => {
+            (Kind::Close { stop: true }, Progress::Failing) => {
                 self.excuse = true;
                 return self.over(false);
             }
@@ -66,6 +75,49 @@ impl World {
             }
         };
         self.process().orders[0].progress = progress;
+    }
+
+    /// Freezes or thaws.
+    fn pause_on(&mut self, order: Order) {
+        let freezes = order.kind == Kind::Freeze;
+        let progress = match order.progress {
+            Progress::Failing if freezes => return self.froze(Err(())),
+            Progress::Failing => {
+                let seen = match self.bus {
+                    true => self.unit.phase,
+                    false => Phase::Frozen,
+                };
+                return self.thawed(Err(seen));
+            }
+            _ if !self.bus => {
+                self.excuse |= !freezes;
+                Progress::Failing
+            }
+            // What is not up is not frozen, unless it has gone down meanwhile.
+            Progress::Begun if freezes && self.unit.phase != Phase::Up => Progress::Failing,
+            Progress::Begun if freezes => Progress::Going,
+            Progress::Going if freezes => {
+                self.unit.freeze();
+                return self.froze(Ok(()));
+            }
+            Progress::Begun | Progress::Going => {
+                if self.unit.phase != Phase::Down || !self.has(Defect::ForgetsTheSlice) {
+                    self.unit.thaw();
+                }
+                return self.thawed(Ok(()));
+            }
+        };
+        self.process().orders[0].progress = progress;
+    }
+
+    fn froze(&mut self, result: Result<(), ()>) {
+        self.over(false);
+        self.report(Input::Froze(result));
+    }
+
+    fn thawed(&mut self, result: Result<(), Phase>) {
+        self.over(false);
+        self.report(Input::Thawed(result));
     }
 
     fn begin_start(&mut self, order: Order) {

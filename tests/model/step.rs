@@ -88,6 +88,10 @@ pub(crate) enum Wrong {
     StartUnheard,
     /// A stop is refused, or takes too long.
     StopFails,
+    /// The service is not frozen, or is, but that is not known.
+    FreezeFails,
+    /// It is not thawed.
+    ThawFails,
     /// The service dies,
     Dies,
     /// or restarts itself,
@@ -260,6 +264,9 @@ impl World {
                     State::Asleep | State::Awake | State::Cooling { .. } | State::Stopping(_) => {
                         may(true, Step::Due);
                     }
+                    State::Freezing { .. } | State::Frozen { .. } | State::Thawing { .. } => {
+                        may(true, Step::Due);
+                    }
                 },
                 Timer::Query => may(!self.has(Defect::NeverPolls), Step::Poll),
                 Timer::Sample => may(true, Step::Sample),
@@ -284,13 +291,16 @@ impl World {
             fails && unit.phase == Phase::Starting,
             Step::Wrong(Wrong::StartFails),
         );
-        may(fails && unit.phase == Phase::Up, Step::Wrong(Wrong::Dies));
+        may(
+            fails && (unit.phase == Phase::Up || unit.ours),
+            Step::Wrong(Wrong::Dies),
+        );
         may(
             fails && unit.phase == Phase::Up,
             Step::Wrong(Wrong::RestartsItself),
         );
         may(
-            fails && runs && !unit.answers && !unit.hung,
+            fails && runs && !unit.answers && !unit.hung && !unit.ours,
             Step::Wrong(Wrong::Hangs),
         );
         let starts = unit.phase == Phase::Down || unit.phase == Phase::Stopping && !unit.again;
@@ -310,6 +320,7 @@ impl World {
         if let Some(order) = process.orders.first() {
             let begun = order.progress == Progress::Begun;
             let going = order.progress == Progress::Going;
+            let begun_to_fail = order.progress == Progress::Failing;
             match order.kind {
                 Kind::Start => {
                     may(
@@ -321,7 +332,10 @@ impl World {
                         Step::Wrong(Wrong::StartUnheard),
                     );
                 }
-                Kind::Stop | Kind::GiveUp { undo: true } | Kind::Close => {
+                Kind::Freeze => may(fails, Step::Wrong(Wrong::FreezeFails)),
+                Kind::Thaw => may(fails && !begun_to_fail, Step::Wrong(Wrong::ThawFails)),
+                Kind::Close { stop: false } => (),
+                Kind::Stop | Kind::GiveUp { undo: true } | Kind::Close { stop: true } => {
                     may(fails && (begun || going), Step::Wrong(Wrong::StopFails));
                 }
                 Kind::GiveUp { undo: false } => (),
@@ -460,6 +474,8 @@ impl World {
             | Wrong::StartRefused
             | Wrong::StartFails
             | Wrong::StopFails
+            | Wrong::FreezeFails
+            | Wrong::ThawFails
             | Wrong::Dies
             | Wrong::RestartsItself
             | Wrong::Hangs => left.failures -= 1,
@@ -486,7 +502,17 @@ impl World {
                 self.unit.start();
                 self.started(Err(()));
             }
-            Wrong::StopFails => self.process().orders[0].progress = Progress::Failing,
+            Wrong::StopFails | Wrong::ThawFails => {
+                self.process().orders[0].progress = Progress::Failing;
+            }
+            Wrong::FreezeFails => {
+                let order = &mut self.process().orders[0];
+                let late = order.progress == Progress::Going;
+                order.progress = Progress::Failing;
+                if late {
+                    self.unit.freeze();
+                }
+            }
             Wrong::StartFails | Wrong::Dies => self.unit.becomes(Phase::Down),
             Wrong::RestartsItself => {
                 self.unit.becomes(Phase::Starting);
@@ -499,6 +525,8 @@ impl World {
                 self.unit.known = false;
                 self.handed_on |= self.process.is_none() && !self.restarts;
             }
+            // From systemd 256 on.
+            Wrong::AdminStops if self.unit.ours => self.unit.refused = true,
             Wrong::AdminStops => self.unit.stop(),
             // What listens goes on to accept connections.
             Wrong::AdminFreezes => self.unit.phase = Phase::Frozen,
@@ -510,10 +538,16 @@ impl World {
                     }
                 }
                 self.process = None;
+                self.replaced.0 = true;
                 self.restarts = true;
                 self.excuse = false;
             }
-            Wrong::Term => self.process().stage = Stage::Draining,
+            Wrong::Term => {
+                self.process().stage = Stage::Draining;
+                if self.rules.0.freezes {
+                    self.post(Message::Ending);
+                }
+            }
             Wrong::HandOver => self.hand_over(),
         }
     }
@@ -537,12 +571,13 @@ impl World {
             }
         }
         self.process = Some(next);
+        self.replaced.0 = true;
     }
 
     /// A wake is under way, so what goes wrong may make it fail.
     fn is_waking(&self) -> bool {
         let state = self.process.as_ref().map(Process::state);
-        matches!(state, Some(State::Waking { .. }))
+        matches!(state, Some(State::Waking { .. } | State::Thawing { .. }))
     }
 
     fn due(&mut self, timer: Timer) {
@@ -588,7 +623,13 @@ impl World {
     }
 
     fn query_on(&mut self) {
-        let seen = self.bus.then_some(self.unit.phase);
+        let mut seen = self.bus.then_some(self.unit.phase);
+        if self.process().query == Some(Query::Unread)
+            && self.bus
+            && std::mem::take(&mut self.unit.refused)
+        {
+            seen = Some(Phase::Starting);
+        }
         match self.process().query {
             Some(Query::Unread) => self.process().query = Some(Query::Read(seen)),
             Some(Query::Read(seen)) => self.queried(seen),
@@ -698,6 +739,13 @@ impl World {
         let runs = unit.phase != Phase::Down;
         let none = empty && !self.clients.iter().any(|client| client.is_accepted());
         self.expect(none, "wakeport has exited with a client accepted");
+        self.expect(
+            !unit.ours || self.excuse,
+            "wakeport has left a service frozen",
+        );
+        // One that died before its new wakeport has looked is thawed by its next start.
+        let looked_after = told || !unit.stuck || self.replaced.0;
+        self.expect(looked_after, "wakeport has left a slice frozen");
         let unknown = unit.by_admin && !unit.known;
         let left_behind = told && (!stop || self.excuse);
         self.expect(

@@ -33,6 +33,7 @@ fn sound(clients: &'static [u8]) -> Rules {
         one_wake: false,
         can_tell: true,
         tell_last: false,
+        freezes: false,
         guarded: false,
         busy_limit: Duration::MAX,
         defect: None,
@@ -147,6 +148,11 @@ fn an_administrator_freezes_the_service() {
         ..sound(TWO)
     };
     holds(one_wake, trouble, 100_000, &["Rejected"]);
+    let stops = Trouble {
+        admin: 1,
+        ..trouble
+    };
+    holds(sound(ONE), stops, 240_000, &["Stopping(Theirs)"]);
 }
 
 #[test]
@@ -266,6 +272,80 @@ fn guarded(clients: &'static [u8]) -> Rules {
         guarded: true,
         ..sound(clients)
     }
+}
+
+/// The service is frozen before it is stopped.
+fn freezing(clients: &'static [u8]) -> Rules {
+    Rules {
+        freezes: true,
+        ..sound(clients)
+    }
+}
+
+const FROZEN_STATES: [&str; 5] = ["Freezing", "Frozen", "Thawing", "Stopping(Ours)", "Served"];
+
+#[test]
+fn a_service_is_frozen_before_it_is_stopped() {
+    holds(freezing(TWO), NO_TROUBLE, 43_000, &FROZEN_STATES);
+    holds(freezing(BOTH), NO_TROUBLE, 74_000, &FROZEN_STATES);
+    let works = Trouble {
+        works: 1,
+        ..NO_TROUBLE
+    };
+    let guarded = Rules {
+        guarded: true,
+        ..freezing(TWO)
+    };
+    holds(guarded, works, 215_000, &FROZEN_STATES);
+}
+
+#[test]
+fn a_service_that_is_frozen_dies_or_does_not_freeze_or_thaw() {
+    holds(freezing(TWO), A_FAILURE, 1_200_000, &["Failed", "Frozen"]);
+}
+
+#[test]
+fn an_administrator_interferes_with_a_service_that_is_frozen() {
+    let admin = Trouble {
+        admin: 1,
+        freezes: 1,
+        ..NO_TROUBLE
+    };
+    holds(
+        freezing(ONE),
+        admin,
+        390_000,
+        &["Frozen", "Stopping(Theirs)"],
+    );
+}
+
+#[test]
+fn wakeport_ends_while_the_service_is_being_frozen_or_thawed() {
+    let ends = |terms, kills, restarts, bus| Trouble {
+        terms,
+        kills,
+        restarts,
+        bus,
+        ..NO_TROUBLE
+    };
+    holds(freezing(TWO), ends(1, 0, 0, 0), 265_000, &["Frozen", "Cut"]);
+    holds(freezing(TWO), ends(0, 1, 0, 0), 100_000, &["Frozen", "Cut"]);
+    holds(freezing(TWO), ends(0, 0, 1, 0), 98_000, &["Frozen"]);
+    holds(
+        freezing(ONE),
+        ends(1, 0, 0, 1),
+        580_000,
+        &["Frozen", "Failed"],
+    );
+    let stops = Rules {
+        stop_on_exit: true,
+        ..freezing(ONE)
+    };
+    let failure = Trouble {
+        failures: 1,
+        ..ends(1, 0, 0, 0)
+    };
+    holds(stops, failure, 690_000, &["Frozen"]);
 }
 
 #[test]
@@ -491,6 +571,37 @@ fn finds_stops_under_work() {
 fn finds_questions_without_an_answer() {
     let what = "never comes to rest";
     finds_in(guarded(ONE), Defect::WaitsForAnswers, NO_TROUBLE, what);
+}
+
+#[test]
+fn finds_what_goes_wrong_with_a_service_that_is_frozen() {
+    let (never, term) = (
+        "never comes to rest",
+        Trouble {
+            terms: 1,
+            ..NO_TROUBLE
+        },
+    );
+    let finds = |defect, trouble, what| finds_in(freezing(ONE), defect, trouble, what);
+    let forgets = Defect::ForgetsWhoCameToTheFreeze;
+    finds_in(freezing(TWO), forgets, NO_TROUBLE, never);
+    finds(Defect::KeepsItFrozen, NO_TROUBLE, never);
+    let what = "left a slice frozen";
+    finds(Defect::ForgetsTheSlice, A_FAILURE, what);
+    finds(Defect::ExitsFrozen, term, "left a service frozen");
+    let what = "that wakeport froze";
+    finds_in(freezing(TWO), Defect::BelievesThaws, A_FAILURE, what);
+    let what = "stopped with a gate open";
+    finds(Defect::StopsWithoutClosing, NO_TROUBLE, what);
+    let guarded = Rules {
+        guarded: true,
+        ..freezing(ONE)
+    };
+    let works = Trouble {
+        works: 1,
+        ..NO_TROUBLE
+    };
+    finds_in(guarded, Defect::IgnoresWork, works, "stopped under work");
 }
 
 #[test]

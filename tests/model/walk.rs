@@ -31,6 +31,7 @@ fn world(clients: &'static [u8], tell_last: bool) -> World {
         one_wake: false,
         can_tell: true,
         tell_last,
+        freezes: tell_last,
         guarded: true,
         busy_limit: std::time::Duration::MAX,
         defect: None,

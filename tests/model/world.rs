@@ -81,6 +81,12 @@ pub(crate) struct Unit {
     pub(crate) by_admin: bool,
     /// wakeport has seen it run since.
     pub(crate) known: bool,
+    /// wakeport has frozen it, as its slice.
+    pub(crate) ours: bool,
+    /// Its slice is frozen though it does not run: nothing starts there.
+    pub(crate) stuck: bool,
+    /// It has refused an order of the administrator's, as it is frozen.
+    pub(crate) refused: bool,
 }
 
 impl Unit {
@@ -94,12 +100,15 @@ impl Unit {
         if phase == Phase::Down {
             self.by_admin = false;
             self.known = false;
+            self.stuck |= std::mem::take(&mut self.ours);
+            self.refused = false;
         }
     }
 
     /// `StartUnit`.
     pub(crate) fn start(&mut self) {
         match self.phase {
+            Phase::Down if self.stuck => (),
             Phase::Down => self.becomes(Phase::Starting),
             Phase::Stopping => self.again = true,
             Phase::Starting => self.by_itself = false,
@@ -109,8 +118,21 @@ impl Unit {
 
     /// `ThawUnit`: its processes go on, as what they were.
     pub(crate) fn thaw(&mut self) {
+        (self.ours, self.stuck, self.refused) = (false, false, false);
         if self.phase == Phase::Frozen {
             self.phase = Phase::Up;
+        }
+    }
+
+    /// `FreezeUnit` of its slice, whatever it does by now.
+    pub(crate) fn freeze(&mut self) {
+        match self.phase {
+            Phase::Up | Phase::Frozen => {
+                self.phase = Phase::Frozen;
+                self.ours = true;
+            }
+            Phase::Starting | Phase::Stopping => (),
+            Phase::Down => self.stuck = true,
         }
     }
 
@@ -132,6 +154,7 @@ pub(crate) enum Message {
     /// Holds the permit: the client is inside until this is received.
     Refused(u8),
     Left(u8),
+    Ending,
     MayExit,
     Close {
         stop: bool,
@@ -165,7 +188,9 @@ pub(crate) enum Kind {
     Start,
     Stop,
     GiveUp { undo: bool },
-    Close,
+    Freeze,
+    Thaw,
+    Close { stop: bool },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -174,7 +199,7 @@ pub(crate) enum Progress {
     Begun,
     /// systemd has its job.
     Going,
-    /// A stop has failed; what the service does now is about to be read.
+    /// A stop or a thaw has failed; what the service does now is about to be read.
     Failing,
 }
 
@@ -274,6 +299,10 @@ impl Process {
         let core_rules = CoreRules {
             times: Times {
                 cooldown: COOLDOWN,
+                freeze_after: match rules.freezes {
+                    true => COOLDOWN / 2,
+                    false => Duration::MAX,
+                },
                 start_timeout: START_TIMEOUT,
             },
             can_tell: rules.can_tell,
@@ -364,6 +393,8 @@ pub(crate) struct Rules {
     pub(crate) can_tell: bool,
     /// The last connection that leaves is told: a cooldown of less than a second.
     pub(crate) tell_last: bool,
+    /// The service is frozen before it is stopped.
+    pub(crate) freezes: bool,
     /// What keeps the service awake is asked, and answers when it likes; otherwise at once, and
     /// nothing does.
     pub(crate) guarded: bool,
@@ -436,6 +467,17 @@ pub(crate) enum Defect {
     BelievesLateAnswers,
     /// It waits for an answer for ever.
     WaitsForAnswers,
+    // -- freezes
+    /// It does not thaw the service for a client that came while it was being frozen.
+    ForgetsWhoCameToTheFreeze,
+    /// It takes it that a thaw has succeeded.
+    BelievesThaws,
+    /// It does not thaw the service at the end of the cooldown.
+    KeepsItFrozen,
+    /// It does not thaw what holds a service that has died while it was frozen.
+    ForgetsTheSlice,
+    /// It exits on SIGTERM without a thaw.
+    ExitsFrozen,
 }
 
 /// Everything.
@@ -457,6 +499,8 @@ pub(crate) struct World {
     pub(crate) left: Trouble,
     pub(crate) rules: Aside<Rules>,
     pub(crate) now: Aside<Instant>,
+    /// A process has gone on with what another has left.
+    pub(crate) replaced: Aside<bool>,
     /// How often each client has been here before.
     pub(crate) visits: Aside<[u32; CLIENTS]>,
     /// How often the service was told to stop.
@@ -477,6 +521,9 @@ impl World {
                 hung: false,
                 by_admin: false,
                 known: false,
+                ours: false,
+                stuck: false,
+                refused: false,
             },
             bus: true,
             process: None,
@@ -487,6 +534,7 @@ impl World {
             left,
             rules: Aside(rules),
             now: Aside(now),
+            replaced: Aside(false),
             visits: Aside([0; CLIENTS]),
             stops: Aside(0),
             fault: Aside(None),

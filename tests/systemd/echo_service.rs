@@ -45,13 +45,36 @@ impl<'a> Echo<'a> {
     /// Puts the service NAME.service behind wakeport. It opens its port 50 ms after it has started; `service` is
     /// more for its `[Service]` section.
     pub(crate) fn asleep(rig: &'a Rig, name: &str, service: &str, settings: &[&str]) -> Self {
+        let port = Self::unit_of(rig, name, service);
+        Self::behind(rig, name, port, settings)
+    }
+
+    /// The same by `wakeport init` with these `options`.
+    pub(crate) fn by_init(rig: &'a Rig, name: &str, service: &str, options: &str) -> Self {
+        let port = Self::unit_of(rig, name, service);
+        let (address, target) = (format!("127.0.0.1:{port}"), port + 10_000);
+        rig.run(&format!(
+            "wakeport init {name} --listen {address} --to 127.0.0.1:{target} {options} --write --enable"
+        ));
+        // As for `Rig::allow`.
+        rig.systemctl("try-restart polkit.service");
+        Self {
+            rig,
+            name: name.to_owned(),
+            instance: name.to_owned(),
+            address,
+        }
+    }
+
+    /// Its unit, and the port before which it belongs.
+    pub(crate) fn unit_of(rig: &Rig, name: &str, service: &str) -> usize {
         let port = Self::port(rig, name);
         let command = Self::command(port);
         rig.unit(
             &format!("{name}.service"),
             &format!("[Service]\nExecStart={command}\n{service}\n"),
         );
-        Self::behind(rig, name, port, settings)
+        port
     }
 
     /// The same as a child of wakeport, without a unit of its own.

@@ -18,6 +18,7 @@ mod control;
 mod external_changes;
 mod failed_starts;
 mod filters;
+mod freeze;
 mod fronts;
 mod guide;
 mod hooks;

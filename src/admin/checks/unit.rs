@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use super::socket::socket;
 use crate::admin::system::{
-    Elsewhere, Installed, Permission, Present, Program, Subject, System, Unit,
+    Elsewhere, Freezer, Installed, Permission, Present, Program, Subject, System, Unit,
 };
 use crate::admin::unit_files::{Plan, drop_in_of, is_rule};
 use crate::admin::{Finding, Instance, LONGEST_WITH_TMP, in_a_row, instance_name, stem};
 use crate::config::busy::Percent;
-use crate::config::{Manager, ReadyKind, ServiceConfig, ServiceKind, UnitName, span};
+use crate::config::{Manager, ReadyKind, ServiceConfig, ServiceKind, UnitName, slice, span};
 use crate::systemd::restart::QUEUE_HOLDS;
 
 /// Drop-ins are of no use without what they add to.
@@ -148,7 +148,8 @@ fn state(name: &str, unit: &Unit, manager: Manager) -> Vec<Finding> {
             "`{name}` has failed the last time ({how}); {remedy}"
         ));
     }
-    if unit.freezer == "frozen" {
+    // Its slice is frozen by wakeport, and is thawed by it.
+    if unit.freezer == "frozen" && !slice::is_ours(&unit.slice, manager) {
         warning(format!(
             "`{name}` is frozen, so connected clients wait; the next client has it thawed, or `{ctl} thaw {name}`"
         ));
@@ -338,6 +339,87 @@ pub fn accounting(name: &UnitName, unit: &Unit, service: &ServiceConfig) -> Vec<
         ))
     });
     missing.collect()
+}
+
+/// What keeps the units from being frozen, or would make that unsafe. `relay` is the service that relays.
+pub fn freezer(
+    service: &ServiceConfig,
+    units: &[Unit],
+    relay: Option<&Unit>,
+    freezer: &Freezer,
+) -> Vec<Finding> {
+    let (manager, ctl) = (service.manager(), service.manager().systemctl());
+    let mut findings = Vec::new();
+    let mut warning = |text: String| findings.push(Finding::warning(text));
+    for unit in units {
+        let (id, own) = (&unit.id, &unit.slice);
+        if !slice::is_ours(own, manager) {
+            let own = if own.is_empty() { "no slice" } else { own };
+            warning(format!(
+                "`{id}` is in {own}, so it is not frozen (`--freeze-after`); `wakeport init` with that option writes a slice for it, in which it is after its next start"
+            ));
+            continue;
+        }
+        if *own != units[0].slice {
+            warning(format!(
+                "`{id}` is in {own} and `{}` in {}, so they are not frozen (`--freeze-after`); put them into one slice",
+                units[0].id, units[0].slice
+            ));
+        }
+        let watched = ![Duration::ZERO, Duration::MAX].contains(&unit.watchdog);
+        if watched && !slice::suspends_watchdogs(&freezer.version) {
+            warning(format!(
+                "`{id}` has WatchdogSec=, and this systemd kills what it does not hear of while it is frozen, so it is not frozen (`--freeze-after`); `{ctl} edit {id}`: WatchdogSec=0"
+            ));
+        }
+        if let Some(relay) = relay.filter(|relay| !unit.before.contains(&relay.id)) {
+            warning(format!(
+                "`{id}` has no Before={}, so a shutdown may kill it while it is frozen, without ExecStop=; `wakeport init` with `--freeze-after` writes that line",
+                relay.id
+            ));
+        }
+    }
+    for slice in freezer
+        .slices
+        .iter()
+        .filter(|it| slice::is_ours(&it.id, manager))
+    {
+        let id = &slice.id;
+        if slice.never_frozen {
+            warning(format!(
+                "`{id}` cannot be frozen (`--freeze-after`): that takes control groups of version 2; boot with systemd.unified_cgroup_hierarchy=1"
+            ));
+        }
+        if slice.default_dependencies {
+            warning(format!(
+                "`{id}` has DefaultDependencies=yes, so a shutdown may kill what is frozen, without ExecStop=; `wakeport init` with `--freeze-after` writes DefaultDependencies=no"
+            ));
+        }
+        let others = slice
+            .holds
+            .iter()
+            .filter(|it| units.iter().all(|unit| unit.id != **it));
+        let others: Vec<_> = others.collect();
+        if !others.is_empty() {
+            warning(format!(
+                "{} would be frozen along, so nothing is frozen (`--freeze-after`); take Slice={id} out of it",
+                in_a_row(&others)
+            ));
+        }
+    }
+    for Permission { unit, denied } in &freezer.permissions {
+        match denied {
+            Ok(denied) if denied.is_empty() => (),
+            Ok(denied) => findings.push(Finding::warning(format!(
+                "`{unit}` may not be frozen by wakeport's user (D-Bus and polkit deny to {}); `wakeport init` with `--freeze-after` writes what authorizes it",
+                in_a_row(denied)
+            ))),
+            Err(reason) => findings.push(Finding::note(format!(
+                "whether wakeport's user may freeze `{unit}` is not known: {reason}"
+            ))),
+        }
+    }
+    findings
 }
 
 /// Which limit would tell the work of units that use so much CPU when idle.

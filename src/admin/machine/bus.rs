@@ -175,6 +175,9 @@ impl Properties {
         let number = |name| self.get(name).unwrap_or_default();
         unit.exit = (number("ExecMainCode"), number("ExecMainStatus"));
         unit.restarts = self.get("NRestarts").unwrap_or_default();
+        unit.watchdog = self.span("WatchdogUSec");
+        unit.default_dependencies = is("DefaultDependencies");
+        unit.never_frozen = self.get("CanFreeze") == Some(false);
         unit.runtime_max = self.span("RuntimeMaxUSec");
         let measured = ["IOAccounting", "IPAccounting"].into_iter();
         unit.accounting = measured.filter(|name| is(name)).collect();
@@ -186,6 +189,8 @@ impl Properties {
         let mut names = |name| self.take::<Vec<String>>(name).unwrap_or_default();
         unit.triggered_by = names("TriggeredBy");
         unit.upheld_by = names("UpheldBy");
+        unit.before = names("Before");
+        unit.holds = names("SliceOf");
         let required = [names("Requires"), names("BindsTo")].concat();
         unit.pulls_in = [names("Wants"), required.clone()].concat();
         unit.bound_to = [required, names("Requisite"), names("PartOf")].concat();

@@ -21,7 +21,9 @@ pub(super) fn present(places: &Places, planned: impl Iterator<Item = PathBuf>) -
             false => (),
         }
     }
-    let rules = entries(&places.rules).into_iter();
+    let rules = entries(&places.rules)
+        .into_iter()
+        .chain(entries(&places.policies));
     paths.extend(rules.filter(|path| may_be_ours(path)));
     paths.into_iter().filter_map(read).collect()
 }

@@ -11,31 +11,34 @@ use crate::systemd::dbus::{Bus, PolkitSubject};
 use crate::util::proc;
 
 /// The verbs that wakeport needs.
-const VERBS: [&str; 3] = ["start", "stop", "reset-failed"];
+pub const VERBS: &[&str] = &["start", "stop", "reset-failed"];
+/// The same for a slice, to freeze what is in it.
+pub const FREEZER_VERBS: &[&str] = &["freeze", "thaw"];
 
 /// polkit may have to be started first.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Whether the user with these IDs may start, stop and reset `units`. polkit tells only root, and
+/// Whether the user with these IDs may do what these `verbs` say with `units`. polkit tells only root, and
 /// decides about processes, so there has to be one: it does nothing, and ends with this question.
-pub async fn permissions(units: &[String], (uid, gid): (u32, u32)) -> Vec<Permission> {
+pub async fn permissions(
+    units: &[String],
+    verbs: &'static [&'static str],
+    (uid, gid): (u32, u32),
+) -> Vec<Permission> {
     let answers = match uid {
-        0 => vec![true; units.len() * VERBS.len()],
-        _ => match ask(units, uid, gid).await {
+        0 => vec![true; units.len() * verbs.len()],
+        _ => match ask(units, verbs, uid, gid).await {
             Ok(answers) => answers,
             Err(reason) => return unknown(units, &reason),
         },
     };
-    debug_assert_eq!(answers.len(), units.len() * VERBS.len());
-    let answers = units.iter().zip(answers.chunks(VERBS.len()));
+    debug_assert_eq!(answers.len(), units.len() * verbs.len());
+    let answers = units.iter().zip(answers.chunks(verbs.len()));
     let permission = |(unit, allowed): (&String, &[bool])| {
-        let denied = VERBS
-            .into_iter()
-            .zip(allowed)
-            .filter(|(_, allowed)| !**allowed);
+        let denied = verbs.iter().zip(allowed).filter(|(_, allowed)| !**allowed);
         Permission {
             unit: unit.clone(),
-            denied: Ok(denied.map(|(verb, _)| verb).collect()),
+            denied: Ok(denied.map(|(verb, _)| *verb).collect()),
         }
     };
     answers.map(permission).collect()
@@ -50,7 +53,7 @@ pub fn unknown(units: &[String], reason: &str) -> Vec<Permission> {
     units.iter().map(permission).collect()
 }
 
-async fn ask(units: &[String], uid: u32, gid: u32) -> Result<Vec<bool>, String> {
+async fn ask(units: &[String], verbs: &[&str], uid: u32, gid: u32) -> Result<Vec<bool>, String> {
     if !rustix::process::geteuid().is_root() {
         return Err("polkit tells only root; run it as root".to_owned());
     }
@@ -76,7 +79,7 @@ async fn ask(units: &[String], uid: u32, gid: u32) -> Result<Vec<bool>, String> 
     };
     let ask = async {
         let bus = Bus::open(Manager::System, REPLY_TIMEOUT).await?;
-        bus.may_manage(subject, units, &VERBS).await
+        bus.may_manage(subject, units, verbs).await
     };
     let answers = ask.await;
     // Waiting for it leaves no zombie behind.

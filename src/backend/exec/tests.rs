@@ -188,3 +188,53 @@ async fn dies_with_its_owner() {
     drop(child);
     until(|| mark.alive() == 0).await;
 }
+
+/// Whether the process is stopped: the third field of its stat.
+fn is_stopped(pid: Pid) -> bool {
+    let pid = pid.as_raw_nonzero().get();
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, rest)| rest.starts_with('T'))
+}
+
+#[tokio::test]
+async fn a_child_that_is_frozen_goes_on_when_it_is_thawed_and_ends_when_it_is_stopped() {
+    let mark = Mark::new();
+    let child = child(&mark.script("exec sleep 1000"), Duration::MAX);
+    assert_eq!(child.wake(nowhere()).await.started, StopScope::All);
+    let ChildState::Up(pid) = *child.state.borrow() else {
+        panic!("it runs");
+    };
+    for _ in 0..2 {
+        assert_eq!(child.freeze(), Ok(()));
+        assert_eq!(child.query().await, Phase::Frozen);
+        until(|| is_stopped(pid)).await;
+        assert_eq!(child.thaw(), Ok(()));
+        assert_eq!(child.query().await, Phase::Up);
+        until(|| !is_stopped(pid)).await;
+    }
+    assert_eq!(child.freeze(), Ok(()));
+    // It finds that up.
+    let woken = child.wake(nowhere()).await;
+    assert_eq!((woken.started, woken.result), (StopScope::Nothing, Ok(())));
+    assert_eq!(child.query().await, Phase::Up);
+    assert_eq!(child.freeze(), Ok(()));
+    // Without a limit: it has to hear of SIGTERM.
+    assert_eq!(child.sleep().await, Ok(()));
+    assert_eq!((child.query().await, mark.alive()), (Phase::Down, 0));
+}
+
+#[tokio::test]
+async fn a_process_of_others_is_not_frozen() {
+    let dir = tempfile::tempdir().expect("a scratch directory");
+    let socket = dir.path().join("socket");
+    let _foreign = UnixListener::bind(&socket).expect("binds");
+    let child = child("sleep 1000", Duration::MAX);
+    assert_eq!(child.wake(order(&socket)).await.started, StopScope::Nothing);
+    let failure = child.freeze().expect_err("it is not ours");
+    assert!(
+        failure.0.starts_with("another process answers"),
+        "{failure}"
+    );
+    assert_eq!((child.query().await, child.thaw()), (Phase::Up, Ok(())));
+}

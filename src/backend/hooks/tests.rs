@@ -48,6 +48,8 @@ impl Service {
         Hooks {
             start,
             stop,
+            pause: None,
+            may_be_frozen: false.into(),
             targets,
             dialer: Dialer::new([], Liveness::default(), None),
             launcher: Launcher::direct(),
@@ -251,6 +253,50 @@ async fn a_stop_is_over_when_nothing_answers() {
     );
     assert!(environment.contains("WAKEPORT_TARGET="), "{environment}");
     assert!(!environment.contains("WAKEPORT_CLIENT"), "{environment}");
+}
+
+#[tokio::test]
+async fn a_service_that_is_frozen_is_known_to_be_although_it_accepts_connections() {
+    let service = Service::new();
+    let _up = service.up();
+    let dir = service.dir.path().display();
+    let hook = |what: &str| sh(&format!("echo $WAKEPORT_EVENT >> {dir}/run; {what}"));
+    let mut hooks = service.hooks(None, Some("true"), MINUTE);
+    let (freeze, thaw) = (hook(""), hook(&format!("test -e {dir}/may-thaw")));
+    hooks.pause = Some(Pause { freeze, thaw });
+    assert_eq!(hooks.thaw().await, Ok(()), "nothing is frozen");
+    assert_eq!(hooks.query().await, Ok(Phase::Up));
+    assert_eq!(hooks.freeze().await, Ok(()));
+    assert_eq!(hooks.query().await, Ok(Phase::Frozen));
+    assert_eq!(
+        hooks.thaw().await,
+        failure("thaw hook `/bin/sh` failed (exit status: 1)")
+    );
+    assert_eq!(hooks.query().await, Ok(Phase::Frozen));
+    fs::write(service.path("may-thaw"), "").expect("writes");
+    // A start finds it up.
+    let woken = hooks.wake(service.order(MINUTE)).await;
+    assert_eq!((woken.started, woken.result), (StopScope::Nothing, Ok(())));
+    assert_eq!(hooks.query().await, Ok(Phase::Up));
+    assert_eq!(service.read("run"), "freeze\nthaw\nthaw\n");
+}
+
+#[tokio::test]
+async fn what_an_earlier_process_may_have_frozen_is_thawed_before_it_is_used_or_stopped() {
+    let service = Service::new();
+    let up = service.up();
+    let dir = service.dir.path().display();
+    let hook = sh(&format!("echo $WAKEPORT_EVENT >> {dir}/run"));
+    let mut hooks = service.hooks(None, Some("echo stop >> $DIR/run"), MINUTE);
+    hooks.may_be_frozen = true.into();
+    let (freeze, thaw) = (hook.clone(), hook);
+    hooks.pause = Some(Pause { freeze, thaw });
+    assert_eq!(hooks.query().await, Ok(Phase::Frozen));
+    drop(up);
+    fs::remove_file(service.path("socket")).expect("it is there");
+    assert_eq!(hooks.query().await, Ok(Phase::Down));
+    assert_eq!(hooks.sleep().await, Ok(()));
+    assert_eq!(service.read("run"), "thaw\nstop\n");
 }
 
 #[tokio::test]

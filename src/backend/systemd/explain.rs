@@ -22,6 +22,7 @@ pub(super) enum Verb {
     Start,
     Stop,
     Reset,
+    Freeze,
     Thaw,
 }
 
@@ -147,6 +148,7 @@ fn refused(name: &str, text: &str, verb: Verb, unit: &str, of: Manager) -> Failu
         Verb::Start => "start",
         Verb::Stop => "stop",
         Verb::Reset => "reset the start limit of",
+        Verb::Freeze => "freeze",
         Verb::Thaw => "thaw",
     };
     let why = match name.rsplit('.').next().unwrap_or_default() {
@@ -156,6 +158,12 @@ fn refused(name: &str, text: &str, verb: Verb, unit: &str, of: Manager) -> Failu
         }
         "LoadFailed" | "BadUnitSetting" => {
             format!("invalid unit file ({text}); `systemd-analyze verify {unit}`")
+        }
+        "AccessDenied" | "InteractiveAuthorizationRequired"
+            if unit.ends_with(".slice") && of == Manager::System =>
+        {
+            "not authorized by D-Bus and polkit; `wakeport init` with `--freeze-after` writes what does"
+                .to_owned()
         }
         "AccessDenied" if verb == Verb::Thaw => {
             format!("not authorized: before systemd 262 only root may; `{ctl} thaw {unit}`")

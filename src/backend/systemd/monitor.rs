@@ -4,6 +4,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use zbus::message::Type;
-use zbus::{MatchRule, Message, MessageStream, OwnedObjectPath};
+use zbus::{MatchRule, Message, MessageStream, OwnedObjectPath, OwnedVariant};
 
 use super::explain::{self, BusError, Verb};
 use crate::backend::Failure;
@@ -56,6 +57,8 @@ pub(super) struct Link {
 #[derive(Debug, Default)]
 struct SignalLog {
     changes: watch::Sender<()>,
+    /// A job was refused since its unit is frozen.
+    refused: AtomicBool,
     job_results: Mutex<Vec<(OwnedObjectPath, String)>>,
 }
 
@@ -206,15 +209,52 @@ impl Monitor {
         self.reply(&link, done, Verb::Thaw, unit.as_str())
     }
 
+    /// Freezes all that is in `slice`.
+    pub(super) async fn freeze(&self, slice: &UnitName) -> Result<(), BusError> {
+        let link = self.link().await?;
+        let done = link.bus.systemd.freeze_unit(slice.as_str()).await;
+        self.reply(&link, done, Verb::Freeze, slice.as_str())
+    }
+
+    /// Whether a job was refused, since the last time that this was asked, because its unit is frozen.
+    pub(super) fn has_refused(&self) -> bool {
+        self.signals.refused.swap(false, Ordering::Relaxed)
+    }
+
+    /// The manager's version: `257.13-1~deb13u1`.
+    pub(super) async fn version(&self) -> Result<String, BusError> {
+        let link = self.link().await?;
+        let version = link.bus.systemd.version().await;
+        self.reply(&link, version, Verb::Query, "the version of systemd")
+    }
+
+    /// What the freezer of `unit` does, in systemd's words.
+    pub(super) async fn freezer_state(&self, unit: &UnitName) -> Result<String, BusError> {
+        match &self.statuses(std::slice::from_ref(unit)).await?[..] {
+            [unit] => self.property(unit, "Unit", "FreezerState").await,
+            _ => Ok(String::new()),
+        }
+    }
+
+    /// One property of a unit.
+    pub(super) async fn property<T: TryFrom<OwnedVariant>>(
+        &self,
+        unit: &UnitStatus,
+        interface: &str,
+        name: &str,
+    ) -> Result<T, BusError> {
+        let link = self.link().await?;
+        let value = link.bus.property(&unit.path, interface, name).await;
+        self.reply(&link, value, Verb::Query, &unit.id)
+    }
+
     /// Whether the processes of a unit are frozen.
     pub(super) async fn is_frozen(&self, unit: &UnitStatus) -> Result<bool, BusError> {
         let Some(interface) = dbus::interface(&unit.id) else {
             return Ok(false);
         };
         let property = async |interface, name| -> Result<String, BusError> {
-            let link = self.link().await?;
-            let value = link.bus.property(&unit.path, interface, name).await;
-            match self.reply(&link, value, Verb::Query, &unit.id) {
+            match self.property(unit, interface, name).await {
                 // This systemd or this kind of unit knows no freezer.
                 Err(BusError::Final(_)) => Ok(String::new()),
                 value => value,
@@ -328,6 +368,9 @@ impl SignalLog {
     fn keep_result(&self, removed: &Message) {
         type JobRemoved = (u32, OwnedObjectPath, String, String);
         if let Ok((_, job, _, result)) = removed.body().deserialize::<JobRemoved>() {
+            if result == "frozen" {
+                self.refused.store(true, Ordering::Relaxed);
+            }
             let mut results = locked(&self.job_results);
             if results.len() == JOB_RESULTS {
                 results.remove(0);

@@ -428,3 +428,49 @@ fn the_example_in_the_docs_is_a_file() {
     assert!(paperless.admission.wake_on_data);
     assert_eq!(paperless.listeners.as_ref().map(Vec::len), Some(2));
 }
+
+#[test]
+fn what_cannot_be_frozen_is_refused_with_the_remedy() {
+    let service = |more: &str| format!("[service.a]\nto = \"127.0.0.1:1\"\n{more}\n");
+    for (more, words) in [
+        ("unit = \"a\"\nfreeze-after = \"5min\"", "`cooldown 5min`"),
+        (
+            "unit = \"a\"\ncooldown = \"1min\"\nfreeze-after = \"2min\"",
+            "`cooldown 1min`",
+        ),
+        (
+            "start-hook = \"a\"\nfreeze-after = \"1min\"",
+            "`stop-hook` where hooks",
+        ),
+        (
+            "start-hook = \"a\"\nstop-hook = \"b\"\nfreeze-hook = \"c\"\nfreeze-after = \"1min\"",
+            "`thaw-hook`",
+        ),
+        (
+            "unit = \"a\"\nthaw-hook = \"c\"\nfreeze-after = \"1min\"",
+            "`thaw-hook` is for",
+        ),
+        (
+            "start-hook = \"a\"\nfreeze-hook = \"c\"",
+            "`freeze-hook` is for",
+        ),
+    ] {
+        let line = refused(&service(more));
+        assert!(line.contains(words), "{more}: {line}");
+    }
+    let flags = ["--to=127.0.0.1:1", "--freeze-after=1min"].map(str::to_owned);
+    let relay = Options::read(&flags, &[]).expect("flags").config();
+    let line = relay.expect_err("it starts nothing").message;
+    assert!(
+        line.contains("`--freeze-after 1min` freezes what"),
+        "{line}"
+    );
+    for more in [
+        "unit = \"a\"\nfreeze-after = \"2min\"",
+        "unit = \"a\"\ncooldown = \"infinity\"\nfreeze-after = \"1h\"",
+        "exec = \"a\"\nfreeze-after = 0",
+        "start-hook = \"a\"\nstop-hook = \"b\"\nfreeze-hook = \"c\"\nthaw-hook = \"d\"\nfreeze-after = \"1min\"",
+    ] {
+        assert_eq!(services(&[&service(more)]).len(), 1, "{more}");
+    }
+}

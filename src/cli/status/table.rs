@@ -176,6 +176,16 @@ pub(super) fn details(view: &View, now: Moment) -> String {
             times.map(|(median, last)| format!(", median {}, last {}", took(median), took(last)));
         let (total, times) = (wakes.total, times.unwrap_or_default());
         say("Wakes", format!("{total}{times}"));
+        if view.thaws.total > 0 {
+            let thaws = view.thaws;
+            let times = thaws.median_seconds.zip(thaws.last_seconds);
+            let times = times
+                .map(|(median, last)| format!(", median {}, last {}", took(median), took(last)));
+            say(
+                "Thaws",
+                format!("{}{}", thaws.total, times.unwrap_or_default()),
+            );
+        }
         let (asleep, since) = (or_dash(view.asleep_share.map(share)), date(since));
         say("Asleep", format!("{asleep} of the time since {since}"));
     }
@@ -304,7 +314,7 @@ fn style(state: Option<RecordedState>) -> Style {
         Some(RecordedState::Asleep) => colour(AnsiColor::Blue),
         Some(RecordedState::Waking | RecordedState::Stopping) => WARNING,
         Some(RecordedState::Awake) => colour(AnsiColor::Green),
-        Some(RecordedState::Cooling) => colour(AnsiColor::Cyan),
+        Some(RecordedState::Cooling | RecordedState::Frozen) => colour(AnsiColor::Cyan),
         Some(RecordedState::Failed) => ERROR.bold(),
         Some(RecordedState::Unattended) => colour(AnsiColor::Magenta),
     }

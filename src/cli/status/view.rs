@@ -35,6 +35,7 @@ pub(super) struct View {
     /// Only where it speaks HTTP.
     pub(super) http: Option<Http>,
     pub(super) wakes: Wakes,
+    pub(super) thaws: Thaws,
     pub(super) sleeps: u64,
     pub(super) asleep_share: Option<f64>,
     pub(super) memory_freed_bytes: Option<u64>,
@@ -52,6 +53,14 @@ pub(super) struct Wakes {
     pub(super) last_seconds: Option<f64>,
     /// Until when there is none, by `--wake-rate`.
     pub(super) not_before: Option<Timestamp>,
+}
+
+/// How long it took from thaws to the first answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(super) struct Thaws {
+    pub(super) total: u64,
+    pub(super) median_seconds: Option<f64>,
+    pub(super) last_seconds: Option<f64>,
 }
 
 impl View {
@@ -103,6 +112,11 @@ impl View {
                 median_seconds: record.wakes.median(),
                 last_seconds: record.wakes.last(),
                 not_before: record.wakes.not_before.filter(|at| *at > now.wall),
+            },
+            thaws: Thaws {
+                total: record.thaws.total,
+                median_seconds: record.thaws.median(),
+                last_seconds: record.thaws.last(),
             },
             sleeps: record.sleeps,
             asleep_share: record.share_asleep(alive, now),

@@ -4,12 +4,23 @@ use super::*;
 
 const TIMES: Times = Times {
     cooldown: Duration::from_secs(300),
+    freeze_after: Duration::MAX,
     start_timeout: Duration::from_secs(90),
+};
+
+const FREEZING: Times = Times {
+    freeze_after: Duration::from_secs(120),
+    ..TIMES
 };
 
 /// Plays a script with a service whose wakes are not limited.
 fn check(script: &str) {
     play(Lifecycle::new(TIMES), script);
+}
+
+/// The same with one that is frozen after two minutes.
+fn check_freezing(script: &str) {
+    play(Lifecycle::new(FREEZING), script);
 }
 
 /// Plays a script with one that may be woken twice an hour.
@@ -49,7 +60,7 @@ fn play(mut life: Lifecycle, script: &str) {
         match action {
             Some(Action::Admit) => clients.connected += std::mem::take(&mut clients.waiting),
             Some(Action::Reject | Action::GiveUp { .. }) => clients.waiting = 0,
-            Some(Action::Wake | Action::Sleep) | None => (),
+            Some(Action::Wake | Action::Sleep | Action::Freeze | Action::Thaw) | None => (),
         }
         let got = format!("{} {}", name(life.state()), action.map_or("", called));
         assert_eq!(
@@ -65,7 +76,7 @@ fn some_day() -> Instant {
     crate::service::now()
 }
 
-const EVENTS: [(&str, Event); 20] = [
+const EVENTS: [(&str, Event); 29] = [
     ("arrived", Event::Arrived),
     ("left", Event::Left),
     ("started", Event::Started),
@@ -80,6 +91,15 @@ const EVENTS: [(&str, Event); 20] = [
     ("seen:starting", Event::Seen(Phase::Starting)),
     ("seen:stopping", Event::Seen(Phase::Stopping)),
     ("seen:down", Event::Seen(Phase::Down)),
+    ("seen:frozen", Event::Seen(Phase::Frozen)),
+    ("froze", Event::Froze),
+    ("freeze-failed", Event::FreezeFailed),
+    ("thawed", Event::Thawed),
+    ("thaw-failed:up", Event::ThawFailed(Phase::Up)),
+    ("thaw-failed:frozen", Event::ThawFailed(Phase::Frozen)),
+    ("thaw-failed:stopping", Event::ThawFailed(Phase::Stopping)),
+    ("thaw-failed:down", Event::ThawFailed(Phase::Down)),
+    ("ending", Event::Ending),
     ("silent", Event::Silent),
     ("busy", Event::Busy(Duration::from_secs(30))),
     ("cut-short", Event::CutShort),
@@ -103,6 +123,9 @@ fn name(state: State) -> &'static str {
         Waking { started: true, .. } => "waking(started)",
         Awake => "awake",
         Cooling { .. } => "cooling",
+        Freezing { .. } => "freezing",
+        Frozen { .. } => "frozen",
+        Thawing { .. } => "thawing",
         Stopping(Stop::Ours) => "stopping",
         Stopping(Stop::Again { .. }) => "stopping(again)",
         Stopping(Stop::Theirs) => "stopping(theirs)",
@@ -119,6 +142,8 @@ fn called(action: Action) -> &'static str {
         Action::GiveUp { undo: true } => "give-up+undo",
         Action::GiveUp { undo: false } => "give-up",
         Action::Sleep => "sleep",
+        Action::Freeze => "freeze",
+        Action::Thaw => "thaw",
     }
 }
 
@@ -450,6 +475,174 @@ fn a_client_is_served_by_a_service_that_failed_to_stop() {
 }
 
 #[test]
+fn a_service_is_frozen_and_later_thawed_to_be_stopped() {
+    check_freezing(
+        "
+        seen:up       cooling
+        +119s due     cooling
+        +1s due       freezing         freeze
+        froze         frozen
+        +179s due     frozen
+        +1s due       thawing          thaw
+        thawed        cooling
+        due           stopping         sleep
+        slept         asleep
+    ",
+    );
+}
+
+#[test]
+fn a_client_has_a_frozen_service_thawed_without_a_wake() {
+    check_freezing(
+        "
+        seen:up       cooling
+        +2min due     freezing         freeze
+        froze         frozen
+        +1min arrived thawing          thaw
+        arrived       thawing
+        thawed        awake            admit
+        left          awake
+        left          cooling
+        +2min due     freezing         freeze
+        arrived       freezing
+        froze         thawing          thaw
+        thawed        awake            admit
+    ",
+    );
+    // One that does not wait begins the cooldown anew.
+    check_freezing(
+        "
+        seen:up       cooling
+        +2min due     freezing         freeze
+        froze         frozen
+        +1min arrived thawing          thaw
+        hung-up       thawing
+        thawed        cooling
+        +119s due     cooling
+        +1s due       freezing         freeze
+    ",
+    );
+}
+
+#[test]
+fn a_service_that_cannot_be_frozen_is_thawed_and_cools_on() {
+    check_freezing(
+        "
+        seen:up       cooling
+        +2min due     freezing         freeze
+        freeze-failed thawing          thaw
+        thawed        cooling
+        +2min due     cooling
+        +1min due     stopping         sleep
+    ",
+    );
+}
+
+#[test]
+fn work_puts_the_freeze_off_and_the_stop_only_where_it_is_due() {
+    check_freezing(
+        "
+        seen:up       cooling
+        +2min busy    cooling
+        +29s due      cooling
+        +1s due       freezing         freeze
+        froze         frozen
+        +150s due     thawing          thaw
+        thawed        cooling
+        busy          cooling
+        +29s due      cooling
+        +1s due       stopping         sleep
+    ",
+    );
+}
+
+#[test]
+fn a_service_that_cannot_be_thawed_rejects_clients_and_is_never_forgotten() {
+    check_freezing(
+        "
+        seen:frozen   frozen
+        arrived       thawing          thaw
+        thaw-failed:frozen failed      reject
+        arrived       failed           reject
+        seen:frozen   frozen
+        +5min due     thawing          thaw
+        thaw-failed:frozen frozen
+        +1s due       frozen
+        +1s due       thawing          thaw
+        thaw-failed:up cooling
+        due           stopping         sleep
+    ",
+    );
+}
+
+#[test]
+fn a_frozen_service_that_something_else_stops_or_kills_is_thawed_first() {
+    for seen in ["seen:stopping", "seen:starting", "seen:down"] {
+        check_freezing(&format!(
+            "
+            seen:frozen   frozen
+            {seen}        thawing          thaw
+            thawed        cooling
+            seen:down     asleep
+            arrived       waking           wake
+        "
+        ));
+    }
+    check_freezing(
+        "
+        seen:frozen      frozen
+        arrived          thawing       thaw
+        thaw-failed:down waking        wake
+    ",
+    );
+}
+
+#[test]
+fn a_service_that_something_else_thaws_is_frozen_again_and_stopped_in_time() {
+    check_freezing(
+        "
+        seen:frozen   frozen
+        +2min seen:up cooling
+        +2min due     freezing         freeze
+        froze         frozen
+        +1min due     thawing          thaw
+    ",
+    );
+}
+
+#[test]
+fn a_process_that_ends_thaws_and_freezes_no_more() {
+    check_freezing(
+        "
+        seen:up       cooling
+        +2min due     freezing         freeze
+        froze         frozen
+        ending        thawing          thaw
+        thawed        cooling
+        +2min due     cooling
+        +1min due     stopping         sleep
+    ",
+    );
+    check_freezing(
+        "
+        seen:up       cooling
+        +2min due     freezing         freeze
+        ending        freezing
+        froze         thawing          thaw
+        thawed        cooling
+    ",
+    );
+    check_freezing(
+        "
+        seen:up       cooling
+        ending        cooling
+        +2min due     cooling
+        +3min due     stopping         sleep
+    ",
+    );
+}
+
+#[test]
 fn a_wake_too_many_is_rejected_once_the_service_is_known_to_be_down() {
     check_limited(
         "
@@ -574,6 +767,7 @@ fn the_limiter_counts_the_wakes_of_any_such_time() {
 fn no_time_is_too_long() {
     let forever = Times {
         cooldown: Duration::MAX,
+        freeze_after: Duration::MAX,
         start_timeout: Duration::MAX,
     };
     let mut life = Lifecycle::new(forever);
@@ -586,10 +780,16 @@ fn no_time_is_too_long() {
         },
         now,
     );
-    assert_eq!((name(life.state()), life.deadline()), ("waking", None));
+    assert_eq!(
+        (name(life.state()), life.state().deadline()),
+        ("waking", None)
+    );
     life.handle(Event::Started, ClientCounts::default(), now);
     life.handle(Event::Ready, ClientCounts::default(), now);
-    assert_eq!((name(life.state()), life.deadline()), ("cooling", None));
+    assert_eq!(
+        (name(life.state()), life.state().deadline()),
+        ("cooling", None)
+    );
 }
 
 /// The grid that the module's page shows is the truth. To change the page with the code:
@@ -622,6 +822,21 @@ fn grid() -> String {
         },
         Awake,
         Cooling {
+            freeze_at: None,
+            sleep_at: Some(now),
+        },
+        Cooling {
+            freeze_at: Some(now),
+            sleep_at: Some(soon),
+        },
+        Freezing {
+            sleep_at: Some(soon),
+        },
+        Frozen {
+            sleep_at: Some(now),
+        },
+        Thawing {
+            freeze_at: None,
             sleep_at: Some(now),
         },
         Stopping(Stop::Ours),
@@ -689,13 +904,18 @@ fn rows(states: &[State], limiter: &WakeLimiter, now: Instant) -> Vec<[String; 5
     let mut rows = Vec::new();
     for &state in states {
         let retry = matches!(state, Failed { retry_at, .. } if retry_at <= now);
-        let retry = if retry { ", retry" } else { "" };
-        let title = format!("{}{retry}", name(state));
+        let freezes = matches!(state, Cooling { freeze_at, .. } if freeze_at.is_some());
+        let more = match (retry, freezes) {
+            (true, _) => ", retry",
+            (_, true) => ", freeze",
+            (false, false) => "",
+        };
+        let title = format!("{}{more}", name(state));
         for (word, event) in EVENTS.into_iter().filter(|(word, _)| *word != "early") {
             let cells = counts.map(|clients| {
                 let mut life = Lifecycle {
                     state,
-                    ..Lifecycle::new(TIMES).limited(limiter.clone())
+                    ..Lifecycle::new(FREEZING).limited(limiter.clone())
                 };
                 // A client that has arrived is there; one that is not can only be an old one.
                 let action = match (event, clients.waiting) {

@@ -7,6 +7,7 @@ use super::*;
 use crate::core::gate::Word;
 
 const COOLDOWN: Duration = Duration::from_secs(300);
+const FREEZE_AFTER: Duration = Duration::from_secs(120);
 const START_TIMEOUT: Duration = Duration::from_secs(90);
 const BUSY_LIMIT: Duration = Duration::from_secs(70);
 
@@ -39,9 +40,14 @@ impl Bench {
     }
 
     fn limited(targets: usize, limiter: WakeLimiter) -> Self {
+        Self::with(targets, limiter, Duration::MAX)
+    }
+
+    fn with(targets: usize, limiter: WakeLimiter, freeze_after: Duration) -> Self {
         let rules = Rules {
             times: Times {
                 cooldown: COOLDOWN,
+                freeze_after,
                 start_timeout: START_TIMEOUT,
             },
             can_tell: true,
@@ -65,7 +71,11 @@ impl Bench {
 
     /// A service that is up since this client of each target came; the clients are inside.
     fn awake(targets: usize) -> Self {
-        let mut bench = Self::asleep(targets);
+        Self::asleep(targets).woken(targets)
+    }
+
+    fn woken(self, targets: usize) -> Self {
+        let mut bench = self;
         for target in 0..targets {
             bench.tell(Input::Arrived(ticket(target, target as u64)));
         }
@@ -83,7 +93,25 @@ impl Bench {
 
     /// The same when the clients have left.
     fn cooling(targets: usize) -> Self {
-        let mut bench = Self::awake(targets);
+        Self::awake(targets).cooled_down(targets)
+    }
+
+    /// The same with one that has been frozen.
+    fn frozen() -> Self {
+        let bench = Self::with(1, WakeLimiter::default(), FREEZE_AFTER);
+        let mut bench = bench.woken(1).cooled_down(1);
+        assert_eq!(bench.cooled(), [Effect::CloseEmpty(0)]);
+        assert_eq!(bench.close_empty(0), [Effect::Freeze]);
+        let query = [Effect::Query { explain: false }];
+        assert_eq!(bench.tell(Input::Froze(Ok(()))), query);
+        assert_eq!(bench.tell(Input::Queried(Ok(Phase::Frozen))), []);
+        bench.tell(Input::Settle);
+        assert!(matches!(bench.core.state(), State::Frozen { .. }));
+        bench
+    }
+
+    fn cooled_down(self, targets: usize) -> Self {
+        let mut bench = self;
         (0..targets).for_each(|target| _ = bench.leave(target));
         bench.tell(Input::Settle);
         assert!(matches!(bench.core.state(), State::Cooling { .. }));
@@ -465,6 +493,73 @@ fn without_an_answer_the_service_may_be_stopped_and_a_late_one_says_nothing() {
     assert!(bench.core.is_asked(number));
     bench.tell(Input::Busy(number, true));
     assert_eq!(bench.tell(Input::Busy(number, false)), [], "answered twice");
+}
+
+#[test]
+fn a_frozen_service_has_closed_gates_and_lets_a_client_in_when_it_is_thawed_and_answers() {
+    let mut bench = Bench::frozen();
+    assert!(!bench.gates[0].is_open() && !bench.may_exit() && !bench.core.is_frozen());
+    assert_eq!(bench.tell(Input::Arrived(client(5))), [Effect::Thaw]);
+    assert_eq!(bench.tell(Input::Arrived(client(6))), []);
+    let effects = bench.tell(Input::Thawed(Ok(())));
+    assert_eq!(
+        effects,
+        [Effect::Probe(0), Effect::Query { explain: false }]
+    );
+    assert!(!bench.gates[0].is_open());
+    let served = [admitted(client(5)), admitted(client(6)), Effect::Open(0)];
+    assert_eq!(bench.tell(Input::Answered(0)), served);
+}
+
+#[test]
+fn a_client_that_comes_while_the_service_is_being_frozen_waits_for_the_thaw() {
+    let bench = Bench::with(1, WakeLimiter::default(), FREEZE_AFTER);
+    let mut bench = bench.woken(1).cooled_down(1);
+    bench.cooled();
+    assert_eq!(bench.close_empty(0), [Effect::Freeze]);
+    assert_eq!(bench.tell(Input::Arrived(client(5))), []);
+    let query = Effect::Query { explain: false };
+    assert_eq!(bench.tell(Input::Froze(Ok(()))), [Effect::Thaw, query]);
+    // It was begun before the thaw had ended.
+    bench.tell(Input::Queried(Ok(Phase::Frozen)));
+    assert!(matches!(bench.core.state(), State::Thawing { .. }));
+}
+
+#[test]
+fn a_service_that_dies_while_it_is_frozen_is_thawed_before_the_process_may_exit() {
+    let mut bench = Bench::frozen();
+    bench.tell(Input::Changed);
+    assert_eq!(bench.tell(Input::Queried(Ok(Phase::Down))), [Effect::Thaw]);
+    bench.tell(Input::Thawed(Ok(())));
+    bench.tell(Input::Queried(Ok(Phase::Down)));
+    assert_eq!(bench.core.state(), State::Asleep);
+    assert!(bench.may_exit());
+}
+
+#[test]
+fn work_is_asked_for_again_after_the_thaw_before_the_stop() {
+    let mut bench = Bench::frozen();
+    assert_eq!(bench.due(Timer::Lifecycle), [Effect::Thaw]);
+    bench.tell(Input::Thawed(Ok(())));
+    bench.tell(Input::Queried(Ok(Phase::Up)));
+    let number = bench.asked();
+    bench.tell(Input::Busy(number, true));
+    assert_eq!(bench.at(Timer::Lifecycle), Some(bench.now + ASK_AGAIN));
+    // Its target was not asked again since, so there is no gate to be closed.
+    assert_eq!(bench.cooled(), [Effect::Stop]);
+}
+
+#[test]
+fn a_service_that_something_else_has_frozen_under_a_client_is_left_alone_until_another_comes() {
+    let bench = Bench::with(1, WakeLimiter::default(), FREEZE_AFTER);
+    let mut bench = bench.woken(1);
+    bench.tell(Input::Changed);
+    bench.tell(Input::Queried(Ok(Phase::Frozen)));
+    assert!(bench.core.is_frozen() && bench.core.state() == State::Awake);
+    assert!(!bench.gates[0].is_open());
+    bench.tell(Input::Arrived(client(5)));
+    let effects = bench.tell(Input::Queried(Ok(Phase::Frozen)));
+    assert!(effects.contains(&Effect::Start(client(5))), "{effects:?}");
 }
 
 #[test]

@@ -15,9 +15,9 @@ impl Service {
         self.question.is_some_and(|(asked, _)| asked == number)
     }
 
-    /// Whether the cooldown is over.
+    /// Whether the cooldown is over, or that part of it after which the service is frozen.
     pub(super) fn is_due(&self) -> bool {
-        let due = self.lifecycle.deadline().is_some_and(|at| at <= self.now);
+        let due = self.state().deadline().is_some_and(|at| at <= self.now);
         due && matches!(self.state(), State::Cooling { .. })
     }
 
@@ -45,7 +45,7 @@ impl Service {
             let left = self.limit_left(self.now).unwrap_or(Duration::MAX);
             self.tell(Event::Busy(ASK_AGAIN.min(left)), self.now);
         } else if self.is_due() {
-            // The order to stop follows when no connection can come in any more.
+            // The order to stop or to freeze follows when no connection can come in any more.
             self.close_from(0);
         }
     }

@@ -21,6 +21,10 @@ pub(super) fn property(bytes: &[u8]) {
     let spans = [0, 1, 90, u64::MAX].map(Duration::from_secs);
     let times = Times {
         cooldown: spans[usize::from(first & 3)],
+        freeze_after: match first & 32 {
+            0 => Duration::MAX,
+            _ => spans[usize::from(first & 3)] / 2,
+        },
         start_timeout: spans[usize::from(first >> 2 & 3)],
     };
     let now = wakeport::service::now();
@@ -53,6 +57,8 @@ pub(super) fn property(bytes: &[u8]) {
 enum Order {
     Wake,
     Sleep,
+    Freeze,
+    Thaw,
 }
 
 struct Play {
@@ -113,9 +119,23 @@ impl Play {
                     _ => Event::SleepFailed(phase),
                 }
             }
+            (6, Some(Order::Freeze)) => {
+                self.order = None;
+                match value & 4 {
+                    0 => Event::Froze,
+                    _ => Event::FreezeFailed,
+                }
+            }
+            (6, Some(Order::Thaw)) => {
+                self.order = None;
+                match value & 4 {
+                    0 => Event::Thawed,
+                    _ => Event::ThawFailed(phase),
+                }
+            }
             (7, _) => Event::Seen(phase),
             (8, _) => {
-                let Some(at) = self.life.deadline() else {
+                let Some(at) = self.life.state().deadline() else {
                     return;
                 };
                 self.now = self.now.max(at);
@@ -150,8 +170,17 @@ impl Play {
             6 => Event::Slept,
             7 => Event::SleepFailed(phase),
             8 | 9 => Event::Seen(phase),
+            11 => Event::Froze,
+            12 => Event::FreezeFailed,
+            13 => Event::Thawed,
+            14 => Event::ThawFailed(phase),
             10 => {
-                self.now = self.life.deadline().unwrap_or(self.now).max(self.now);
+                self.now = self
+                    .life
+                    .state()
+                    .deadline()
+                    .unwrap_or(self.now)
+                    .max(self.now);
                 Event::Due
             }
             _ => Event::Due,
@@ -160,7 +189,7 @@ impl Play {
     }
 
     fn tell(&mut self, event: Event, honest: bool) {
-        let (before, deadline) = (self.life.state(), self.life.deadline());
+        let (before, deadline) = (self.life.state(), self.life.state().deadline());
         let action = self.life.handle(event, self.clients, self.now);
         let after = self.life.state();
         let what = format!(
@@ -170,7 +199,7 @@ impl Play {
         let due = deadline.is_some_and(|at| at <= self.now);
         if event == Event::Due {
             assert!(
-                self.life.deadline().is_none_or(|at| at > self.now),
+                self.life.state().deadline().is_none_or(|at| at > self.now),
                 "still due: {what}"
             );
             assert!(
@@ -210,6 +239,16 @@ impl Play {
                 assert!(idle || !honest, "{what}");
                 self.takes_turns(honest, Order::Sleep, &what);
             }
+            Some(Action::Freeze) => {
+                let cools = matches!(before, State::Cooling { .. });
+                assert!(cools && matches!(after, State::Freezing { .. }), "{what}");
+                assert!(self.clients.is_empty() || !honest, "{what}");
+                self.takes_turns(honest, Order::Freeze, &what);
+            }
+            Some(Action::Thaw) => {
+                assert!(matches!(after, State::Thawing { .. }), "{what}");
+                self.takes_turns(honest, Order::Thaw, &what);
+            }
             Some(Action::Admit) => {
                 assert!(
                     matches!(after, State::Awake | State::Cooling { .. }),
@@ -220,7 +259,7 @@ impl Play {
             Some(Action::Reject) => {
                 let too_often = self.life.no_wake_until(self.now).is_some();
                 let too_early = matches!(after, State::Failed { retry_at, .. }
-                    if self.now < retry_at && event == Event::Arrived);
+                    if self.now < retry_at && matches!(event, Event::Arrived | Event::ThawFailed(_)));
                 assert!(too_often || too_early, "{what}");
                 self.clients.waiting = 0;
             }
@@ -247,7 +286,10 @@ impl Play {
             }
             None => (),
         }
-        if let State::Cooling { sleep_at: Some(at) } = after {
+        if let State::Cooling {
+            sleep_at: Some(at), ..
+        } = after
+        {
             let longest = self.times.cooldown.max(BACK_OFF);
             assert!(at.saturating_duration_since(self.now) <= longest, "{what}");
         }
@@ -271,13 +313,15 @@ impl Play {
                 State::Stopping(Stop::Ours) | State::Failed { undoing: true, .. } => {
                     self.order == Some(Order::Sleep)
                 }
-                State::Stopping(Stop::Again { .. }) => self.life.deadline().is_some(),
+                State::Stopping(Stop::Again { .. }) => self.life.state().deadline().is_some(),
                 State::Stopping(Stop::Theirs) => true,
                 // For a look, since it may not be woken right now.
                 State::Asleep | State::Failed { undoing: false, .. } => {
                     self.limit.0 > 0 && self.life.wants_query(self.clients)
                 }
-                State::Awake | State::Cooling { .. } => false,
+                State::Freezing { .. } => self.order == Some(Order::Freeze),
+                State::Thawing { .. } => self.order == Some(Order::Thaw),
+                State::Awake | State::Cooling { .. } | State::Frozen { .. } => false,
             };
             assert!(
                 waits,

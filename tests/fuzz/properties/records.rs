@@ -113,7 +113,11 @@ fn is_a_page(page: &str) {
         if name.ends_with("_total") {
             assert!(value >= 0.0, "{line}");
         }
+        let stem = ["_bucket", "_count"]
+            .iter()
+            .find_map(|part| name.strip_suffix(part));
         let instance = labels.get("name").cloned().unwrap_or_default();
+        let instance = format!("{} {instance}", stem.unwrap_or_default());
         if labels.contains_key("le") {
             let before = buckets.insert(instance, value).unwrap_or_default();
             assert!(value >= before, "{line}");

@@ -21,6 +21,10 @@ pub(super) fn property(bytes: &[u8]) {
     let rules = Rules {
         times: Times {
             cooldown: spans[usize::from(first & 3)],
+            freeze_after: match first & 12 {
+                4 => spans[usize::from(first & 3)] / 2,
+                _ => Duration::MAX,
+            },
             start_timeout: spans[usize::from(first >> 2 & 3)],
         },
         can_tell: first & 16 == 0,
@@ -103,6 +107,7 @@ impl Play {
                     self.tell(Input::Left(ticket));
                 }
             }
+            6 if value == u8::MAX => self.tell(Input::Ending),
             6 if value & 4 == 0 => self.tell(Input::Denied),
             6 => self.tell(Input::Sleep(false)),
             7 => {
@@ -113,11 +118,14 @@ impl Play {
                     Err(())
                 }));
             }
-            8 => self.tell(Input::Stopped(if value & 4 == 0 {
-                Ok(())
-            } else {
-                Err(phase)
-            })),
+            8 => {
+                let result = if value & 4 == 0 { Ok(()) } else { Err(phase) };
+                self.tell(match (self.core.state(), value & 16) {
+                    (State::Freezing { .. }, 0) => Input::Froze(result.map_err(drop)),
+                    (State::Thawing { .. }, 0) => Input::Thawed(result),
+                    _ => Input::Stopped(result),
+                });
+            }
             9 if self.probing[target] => {
                 self.probing[target] = false;
                 self.tell(Input::Answered(target));
@@ -208,7 +216,7 @@ impl Play {
         match effect {
             Effect::Report(Fact { from, to, .. }) => {
                 assert_ne!(from, to);
-                let stops = to == State::Stopping(Stop::Ours);
+                let stops = matches!(to, State::Stopping(Stop::Ours) | State::Freezing { .. });
                 if stops && matches!(from, State::Cooling { .. }) {
                     let asked = self.asked_at.unwrap_or(self.now);
                     let over = self.now.duration_since(asked) >= self.busy_limit;
@@ -236,7 +244,11 @@ impl Play {
                 assert!(self.waiting.contains(&ticket), "{ticket:?} does not wait");
                 self.starts += 1;
             }
-            Effect::Stop => {
+            Effect::Thaw => {
+                let closed = self.gates.iter().all(|gate| !gate.is_open());
+                assert!(closed, "thawed with {:?}", self.gates);
+            }
+            Effect::Stop | Effect::Freeze => {
                 let empty = self.gates.iter().all(|gate| gate.inside() == 0);
                 let closed = self.gates.iter().all(|gate| !gate.is_open());
                 assert!(empty && closed, "stopped with {:?}", self.gates);

@@ -29,6 +29,7 @@ pub(super) fn property(bytes: &[u8]) {
     let places = Places {
         units: "/u".into(),
         rules: "/r".into(),
+        policies: "/p".into(),
         configs: "/c".into(),
         program: None,
     };

@@ -1,4 +1,4 @@
-//! docs/observing.md, docs/holds.md, docs/tuning.md and docs/security.md.
+//! docs/observing.md, docs/holds.md, docs/freezing.md, docs/tuning.md and docs/security.md.
 
 use super::{cooldown, server};
 use crate::page_runner::PageRunner;
@@ -33,6 +33,25 @@ fn the_page_on_observing_works() {
         rig.curl("http://127.0.0.1:19752/metrics")
             .contains("name=\"nginx\"")
     );
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn the_page_on_freezing_works() {
+    let rig = Rig::boot();
+    let runner = PageRunner::new(&rig);
+    server(&rig, "myapp", "127.0.0.1:18000");
+    runner.run_section("docs/freezing.md");
+    assert_eq!(rig.curl("http://127.0.0.1:8000/"), "myapp\n");
+    let slice = rig.show("Slice", "myapp.service");
+    assert_eq!(slice, r"system-wakeport\x2dmyapp.slice");
+    let found = rig.run("wakeport check myapp");
+    assert!(found.contains("ok: wakeport@myapp"), "{found}");
+    cooldown(&rig, "myapp", "WAKEPORT_FREEZE_AFTER=100ms");
+    rig.systemctl("restart wakeport@myapp.service");
+    let status = || rig.run("wakeport status myapp");
+    rig.wait_for("it is frozen", || status().contains("State: frozen"));
+    assert_eq!(rig.curl("http://127.0.0.1:8000/"), "myapp\n");
 }
 
 #[test]
