@@ -925,6 +925,7 @@ fn a_request_that_is_never_answered_concerns_no_other() {
     let wakeport = front(&stage, &place).start();
     let (client, other) = (place.connect(), place.connect());
     other.asks("/");
+    wakeport.logs("answers after");
     let queries = wakeport.log().matches("answers after").count();
     for _ in 0..20 {
         let client = place.connect();
