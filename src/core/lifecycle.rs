@@ -1,7 +1,7 @@
 //! When the service sleeps and when it wakes.
 //!
 //! The caller reports an [`Event`], the [`ClientCounts`] and the time; it carries out the [`Action`]
-//! that comes back, and reports again at [`Lifecycle::deadline`] if nothing else happens first.
+//! that comes back, and reports again at [`State::deadline`] if nothing else happens first.
 //!
 //! Every state, every event, and what comes of it (`·` is nothing):
 //!
