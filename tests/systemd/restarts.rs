@@ -602,7 +602,7 @@ fn a_full_queue_is_followed_by_another_one_or_without_room_all_connections_drain
     rig.script(
         "/usr/local/bin/with-a-long-name",
         &format!(
-            "#!/bin/sh\nname=$(printf %0{NAME}d 0)\nLISTEN_FDNAMES=$(echo \"$LISTEN_FDNAMES\" | sed \"s/^nginx/$name/\")\nexec wakeport run\n"
+            "#!/bin/sh\nname=$(printf %0{NAME}d 0)\nLISTEN_FDNAMES=$(echo \"$LISTEN_FDNAMES\" | sed \"s/nginx/$name/\")\nexec wakeport run\n"
         ),
     );
     let store = |most: usize| {
