@@ -243,81 +243,88 @@ impl<P: Send + 'static> Session<P> {
 
 impl Web {
     /// Has one thing follow the other, to the end of the connection.
-    async fn go_on(mut self: Box<Self>, mut then: Then, abort: &Abort) -> Option<Box<Served>> {
+    fn go_on(
+        mut self: Box<Self>,
+        mut then: Then,
+        abort: &Abort,
+    ) -> impl Future<Output = Option<Box<Served>>> + Send {
         let (mut interrupt, mut closing) = (abort.triggered(), abort.closing());
-        loop {
-            self.counts(&then);
-            then = match then {
-                Then::Next => match self.next(&mut interrupt, &mut closing).await {
-                    Next::Request(asked) => {
-                        self.connected.active(true);
-                        Box::pin(self.answer(*asked, &mut interrupt)).await
+        // An `async fn` would keep its arguments twice.
+        async move {
+            loop {
+                self.counts(&then);
+                then = match then {
+                    Then::Next => match self.next(&mut interrupt, &mut closing).await {
+                        Next::Request(asked) => {
+                            self.connected.active(true);
+                            Box::pin(self.answer(*asked, &mut interrupt)).await
+                        }
+                        Next::Refused(refusal, method) => Then::Refuse(refusal, method),
+                        Next::Over => Then::Close,
+                        Next::Http2 => {
+                            Box::pin(h2::serve(*self, abort, &mut interrupt)).await;
+                            return None;
+                        }
+                        Next::Held => Box::pin(self.held(&mut interrupt)).await,
+                        Next::Interrupted(Interrupt::Reset) => Then::Reset,
+                        Next::Interrupted(Interrupt::Pause) => {
+                            let queued = self.queued.take();
+                            Then::Pause(queued.map_or(Turn::Between, Turn::Waiting))
+                        }
+                    },
+                    Then::Refuse(refusal, method) => {
+                        Box::pin(self.refuse(refusal, method)).await;
+                        Then::Close
                     }
-                    Next::Refused(refusal, method) => Then::Refuse(refusal, method),
-                    Next::Over => Then::Close,
-                    Next::Http2 => {
-                        Box::pin(h2::serve(*self, abort, &mut interrupt)).await;
+                    Then::Say(response, persists) => match Box::pin(self.say(response)).await {
+                        true if persists => Then::Next,
+                        _ => Then::Close,
+                    },
+                    Then::Close => {
+                        Box::pin(self.close(&mut interrupt)).await;
+                        Then::Gone
+                    }
+                    Then::Reset => {
+                        self.client.reset();
+                        Then::Gone
+                    }
+                    Then::Gone => {
+                        let Self {
+                            client, expected, ..
+                        } = *self;
+                        drop(client);
+                        if let Some(expected) = expected {
+                            tokio::select! {
+                                () = expected => (),
+                                _ = &mut interrupt => (),
+                            }
+                        }
                         return None;
                     }
-                    Next::Held => Box::pin(self.held(&mut interrupt)).await,
-                    Next::Interrupted(Interrupt::Reset) => Then::Reset,
-                    Next::Interrupted(Interrupt::Pause) => {
-                        let queued = self.queued.take();
-                        Then::Pause(queued.map_or(Turn::Between, Turn::Waiting))
+                    Then::Pause(turn) => {
+                        let entry = Entry::Http((), turn, self.leads);
+                        Left::keep(self.route, self.client, self.arrival, entry, self.come);
+                        return None;
                     }
-                },
-                Then::Refuse(refusal, method) => {
-                    Box::pin(self.refuse(refusal, method)).await;
-                    Then::Close
-                }
-                Then::Say(response, persists) => match Box::pin(self.say(response)).await {
-                    true if persists => Then::Next,
-                    _ => Then::Close,
-                },
-                Then::Close => {
-                    Box::pin(self.close(&mut interrupt)).await;
-                    Then::Gone
-                }
-                Then::Reset => {
-                    self.client.reset();
-                    Then::Gone
-                }
-                Then::Gone => {
-                    let Self {
-                        client, expected, ..
-                    } = *self;
-                    drop(client);
-                    if let Some(expected) = expected {
-                        tokio::select! {
-                            () = expected => (),
-                            _ = &mut interrupt => (),
-                        }
+                    Then::Relay(target, down, permit) => {
+                        let (client, connected) = (self.client, self.connected);
+                        let upgraded = self
+                            .counted
+                            .map(|counted| Upgraded::new(counted, connected));
+                        return Some(Box::new(Served {
+                            sockets: Box::new(Sockets {
+                                client,
+                                target,
+                                upgraded: upgraded.map(Box::new),
+                            }),
+                            paused: relay::Paused::after(self.come, down),
+                            peer: self.arrival.peer,
+                            route: self.route,
+                            permit,
+                        }));
                     }
-                    return None;
-                }
-                Then::Pause(turn) => {
-                    let entry = Entry::Http((), turn, self.leads);
-                    Left::keep(self.route, self.client, self.arrival, entry, self.come);
-                    return None;
-                }
-                Then::Relay(target, down, permit) => {
-                    let (client, connected) = (self.client, self.connected);
-                    let upgraded = self
-                        .counted
-                        .map(|counted| Upgraded::new(counted, connected));
-                    return Some(Box::new(Served {
-                        sockets: Box::new(Sockets {
-                            client,
-                            target,
-                            upgraded: upgraded.map(Box::new),
-                        }),
-                        paused: relay::Paused::after(self.come, down),
-                        peer: self.arrival.peer,
-                        route: self.route,
-                        permit,
-                    }));
-                }
-            };
+                };
+            }
         }
     }
 
