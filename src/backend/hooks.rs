@@ -40,10 +40,10 @@ const TEMPORARY_FAILURE: i32 = 75;
 
 /// The pauses before another run: 1 s, 2 s, 4 s, ... 30 s.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const RERUN: Backoff = Backoff::new(FIRST_PAUSE, Duration::from_secs(30));
+
 /// How long the hooks that freeze and thaw may take.
 const PAUSE_TIMEOUT: Duration = Duration::from_secs(10);
-
-const RERUN: Backoff = Backoff::new(FIRST_PAUSE, Duration::from_secs(30));
 
 /// The pauses between probes of a target that has to go down.
 const PROBE: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));

@@ -79,13 +79,18 @@ impl Rule {
     }
 }
 
+/// The paths that nobody means, and whether they only begin so.
+const ICONS: [(&str, bool); 3] = [
+    ("/favicon.ico", false),
+    ("/robots.txt", false),
+    ("/apple-touch-icon", true),
+];
+
 impl Quiet {
     /// Whether no request at all could wake a service that has the paths with these beginnings: none that
     /// may wake it is left.
     pub fn is_all(&self, paths: &[PathPrefix]) -> bool {
-        let icons = ["/favicon.ico", "/robots.txt", "/apple-touch-icon*"];
-        let icons = icons.into_iter().filter_map(|icon| icon.parse().ok());
-        let icons: Vec<Rule> = icons.collect();
+        let icons = ICONS.map(|(path, is_start)| Rule::Path(path.to_owned(), is_start));
         let icons = if self.defaults { &icons[..] } else { &[] };
         let is_quiet = |rule: &Rule| {
             let mut rules = self.rules.iter().chain(icons);
@@ -105,9 +110,11 @@ impl Quiet {
     pub fn is_quiet(&self, facts: &Facts<'_>) -> bool {
         let told = |rules: &[Rule]| rules.iter().any(|rule| rule.tells(facts));
         let by_default = || {
-            let icon = facts.path.starts_with("/apple-touch-icon");
-            let file = icon || ["/favicon.ico", "/robots.txt"].contains(&facts.path);
-            let is_known = file || (facts.method == "OPTIONS" && facts.path == "*");
+            let icon = ICONS.iter().any(|(path, is_start)| match is_start {
+                true => facts.path.starts_with(path),
+                false => facts.path == *path,
+            });
+            let is_known = icon || (facts.method == "OPTIONS" && facts.path == "*");
             is_known || facts.is_prefetch || facts.agent.is_some_and(is_crawler)
         };
         told(&self.rules)

@@ -308,16 +308,7 @@ impl Lifecycle {
         let due = event == Due && self.state.deadline().is_some_and(|at| at <= now);
         let sleep = (Stopping(Stop::Ours), Some(Action::Sleep));
         // To be stopped, or to be looked after.
-        let thaw = |sleep_at| {
-            let freeze_at = None;
-            (
-                Thawing {
-                    freeze_at,
-                    sleep_at,
-                },
-                Some(Action::Thaw),
-            )
-        };
+        let thaw = |sleep_at| thawing(None, sleep_at);
         match (self.state, event) {
             (Failed { retry_at, .. }, Arrived) if now < retry_at => {
                 (self.state, Some(Action::Reject))
@@ -373,13 +364,7 @@ impl Lifecycle {
                 let again = now.checked_add(pause);
                 let freeze_at = freeze_at.and(again);
                 let sleep_at = sleep_at.and_then(|at| again.map(|again| at.max(again)));
-                (
-                    Cooling {
-                        freeze_at,
-                        sleep_at,
-                    },
-                    None,
-                )
+                cooling(freeze_at, sleep_at)
             }
             (Cooling { sleep_at, .. }, Due) if due => match sleep_at {
                 Some(at) if at <= now => sleep,
@@ -387,26 +372,8 @@ impl Lifecycle {
             },
             // Something else has frozen it.
             (Cooling { sleep_at, .. }, Seen(Phase::Frozen)) => (Frozen { sleep_at }, None),
-            (Cooling { sleep_at, .. }, Ending) => {
-                let freeze_at = None;
-                (
-                    Cooling {
-                        freeze_at,
-                        sleep_at,
-                    },
-                    None,
-                )
-            }
-            (Cooling { .. }, CutShort) => {
-                let (freeze_at, sleep_at) = (None, Some(now));
-                (
-                    Cooling {
-                        freeze_at,
-                        sleep_at,
-                    },
-                    None,
-                )
-            }
+            (Cooling { sleep_at, .. }, Ending) => cooling(None, sleep_at),
+            (Cooling { .. }, CutShort) => cooling(None, Some(now)),
             (Awake | Cooling { .. }, Forced) => sleep,
             (Frozen { .. }, CutShort | Forced) => thaw(Some(now)),
             // A new start may help, for the client that waits or the next one.
@@ -515,14 +482,7 @@ impl Lifecycle {
 
     /// It is thawed for a client: should that leave, its cooldown begins anew.
     fn thaw_for_a_client(&self, now: Instant) -> Next {
-        let (freeze_at, sleep_at) = (self.freeze_at(now), self.sleep_at(now));
-        (
-            Thawing {
-                freeze_at,
-                sleep_at,
-            },
-            Some(Action::Thaw),
-        )
+        thawing(self.freeze_at(now), self.sleep_at(now))
     }
 
     fn thawed(
@@ -533,16 +493,7 @@ impl Lifecycle {
     ) -> Next {
         // Meanwhile the process may have begun to end.
         let freeze_at = freeze_at.filter(|_| self.times.freeze_after < Duration::MAX);
-        match clients.is_empty() {
-            true => (
-                Cooling {
-                    freeze_at,
-                    sleep_at,
-                },
-                None,
-            ),
-            false => (Awake, Some(Action::Admit)),
-        }
+        is_up(freeze_at, sleep_at, clients)
     }
 
     /// It is down: wakes it if a client waits; otherwise the state is `rest`.
@@ -556,17 +507,31 @@ impl Lifecycle {
 
 /// An order to stop failed, and is repeated `at`. A running service is never forgotten.
 fn still_up(at: Instant, clients: ClientCounts) -> Next {
-    let (freeze_at, sleep_at) = (None, Some(at));
+    is_up(None, Some(at), clients)
+}
+
+/// It is up after all: those that wait are let through, and without any it cools until then.
+fn is_up(freeze_at: Option<Instant>, sleep_at: Option<Instant>, clients: ClientCounts) -> Next {
     match clients.is_empty() {
-        true => (
-            Cooling {
-                freeze_at,
-                sleep_at,
-            },
-            None,
-        ),
+        true => cooling(freeze_at, sleep_at),
         false => (Awake, Some(Action::Admit)),
     }
+}
+
+fn cooling(freeze_at: Option<Instant>, sleep_at: Option<Instant>) -> Next {
+    let state = Cooling {
+        freeze_at,
+        sleep_at,
+    };
+    (state, None)
+}
+
+fn thawing(freeze_at: Option<Instant>, sleep_at: Option<Instant>) -> Next {
+    let state = Thawing {
+        freeze_at,
+        sleep_at,
+    };
+    (state, Some(Action::Thaw))
 }
 
 /// 1 s, 2 s, 4 s … 30 s.

@@ -19,28 +19,27 @@ impl Units {
     pub async fn freeze(&self) -> Result<(), Failure> {
         // Whatever was refused before.
         self.monitor.has_refused();
-        let frozen = async {
-            while let Err(error) = self.try_freeze().await {
-                self.monitor.ride_out(error, BUS_TIMEOUT).await?;
-            }
-            Ok(())
-        };
-        let late = || Failure("systemd has not frozen it within 10s".into());
-        timeout(BUS_TIMEOUT, frozen)
-            .await
-            .unwrap_or_else(|_| Err(late()))
+        self.repeat("frozen", || self.try_freeze()).await
     }
 
     /// Thaws them, if they are frozen, by us or not.
     pub async fn thaw(&self) -> Result<(), Failure> {
-        let thawed = async {
-            while let Err(error) = self.try_thaw().await {
+        self.repeat("thawed", || self.try_thaw()).await
+    }
+
+    /// Gives an order until the bus has taken it, for as long as one may take.
+    async fn repeat<F>(&self, done: &str, order: impl Fn() -> F) -> Result<(), Failure>
+    where
+        F: Future<Output = Result<(), BusError>>,
+    {
+        let carried_out = async {
+            while let Err(error) = order().await {
                 self.monitor.ride_out(error, BUS_TIMEOUT).await?;
             }
             Ok(())
         };
-        let late = || Failure("systemd has not thawed it within 10s".into());
-        timeout(BUS_TIMEOUT, thawed)
+        let late = || Failure(format!("systemd has not {done} it within 10s"));
+        timeout(BUS_TIMEOUT, carried_out)
             .await
             .unwrap_or_else(|_| Err(late()))
     }
