@@ -242,6 +242,8 @@ fn counts_go_on_in_the_next_process_and_status_shows_them() {
     let (dir, stage, place) = (directory(), named("docs"), Place::tcp());
     let run = |hosts: &str| {
         let run = front(&stage, &place).option("--state-dir", dir.path().display());
+        // Each begins with a service that is down: one that is up may answer before the client waits.
+        let run = run.flag("--stop-on-exit");
         run.option("--name", "web").option("--host", hosts)
     };
     for lives in 1..=3 {
