@@ -1,5 +1,5 @@
 //! HTTP in front of a service: what a message says, what of it is passed on, and where it ends. Heads,
-//! framing and chunks are pure; a [`body`] moves, an [`exchange`] is a request with its response.
+//! framing, chunks and repeats are pure; a [`body`] moves, an [`exchange`] is a request with its response.
 
 pub mod answer;
 pub mod body;
@@ -8,3 +8,4 @@ pub mod exchange;
 pub mod framing;
 pub mod head;
 pub mod page;
+pub mod repeat;

@@ -47,7 +47,7 @@
 //! control.rs control/  varlink: messages and our interface (pure); its client
 //! -- acts: one outside thing per file
 //! net.rs net/          listen, stream, dial, pool, http2, reach, direct, proxy_header, client_hello, relay
-//! http.rs http/        heads, framing and chunks (pure); a body, and an exchange, on two sockets
+//! http.rs http/        heads, framing, chunks, repeats (pure); a body, and an exchange, on two sockets
 //! backend.rs backend/  starts and stops the service: systemd, hooks, exec
 //! program.rs program/  runs an administrator's program: environment, time limit, output
 //! systemd.rs systemd/  READY, STATUS, STOPPING, WATCHDOG; the log; MESSAGE_ID=s; which unit we are,

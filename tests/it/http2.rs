@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::http::{front, named, server, service, table, tells, up_and_down};
-use crate::support::{Client, HookService, LIMIT, Place, Run, throughout};
+use crate::support::{Client, HookService, LIMIT, Place, Run, now, throughout};
 
 fn block<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -472,6 +472,30 @@ fn a_connection_that_broke_is_opened_anew() {
             assert_eq!(stage.count("start"), round + 1);
         }
     });
+}
+
+/// The sockets of a process that is killed close one after the other, so that its listener may take the
+/// second attempt as well.
+#[test]
+fn a_target_that_may_be_dying_gets_time_to_end() {
+    let place = Place::tcp();
+    let came = Arc::new(Mutex::new(Vec::new()));
+    let times = came.clone();
+    let stage = service(move |asked| {
+        let mut times = times.lock().expect("no panic");
+        times.push(now());
+        times.len() > 1 && tells(&asked)
+    });
+    let _wakeport = front(&stage, &place).start();
+    block(async {
+        let (sender, _connection) = open(&place).await;
+        assert_eq!(ask(&sender, get("/")).await.0, 200);
+    });
+    let times = came.lock().expect("no panic");
+    let [first, second] = times[..] else {
+        panic!("{times:?}");
+    };
+    assert!(second - first >= Duration::from_millis(250));
 }
 
 #[test]

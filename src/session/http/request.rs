@@ -27,6 +27,7 @@ use crate::config::{WaitingPage, span};
 use crate::http::answer::{answer, dated, quiet_answer};
 use crate::http::head::{self, Parsed, Refusal};
 use crate::http::page;
+use crate::http::repeat::{Repeats, Sent};
 use crate::net::http2::{Error, Io, Upload, Use};
 use crate::net::relay::IdleTimer;
 use crate::service::probe::Answer;
@@ -51,6 +52,9 @@ enum Target {
     Http1(Io),
     Http2(Use),
 }
+
+/// A connection to a target, and how what goes by it is sent.
+type Reached = (Target, Sent);
 
 /// What a request holds until both messages have ended, or were reset.
 #[derive(Debug)]
@@ -385,7 +389,7 @@ impl Front {
                     if !route.entrance.is_open() {
                         return asleep();
                     }
-                    let Ok(target) = self.connect(&route, None).await else {
+                    let Ok((target, _)) = self.connect(&route, None).await else {
                         return asleep();
                     };
                     let mut target = Some(target);
@@ -402,7 +406,7 @@ impl Front {
         if page.is_some_and(|(_, viewer)| viewer.is_the_page) {
             return Ok(ours(self.tell(&route, queued).await));
         }
-        let mut was_sent = false;
+        let mut repeats = Repeats::default();
         loop {
             let due = match (page, &queued) {
                 (Some((page, viewer)), Some(_)) => viewer.due(page, &route.entrance).await,
@@ -423,9 +427,11 @@ impl Front {
                     return Ok(self.show(page, &route, false).await);
                 }
             };
-            let Some((target, inside)) = reached else {
+            let Some(((target, sent), inside)) = reached else {
                 return match page {
-                    _ if was_sent => refuse(502, "the service ended when it had the request"),
+                    _ if repeats.was_sent => {
+                        refuse(502, "the service ended when it had the request")
+                    }
                     Some(_) => {
                         counted.page();
                         Ok(self.show(page, &route, true).await)
@@ -459,7 +465,13 @@ impl Front {
             // It is not in use any more.
             own(&held.used).take();
             permit = own(&held.permit).take();
-            if was_sent || !may_repeat {
+            // One that was looked at and refused tells that the target goes on.
+            let sent = if is_refused(&error) {
+                Sent::Reused
+            } else {
+                sent
+            };
+            let Some(pause) = repeats.again(sent, may_repeat) else {
                 let why = reason(&error);
                 tracing::debug!(client = %self.arrival.peer, "no response: {error}");
                 return match why {
@@ -467,9 +479,9 @@ impl Front {
                     Some(_) if is_http2 => Err(error),
                     _ => refuse(502, "the service closed the connection without a response"),
                 };
-            }
-            was_sent = true;
+            };
             counted.retry();
+            sleep(pause).await;
         }
     }
 
@@ -479,7 +491,7 @@ impl Front {
         route: &Arc<Route>,
         inside: Option<Permit>,
         queued: &mut Option<Box<Queued>>,
-    ) -> Option<(Target, Permit)> {
+    ) -> Option<(Reached, Permit)> {
         let mut inside = inside.map(|permit| (permit, None));
         loop {
             let (permit, answer) = match (inside.take(), queued.as_mut()) {
@@ -492,7 +504,7 @@ impl Front {
             };
             *queued = None;
             match self.connect(route, answer).await {
-                Ok(target) => return Some((target, permit)),
+                Ok(reached) => return Some((reached, permit)),
                 Err(error) => {
                     let why = error.to_string();
                     let waiting = permit.refused(&route.listener, self.arrival.peer, why);
@@ -503,7 +515,7 @@ impl Front {
     }
 
     /// A connection to the target, by which one request may go.
-    async fn connect(&self, route: &Route, answer: Option<Answer>) -> io::Result<Target> {
+    async fn connect(&self, route: &Route, answer: Option<Answer>) -> io::Result<Reached> {
         let dialer = &route.context.dialer;
         let is_http2 = is_only(route);
         // Each connection may tell another client.
@@ -512,11 +524,11 @@ impl Front {
         let _opening = match is_shared {
             true => {
                 if let Some(used) = shared.take() {
-                    return Ok(Target::Http2(used));
+                    return Ok((Target::Http2(used), Sent::Reused));
                 }
                 let opening = shared.opening().await;
                 if let Some(used) = shared.take() {
-                    return Ok(Target::Http2(used));
+                    return Ok((Target::Http2(used), Sent::Reused));
                 }
                 Some(opening)
             }
@@ -531,10 +543,11 @@ impl Front {
             None => route.origin(&self.client, self.arrival.peer),
         };
         let io = Io::new(Arc::new(connection.announce(origin)?), said);
-        match is_http2 {
-            true => Ok(Target::Http2(shared.open(io, is_shared).await?)),
-            false => Ok(Target::Http1(io)),
-        }
+        let target = match is_http2 {
+            true => Target::Http2(shared.open(io, is_shared).await?),
+            false => Target::Http1(io),
+        };
+        Ok((target, Sent::Fresh))
     }
 
     /// Has the target answer.

@@ -19,14 +19,11 @@ use crate::http::chunked::Malformed;
 use crate::http::exchange::{Exchange, Outcome, Paused};
 use crate::http::head::{Refusal, Reply, Request};
 use crate::http::page;
+use crate::http::repeat::{Repeats, Sent};
 use crate::net::pool;
 use crate::net::relay::{self, IdleTimer, Interrupt};
 use crate::net::stream::AsyncStream;
 use crate::service::{Permit, Queued, Traffic, Verdict};
-
-/// How long the sockets of a process that is killed may take to close, one after the other: its listener
-/// takes connections until its turn comes.
-const DYING: Duration = Duration::from_millis(250);
 
 /// Two sockets between which an exchange goes on, and what was read and not written yet.
 struct Resumed {
@@ -86,7 +83,7 @@ impl Web {
                 }
             };
             let mut raw = Some(raw);
-            let (mut was_sent, mut was_sent_afresh) = (false, false);
+            let mut repeats = Repeats::default();
             let context = viewer.is_some().then(|| self.route.context.clone());
             let http = context.as_ref().and_then(|context| context.http.as_ref());
             let page = http.and_then(|http| http.page.as_ref());
@@ -96,13 +93,13 @@ impl Web {
             }
             loop {
                 let may_pool =
-                    permit.is_some() && !was_sent && !self.route.context.dialer.announces();
+                    permit.is_some() && !repeats.was_sent && !self.route.context.dialer.announces();
                 let pooled = || self.pooled(&mut permit, is_repeatable);
-                let mut is_pooled = true;
+                let mut sent = Sent::Reused;
                 let reached = match may_pool.then(pooled).flatten() {
                     Some(pooled) => Ok(pooled),
                     None => {
-                        is_pooled = false;
+                        sent = Sent::Fresh;
                         Box::pin(self.reach(permit.take(), &mut queued, page, interrupt)).await
                     }
                 };
@@ -117,7 +114,7 @@ impl Web {
                         self.come.splice(..0, raw);
                         return Then::Pause(queued.map_or(Turn::Between, Turn::Waiting));
                     }
-                    Err(Missed::Rejected) if was_sent => {
+                    Err(Missed::Rejected) if repeats.was_sent => {
                         let why = "the service ended when it had the request";
                         return Then::Refuse(Refusal::gateway(why), request.method);
                     }
@@ -134,7 +131,7 @@ impl Web {
                 drop(room.take());
                 self.expected = None;
                 self.counted.iter_mut().for_each(Counted::is_let_through);
-                if !is_repeatable && !is_pooled {
+                if !is_repeatable && sent == Sent::Fresh {
                     raw = None;
                 }
                 let beginning = Beginning::New(request, &begun);
@@ -146,23 +143,22 @@ impl Web {
                 };
                 // Of what was not even sent, nothing can have come.
                 let is_unsent = inside.as_ref().is_some_and(|inside| inside.traffic.up == 0);
-                let may_repeat = is_repeatable || (is_pooled && is_unsent);
-                match inside {
-                    Some(mut inside)
-                        if outcome == Outcome::Silent && may_repeat && !was_sent_afresh =>
-                    {
-                        inside.traffic = Traffic::default();
-                        self.counted.iter().for_each(Counted::retry);
-                        (permit, was_sent) = (Some(inside), true);
-                    }
-                    inside => return self.ends(outcome, request, inside, target),
-                }
+                let may_repeat = is_repeatable || (sent == Sent::Reused && is_unsent);
+                let mut inside = match (outcome, inside) {
+                    (Outcome::Silent, Some(inside)) => inside,
+                    (outcome, inside) => return self.ends(outcome, request, inside, target),
+                };
+                let Some(pause) = repeats.again(sent, may_repeat) else {
+                    return self.ends(Outcome::Silent, request, Some(inside), target);
+                };
+                inside.traffic = Traffic::default();
+                permit = Some(inside);
+                self.counted.iter().for_each(Counted::retry);
                 drop(target);
-                if is_pooled {
+                if pause.is_zero() {
                     continue;
                 }
-                was_sent_afresh = true;
-                match Box::pin(self.lets_die(interrupt)).await {
+                match Box::pin(self.lets_die(pause, interrupt)).await {
                     None => (),
                     Some(Then::Pause(turn)) => {
                         self.come.splice(..0, raw.unwrap_or_default());
@@ -186,9 +182,9 @@ impl Web {
     }
 
     /// Waits until a process that is killed takes no more connections; or what follows before that.
-    async fn lets_die(&self, interrupt: &mut Triggered<'_>) -> Option<Then> {
+    async fn lets_die(&self, pause: Duration, interrupt: &mut Triggered<'_>) -> Option<Then> {
         tokio::select! {
-            () = sleep(DYING) => None,
+            () = sleep(pause) => None,
             () = self.client.gone() => Some(Then::Gone),
             interrupt = interrupt => Some(match interrupt {
                 Interrupt::Reset => Then::Reset,
