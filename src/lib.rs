@@ -54,7 +54,7 @@
 //!                      and whether it starts again; the client of its D-Bus interface
 //! report.rs report/    what is told of a service: log lines, STATUS=, the record, its file, metrics
 //! -- helps: one owner each
-//! util.rs util/        backoff, lock, text (escaped), file (whole or not at all), proc (/proc)
+//! util.rs util/        backoff, lock, per_thread, text (escaped), file (whole or not at all), proc (/proc)
 //! -- commands
 //! admin.rs admin/      the files of an instance, what is wrong with one, what is on the machine
 //! cli.rs cli/          options and config_file; run begins the server; init sets an instance up, check

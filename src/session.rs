@@ -27,11 +27,12 @@ use crate::net::relay::{self, Ended, Interrupt, Paused};
 use crate::net::stream::{AsyncStream, RawStream};
 use crate::service::probe::Answer;
 use crate::service::{Entrance, Permit, Queued, Requests, Traffic, Verdict};
+use crate::util::per_thread::References;
 
 pub use abort::Abort;
 use abort::Triggered;
 use counted::{Connected, Counted, Upgraded};
-pub use lead::{Lead, Leads, Way};
+pub use lead::{Lead, Leader, Leads, Way};
 use proxy_header::{HeaderOutcome, ProxyHeaderReader};
 
 /// Where the connections of one listener go.
@@ -48,7 +49,7 @@ pub struct Route {
     /// as a client that names no host is taken to mean it.
     pub authority: String,
     /// Where its requests are counted, if it is requests that go by it.
-    pub requests: Option<Arc<Requests>>,
+    pub requests: Option<References<Requests>>,
     /// What all sessions of the service share.
     pub context: Arc<SessionContext>,
 }

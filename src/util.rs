@@ -3,5 +3,6 @@
 pub mod backoff;
 pub mod file;
 pub mod lock;
+pub mod per_thread;
 pub mod proc;
 pub mod text;

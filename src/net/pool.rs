@@ -1,6 +1,5 @@
 //! Connections to a target that are idle between two requests, each for the thread that watches it.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Waker};
 use std::thread::{self, ThreadId};
@@ -14,23 +13,17 @@ use tokio::time::{Instant, sleep};
 use crate::net::http2::Shared;
 use crate::net::stream::AsyncStream;
 use crate::util::lock::locked;
+use crate::util::per_thread::PerThread;
 
-/// The idle connections to one target.
+/// The idle connections to one target, those of each thread by themselves.
 #[derive(Clone, Debug, Default)]
 pub struct Pool {
-    parts: Arc<[Part; PARTS]>,
+    parts: Arc<PerThread<Arc<Mutex<Kept>>>>,
     /// Those that carry several requests at once.
     pub shared: Shared,
 }
 
-/// How many parts it has.
-const PARTS: usize = 8;
-
-/// The connections of a thread, or of several if there are many, on cache lines of their own.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-struct Part(Mutex<Kept>);
-
+/// The connections of a thread, or of several if there are many.
 #[derive(Debug, Default)]
 struct Kept {
     idle: Vec<Idle>,
@@ -57,21 +50,12 @@ pub const LONGEST: Duration = Duration::from_secs(2);
 /// that ends does: a request that may be repeated is, and others have the kernel asked.
 const SURE: Duration = Duration::from_millis(1);
 
-/// Which part is this thread's.
-fn own_part() -> usize {
-    static THREADS: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static OWN: usize = THREADS.fetch_add(1, Ordering::Relaxed) % PARTS;
-    }
-    OWN.with(|own| *own)
-}
-
 impl Pool {
     /// The connection of this thread that was used last, unless that is longer ago than `oldest`. For what
     /// `may_repeat` it may turn out to be closed.
     pub fn take(&self, oldest: Duration, may_repeat: bool) -> Option<AsyncStream> {
         loop {
-            let mut kept = locked(&self.parts[own_part()].0);
+            let mut kept = locked(self.parts.own());
             let (idle, own) = (&mut kept.idle, thread::current().id());
             let last = idle.iter().rposition(|idle| idle.thread == own)?;
             let age = idle[last].since.elapsed();
@@ -95,8 +79,8 @@ impl Pool {
 
     /// Keeps a connection of this thread for a while.
     pub fn put(&self, stream: AsyncStream) {
-        let (thread, part) = (thread::current().id(), own_part());
-        let mut kept = locked(&self.parts[part].0);
+        let (thread, part) = (thread::current().id(), self.parts.own());
+        let mut kept = locked(part);
         let idle = &mut kept.idle;
         if idle.iter().filter(|idle| idle.thread == thread).count() == MOST {
             return;
@@ -109,14 +93,13 @@ impl Pool {
         });
         if !std::mem::replace(&mut kept.is_swept, true) {
             while kept.sweeper.try_join_next().is_some() {}
-            let parts = Arc::downgrade(&self.parts);
-            kept.sweeper.spawn(sweep(parts, part));
+            kept.sweeper.spawn(sweep(Arc::downgrade(part)));
         }
     }
 
     /// Closes all.
     pub fn clear(&self) {
-        for Part(kept) in &*self.parts {
+        for kept in self.parts.all() {
             locked(kept).idle.clear();
         }
         self.shared.clear();
@@ -124,13 +107,13 @@ impl Pool {
 }
 
 /// Closes the connections that no request takes, until none is left.
-async fn sweep(parts: Weak<[Part; PARTS]>, part: usize) {
+async fn sweep(part: Weak<Mutex<Kept>>) {
     loop {
         sleep(LONGEST).await;
-        let Some(parts) = parts.upgrade() else {
+        let Some(part) = part.upgrade() else {
             return;
         };
-        let mut kept = locked(&parts[part].0);
+        let mut kept = locked(&part);
         kept.idle.retain(|idle| idle.since.elapsed() < LONGEST);
         if kept.idle.is_empty() {
             kept.is_swept = false;

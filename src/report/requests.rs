@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::record::http::{CODES, Connections, FAILURES, Http};
 use super::record::wakes::BOUNDS;
 use crate::util::lock::locked;
+use crate::util::per_thread::PerThread;
 
 /// All counts of a service.
 #[derive(Debug)]
@@ -25,6 +26,12 @@ pub struct Requests {
     /// Where their connections are counted.
     pub front: Arc<Front>,
     news: Arc<News>,
+    parts: PerThread<Part>,
+}
+
+/// What a thread has counted. One that begins on it may end on another.
+#[derive(Debug, Default)]
+struct Part {
     begun: AtomicU64,
     waiting: AtomicU64,
     codes: [AtomicU64; CODES.len()],
@@ -41,6 +48,11 @@ pub struct Requests {
 #[derive(Debug)]
 pub struct Front {
     news: Arc<News>,
+    parts: PerThread<FrontPart>,
+}
+
+#[derive(Debug, Default)]
+struct FrontPart {
     connections: AtomicU64,
     active: AtomicU64,
     unrouted: AtomicU64,
@@ -72,8 +84,12 @@ fn add(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Ordering::Relaxed);
 }
 
-fn read(counter: &AtomicU64) -> u64 {
-    counter.load(Ordering::SeqCst)
+/// The sum of what each thread has counted.
+fn sum<T>(parts: &PerThread<T>, counter: impl Fn(&T) -> &AtomicU64) -> u64 {
+    let read = |part| counter(part).load(Ordering::SeqCst);
+    let sum = parts.all().map(read).fold(0, u64::wrapping_add);
+    // One that came on a thread which was read before, and went on one that was read then.
+    if sum > u64::MAX / 2 { 0 } else { sum }
 }
 
 impl Counts {
@@ -87,9 +103,7 @@ impl Counts {
             hosts: Mutex::default(),
             front: Arc::new(Front {
                 news: news.clone(),
-                connections: AtomicU64::new(0),
-                active: AtomicU64::new(0),
-                unrouted: AtomicU64::new(0),
+                parts: PerThread::default(),
             }),
             news,
         }
@@ -119,12 +133,13 @@ impl Counts {
             return;
         }
         let http = http.get_or_insert_default();
-        let active = read(&self.front.active);
+        let front = &self.front.parts;
+        let active = sum(front, |part| &part.active);
         http.connections = Connections {
-            idle: read(&self.front.connections).saturating_sub(active),
+            idle: sum(front, |part| &part.connections).saturating_sub(active),
             active,
         };
-        http.unrouted += read(&self.front.unrouted);
+        http.unrouted += sum(front, |part| &part.unrouted);
         for (host, counted) in &*hosts {
             counted.add_to(http.hosts.entry(host.clone()).or_default());
         }
@@ -133,68 +148,58 @@ impl Counts {
 
 impl Requests {
     fn new(front: Arc<Front>, news: Arc<News>) -> Self {
-        Self {
-            front,
-            news,
-            begun: AtomicU64::default(),
-            waiting: AtomicU64::default(),
-            codes: Default::default(),
-            waits: Default::default(),
-            waited: AtomicU64::default(),
-            waited_micros: AtomicU64::default(),
-            pages: AtomicU64::default(),
-            quiet: AtomicU64::default(),
-            retries: AtomicU64::default(),
-            failures: Default::default(),
-        }
+        let parts = PerThread::default();
+        Self { front, news, parts }
     }
 
-    fn add_to(&self, sum: &mut super::record::http::Requests) {
+    fn add_to(&self, total: &mut super::record::http::Requests) {
+        let parts = &self.parts;
         // One that ends meanwhile is active rather than missing.
-        let waiting = read(&self.waiting);
+        let waiting = sum(parts, |part| &part.waiting);
         let mut ended = 0;
-        for (code, count) in CODES.iter().zip(&self.codes) {
-            let count = read(count);
-            *sum.codes.entry((*code).to_owned()).or_default() += count;
+        for (index, code) in CODES.iter().enumerate() {
+            let count = sum(parts, |part| &part.codes[index]);
+            *total.codes.entry((*code).to_owned()).or_default() += count;
             ended += count;
         }
-        let under_way = read(&self.begun).saturating_sub(ended);
-        (sum.active, sum.waiting) = (under_way.saturating_sub(waiting), waiting);
-        for (bucket, count) in sum.waits.buckets.iter_mut().zip(&self.waits) {
-            bucket.count += read(count);
+        let under_way = sum(parts, |part| &part.begun).saturating_sub(ended);
+        (total.active, total.waiting) = (under_way.saturating_sub(waiting), waiting);
+        for (index, bucket) in total.waits.buckets.iter_mut().enumerate() {
+            bucket.count += sum(parts, |part| &part.waits[index]);
         }
-        sum.waits.total += read(&self.waited);
-        sum.waits.seconds += read(&self.waited_micros) as f64 / 1e6;
-        sum.pages += read(&self.pages);
-        sum.quiet += read(&self.quiet);
-        sum.retries += read(&self.retries);
-        for (code, count) in FAILURES.iter().zip(&self.failures) {
-            *sum.upstream_errors.entry((*code).to_owned()).or_default() += read(count);
+        total.waits.total += sum(parts, |part| &part.waited);
+        total.waits.seconds += sum(parts, |part| &part.waited_micros) as f64 / 1e6;
+        total.pages += sum(parts, |part| &part.pages);
+        total.quiet += sum(parts, |part| &part.quiet);
+        total.retries += sum(parts, |part| &part.retries);
+        for (index, code) in FAILURES.iter().enumerate() {
+            let count = sum(parts, |part| &part.failures[index]);
+            *total.upstream_errors.entry((*code).to_owned()).or_default() += count;
         }
     }
 
     /// One begins.
     pub fn begins(&self) {
-        self.begun.fetch_add(1, Ordering::SeqCst);
+        self.parts.own().begun.fetch_add(1, Ordering::SeqCst);
         self.news.tell();
     }
 
     /// One that has begun goes on elsewhere, where it is counted.
     pub fn leaves(&self) {
-        self.begun.fetch_sub(1, Ordering::SeqCst);
+        self.parts.own().begun.fetch_sub(1, Ordering::SeqCst);
         self.news.tell();
     }
 
     /// One ends, with this status.
     pub fn ends(&self, status: u16) {
         let class = usize::from(status / 100).clamp(1, CODES.len());
-        self.codes[class - 1].fetch_add(1, Ordering::SeqCst);
+        self.parts.own().codes[class - 1].fetch_add(1, Ordering::SeqCst);
         self.news.tell();
     }
 
     /// One begins to wait.
     pub fn waits(&self) {
-        add(&self.waiting, 1);
+        add(&self.parts.own().waiting, 1);
         self.begins();
     }
 
@@ -203,41 +208,41 @@ impl Requests {
         let micros = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
         let seconds = waited.as_secs_f64();
         // No bucket may have more than there are in all.
-        add(&self.waited, 1);
-        add(&self.waited_micros, micros);
+        add(&self.parts.own().waited, 1);
+        add(&self.parts.own().waited_micros, micros);
         if let Some(index) = BOUNDS.iter().position(|le| seconds <= *le) {
-            add(&self.waits[index], 1);
+            add(&self.parts.own().waits[index], 1);
         }
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.parts.own().waiting.fetch_sub(1, Ordering::SeqCst);
         self.news.tell();
     }
 
     /// One goes on elsewhere that waits.
     pub fn leaves_waiting(&self) {
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.parts.own().waiting.fetch_sub(1, Ordering::SeqCst);
         self.leaves();
     }
 
     /// One is answered with the waiting page.
     pub fn page(&self) {
-        add(&self.pages, 1);
+        add(&self.parts.own().pages, 1);
     }
 
     /// A quiet one has ended.
     pub fn quiet(&self) {
-        self.quiet.fetch_add(1, Ordering::SeqCst);
+        self.parts.own().quiet.fetch_add(1, Ordering::SeqCst);
         self.news.tell();
     }
 
     /// One is sent once more.
     pub fn retry(&self) {
-        add(&self.retries, 1);
+        add(&self.parts.own().retries, 1);
     }
 
     /// The service fails one, which is answered with this status.
     pub fn failure(&self, status: u16) {
         let index = usize::from(status).checked_sub(502);
-        if let Some(count) = index.and_then(|index| self.failures.get(index)) {
+        if let Some(count) = index.and_then(|index| self.parts.own().failures.get(index)) {
             add(count, 1);
         }
     }
@@ -246,30 +251,30 @@ impl Requests {
 impl Front {
     /// A connection comes.
     pub fn connects(&self) {
-        self.connections.fetch_add(1, Ordering::SeqCst);
+        self.parts.own().connections.fetch_add(1, Ordering::SeqCst);
         self.news.tell();
     }
 
     /// A connection without a request is closed.
     pub fn closes(&self) {
-        self.connections.fetch_sub(1, Ordering::SeqCst);
+        self.parts.own().connections.fetch_sub(1, Ordering::SeqCst);
         self.news.tell();
     }
 
     /// A connection has a request now, and had none.
     pub fn activates(&self) {
-        add(&self.active, 1);
+        add(&self.parts.own().active, 1);
     }
 
     /// A connection has no request any more.
     pub fn rests(&self) {
-        self.active.fetch_sub(1, Ordering::SeqCst);
+        self.parts.own().active.fetch_sub(1, Ordering::SeqCst);
         self.news.tell();
     }
 
     /// A request has ended that belongs to no service.
     pub fn unrouted(&self) {
-        self.unrouted.fetch_add(1, Ordering::SeqCst);
+        self.parts.own().unrouted.fetch_add(1, Ordering::SeqCst);
         self.news.tell();
     }
 }

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -22,7 +21,7 @@ use crate::net::listen::Listener;
 use crate::net::relay::Interrupt;
 use crate::net::stream::RawStream;
 use crate::report::text;
-use crate::session::{Abort, Lead, Leads, Left, Route, Session, Way};
+use crate::session::{Abort, Lead, Leader, Leads, Left, Route, Session, Way};
 use crate::systemd::message_id as message;
 use crate::util::backoff::Backoff;
 
@@ -131,7 +130,7 @@ pub(super) fn count(connections: usize) -> String {
 #[derive(Debug)]
 struct Acceptor {
     listener: Listener,
-    lead: watch::Sender<Lead>,
+    lead: Leader,
     sessions: Sessions,
     /// It was logged that nothing can be accepted, and nothing was since.
     warned: AtomicBool,
@@ -182,7 +181,7 @@ impl Acceptor {
 
     /// Whether connections wait, and not the requests on them.
     fn waits(&self) -> bool {
-        !matches!(self.lead.borrow().way, Some(Way::ByHost(_)))
+        !matches!(self.lead.look().way, Some(Way::ByHost(_)))
     }
 
     /// Accepts a connection and begins its session, unless they are held. No connection goes where
@@ -193,7 +192,7 @@ impl Acceptor {
         slot: ConnectionSlot,
         own: Option<usize>,
     ) -> Option<io::Result<()>> {
-        let lead = self.lead.borrow();
+        let lead = self.lead.look();
         if let Some(Way::Whole(route)) = &lead.way
             && lead.holds(route)
         {
@@ -204,7 +203,7 @@ impl Acceptor {
             self.warned.store(false, Ordering::Relaxed);
             match route {
                 Some(route) => {
-                    let leads = || self.lead.subscribe();
+                    let leads = || self.lead.follow();
                     self.sessions.begin(route, leads, connection, slot, own);
                 }
                 None => connection.0.reset(),
@@ -214,9 +213,9 @@ impl Acceptor {
 
     /// Waits until they are held no more.
     async fn released(&self) {
-        let mut lead = self.lead.subscribe();
+        let mut lead = self.lead.follow();
         // The sender is ours, so it is not gone.
-        let _ = lead.wait_for(|lead| lead.held.is_empty()).await;
+        let _ = lead.released().await;
     }
 
     /// Waits until it may be tried again; says why, but not each time.
@@ -287,7 +286,7 @@ impl Listeners {
             }
             Arc::new(Acceptor {
                 listener,
-                lead: watch::Sender::new(Lead::to(way)),
+                lead: Leader::new(&Lead::to(way)),
                 sessions: sessions.clone(),
                 warned: AtomicBool::new(false),
             })
@@ -310,7 +309,7 @@ impl Listeners {
     /// Has the next connections and requests go these ways, one for each listener.
     pub(super) fn reroute(&self, ways: impl IntoIterator<Item = Option<Way>>) {
         for (acceptor, way) in self.acceptors.iter().zip(ways) {
-            acceptor.lead.send_replace(Lead::to(way));
+            acceptor.lead.change(|lead| *lead = Lead::to(way.clone()));
         }
     }
 
@@ -318,7 +317,7 @@ impl Listeners {
     /// are released or go by other routes. The services know of all that were accepted before.
     pub(super) fn hold(&self, is_held: impl Fn(&Route) -> bool) {
         for acceptor in &self.acceptors {
-            acceptor.lead.send_modify(|lead| {
+            acceptor.lead.change(|lead| {
                 let routes = lead.way.iter().flat_map(Way::routes);
                 lead.held = routes.filter(|route| is_held(route)).cloned().collect();
             });
@@ -328,7 +327,7 @@ impl Listeners {
     /// Has the connections that are held go where they went before.
     pub(super) fn release(&self) {
         for acceptor in &self.acceptors {
-            acceptor.lead.send_modify(|lead| lead.held.clear());
+            acceptor.lead.change(|lead| lead.held.clear());
         }
     }
 
@@ -364,8 +363,8 @@ impl Listeners {
         let acceptors = self.acceptors.iter();
         let named = acceptors.filter(|a| a.listener.name == received.connection.listener);
         let acceptor = named.min_by_key(|a| a.listener.address.port() != port)?;
-        let way = acceptor.lead.borrow().way.clone()?;
-        Some((way, acceptor.lead.subscribe()))
+        let way = acceptor.lead.look().way.clone()?;
+        Some((way, acceptor.lead.follow()))
     }
 
     /// Begins to accept.

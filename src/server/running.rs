@@ -24,6 +24,7 @@ use crate::program::Launcher;
 use crate::report::state_file::Closing;
 use crate::service::{Entrance, Handle, LastOrder, Permit, Reporter, Service, Settings};
 use crate::session::{Abort, Left, Route, SessionContext, Way};
+use crate::util::per_thread::References;
 
 /// What a stop may take beyond its time-out, until it is known to have failed.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
@@ -166,7 +167,7 @@ impl Services {
         Some(Arc::new(Route {
             listener: listener.name.as_str().into(),
             service: running.config.name.as_deref().unwrap_or_default().into(),
-            requests: host.map(|host| entrance.requests(host)),
+            requests: host.map(|host| References::new(&entrance.requests(host))),
             entrance,
             target: running.targets[target].clone(),
             authority: running.targets[target].authority(),

@@ -6,16 +6,23 @@ use std::time::{Duration, Instant};
 use super::now;
 use crate::core::gate::{Occupancy, Step, Word};
 use crate::report::status::Tally;
+use crate::util::per_thread::PerThread;
 
 /// The gate of one target, and what has passed it.
 #[derive(Debug)]
 pub(super) struct Gate {
     word: AtomicU64,
-    /// When a connection left last, in nanoseconds since `origin`; 0 is never.
+    /// When a connection left last and none was inside then, in nanoseconds since `origin`; 0 is never.
     left_at: AtomicU64,
     origin: Instant,
     /// The last connection that leaves is told at once: the cooldown is short.
     tell_last: AtomicBool,
+    carried: PerThread<Carried>,
+}
+
+/// The sum of what connections have carried.
+#[derive(Debug, Default)]
+struct Carried {
     up: AtomicU64,
     down: AtomicU64,
     idle: AtomicU64,
@@ -43,10 +50,7 @@ impl Gate {
             left_at: AtomicU64::new(0),
             origin: now(),
             tell_last: AtomicBool::new(false),
-            up: AtomicU64::new(0),
-            down: AtomicU64::new(0),
-            idle: AtomicU64::new(0),
-            vanished: AtomicU64::new(0),
+            carried: PerThread::default(),
         };
         gate.follow(cooldown);
         gate
@@ -66,13 +70,29 @@ impl Gate {
     /// A connection leaves; whether the service has to be told.
     pub(super) fn leave(&self, traffic: Traffic) -> bool {
         self.count(traffic);
+        let tell_last = self.tell_last.load(Ordering::Relaxed);
+        let mut word = self.word();
+        loop {
+            let step = word.leave(tell_last);
+            if step.word.inside() == 0 {
+                // First: a gate that is seen empty tells since when.
+                self.is_left();
+            }
+            let (from, to) = (word.0, step.word.0);
+            let left =
+                (self.word).compare_exchange_weak(from, to, Ordering::AcqRel, Ordering::Acquire);
+            match left {
+                Ok(_) => return step.tells,
+                Err(other) => word = Word(other),
+            }
+        }
+    }
+
+    /// The last connection leaves.
+    fn is_left(&self) {
         let nanos = now().saturating_duration_since(self.origin).as_nanos();
         let nanos = u64::try_from(nanos).unwrap_or(u64::MAX).max(1);
-        // First: a gate that is seen empty tells since when.
         self.left_at.fetch_max(nanos, Ordering::Release);
-        let tell_last = self.tell_last.load(Ordering::Relaxed);
-        let step = self.step(|word| Some(word.leave(tell_last)));
-        step.is_some_and(|step| step.tells)
     }
 
     /// Closes the gate unless a connection is inside; whether it is closed now.
@@ -88,7 +108,7 @@ impl Gate {
         self.word().inside()
     }
 
-    /// When a connection left last.
+    /// When a connection left last and none was inside then.
     fn left_at(&self) -> Option<Instant> {
         match self.left_at.load(Ordering::Acquire) {
             0 => None,
@@ -107,10 +127,11 @@ impl Gate {
                 counter.fetch_add(n, Ordering::Relaxed);
             }
         };
-        add(&self.up, traffic.up);
-        add(&self.down, traffic.down);
-        add(&self.idle, traffic.idle.into());
-        add(&self.vanished, traffic.vanished.into());
+        let own = self.carried.own();
+        add(&own.up, traffic.up);
+        add(&own.down, traffic.down);
+        add(&own.idle, traffic.idle.into());
+        add(&own.vanished, traffic.vanished.into());
     }
 
     /// Makes one step, if there is one; what it was.
@@ -148,10 +169,12 @@ pub(super) fn totals<'a>(gates: impl Iterator<Item = &'a Gate>) -> (u32, Tally) 
     for gate in gates {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         entered = entered.wrapping_add(gate.word().entered());
-        totals.up += read(&gate.up);
-        totals.down += read(&gate.down);
-        totals.idle += read(&gate.idle);
-        totals.vanished += read(&gate.vanished);
+        for carried in gate.carried.all() {
+            totals.up += read(&carried.up);
+            totals.down += read(&carried.down);
+            totals.idle += read(&carried.idle);
+            totals.vanished += read(&carried.vanished);
+        }
     }
     (entered, totals)
 }

@@ -21,6 +21,7 @@ use crate::core::service::{Input, Ticket};
 use crate::net::pool::Pool;
 use crate::report::record::{Record, RecordedState};
 use crate::report::requests::{Counts, Requests};
+use crate::util::per_thread::{Local, References};
 
 /// What a service is told. Messages are taken in the order in which they were sent, and that order
 /// is the only one there is.
@@ -128,9 +129,9 @@ struct Shared {
     holds: Holds,
 }
 
-/// Reaches one target of a service.
+/// Reaches one target of a service. Permits have references of their own.
 #[derive(Clone, Debug)]
-pub struct Entrance(pub(super) Arc<Target>);
+pub struct Entrance(pub(super) Arc<Target>, Arc<References<Target>>);
 
 #[derive(Debug)]
 pub(super) struct Target {
@@ -163,7 +164,7 @@ pub enum Verdict {
 /// A connection that was let through. Dropping it *is* leaving.
 #[derive(Debug)]
 pub struct Permit {
-    entrance: Entrance,
+    target: Local<Target>,
     /// What the connection has carried, counted in the end.
     pub traffic: Traffic,
 }
@@ -196,12 +197,14 @@ impl Handle {
     /// The way to target number `index`, through a closed gate.
     pub(super) fn entrance(&self, index: usize, cooldown: Duration) -> Entrance {
         let (service, gate) = (self.clone(), Gate::new(cooldown));
-        Entrance(Arc::new(Target {
+        let target = Arc::new(Target {
             service,
             index,
             gate,
             pool: Pool::default(),
-        }))
+        });
+        let references = Arc::new(References::new(&target));
+        Entrance(target, references)
     }
 
     /// Whether nothing runs, and no connection is inside.
@@ -343,7 +346,7 @@ impl Entrance {
 
     /// A connection came in by `listener` and waits.
     pub fn arrive(&self, listener: &Arc<str>, peer: Peer) -> Queued {
-        let (queued, waiter) = self.queue(listener, peer);
+        let (queued, waiter) = self.0.queue(listener, peer);
         self.0.service.post(Message::Arrived(waiter));
         queued
     }
@@ -351,7 +354,7 @@ impl Entrance {
     /// Something waits that is to keep the service awake and is no client, whether the gate is open or
     /// not.
     pub fn hold(&self, listener: &Arc<str>) -> Queued {
-        let (queued, mut waiter) = self.queue(listener, Peer::Unix);
+        let (queued, mut waiter) = self.0.queue(listener, Peer::Unix);
         waiter.is_client = false;
         self.0.service.post(Message::Arrived(waiter));
         queued
@@ -404,16 +407,18 @@ impl Entrance {
     /// A connection that is inside already, as the gate counts it.
     pub(super) fn permit(&self) -> Permit {
         Permit {
-            entrance: self.clone(),
+            target: self.1.local(),
             traffic: Traffic::default(),
         }
     }
+}
 
+impl Target {
     fn queue(&self, listener: &Arc<str>, peer: Peer) -> (Queued, Waiter) {
         let (reply, verdict) = oneshot::channel();
-        let service = self.0.service.clone();
+        let service = self.service.clone();
         let ticket = Ticket {
-            target: self.0.index,
+            target: self.index,
             number: service.unique(),
         };
         let queued = Queued {
@@ -444,13 +449,13 @@ impl Queued {
 
 impl Permit {
     pub(super) fn service(&self) -> &Handle {
-        &self.entrance.0.service
+        &self.target.service
     }
 
     /// Goes back to the queue: the target could not be reached, for the reason given.
     pub fn refused(self, listener: &Arc<str>, peer: Peer, why: String) -> Queued {
-        let (queued, waiter) = self.entrance.queue(listener, peer);
-        let service = self.entrance.0.service.clone();
+        let (queued, waiter) = self.target.queue(listener, peer);
+        let service = self.target.service.clone();
         // It is inside until the service knows that it waits.
         service.post(Message::Refused(waiter, self, why));
         queued
@@ -459,7 +464,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let Target { service, gate, .. } = &*self.entrance.0;
+        let Target { service, gate, .. } = &***self.target;
         if gate.leave(self.traffic) {
             service.post(Message::Gate);
         }

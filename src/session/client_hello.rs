@@ -112,11 +112,11 @@ async fn find<P>(
     let hello = timeout(HELLO_TIMEOUT, receive(client, said)).await;
     let hello = hello.unwrap_or(Err(Ends::Late))?;
     loop {
-        let entered = enter(&leads.borrow(), &hello, arrival.peer)?;
+        let entered = enter(&leads.look(), &hello, arrival.peer)?;
         if let Some(entered) = entered {
             return Ok(entered);
         }
-        let released = leads.wait_for(|lead| lead.held.is_empty()).await;
+        let released = leads.released().await;
         // The listener has gone.
         released.map_err(|_| Ends::As(Reached::Rejected))?;
     }

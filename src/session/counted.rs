@@ -9,11 +9,12 @@ use tokio::time::Instant;
 use super::Route;
 use crate::config::address::Peer;
 use crate::service::{Access, Front, Requests};
+use crate::util::per_thread::{Local, References};
 
 /// A request under way. What has no status when this is dropped has got no response: 499.
 #[derive(Debug)]
 pub(super) struct Counted {
-    requests: Option<Arc<Requests>>,
+    requests: Option<Local<Requests>>,
     how: How,
     since: Option<Instant>,
     status: u16,
@@ -46,7 +47,7 @@ const NO_RESPONSE: u16 = 499;
 impl Counted {
     /// A request that goes by `route` begins; `access` says what the log has of it.
     pub(super) fn begin(route: &Route, how: How, access: impl FnOnce() -> Access) -> Self {
-        let requests = route.requests.clone();
+        let requests = route.requests.as_ref().map(References::local);
         if let Some(requests) = &requests {
             match how {
                 How::Enters => requests.begins(),

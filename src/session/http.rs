@@ -487,7 +487,7 @@ impl Web {
         let request = received.request;
         let refused = |refusal| Some(Next::Refused(refusal, request.method));
         // What is held after this has the request counted.
-        let lead = self.leads.borrow();
+        let lead = self.leads.look();
         let found = match self.queued {
             Some(_) => Ok(&self.route),
             None => aim(&lead, &received),
@@ -568,7 +568,7 @@ impl Web {
         let Self { leads, client, .. } = self;
         tokio::select! {
             biased;
-            led = leads.wait_for(|lead| lead.held.is_empty()) => match led {
+            led = leads.released() => match led {
                 Ok(_) => Then::Next,
                 // The listener has gone.
                 Err(_) => Then::Close,

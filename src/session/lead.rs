@@ -1,12 +1,13 @@
 //! Where the connections of a listener go, and the requests that come over them.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use tokio::sync::watch;
 
 use super::Route;
 use crate::config::Liveness;
 use crate::config::host::Table;
+use crate::util::per_thread::PerThread;
 
 /// Where a listener leads, until that changes.
 #[derive(Clone, Debug)]
@@ -71,5 +72,74 @@ impl Way {
     }
 }
 
-/// Where the listener leads by which a connection has come, also after a reload.
-pub type Leads = watch::Receiver<Lead>;
+/// Says where a listener leads.
+#[derive(Debug)]
+pub struct Leader {
+    lead: Arc<PerThread<RwLock<Lead>>>,
+    changed: watch::Sender<()>,
+}
+
+/// Where the listener leads by which a connection has come, also after a reload. Each request asks, so every
+/// thread has that by itself.
+#[derive(Clone, Debug)]
+pub struct Leads {
+    lead: Arc<PerThread<RwLock<Lead>>>,
+    changed: watch::Receiver<()>,
+}
+
+/// The listener is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone;
+
+impl Leader {
+    /// It leads there.
+    pub fn new(lead: &Lead) -> Self {
+        Self {
+            lead: Arc::new(PerThread::new(|| RwLock::new(lead.clone()))),
+            changed: watch::Sender::new(()),
+        }
+    }
+
+    /// Changes where it leads. What looked before has done what it does by that when this returns.
+    pub fn change(&self, change: impl Fn(&mut Lead)) {
+        for part in self.lead.all() {
+            change(&mut part.write().unwrap_or_else(PoisonError::into_inner));
+        }
+        self.changed.send_replace(());
+    }
+
+    /// Where it leads. It does not change before this is dropped.
+    pub fn look(&self) -> RwLockReadGuard<'_, Lead> {
+        look(&self.lead)
+    }
+
+    /// Follows it.
+    pub fn follow(&self) -> Leads {
+        Leads {
+            lead: self.lead.clone(),
+            changed: self.changed.subscribe(),
+        }
+    }
+}
+
+impl Leads {
+    /// Where it leads. It does not change before this is dropped.
+    pub fn look(&self) -> RwLockReadGuard<'_, Lead> {
+        look(&self.lead)
+    }
+
+    /// Waits until nothing is held.
+    pub async fn released(&mut self) -> Result<(), Gone> {
+        loop {
+            self.changed.mark_unchanged();
+            if self.look().held.is_empty() {
+                return Ok(());
+            }
+            self.changed.changed().await.map_err(|_| Gone)?;
+        }
+    }
+}
+
+fn look(lead: &PerThread<RwLock<Lead>>) -> RwLockReadGuard<'_, Lead> {
+    lead.own().read().unwrap_or_else(PoisonError::into_inner)
+}

@@ -204,7 +204,7 @@ impl Front {
                 Ok(asked) => break asked,
                 Err(NotEntered::Held) => {
                     let mut leads = self.leads.clone();
-                    if leads.wait_for(|lead| lead.held.is_empty()).await.is_err() {
+                    if leads.released().await.is_err() {
                         let gone = Refusal::new(503, "this port is closed");
                         return Ok(self.refuse(gone, head::Method::Get));
                     }
@@ -282,7 +282,7 @@ impl Front {
         let received = head::parsed(&parsed, &fields)
             .map_err(|refusal| counts(&self.route, How::Unrouted, refusal, &|| Access::of(peer)))?;
         // What is held after this has the request counted.
-        let lead = self.leads.borrow();
+        let lead = self.leads.look();
         let route = aim(&lead, &received).map_err(|mut refusal| {
             // What another connection may be for (RFC 9113, section 9.1.2).
             if is_http2 && refusal.status == 404 {
