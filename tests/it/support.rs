@@ -846,7 +846,15 @@ impl Run {
             reader,
             ear,
             dir,
+            listens: self.listens(),
         }
+    }
+
+    /// The TCP addresses that it opens itself.
+    fn listens(&self) -> Vec<SocketAddr> {
+        let arguments = self.arguments.iter();
+        let listens = arguments.filter_map(|it| it.strip_prefix("--listen="));
+        listens.filter_map(|it| it.parse().ok()).collect()
     }
 }
 
@@ -867,6 +875,7 @@ pub(crate) struct Wakeport {
     reader: Option<thread::JoinHandle<()>>,
     ear: Option<thread::JoinHandle<()>>,
     dir: TempDir,
+    listens: Vec<SocketAddr>,
 }
 
 impl Wakeport {
@@ -1094,8 +1103,12 @@ impl Wakeport {
 
 impl Drop for Wakeport {
     fn drop(&mut self) {
+        let was_running = self.is_running();
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if was_running && !thread::panicking() {
+            self.listens.iter().for_each(is_closed);
+        }
         if thread::panicking() {
             #[expect(clippy::print_stderr, reason = "only a test that fails says this")]
             {
@@ -1108,6 +1121,19 @@ impl Drop for Wakeport {
         }
         self.stop_listening();
     }
+}
+
+/// Waits until nothing listens: a process that is killed as it starts a program may leave its sockets to that
+/// until it runs.
+fn is_closed(address: &SocketAddr) {
+    until(&format!("nothing listens on {address}"), || {
+        let place = Place::from(*address);
+        let socket = place.socket();
+        let bound = socket
+            .set_reuse_address(true)
+            .and_then(|()| socket.bind(&place.address()));
+        bound.and_then(|()| socket.listen(1)).is_ok()
+    });
 }
 
 /// Whether a process runs; a zombie does not.
