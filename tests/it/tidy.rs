@@ -25,7 +25,7 @@ const KNOWS: [(&str, &[&str]); 16] = [
             "backend", "config", "core", "net", "program", "report", "util",
         ],
     ),
-    ("session", &["config", "http", "net", "service"]),
+    ("session", &["config", "http", "net", "service", "util"]),
     ("control", &["config", "util"]),
     ("http", &["config", "net"]),
     ("net", &["config", "util"]),
