@@ -206,8 +206,8 @@ pub(crate) fn wakes(
     for round in 0..=rounds {
         for turn in 0..ways.len() {
             let way = &ways[(turn + round as usize) % ways.len()];
-            let took =
-                wake(&rig, way.entrance()).map_err(|error| format!("{}: {error}", way.name))?;
+            let took = first_answer(&rig, way.entrance(), |stream| stream.read_exact(&mut [0]))
+                .map_err(|error| format!("{}: {error}", way.name))?;
             if round > 0 {
                 note(round, way.name, took.as_secs_f64() * 1e3);
             }
@@ -220,15 +220,19 @@ pub(crate) fn wakes(
     Ok(())
 }
 
-/// From the client's first packet to the first byte of the answer.
-fn wake(rig: &Rig, entrance: SocketAddr) -> io::Result<Duration> {
+/// From the client's first packet to the end of what `ask` does.
+pub(crate) fn first_answer(
+    rig: &Rig,
+    entrance: SocketAddr,
+    ask: impl FnOnce(&mut TcpStream) -> io::Result<()> + Send + 'static,
+) -> io::Result<Duration> {
     let network = rig.network()?;
     let client = thread::spawn(move || {
         move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
         let began = Instant::now();
         let mut stream = TcpStream::connect(entrance)?;
         stream.set_read_timeout(Some(STALLED))?;
-        stream.read_exact(&mut [0])?;
+        ask(&mut stream)?;
         Ok(began.elapsed())
     });
     client

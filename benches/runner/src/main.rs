@@ -3,6 +3,7 @@
 mod asleep;
 mod chart;
 mod exchange;
+mod frozen;
 mod loads;
 mod peers;
 mod proc;
@@ -299,6 +300,20 @@ fn measure(options: &Options, dir: &Path, open_files: u64, results: &mut Results
                 results.add(round, load, who, vec![("ms", ms)]);
             },
         );
+        if let Err(error) = outcome {
+            eprintln!("{load} failed: {error}");
+        }
+    }
+    for (load, sleeper) in frozen::Sleeper::ALL {
+        let takes_part = options.peers.iter().any(|peer| peer.name == "wakeport");
+        if !options.wants(load) || !takes_part {
+            continue;
+        }
+        let rounds = options.rounds * options.wakes;
+        let outcome = frozen::thaws(&options.binary, sleeper, rounds, |number, who, ms| {
+            let round = (number - 1) / options.wakes + 1;
+            results.add(round, load, who, vec![("ms", ms)]);
+        });
         if let Err(error) = outcome {
             eprintln!("{load} failed: {error}");
         }

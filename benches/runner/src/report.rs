@@ -66,7 +66,7 @@ const ASLEEP: &[Metric] = &[
 ];
 
 /// Every load, in the order in which they are run and shown.
-pub(crate) const SUBJECTS: [Subject; 20] = [
+pub(crate) const SUBJECTS: [Subject; 22] = [
     Subject {
         load: "ping-64-1",
         title: "64 B ping-pong, 1 connection",
@@ -135,6 +135,16 @@ pub(crate) const SUBJECTS: [Subject; 20] = [
     Subject {
         load: "wake-simple",
         title: "The same, service of Type=simple",
+        metrics: WAKE,
+    },
+    Subject {
+        load: "thaw-postgresql",
+        title: "PostgreSQL, to the first result",
+        metrics: WAKE,
+    },
+    Subject {
+        load: "thaw-150m",
+        title: "150 MB in Python, to the first byte",
         metrics: WAKE,
     },
     Subject {
@@ -221,7 +231,18 @@ const fn wake(load: &'static str, who: &'static str, ratio: f64) -> Mark {
     }
 }
 
-const MARKS: [Mark; 37] = [
+/// The first answer of a frozen service, in ms.
+const fn thaw(load: &'static str) -> Mark {
+    Mark {
+        load,
+        metric: "ms",
+        who: "wakeport, frozen",
+        against: &[],
+        ratio: 50.0,
+    }
+}
+
+const MARKS: [Mark; 39] = [
     mark("down-1", "gbps", RELAYS, 1.5),
     mark("up-1", "gbps", RELAYS, 1.5),
     mark("down-16", "gbps", RELAYS, 1.5),
@@ -251,6 +272,8 @@ const MARKS: [Mark; 37] = [
     wake("wake", "wakeport, installed", 1.3),
     wake("wake-simple", "wakeport, Wants=", 1.0),
     wake("wake-simple", "wakeport, installed", 1.3),
+    thaw("thaw-postgresql"),
+    thaw("thaw-150m"),
     mark("http-64-64", "rps", RELAYS, 1.15),
     mark("http-16k-64", "rps", RELAYS, 1.15),
     mark("http-64-64", "cpu_us", NGINX, 0.85),
@@ -501,7 +524,7 @@ impl Results {
 
 /// The order in which those who take part are shown; what is not listed is another wakeport.
 fn rank(who: &str) -> usize {
-    const ORDER: [&str; 11] = [
+    const ORDER: [&str; 13] = [
         "direct",
         "socket-proxyd",
         "socket-proxyd, same sandbox",
@@ -513,6 +536,8 @@ fn rank(who: &str) -> usize {
         "wakeport, Wants=",
         "wakeport, installed",
         "wakeport, installed, filter",
+        "wakeport, cold start",
+        "wakeport, frozen",
     ];
     let place = ORDER.iter().position(|name| *name == who);
     place.unwrap_or(ORDER.len())
