@@ -45,6 +45,8 @@ pub struct ProcessConfig {
     pub limits: Limits,
     /// How long connections may go on after we were told to end.
     pub drain_timeout: Duration,
+    /// How long connections are accepted after we were told to end.
+    pub drain_delay: Duration,
     /// Whether we stay when idle, instead of leaving the sockets to systemd.
     pub stay: bool,
 }
@@ -111,6 +113,8 @@ pub fn hosts(indices: &[usize], services: &[ServiceConfig]) -> Result<Table<usiz
 impl ProcessConfig {
     /// Well within the 90 s after which systemd kills a unit that it stops.
     pub const DRAIN_TIMEOUT: &str = "30s";
+    /// Where systemd holds the sockets, nothing has to hear of it first.
+    pub const DRAIN_DELAY: &str = "0";
 }
 
 /// One service: who its clients are, where they go, what is started for them, and how.

@@ -437,6 +437,13 @@ struct OwnOptions {
           value_parser = span::parse)]
     drain_timeout: Duration,
 
+    /// Go on accepting connections for this long after SIGTERM, while /readyz says that it is ending
+    ///
+    /// For load balancers that take a moment to hear of it, as in Kubernetes.
+    #[arg(long, value_name = "TIME", default_value = ProcessConfig::DRAIN_DELAY,
+          value_parser = span::parse)]
+    drain_delay: Duration,
+
     /// Do not exit when idle
     #[arg(long)]
     stay: bool,
@@ -710,6 +717,7 @@ impl Options {
                 threads: own.threads,
             },
             drain_timeout: own.drain_timeout,
+            drain_delay: own.drain_delay,
         }
     }
 }

@@ -95,6 +95,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l max-connection
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l max-waiting -d 'Let at most so many clients wait for the service; the others wait in the backlog' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l threads -d 'Relay on at most so many threads; they are started as clients come [default: one for each core]' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l drain-timeout -d 'Reset the connections that are still open this long after SIGTERM' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l drain-delay -d 'Go on accepting connections for this long after SIGTERM, while /readyz says that it is ending' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l stay -d 'Do not exit when idle' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l log-level -d 'How much to log' -r -f -a "error\t'What failed'
@@ -104,7 +105,8 @@ debug\t'And every connection'
 trace\t'And everything else'"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l log-format -d 'Where to log' -r -f -a "auto\t'The journal when stderr is the journal, readable lines otherwise'
 journal\t'The journal, with fields'
-text\t'Readable lines on stderr'"
+text\t'Readable lines on stderr'
+json\t'A JSON object a line on stderr, with the journal\'s fields'"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l name -d 'What `wakeport status` and the metrics call this instance; by default as its unit is called, without wakeport@' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l state-dir -d 'Keep in this directory what `wakeport status` shows: instances/NAME.json, readable for all users [default: the unit\'s StateDirectory=; by hand nothing is kept]' -r -f -a "(__fish_complete_directories)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l metrics -d 'With --listen, serve metrics for Prometheus on this address, at /metrics: ADDRESS:PORT, PORT, /path, @abstract' -r -f
@@ -170,6 +172,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l max-connecti
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l max-waiting -d 'Let at most so many clients wait for the service; the others wait in the backlog' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l threads -d 'Relay on at most so many threads; they are started as clients come [default: one for each core]' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l drain-timeout -d 'Reset the connections that are still open this long after SIGTERM' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l drain-delay -d 'Go on accepting connections for this long after SIGTERM, while /readyz says that it is ending' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l stay -d 'Do not exit when idle' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l log-level -d 'How much to log' -r -f -a "error\t'What failed'
@@ -179,7 +182,8 @@ debug\t'And every connection'
 trace\t'And everything else'"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l log-format -d 'Where to log' -r -f -a "auto\t'The journal when stderr is the journal, readable lines otherwise'
 journal\t'The journal, with fields'
-text\t'Readable lines on stderr'"
+text\t'Readable lines on stderr'
+json\t'A JSON object a line on stderr, with the journal\'s fields'"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l name -d 'What `wakeport status` and the metrics call this instance; by default as its unit is called, without wakeport@' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l state-dir -d 'Keep in this directory what `wakeport status` shows: instances/NAME.json, readable for all users [default: the unit\'s StateDirectory=; by hand nothing is kept]' -r -f -a "(__fish_complete_directories)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l metrics -d 'With --listen, serve metrics for Prometheus on this address, at /metrics: ADDRESS:PORT, PORT, /path, @abstract' -r -f
@@ -269,6 +273,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l max-connectio
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l max-waiting -d 'Let at most so many clients wait for the service; the others wait in the backlog' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l threads -d 'Relay on at most so many threads; they are started as clients come [default: one for each core]' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l drain-timeout -d 'Reset the connections that are still open this long after SIGTERM' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l drain-delay -d 'Go on accepting connections for this long after SIGTERM, while /readyz says that it is ending' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l stay -d 'Do not exit when idle' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l log-level -d 'How much to log' -r -f -a "error\t'What failed'
@@ -278,7 +283,8 @@ debug\t'And every connection'
 trace\t'And everything else'"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l log-format -d 'Where to log' -r -f -a "auto\t'The journal when stderr is the journal, readable lines otherwise'
 journal\t'The journal, with fields'
-text\t'Readable lines on stderr'"
+text\t'Readable lines on stderr'
+json\t'A JSON object a line on stderr, with the journal\'s fields'"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l name -d 'What `wakeport status` and the metrics call this instance; by default as its unit is called, without wakeport@' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l state-dir -d 'Keep in this directory what `wakeport status` shows: instances/NAME.json, readable for all users [default: the unit\'s StateDirectory=; by hand nothing is kept]' -r -f -a "(__fish_complete_directories)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l metrics -d 'With --listen, serve metrics for Prometheus on this address, at /metrics: ADDRESS:PORT, PORT, /path, @abstract' -r -f
