@@ -5,6 +5,7 @@ pub mod access;
 pub mod address;
 pub mod busy;
 pub mod host;
+pub mod kubernetes;
 pub mod quiet;
 pub mod settings;
 pub mod slice;
@@ -165,7 +166,7 @@ impl ServiceConfig {
         let route = route.ok_or_else(|| {
             format!("listener `{listener}` has no target; add `--to {listener}=ADDR`")
         })?;
-        route.clone().with_port(at.port()).ok_or_else(|| {
+        route.clone().for_listener(listener).with_port(at.port()).ok_or_else(|| {
             format!(
                 "target `{route}` needs a port: listener `{listener}` is a Unix socket and has none"
             )
@@ -225,6 +226,10 @@ impl ServiceConfig {
             }
             ServiceKind::Hooks { .. } => "the service".into(),
             ServiceKind::Exec(command) => command.to_string(),
+            ServiceKind::Scale(scale) => {
+                let names: Vec<_> = scale.workloads.iter().map(ToString::to_string).collect();
+                names.join(" ")
+            }
         }
     }
 
@@ -232,7 +237,10 @@ impl ServiceConfig {
     pub fn units(&self) -> &[UnitName] {
         match &self.kind {
             ServiceKind::Units { units, .. } => units,
-            ServiceKind::Relay | ServiceKind::Hooks { .. } | ServiceKind::Exec(_) => &[],
+            ServiceKind::Relay
+            | ServiceKind::Hooks { .. }
+            | ServiceKind::Exec(_)
+            | ServiceKind::Scale(_) => &[],
         }
     }
 
@@ -240,9 +248,10 @@ impl ServiceConfig {
     pub fn manager(&self) -> Manager {
         match self.kind {
             ServiceKind::Units { manager, .. } => manager,
-            ServiceKind::Relay | ServiceKind::Hooks { .. } | ServiceKind::Exec(_) => {
-                Manager::default()
-            }
+            ServiceKind::Relay
+            | ServiceKind::Hooks { .. }
+            | ServiceKind::Exec(_)
+            | ServiceKind::Scale(_) => Manager::default(),
         }
     }
 }
@@ -279,6 +288,8 @@ pub enum ServiceKind {
     },
     /// A child process of ours.
     Exec(CommandLine),
+    /// Workloads of Kubernetes, scaled to zero and back.
+    Scale(Box<kubernetes::Scale>),
 }
 
 /// The programs that freeze and thaw a service.

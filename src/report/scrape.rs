@@ -1,5 +1,5 @@
-//! Serves the metrics over HTTP, and what a cluster asks of one process: whether it is ready, alive, and loaded. Every request gets a connection of its own and a time limit; any
-//! other request gets an answer of one line.
+//! Serves the metrics over HTTP, and what a cluster asks of one process: whether it is ready, alive and
+//! loaded. Every request gets a connection of its own and a time limit; any other request gets an answer of one line.
 
 use std::convert::Infallible;
 use std::io;
@@ -100,7 +100,7 @@ async fn accept(listener: Listener, sender: mpsc::Sender<RawStream>) -> io::Resu
 
 async fn answer(connection: RawStream, pages: Pages) -> io::Result<()> {
     match connection.watch()? {
-        AsyncStream::Tcp(tcp) => speak(TokioIo::new(tcp), pages).await,
+        AsyncStream::Tcp(tcp) => speak(TokioIo::new(tcp.into_inner()), pages).await,
         AsyncStream::Unix(unix) => speak(TokioIo::new(unix), pages).await,
     }
     Ok(())

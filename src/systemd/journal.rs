@@ -106,10 +106,14 @@ pub fn start(format: LogFormat, level: LogLevel) -> Log {
         queue: queue.clone(),
         dropped: dropped.clone(),
     };
-    // h2 tells of every frame that a client sends.
+    // h2 tells of every frame that a client sends, and the others of every call to the API of Kubernetes.
     let filter = Targets::new()
         .with_default(LevelFilter::from(level))
-        .with_target("h2", LevelFilter::WARN);
+        .with_target("h2", LevelFilter::WARN)
+        .with_target("hyper_util", LevelFilter::WARN)
+        .with_target("kube_client", LevelFilter::WARN)
+        .with_target("rustls", LevelFilter::WARN)
+        .with_target("tower", LevelFilter::WARN);
     let of_journal = filter.clone();
     // Fails only where a log was started before, as in tests.
     let _ = tracing_subscriber::registry()
