@@ -2,6 +2,8 @@
 
 mod exec;
 mod hooks;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 #[cfg(test)]
 pub(crate) mod scripted;
 mod systemd;
@@ -19,6 +21,8 @@ use crate::program::Launcher;
 
 use exec::Child;
 use hooks::Hooks;
+#[cfg(feature = "kubernetes")]
+use kubernetes::Workloads;
 use systemd::Units;
 
 /// A handle on what starts and stops the service.
@@ -32,6 +36,9 @@ pub enum Backend {
     Hooks(Arc<Hooks>),
     /// A child process.
     Exec(Arc<Child>),
+    /// Workloads of Kubernetes.
+    #[cfg(feature = "kubernetes")]
+    Kubernetes(Arc<Workloads>),
     /// Scripted by a test.
     #[cfg(test)]
     Scripted(Arc<scripted::Service>),
@@ -133,6 +140,16 @@ impl Backend {
                     stop_timeout,
                 )))
             }
+            #[cfg(feature = "kubernetes")]
+            ServiceKind::Scale(scale) => {
+                let targets = targets.iter().map(|target| &**target);
+                let endpoints = dialer.endpoints().clone();
+                let workloads = Workloads::new(*scale, targets, endpoints, stop_timeout);
+                Self::Kubernetes(Arc::new(workloads))
+            }
+            // The options refuse it.
+            #[cfg(not(feature = "kubernetes"))]
+            ServiceKind::Scale(_) => Self::Relay,
         }
     }
 
@@ -144,6 +161,8 @@ impl Backend {
             Self::Systemd(units) => units.query().await,
             Self::Hooks(hooks) => hooks.query().await,
             Self::Exec(child) => Ok(child.query().await),
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(workloads) => workloads.query().await,
             #[cfg(test)]
             Self::Scripted(service) => Ok(service.query().await),
         }
@@ -159,6 +178,8 @@ impl Backend {
             Self::Systemd(units) => units.wake(order).await,
             Self::Hooks(hooks) => hooks.wake(order).await,
             Self::Exec(child) => child.wake(order).await,
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(workloads) => workloads.wake(order).await,
             #[cfg(test)]
             Self::Scripted(service) => service.wake(order).await,
         }
@@ -167,6 +188,9 @@ impl Backend {
     /// Stops what `scope` names. Returns when it is down, or with what prevents that.
     pub async fn sleep(&self, scope: StopScope) -> Result<Slept, Failure> {
         match self {
+            // Even where nothing was started there is a claim to drop.
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(workloads) => return workloads.sleep(scope).await,
             _ if scope == StopScope::Nothing => Ok(()),
             Self::Relay => Ok(()),
             Self::Systemd(units) => return units.sleep(scope).await,
@@ -186,6 +210,8 @@ impl Backend {
             Self::Systemd(units) => units.freeze().await,
             Self::Hooks(hooks) => hooks.freeze().await,
             Self::Exec(child) => child.freeze(),
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(_) => Ok(()),
             #[cfg(test)]
             Self::Scripted(service) => service.freeze().await,
         }
@@ -198,6 +224,8 @@ impl Backend {
             Self::Systemd(units) => units.thaw().await,
             Self::Hooks(hooks) => hooks.thaw().await,
             Self::Exec(child) => child.thaw(),
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(_) => Ok(()),
             #[cfg(test)]
             Self::Scripted(service) => service.thaw().await,
         }
@@ -208,6 +236,8 @@ impl Backend {
         match self {
             Self::Systemd(units) => units.usage().await,
             Self::Relay | Self::Hooks(_) | Self::Exec(_) => Ok(Usage::default()),
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(_) => Ok(Usage::default()),
             #[cfg(test)]
             Self::Scripted(service) => Ok(service.script().usage),
         }
@@ -218,6 +248,8 @@ impl Backend {
         match self {
             Self::Systemd(units) => units.dependents().await,
             Self::Relay | Self::Hooks(_) | Self::Exec(_) => Ok(Vec::new()),
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(_) => Ok(Vec::new()),
             #[cfg(test)]
             Self::Scripted(service) => service.dependents().await,
         }
@@ -229,6 +261,8 @@ impl Backend {
             Self::Relay | Self::Hooks(_) => std::future::pending().await,
             Self::Systemd(units) => units.watch(changed).await,
             Self::Exec(child) => child.watch(changed).await,
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(workloads) => workloads.watch(changed).await,
             #[cfg(test)]
             Self::Scripted(service) => service.watch(changed).await,
         }
@@ -239,6 +273,8 @@ impl Backend {
         match self {
             Self::Systemd(units) => units.failure_reason().await,
             Self::Exec(child) => child.failure_reason().await,
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(workloads) => workloads.failure_reason(),
             Self::Relay | Self::Hooks(_) => None,
             #[cfg(test)]
             Self::Scripted(_) => None,

@@ -5,6 +5,7 @@ pub mod access;
 pub mod address;
 pub mod busy;
 pub mod host;
+pub mod kubernetes;
 pub mod quiet;
 pub mod settings;
 pub mod slice;
@@ -45,6 +46,8 @@ pub struct ProcessConfig {
     pub limits: Limits,
     /// How long connections may go on after we were told to end.
     pub drain_timeout: Duration,
+    /// How long connections are accepted after we were told to end.
+    pub drain_delay: Duration,
     /// Whether we stay when idle, instead of leaving the sockets to systemd.
     pub stay: bool,
 }
@@ -111,6 +114,8 @@ pub fn hosts(indices: &[usize], services: &[ServiceConfig]) -> Result<Table<usiz
 impl ProcessConfig {
     /// Well within the 90 s after which systemd kills a unit that it stops.
     pub const DRAIN_TIMEOUT: &str = "30s";
+    /// Where systemd holds the sockets, nothing has to hear of it first.
+    pub const DRAIN_DELAY: &str = "0";
 }
 
 /// One service: who its clients are, where they go, what is started for them, and how.
@@ -161,7 +166,7 @@ impl ServiceConfig {
         let route = route.ok_or_else(|| {
             format!("listener `{listener}` has no target; add `--to {listener}=ADDR`")
         })?;
-        route.clone().with_port(at.port()).ok_or_else(|| {
+        route.clone().for_listener(listener).with_port(at.port()).ok_or_else(|| {
             format!(
                 "target `{route}` needs a port: listener `{listener}` is a Unix socket and has none"
             )
@@ -221,6 +226,10 @@ impl ServiceConfig {
             }
             ServiceKind::Hooks { .. } => "the service".into(),
             ServiceKind::Exec(command) => command.to_string(),
+            ServiceKind::Scale(scale) => {
+                let names: Vec<_> = scale.workloads.iter().map(ToString::to_string).collect();
+                names.join(" ")
+            }
         }
     }
 
@@ -228,7 +237,10 @@ impl ServiceConfig {
     pub fn units(&self) -> &[UnitName] {
         match &self.kind {
             ServiceKind::Units { units, .. } => units,
-            ServiceKind::Relay | ServiceKind::Hooks { .. } | ServiceKind::Exec(_) => &[],
+            ServiceKind::Relay
+            | ServiceKind::Hooks { .. }
+            | ServiceKind::Exec(_)
+            | ServiceKind::Scale(_) => &[],
         }
     }
 
@@ -236,9 +248,10 @@ impl ServiceConfig {
     pub fn manager(&self) -> Manager {
         match self.kind {
             ServiceKind::Units { manager, .. } => manager,
-            ServiceKind::Relay | ServiceKind::Hooks { .. } | ServiceKind::Exec(_) => {
-                Manager::default()
-            }
+            ServiceKind::Relay
+            | ServiceKind::Hooks { .. }
+            | ServiceKind::Exec(_)
+            | ServiceKind::Scale(_) => Manager::default(),
         }
     }
 }
@@ -275,6 +288,8 @@ pub enum ServiceKind {
     },
     /// A child process of ours.
     Exec(CommandLine),
+    /// Workloads of Kubernetes, scaled to zero and back.
+    Scale(Box<kubernetes::Scale>),
 }
 
 /// The programs that freeze and thaw a service.

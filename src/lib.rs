@@ -46,9 +46,9 @@
 //! -- asks and answers
 //! control.rs control/  varlink: messages and our interface (pure); its client
 //! -- acts: one outside thing per file
-//! net.rs net/          listen, stream, dial, pool, http2, reach, direct, proxy_header, client_hello, relay
+//! net.rs net/          listen, stream, dial, endpoints, pool, http2, reach, direct, proxy_header, client_hello, relay
 //! http.rs http/        heads, framing, chunks, repeats (pure); a body, and an exchange, on two sockets
-//! backend.rs backend/  starts and stops the service: systemd, hooks, exec
+//! backend.rs backend/  starts and stops the service: systemd, hooks, exec, kubernetes
 //! program.rs program/  runs an administrator's program: environment, time limit, output
 //! systemd.rs systemd/  READY, STATUS, STOPPING, WATCHDOG; the log; MESSAGE_ID=s; which unit we are,
 //!                      and whether it starts again; the client of its D-Bus interface
@@ -100,6 +100,14 @@
 //! inside, so that none is ever let through to what is frozen. The next one that waits has it thawed. While it is
 //! frozen the process stays, since nothing else would thaw it; on SIGTERM that comes first. A freeze that others
 //! order under clients is theirs: it is only ended for one that waits, by a start.
+//!
+//! # Kubernetes
+//!
+//! A service may be workloads that are scaled to zero and back ([`config::kubernetes`]), with other wakeports in front of
+//! them. The core knows nothing of these: to it the service is up while a claim of ours stands in their Lease, and
+//! [`backend`] writes that before it says so. Only the wakeport that drops the last claim scales to zero, and no
+//! claim is written while its order may be under way. Pods have addresses that come and go: the backend writes them
+//! to [`net::endpoints`], and the dialer goes to the one with the fewest connections.
 //!
 //! # The gate
 //!

@@ -4,6 +4,7 @@ pub mod listen;
 pub mod stream;
 pub mod reach;
 pub mod dial;
+pub mod endpoints;
 pub mod pool;
 pub mod http2;
 pub mod direct;

@@ -17,6 +17,7 @@ pub mod workers;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -24,7 +25,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until};
 use tokio_util::task::TaskTracker;
 
-use crate::config::Config;
+use crate::config::{Config, span};
 use crate::net::listen::{Listener, Stored};
 use crate::program::Launcher;
 use crate::service::now;
@@ -103,8 +104,9 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
         drain_timeout: config.process.drain_timeout,
     };
     let mut services = Services::new(surroundings, config.services, &setup.routes);
+    let ending = Arc::new(AtomicBool::new(false));
     if let Some(listener) = setup.metrics {
-        background.spawn(metrics::serve(listener, services.handles()));
+        background.spawn(metrics::serve(listener, services.handles(), ending.clone()));
     }
     let routes = services.routes(&listeners, &setup.routes);
     let mut listeners = Listeners::new(listeners.into_iter().zip(routes), &sessions);
@@ -158,6 +160,25 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
         }
     };
 
+    ending.store(true, Ordering::Relaxed);
+    if !config.process.drain_delay.is_zero() {
+        let delay = span::show(config.process.drain_delay);
+        tracing::info!(
+            message_id = message::DRAINING,
+            "{signal}: accepting connections for {delay} more"
+        );
+        tokio::select! {
+            () = sleep(config.process.drain_delay) => (),
+            () = notifier.keep_extending() => (),
+            () = services.failed() => (),
+            _ = listeners.run() => (),
+            signal = signals.next() => {
+                tracing::warn!("second signal ({signal}): exiting immediately");
+                notifier.stopping();
+                return Ok(());
+            }
+        }
+    }
     listeners.close().await;
     control.close().await;
     drop(listeners);

@@ -3,6 +3,7 @@
 
 pub mod dbus;
 pub mod notify;
+mod event;
 pub mod journal;
 pub mod message_id;
 pub mod restart;

@@ -368,7 +368,7 @@ fn programs(service: &ServiceConfig, identity: Option<&Identity>) -> Vec<Program
             }
         }
         ServiceKind::Exec(command) => programs.push(("child process", command)),
-        ServiceKind::Relay | ServiceKind::Units { .. } => (),
+        ServiceKind::Relay | ServiceKind::Units { .. } | ServiceKind::Scale(_) => (),
     }
     let ready = service.readiness.hook.as_ref();
     programs.extend(ready.map(|hook| ("ready hook", hook)));

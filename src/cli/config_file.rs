@@ -115,7 +115,7 @@ fn fatal(invalid: Invalid) -> Fatal {
 const LISTENER: &str = "listener";
 
 /// What only one service can be, so neither all of a file nor a flag for all can say it.
-const DEFINING: [&str; 5] = ["to", "unit", "start-hook", "stop-hook", "exec"];
+const DEFINING: [&str; 6] = ["to", "unit", "start-hook", "stop-hook", "exec", "scale"];
 
 /// What `file`, which is at `path`, means together with `options`.
 pub(super) fn config(options: &Options, path: &ConfigPath, file: &File) -> Result<Config, Fatal> {
@@ -208,7 +208,7 @@ impl Table<'_> {
     }
 
     fn service(&mut self, keys: &mut Keys, several: bool) -> Result<ServiceConfig, Invalid> {
-        let ways = ["unit", "start-hook", "stop-hook", "exec"];
+        let ways = ["unit", "start-hook", "stop-hook", "exec", "scale"];
         if ways.iter().all(|key| !self.settings.contains_key(*key)) {
             let unit = Setting::new(Origin::File(self.place.clone()), [self.name.to_owned()]);
             self.settings.insert("unit".into(), unit);
@@ -264,6 +264,7 @@ fn distinct(tables: &[Table<'_>], services: &[ServiceConfig]) -> Result<(), Inva
     // Those that name no listener have what others leave.
     let mut listeners: BTreeMap<Option<&str>, Vec<usize>> = BTreeMap::new();
     let mut all_units = BTreeMap::new();
+    let (mut all_workloads, mut all_leases) = (BTreeMap::new(), BTreeMap::new());
     for (index, (table, service)) in tables.iter().zip(services).enumerate() {
         let own = service.listeners.as_ref();
         let names = own.map_or(vec![None], |own| {
@@ -273,6 +274,28 @@ fn distinct(tables: &[Table<'_>], services: &[ServiceConfig]) -> Result<(), Inva
             let others = listeners.entry(listener).or_default();
             others.push(index);
             shared(table, listener, others, services)?;
+        }
+        if let ServiceKind::Scale(scale) = &service.kind {
+            for workload in &scale.workloads {
+                let place = (scale.namespace.as_deref(), workload.to_string());
+                if let Some(other) = all_workloads.insert(place, table.name) {
+                    return Err(table.wrong(
+                        table.settings.get("scale"),
+                        &format!("`{workload}` is that of service `{other}` already, and each would scale it to zero under the other's clients; give one service both targets, with `NAME=`"),
+                    ));
+                }
+            }
+            // A claim says which wakeport has clients, and not which of its services.
+            let place = (scale.namespace.as_deref(), scale.lease.as_str());
+            if let Some(other) = all_leases.insert(place, table.name) {
+                return Err(table.wrong(
+                    table.settings.get("lease"),
+                    &format!(
+                        "the Lease `{}` is that of service `{other}` already; give each its own",
+                        scale.lease
+                    ),
+                ));
+            }
         }
         let ServiceKind::Units { units, manager } = &service.kind else {
             continue;
@@ -388,7 +411,7 @@ impl Keys {
             let Origin::File(place) = &setting.origin else {
                 continue;
             };
-            if defaults && [LISTENER, "unit", "exec"].contains(&key.as_str()) {
+            if defaults && [LISTENER, "unit", "exec", "scale", "lease"].contains(&key.as_str()) {
                 let message = format!("`{key}` is for one service; move it to a `[service.NAME]`");
                 return Err(Invalid::new(place, message));
             }

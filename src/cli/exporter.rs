@@ -14,7 +14,7 @@ use crate::config::address::Bound;
 use crate::config::{Named, span};
 use crate::net::listen::{self, Inherited};
 use crate::report::metrics::{self, Instance};
-use crate::report::scrape::{self, Source};
+use crate::report::scrape::{self, Pages, Source};
 use crate::report::state_file;
 use crate::systemd::journal::{self, LogFormat, LogLevel};
 
@@ -72,11 +72,15 @@ fn serve(exporter: Exporter, inherited: &mut Inherited) -> Result<(), Fatal> {
         none if none.is_empty() => state_file::usual_places(),
         some => some,
     };
-    let source: Source = Arc::new(move || {
+    let metrics: Source = Arc::new(move || {
         let page = page(&directories);
         Box::pin(async { page })
     });
-    Ok(runtime()?.block_on(scrape::serve(listeners, idle, source))?)
+    let pages = Pages {
+        metrics,
+        answers: None,
+    };
+    Ok(runtime()?.block_on(scrape::serve(listeners, idle, pages))?)
 }
 
 /// The page as the records are now. There is nothing else to do, so this may block.

@@ -22,6 +22,7 @@ use crate::config::access::{AccessList, Networks};
 use crate::config::address::{Address, Bound};
 use crate::config::busy::{Busy, DirectConnections, Percent, Rate};
 use crate::config::host::{HostPattern, PathPrefix};
+use crate::config::kubernetes::{self, Access, Replicas, Scale, Workload};
 use crate::config::quiet::{Quiet, Rule};
 use crate::config::settings::{self, Origin, Setting, Settings};
 use crate::config::{
@@ -43,7 +44,8 @@ pub(super) struct Options {
 /// What each service of a file can have as well.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ServiceOptions {
-    /// Where to relay to: host:port, host (the listener's own port), /path, @abstract
+    /// Where to relay to: host:port, host (the listener's own port), /path, @abstract; with --scale
+    /// also service/NAME[:PORT], the ready pods of a Service
     ///
     /// An IPv6 address goes in brackets. NAME ties the target to the listener whose
     /// FileDescriptorName= is NAME; without a name it serves every listener that has no target of
@@ -53,6 +55,8 @@ pub(super) struct ServiceOptions {
 
     #[command(flatten)]
     control: ControlOptions,
+    #[command(flatten)]
+    kubernetes: KubernetesOptions,
     #[command(flatten)]
     proxy: ProxyOptions,
     #[command(flatten)]
@@ -121,6 +125,47 @@ struct ControlOptions {
     /// On SIGTERM, stop the service after draining
     #[arg(long)]
     stop_on_exit: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Kubernetes")]
+struct KubernetesOptions {
+    /// Scale this workload to zero and back: deployment/NAME, statefulset/NAME, or
+    /// PLURAL[.VERSION].GROUP/NAME for any resource that has a scale
+    ///
+    /// May be repeated: the workloads are scaled together. Needs a wakeport that is built with Kubernetes.
+    #[arg(long, value_name = "KIND/NAME")]
+    scale: Vec<Words<Workload>>,
+
+    /// Where the workloads of --scale live [default: the namespace of wakeport's own pod, or of the
+    /// kubeconfig]
+    #[arg(long, value_name = "NAME", value_parser = kubernetes::name)]
+    namespace: Option<String>,
+
+    /// How many pods a wake asks for: a number, or as many as there were before the last stop
+    #[arg(long, value_name = "N|remembered", default_value = "remembered")]
+    replicas: Replicas,
+
+    /// Let new pods start while old ones terminate
+    ///
+    /// Without it a wake waits until the pods before are gone: two that write to one volume could
+    /// damage it.
+    #[arg(long)]
+    overlap: bool,
+
+    /// The Lease by which several wakeports in front of one workload agree
+    /// [default: wakeport-KIND-NAME]
+    #[arg(long, value_name = "NAME", value_parser = kubernetes::name)]
+    lease: Option<String>,
+
+    /// Another API server than that of the pod or the kubeconfig: http://127.0.0.1:8001 is what
+    /// `kubectl proxy` serves
+    #[arg(long, value_name = "URL", value_parser = api_url)]
+    kube_api: Option<String>,
+
+    /// A folder with `token`, `ca.crt` and `namespace`, as a pod has them, for --kube-api
+    #[arg(long, value_name = "DIR")]
+    kube_credentials: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -306,10 +351,10 @@ struct TimeOptions {
     #[arg(long, value_name = "TIME", default_value = Timing::FREEZE_AFTER, value_parser = span::parse)]
     freeze_after: Duration,
 
-    /// Fail the wake if the service does not answer within this time
-    #[arg(long, value_name = "TIME", default_value = Timing::START_TIMEOUT,
-          value_parser = span::parse)]
-    start_timeout: Duration,
+    /// Fail the wake if the service does not answer within this time [default: 90s; with --scale
+    /// 10min]
+    #[arg(long, value_name = "TIME", value_parser = span::parse)]
+    start_timeout: Option<Duration>,
 
     /// Fail the stop if the service is not down within this time
     #[arg(long, value_name = "TIME", default_value = Timing::STOP_TIMEOUT,
@@ -436,6 +481,13 @@ struct OwnOptions {
     #[arg(long, value_name = "TIME", default_value = ProcessConfig::DRAIN_TIMEOUT,
           value_parser = span::parse)]
     drain_timeout: Duration,
+
+    /// Go on accepting connections for this long after SIGTERM, while /readyz says that it is ending
+    ///
+    /// For load balancers that take a moment to hear of it, as in Kubernetes.
+    #[arg(long, value_name = "TIME", default_value = ProcessConfig::DRAIN_DELAY,
+          value_parser = span::parse)]
+    drain_delay: Duration,
 
     /// Do not exit when idle
     #[arg(long)]
@@ -647,7 +699,8 @@ impl Options {
     pub(super) fn for_instance(mut self, name: &UnitName) -> Self {
         let control = &mut self.service.control;
         let hooks = control.start_hook.is_some() || control.stop_hook.is_some();
-        if control.unit.is_empty() && !hooks && control.exec.is_none() {
+        let scales = !self.service.kubernetes.scale.is_empty();
+        if control.unit.is_empty() && !hooks && control.exec.is_none() && !scales {
             control.unit.push(Words(vec![name.clone()]));
         }
         self
@@ -710,6 +763,7 @@ impl Options {
                 threads: own.threads,
             },
             drain_timeout: own.drain_timeout,
+            drain_delay: own.drain_delay,
         }
     }
 }
@@ -746,6 +800,116 @@ pub(super) struct Wrong {
     pub(super) key: &'static str,
     /// One line, with the remedy.
     pub(super) message: String,
+}
+
+impl KubernetesOptions {
+    /// What is scaled, if anything is.
+    fn scale(&self) -> Option<Scale> {
+        let workloads = flatten(self.scale.clone());
+        let lease = Scale::lease_of(workloads.first()?);
+        Some(Scale {
+            namespace: self.namespace.clone(),
+            replicas: self.replicas,
+            overlap: self.overlap,
+            lease: self.lease.clone().unwrap_or(lease),
+            access: Access {
+                url: self.kube_api.clone(),
+                credentials: self.kube_credentials.clone(),
+            },
+            workloads,
+        })
+    }
+
+    /// What was given that means nothing without anything to scale.
+    fn given(&self) -> Option<&'static str> {
+        let given = [
+            ("namespace", self.namespace.is_some()),
+            ("replicas", self.replicas != Replicas::default()),
+            ("overlap", self.overlap),
+            ("lease", self.lease.is_some()),
+            ("kube-api", self.kube_api.is_some()),
+            ("kube-credentials", self.kube_credentials.is_some()),
+        ];
+        let mut given = given.into_iter().filter_map(|(key, is)| is.then_some(key));
+        given.next()
+    }
+}
+
+/// What is wrong with what was given about Kubernetes.
+fn scaled(
+    dashes: &str,
+    kubernetes: &KubernetesOptions,
+    routes: &[Named<Address>],
+    stop_on_exit: bool,
+) -> Option<(&'static str, String)> {
+    let services = || {
+        let mut routes = routes.iter();
+        routes.find(|route| matches!(route.value, Address::Service(_)))
+    };
+    let Some(scale) = kubernetes.scale() else {
+        if let Some(Named { value, .. }) = services() {
+            return Some((
+                "to",
+                format!(
+                    "`{dashes}to {value}` are pods of Kubernetes; add `{dashes}scale`, as in `deployment/{}`, or give host and port",
+                    value.authority()
+                ),
+            ));
+        }
+        let key = kubernetes.given()?;
+        return Some((
+            key,
+            format!(
+                "`{dashes}{key}` means nothing without `{dashes}scale`; add it, or leave it out"
+            ),
+        ));
+    };
+    if !cfg!(feature = "kubernetes") {
+        return Some((
+            "scale",
+            format!(
+                "`{dashes}scale` needs a wakeport that is built with Kubernetes, and this one is not: `cargo build --release --features kubernetes`"
+            ),
+        ));
+    }
+    let mut seen = scale.workloads.iter().enumerate();
+    if let Some((_, twice)) =
+        seen.find(|(index, workload)| scale.workloads[..*index].contains(workload))
+    {
+        return Some((
+            "scale",
+            format!("`{dashes}scale {twice}` is given twice; leave out one of the two"),
+        ));
+    }
+    if let (Some(_), None) = (&scale.access.credentials, &scale.access.url) {
+        return Some((
+            "kube-credentials",
+            format!(
+                "`{dashes}kube-credentials` says nothing of where the API server is; add `{dashes}kube-api`"
+            ),
+        ));
+    }
+    if stop_on_exit {
+        return Some((
+            "stop-on-exit",
+            format!(
+                "`{dashes}stop-on-exit` would stop the workload with each of wakeport's pods that is replaced; leave it out with `{dashes}scale`"
+            ),
+        ));
+    }
+    None
+}
+
+/// Reads the URL of an API server.
+fn api_url(text: &str) -> Result<String, String> {
+    let rest = text.strip_prefix("https://");
+    let rest = rest.or_else(|| text.strip_prefix("http://"));
+    let rest = rest.ok_or("write `https://HOST:PORT`, or `http://HOST:PORT`")?;
+    let bad = |c: char| c.is_whitespace() || c.is_control() || "@?#".contains(c);
+    if rest.is_empty() || rest.starts_with(['/', ':']) || rest.contains(bad) {
+        return Err("write `https://HOST:PORT`, or `http://HOST:PORT`".into());
+    }
+    Ok(text.trim_end_matches('/').to_owned())
 }
 
 impl HttpOptions {
@@ -862,13 +1026,24 @@ fn frozen(
     let (after, cooldown) = (span::show(times.freeze_after), span::show(times.cooldown));
     let (hooks, stops) = match kind {
         ServiceKind::Hooks { stop, .. } => (true, stop.is_some()),
-        ServiceKind::Relay | ServiceKind::Units { .. } | ServiceKind::Exec(_) => (false, true),
+        ServiceKind::Relay
+        | ServiceKind::Units { .. }
+        | ServiceKind::Exec(_)
+        | ServiceKind::Scale(_) => (false, true),
     };
     if freezes && times.freeze_after >= times.cooldown {
         return Some((
             "freeze-after",
             format!(
                 "`{dashes}freeze-after {after}` is never over, since the service is stopped after `{dashes}cooldown {cooldown}`; give a shorter time, or a longer cooldown"
+            ),
+        ));
+    }
+    if freezes && matches!(kind, ServiceKind::Scale(_)) {
+        return Some((
+            "freeze-after",
+            format!(
+                "`{dashes}freeze-after {after}` is for what runs on this machine, and pods run on any; leave it out with `{dashes}scale`"
             ),
         ));
     }
@@ -921,8 +1096,20 @@ impl ServiceOptions {
         let manager = control.manager();
         let units = flatten(control.unit);
         let hooks = control.start_hook.is_some() || control.stop_hook.is_some();
+        let scale = self.kubernetes.scale();
         let kind = match (control.exec, hooks, units.is_empty()) {
-            (None, false, true) => ServiceKind::Relay,
+            (None, false, true) => match scale.clone() {
+                Some(scale) => ServiceKind::Scale(Box::new(scale)),
+                None => ServiceKind::Relay,
+            },
+            _ if scale.is_some() => {
+                return wrong(
+                    "scale",
+                    format!(
+                        "give only one of `{dashes}scale`, `{dashes}unit`, hooks and `{dashes}exec`"
+                    ),
+                );
+            }
             (None, false, false) => ServiceKind::Units { units, manager },
             (None, true, true) => ServiceKind::Hooks {
                 start: control.start_hook,
@@ -1026,6 +1213,20 @@ impl ServiceOptions {
             return wrong(key, message);
         }
         let routes = flatten(self.to);
+        let stops = control.stop_on_exit;
+        if let Some((key, message)) = scaled(dashes, &self.kubernetes, &routes, stops) {
+            return wrong(key, message);
+        }
+        let start_timeout = self.times.start_timeout.unwrap_or_else(|| {
+            let default = match kind {
+                ServiceKind::Scale(_) => Scale::START_TIMEOUT,
+                ServiceKind::Relay
+                | ServiceKind::Units { .. }
+                | ServiceKind::Hooks { .. }
+                | ServiceKind::Exec(_) => Timing::START_TIMEOUT,
+            };
+            span::parse(default).expect("a span of our own")
+        });
         if routes.is_empty() {
             let example = match name {
                 Some(_) => "`to = \"127.0.0.1:8080\"`",
@@ -1059,7 +1260,7 @@ impl ServiceOptions {
             timing: Timing {
                 cooldown: self.times.cooldown,
                 freeze_after: self.times.freeze_after,
-                start_timeout: self.times.start_timeout,
+                start_timeout,
                 stop_timeout: self.times.stop_timeout,
             },
             liveness: Liveness {

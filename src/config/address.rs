@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::Named;
+use super::kubernetes::ServicePods;
 
 /// Where a target listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -21,6 +22,8 @@ pub enum Address {
     },
     /// A Unix socket.
     Unix(UnixAddress),
+    /// The ready pods of a Service of Kubernetes.
+    Service(ServicePods),
 }
 
 /// The address of a Unix socket (unix(7)).
@@ -99,7 +102,18 @@ impl Address {
                 host,
                 port: Some(port.or(listener)?),
             }),
-            Self::Unix(_) => Some(self),
+            Self::Unix(_) | Self::Service(_) => Some(self),
+        }
+    }
+
+    /// This address, for the connections of the listener with this name.
+    pub fn for_listener(self, name: &str) -> Self {
+        match self {
+            Self::Service(service) if service.port.is_none() => Self::Service(ServicePods {
+                listener: Some(name.to_owned()),
+                ..service
+            }),
+            Self::Tcp { .. } | Self::Unix(_) | Self::Service(_) => self,
         }
     }
 
@@ -108,6 +122,7 @@ impl Address {
         match self {
             Self::Tcp { .. } => self.to_string(),
             Self::Unix(_) => "localhost".into(),
+            Self::Service(service) => service.name.clone(),
         }
     }
 
@@ -118,7 +133,7 @@ impl Address {
                 vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
             }
             Self::Tcp { host, .. } => host.parse().into_iter().collect(),
-            Self::Unix(_) => Vec::new(),
+            Self::Unix(_) | Self::Service(_) => Vec::new(),
         }
     }
 }
@@ -157,6 +172,9 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(unix) = unix(text)? {
             return Ok(Self::Unix(unix));
+        }
+        if let Some(service) = text.strip_prefix("service/") {
+            return service.parse().map(Self::Service);
         }
         let (host, port) = host_and_port(text)?;
         Ok(Self::Tcp { host, port })
@@ -261,6 +279,7 @@ impl fmt::Display for Address {
                 port.map_or(Ok(()), |port| write!(f, ":{port}"))
             }
             Self::Unix(unix) => unix.fmt(f),
+            Self::Service(service) => service.fmt(f),
         }
     }
 }

@@ -16,7 +16,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::address::{Address, Peer, UnixAddress};
+use crate::config::kubernetes::ServicePods;
 use crate::config::{Liveness, ProxyVersion};
+use crate::net::endpoints::Endpoints;
 use crate::net::proxy_header::{self, Origin};
 use crate::net::reach::reaches_over_tcp;
 use crate::net::stream::{AsyncStream, RawStream, tune};
@@ -33,6 +35,7 @@ pub struct Dialer {
     liveness: Liveness,
     ours: Arc<HashSet<SocketAddr>>,
     preferred: Preferred,
+    endpoints: Endpoints,
     header: Option<ProxyVersion>,
 }
 
@@ -81,8 +84,14 @@ impl Dialer {
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
             ours: Arc::new(ours.into_iter().collect()),
             preferred: Preferred::default(),
+            endpoints: Endpoints::default(),
             header,
         }
+    }
+
+    /// Where the addresses of Services are to be written.
+    pub fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
     }
 
     /// Whether targets are told their clients.
@@ -104,6 +113,7 @@ impl Dialer {
         match target {
             Address::Unix(address) => Box::pin(limited(connect_unix(address))).await,
             Address::Tcp { host, port } => self.connect_tcp(host, port.unwrap_or_default()).await,
+            Address::Service(service) => Box::pin(self.connect_to_pod(service)).await,
         }
     }
 
@@ -131,7 +141,7 @@ impl Dialer {
         let connected = match addresses[..] {
             [] => Err(failure),
             [address] => connect_to(address, &self.liveness).await,
-            _ => Box::pin(self.connect_to_any(addresses)).await,
+            _ => Box::pin(self.connect_to_any(self.preferred.order(addresses))).await,
         };
         connected.map_err(|error| match tried.is_empty() {
             true => error,
@@ -143,10 +153,28 @@ impl Dialer {
         })
     }
 
+    /// Connects to the pod with the fewest connections, or to another one if that does not answer.
+    async fn connect_to_pod(&self, service: &ServicePods) -> io::Result<AsyncStream> {
+        let (mut addresses, in_use) = self.endpoints.order(service).map_err(io::Error::other)?;
+        addresses.retain(|&address| !self.is_ours(address));
+        let stream = match addresses[..] {
+            [] => {
+                return Err(io::Error::other(
+                    "its pods are wakeport's own; give it the Service of the workload",
+                ));
+            }
+            [address] => connect_to(address, &self.liveness).await?,
+            _ => self.connect_to_any(addresses).await?,
+        };
+        Ok(match stream.peer_addr()? {
+            Peer::Tcp(address) => stream.counted(in_use.moved(address)),
+            Peer::Unix => stream,
+        })
+    }
+
     /// Tries one address after the other, the next one when those before have failed or a moment has
     /// passed (RFC 8305, section 5).
     async fn connect_to_any(&self, addresses: Vec<SocketAddr>) -> io::Result<AsyncStream> {
-        let addresses = self.preferred.order(addresses);
         let mut left = addresses.iter().copied();
         let mut attempts = JoinSet::new();
         let mut outcome = Err(io::ErrorKind::TimedOut.into());

@@ -39,6 +39,8 @@ pub async fn count(targets: &[Arc<Target>]) -> io::Result<usize> {
                 tcp.extend(resolve(host, port.unwrap_or_default()).await?);
             }
             Address::Unix(address) => unix.push(address.clone()),
+            // Its pods have networks of their own, whose tables are not ours to read.
+            Address::Service(_) => (),
         }
     }
     let (mut counts, mut pauses) = (vec![once(&tcp, &unix).await?], RECOUNT);

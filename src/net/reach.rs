@@ -14,6 +14,8 @@ pub fn reaches(target: &Address, ips: &[IpAddr], listener: &Bound) -> bool {
             ips.iter()
                 .any(|&ip| reaches_over_tcp(SocketAddr::new(ip, port), listener))
         }
+        // Its pods are not known yet; who connects to them looks again.
+        (Address::Service(_), _) => false,
         (Address::Unix(_), Some(_)) | (Address::Tcp { .. }, None) => false,
     }
 }

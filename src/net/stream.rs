@@ -1,6 +1,7 @@
 //! One connected socket, TCP or Unix: its options, its half-close, its reset.
 
 use std::io::{self, IoSlice};
+use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -15,13 +16,14 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::config::Liveness;
 use crate::config::address::Peer;
+use crate::net::endpoints::InUse;
 use crate::util::backoff::Backoff;
 
 /// A connected stream socket.
 #[derive(Debug)]
 pub enum AsyncStream {
     /// Over TCP.
-    Tcp(TcpStream),
+    Tcp(Counted<TcpStream>),
     /// Over a Unix socket.
     Unix(UnixStream),
 }
@@ -37,9 +39,52 @@ const EOF_POLL: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub enum RawStream {
     /// Over TCP.
-    Tcp(std::net::TcpStream),
+    Tcp(Counted<std::net::TcpStream>),
     /// Over a Unix socket.
     Unix(std::os::unix::net::UnixStream),
+}
+
+/// A stream that may be counted where connections are balanced, as long as it lives.
+#[derive(Debug)]
+pub struct Counted<S> {
+    stream: S,
+    in_use: Option<Box<InUse>>,
+}
+
+impl<S> Counted<S> {
+    fn map<T>(self, next: impl FnOnce(S) -> io::Result<T>) -> io::Result<Counted<T>> {
+        let stream = next(self.stream)?;
+        let in_use = self.in_use;
+        Ok(Counted { stream, in_use })
+    }
+
+    /// The stream alone.
+    pub fn into_inner(self) -> S {
+        self.stream
+    }
+}
+
+impl<S> Deref for Counted<S> {
+    type Target = S;
+
+    fn deref(&self) -> &S {
+        &self.stream
+    }
+}
+
+impl<S: AsFd> AsFd for Counted<S> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+impl From<OwnedFd> for Counted<std::net::TcpStream> {
+    fn from(socket: OwnedFd) -> Self {
+        Self {
+            stream: socket.into(),
+            in_use: None,
+        }
+    }
 }
 
 /// Sets the options of every relayed TCP connection: TCP_NODELAY, keepalive, TCP_USER_TIMEOUT. A
@@ -76,7 +121,7 @@ impl RawStream {
     /// Has the event loop of this thread watch it.
     pub fn watch(self) -> io::Result<AsyncStream> {
         Ok(match self {
-            Self::Tcp(stream) => AsyncStream::Tcp(TcpStream::from_std(stream)?),
+            Self::Tcp(stream) => AsyncStream::Tcp(stream.map(TcpStream::from_std)?),
             Self::Unix(stream) => AsyncStream::Unix(UnixStream::from_std(stream)?),
         })
     }
@@ -113,7 +158,7 @@ impl AsyncStream {
     /// Has no event loop watch it.
     pub fn unwatch(self) -> io::Result<RawStream> {
         Ok(match self {
-            Self::Tcp(stream) => RawStream::Tcp(stream.into_std()?),
+            Self::Tcp(stream) => RawStream::Tcp(stream.map(TcpStream::into_std)?),
             Self::Unix(stream) => RawStream::Unix(stream.into_std()?),
         })
     }
@@ -124,6 +169,22 @@ impl AsyncStream {
             Self::Tcp(stream) => Peer::tcp(stream.local_addr()?),
             Self::Unix(_) => Peer::Unix,
         })
+    }
+
+    /// The other end's address.
+    pub fn peer_addr(&self) -> io::Result<Peer> {
+        Ok(match self {
+            Self::Tcp(stream) => Peer::tcp(stream.peer_addr()?),
+            Self::Unix(_) => Peer::Unix,
+        })
+    }
+
+    /// The same, and `in_use` is kept with it.
+    pub fn counted(mut self, in_use: InUse) -> Self {
+        if let Self::Tcp(stream) = &mut self {
+            stream.in_use = Some(Box::new(in_use));
+        }
+        self
     }
 
     /// Waits for one of the conditions in `interest`.

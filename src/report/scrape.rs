@@ -1,5 +1,5 @@
-//! Serves the metrics over HTTP. Every request gets a connection of its own and a time limit; any
-//! other request gets an answer of one line.
+//! Serves the metrics over HTTP, and what a cluster asks of one process: whether it is ready, alive and
+//! loaded. Every request gets a connection of its own and a time limit; any other request gets an answer of one line.
 
 use std::convert::Infallible;
 use std::io;
@@ -37,9 +37,33 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Makes the page for a scrape.
 pub type Source = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = String> + Send>> + Send + Sync>;
 
-/// Serves `source` on `listeners` until no request has come for `idle`. Later ones wait in the
+/// Answers what a cluster asks, with whether all is well.
+pub type Answers =
+    Arc<dyn Fn(Question) -> Pin<Box<dyn Future<Output = (bool, String)> + Send>> + Send + Sync>;
+
+/// What a cluster asks of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Whether connections are to come here.
+    Ready,
+    /// Whether it does anything.
+    Live,
+    /// How many clients there are.
+    Load,
+}
+
+/// What is served.
+#[derive(Clone)]
+pub struct Pages {
+    /// At `/metrics`.
+    pub metrics: Source,
+    /// At `/readyz`, `/livez` and `/load`, where one process is meant.
+    pub answers: Option<Answers>,
+}
+
+/// Serves `pages` on `listeners` until no request has come for `idle`. Later ones wait in the
 /// backlog.
-pub async fn serve(listeners: Vec<Listener>, idle: Duration, source: Source) -> io::Result<()> {
+pub async fn serve(listeners: Vec<Listener>, idle: Duration, pages: Pages) -> io::Result<()> {
     let (sender, mut accepted) = mpsc::channel(1);
     let mut accepts = JoinSet::new();
     for listener in listeners {
@@ -50,7 +74,7 @@ pub async fn serve(listeners: Vec<Listener>, idle: Duration, source: Source) -> 
         tokio::select! {
             biased;
             Some(connection) = accepted.recv(), if scrapes.len() < MOST_SCRAPES => {
-                let scrape = answer(connection, source.clone());
+                let scrape = answer(connection, pages.clone());
                 scrapes.spawn(async move { drop(timeout(SCRAPE_TIMEOUT, scrape).await) });
             }
             Some(_) = scrapes.join_next() => (),
@@ -74,18 +98,18 @@ async fn accept(listener: Listener, sender: mpsc::Sender<RawStream>) -> io::Resu
     }
 }
 
-async fn answer(connection: RawStream, source: Source) -> io::Result<()> {
+async fn answer(connection: RawStream, pages: Pages) -> io::Result<()> {
     match connection.watch()? {
-        AsyncStream::Tcp(tcp) => speak(TokioIo::new(tcp), source).await,
-        AsyncStream::Unix(unix) => speak(TokioIo::new(unix), source).await,
+        AsyncStream::Tcp(tcp) => speak(TokioIo::new(tcp.into_inner()), pages).await,
+        AsyncStream::Unix(unix) => speak(TokioIo::new(unix), pages).await,
     }
     Ok(())
 }
 
-async fn speak(stream: impl Read + Write + Unpin, source: Source) {
+async fn speak(stream: impl Read + Write + Unpin, pages: Pages) {
     let service = service_fn(|request: Request<Incoming>| {
-        let source = source.clone();
-        async move { Ok::<_, Infallible>(respond(&request, &source).await) }
+        let pages = pages.clone();
+        async move { Ok::<_, Infallible>(respond(&request, &pages).await) }
     });
     let connection = http1::Builder::new()
         // A kept connection would keep the process.
@@ -98,17 +122,42 @@ async fn speak(stream: impl Read + Write + Unpin, source: Source) {
     let _ = connection.await;
 }
 
-async fn respond(request: &Request<Incoming>, source: &Source) -> Response<String> {
+async fn respond(request: &Request<Incoming>, pages: &Pages) -> Response<String> {
     let plain = "text/plain; charset=utf-8";
-    let (status, kind, body) = match (request.method(), request.uri().path()) {
-        (&Method::GET | &Method::HEAD, "/metrics") => {
-            (StatusCode::OK, metrics::CONTENT_TYPE, source().await)
+    let path = request.uri().path();
+    let asked = pages.answers.as_ref().and_then(|answers| {
+        let question = match path {
+            "/readyz" => Question::Ready,
+            "/livez" => Question::Live,
+            "/load" => Question::Load,
+            _ => return None,
+        };
+        Some((answers, question))
+    });
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let (status, kind, body) = match (request.method(), path) {
+        (_, _) if let (Some((answers, question)), true) = (&asked, reads) => {
+            let (is_well, body) = answers(*question).await;
+            let status = match is_well {
+                true => StatusCode::OK,
+                false => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            let kind = match question {
+                Question::Load => "application/json",
+                Question::Ready | Question::Live => plain,
+            };
+            (status, kind, body)
         }
+        (&Method::GET | &Method::HEAD, "/metrics") => (
+            StatusCode::OK,
+            metrics::CONTENT_TYPE,
+            (pages.metrics)().await,
+        ),
         (&Method::GET | &Method::HEAD, "/") => {
             let text = "wakeport: the metrics are at /metrics\n".into();
             (StatusCode::OK, plain, text)
         }
-        (_, "/metrics" | "/") => {
+        (_, path) if asked.is_some() || ["/metrics", "/"].contains(&path) => {
             let text = "wakeport: only GET and HEAD\n".into();
             (StatusCode::METHOD_NOT_ALLOWED, plain, text)
         }

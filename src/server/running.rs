@@ -242,6 +242,7 @@ impl Services {
             let bound = match running.config.kind {
                 ServiceKind::Hooks { .. } => running.handle.has_order().await,
                 ServiceKind::Exec(_) => running.entrances.iter().any(|way| way.inside() > 0),
+                ServiceKind::Scale(_) => running.handle.has_order().await,
                 ServiceKind::Relay | ServiceKind::Units { .. } => false,
             };
             if bound {
@@ -447,9 +448,18 @@ impl Running {
             (ServiceKind::Relay, _) | (ServiceKind::Hooks { .. }, ServiceKind::Hooks { .. }) => {
                 false
             }
-            (ServiceKind::Units { .. } | ServiceKind::Hooks { .. } | ServiceKind::Exec(_), _) => {
-                true
+            (ServiceKind::Scale(scale), ServiceKind::Scale(next)) => {
+                scale.namespace != next.namespace
+                    || scale.lease != next.lease
+                    || scale.workloads != next.workloads
             }
+            (
+                ServiceKind::Units { .. }
+                | ServiceKind::Hooks { .. }
+                | ServiceKind::Exec(_)
+                | ServiceKind::Scale(_),
+                _,
+            ) => true,
         }
     }
 
@@ -556,7 +566,8 @@ fn last_order(config: &ServiceConfig, drain_timeout: Duration) -> LastOrder {
     let stop = config.stop_on_exit || matches!(config.kind, ServiceKind::Exec(_));
     let limit = match config.kind {
         _ if stop => config.timing.stop_timeout.saturating_add(DRAIN_GRACE),
-        ServiceKind::Hooks { .. } => drain_timeout,
+        // An order that is under way there is not to be repeated by the next process.
+        ServiceKind::Hooks { .. } | ServiceKind::Scale(_) => drain_timeout,
         ServiceKind::Relay | ServiceKind::Units { .. } | ServiceKind::Exec(_) => Duration::ZERO,
     };
     LastOrder {

@@ -1,4 +1,4 @@
-//! The log: to the journal with its fields, or as readable lines. A thread of its own writes it,
+//! The log: to the journal with its fields, as readable lines, or as JSON. A thread of its own writes it,
 //! so that a journal or a terminal that blocks delays no client.
 
 use std::borrow::Cow;
@@ -21,6 +21,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::event;
 use crate::util::text::{escape_controls, in_colours};
 
 /// Where the log goes.
@@ -33,6 +34,8 @@ pub enum LogFormat {
     Journal,
     /// Readable lines on stderr
     Text,
+    /// A JSON object a line on stderr, with the journal's fields
+    Json,
 }
 
 /// How much is logged.
@@ -103,10 +106,14 @@ pub fn start(format: LogFormat, level: LogLevel) -> Log {
         queue: queue.clone(),
         dropped: dropped.clone(),
     };
-    // h2 tells of every frame that a client sends.
+    // h2 tells of every frame that a client sends, and the others of every call to the API of Kubernetes.
     let filter = Targets::new()
         .with_default(LevelFilter::from(level))
-        .with_target("h2", LevelFilter::WARN);
+        .with_target("h2", LevelFilter::WARN)
+        .with_target("hyper_util", LevelFilter::WARN)
+        .with_target("kube_client", LevelFilter::WARN)
+        .with_target("rustls", LevelFilter::WARN)
+        .with_target("tower", LevelFilter::WARN);
     let of_journal = filter.clone();
     // Fails only where a log was started before, as in tests.
     let _ = tracing_subscriber::registry()
@@ -114,7 +121,7 @@ pub fn start(format: LogFormat, level: LogLevel) -> Log {
         .try_init();
     let journal = match format {
         LogFormat::Journal => true,
-        LogFormat::Text => false,
+        LogFormat::Text | LogFormat::Json => false,
         LogFormat::Auto => stderr_is_the_journal(),
     };
     let started = thread::Builder::new().name("log".into()).spawn(move || {
@@ -124,6 +131,7 @@ pub fn start(format: LogFormat, level: LogLevel) -> Log {
                 tracing::subscriber::with_default(subscriber, || write(&entries, &dropped, emit));
                 let _ = until_read();
             }
+            None if format == LogFormat::Json => write(&entries, &dropped, print_json),
             None => write(&entries, &dropped, print),
         }
         let _ = end.send(());
@@ -271,6 +279,36 @@ fn print(line: &Line) {
     );
 }
 
+/// Writes a line of JSON (RFC 8259), which has no control characters in it.
+fn print_json(line: &Line) {
+    let _ = writeln!(
+        std::io::stderr(),
+        "{}",
+        as_json(line, jiff::Timestamp::now())
+    );
+}
+
+fn as_json(line: &Line, time: jiff::Timestamp) -> serde_json::Value {
+    let level = line.level.unwrap_or(Level::INFO);
+    let mut json = serde_json::json!({
+        "time": format!("{time:.3}"),
+        "level": level.as_str().to_lowercase(),
+        "message": line.message,
+    });
+    for (field, value) in &line.fields {
+        let number = match *field {
+            "wake_usec" | "thaw_usec" | "bytes_up" | "bytes_down" | "status" | "wait_usec"
+            | "usec" => value.parse::<u64>().ok(),
+            _ => None,
+        };
+        json[*field] = number.map_or_else(|| value.as_str().into(), Into::into);
+    }
+    if let Some(event) = line.fields.get("message_id").and_then(|id| event::name(id)) {
+        json["event"] = event.into();
+    }
+    json
+}
+
 /// Queues every event for the thread.
 struct Forward {
     queue: SyncSender<Entry>,
@@ -318,5 +356,43 @@ impl Visit for Line {
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.set(field, format!("{value:?}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::systemd::message_id;
+
+    #[test]
+    fn a_line_of_json_has_the_journal_s_fields_and_the_name_of_the_message() {
+        let line = Line {
+            level: Some(Level::WARN),
+            message: "\"a\" = \u{fffd}".into(),
+            fields: BTreeMap::from([
+                ("message_id", message_id::AWAKE.to_owned()),
+                ("state", "awake".to_owned()),
+                ("wake_usec", "1500".to_owned()),
+                ("path", "7".to_owned()),
+            ]),
+        };
+        let time = "2026-01-02T03:04:05.678Z".parse().expect("a time");
+        let expected = serde_json::json!({
+            "time": "2026-01-02T03:04:05.678Z",
+            "level": "warn",
+            "message": "\"a\" = \u{fffd}",
+            "message_id": message_id::AWAKE,
+            "event": "awake",
+            "state": "awake",
+            "wake_usec": 1500,
+            "path": "7",
+        });
+        assert_eq!(as_json(&line, time), expected);
+        assert!(!as_json(&line, time).to_string().contains('\n'));
+        let bare = as_json(&Line::default(), time);
+        assert_eq!(
+            (&bare["level"], &bare["event"]),
+            (&"info".into(), &serde_json::Value::Null)
+        );
     }
 }

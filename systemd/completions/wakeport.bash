@@ -61,7 +61,7 @@ _wakeport() {
             return 0
             ;;
         wakeport__subcmd__check)
-            opts="-h --to --unit --user --start-hook --stop-hook --freeze-hook --thaw-hook --exec --ready --ready-hook --stop-on-exit --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --target-protocol --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --access-log --tls --cooldown --freeze-after --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --listen --max-connections --max-waiting --threads --drain-timeout --stay --log-level --log-format --name --state-dir --metrics --help"
+            opts="-h --to --unit --user --start-hook --stop-hook --freeze-hook --thaw-hook --exec --ready --ready-hook --stop-on-exit --scale --namespace --replicas --overlap --lease --kube-api --kube-credentials --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --target-protocol --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --access-log --tls --cooldown --freeze-after --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --listen --max-connections --max-waiting --threads --drain-timeout --drain-delay --stay --log-level --log-format --name --state-dir --metrics --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -115,6 +115,52 @@ _wakeport() {
                     ;;
                 --stop-on-exit)
                     COMPREPLY=($(compgen -W "yes no" -- "${cur}"))
+                    return 0
+                    ;;
+                --scale)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --namespace)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --replicas)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --overlap)
+                    COMPREPLY=($(compgen -W "yes no" -- "${cur}"))
+                    return 0
+                    ;;
+                --lease)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --kube-api)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --kube-credentials)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
                     return 0
                     ;;
                 --send-proxy)
@@ -398,6 +444,13 @@ _wakeport() {
                     fi
                     return 0
                     ;;
+                --drain-delay)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
                 --stay)
                     COMPREPLY=($(compgen -W "yes no" -- "${cur}"))
                     return 0
@@ -407,7 +460,7 @@ _wakeport() {
                     return 0
                     ;;
                 --log-format)
-                    COMPREPLY=($(compgen -W "auto journal text" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "auto journal text json" -- "${cur}"))
                     return 0
                     ;;
                 --name)
@@ -523,7 +576,7 @@ _wakeport() {
             return 0
             ;;
         wakeport__subcmd__init)
-            opts="-h --add --awake --until --asleep-from --write --enable --remove --standalone --force --unit --user --start-hook --stop-hook --freeze-hook --thaw-hook --exec --ready --ready-hook --stop-on-exit --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --target-protocol --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --access-log --tls --cooldown --freeze-after --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --max-connections --max-waiting --threads --drain-timeout --stay --log-level --log-format --name --state-dir --metrics --listen --to --help"
+            opts="-h --add --awake --until --asleep-from --write --enable --remove --standalone --force --unit --user --start-hook --stop-hook --freeze-hook --thaw-hook --exec --ready --ready-hook --stop-on-exit --scale --namespace --replicas --overlap --lease --kube-api --kube-credentials --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --target-protocol --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --access-log --tls --cooldown --freeze-after --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --max-connections --max-waiting --threads --drain-timeout --drain-delay --stay --log-level --log-format --name --state-dir --metrics --listen --to --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -600,6 +653,52 @@ _wakeport() {
                     COMPREPLY=($(compgen -W "yes no" -- "${cur}"))
                     return 0
                     ;;
+                --scale)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --namespace)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --replicas)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --overlap)
+                    COMPREPLY=($(compgen -W "yes no" -- "${cur}"))
+                    return 0
+                    ;;
+                --lease)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --kube-api)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --kube-credentials)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
                 --send-proxy)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -874,6 +973,13 @@ _wakeport() {
                     fi
                     return 0
                     ;;
+                --drain-delay)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
                 --stay)
                     COMPREPLY=($(compgen -W "yes no" -- "${cur}"))
                     return 0
@@ -883,7 +989,7 @@ _wakeport() {
                     return 0
                     ;;
                 --log-format)
-                    COMPREPLY=($(compgen -W "auto journal text" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "auto journal text json" -- "${cur}"))
                     return 0
                     ;;
                 --name)
@@ -929,7 +1035,7 @@ _wakeport() {
             return 0
             ;;
         wakeport__subcmd__run)
-            opts="-h --to --unit --user --start-hook --stop-hook --freeze-hook --thaw-hook --exec --ready --ready-hook --stop-on-exit --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --target-protocol --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --access-log --tls --cooldown --freeze-after --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --listen --max-connections --max-waiting --threads --drain-timeout --stay --log-level --log-format --name --state-dir --metrics --help"
+            opts="-h --to --unit --user --start-hook --stop-hook --freeze-hook --thaw-hook --exec --ready --ready-hook --stop-on-exit --scale --namespace --replicas --overlap --lease --kube-api --kube-credentials --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --target-protocol --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --access-log --tls --cooldown --freeze-after --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --listen --max-connections --max-waiting --threads --drain-timeout --drain-delay --stay --log-level --log-format --name --state-dir --metrics --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -985,6 +1091,52 @@ _wakeport() {
                     COMPREPLY=($(compgen -W "yes no" -- "${cur}"))
                     return 0
                     ;;
+                --scale)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --namespace)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --replicas)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --overlap)
+                    COMPREPLY=($(compgen -W "yes no" -- "${cur}"))
+                    return 0
+                    ;;
+                --lease)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --kube-api)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --kube-credentials)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
                 --send-proxy)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -1266,6 +1418,13 @@ _wakeport() {
                     fi
                     return 0
                     ;;
+                --drain-delay)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
                 --stay)
                     COMPREPLY=($(compgen -W "yes no" -- "${cur}"))
                     return 0
@@ -1275,7 +1434,7 @@ _wakeport() {
                     return 0
                     ;;
                 --log-format)
-                    COMPREPLY=($(compgen -W "auto journal text" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "auto journal text json" -- "${cur}"))
                     return 0
                     ;;
                 --name)

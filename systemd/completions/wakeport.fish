@@ -34,7 +34,7 @@ complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "hold" -d 'Keep a 
 complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "sleep" -d 'Stop a service now, without waiting for the end of its cooldown'
 complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "exporter" -d 'Serve the metrics of every instance to Prometheus, at /metrics'
 complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "init" -d 'Put a service behind wakeport: print the units, or install them'
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l to -d 'Where to relay to: host:port, host (the listener\'s own port), /path, @abstract' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l to -d 'Where to relay to: host:port, host (the listener\'s own port), /path, @abstract; with --scale also service/NAME[:PORT], the ready pods of a Service' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l unit -d 'Start and stop this unit over D-Bus; a name without a suffix means .service' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l user -d 'Use the user\'s service manager instead of the system\'s' -r -f -a "yes\t''
 no\t''"
@@ -47,6 +47,14 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l ready -d 'What
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l ready-hook -d 'Run this program before the target is probed; it has to exit with 0' -r -f -a "(__fish_complete_command)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l stop-on-exit -d 'On SIGTERM, stop the service after draining' -r -f -a "yes\t''
 no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l scale -d 'Scale this workload to zero and back: deployment/NAME, statefulset/NAME, or PLURAL[.VERSION].GROUP/NAME for any resource that has a scale' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l namespace -d 'Where the workloads of --scale live [default: the namespace of wakeport\'s own pod, or of the kubeconfig]' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l replicas -d 'How many pods a wake asks for: a number, or as many as there were before the last stop' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l overlap -d 'Let new pods start while old ones terminate' -r -f -a "yes\t''
+no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l lease -d 'The Lease by which several wakeports in front of one workload agree [default: wakeport-KIND-NAME]' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l kube-api -d 'Another API server than that of the pod or the kubeconfig: http://127.0.0.1:8001 is what `kubectl proxy` serves' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l kube-credentials -d 'A folder with `token`, `ca.crt` and `namespace`, as a pod has them, for --kube-api' -r -f -a "(__fish_complete_directories)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l send-proxy -d 'Tell the target the client\'s address, by a PROXY header of this version: v1 or v2' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l accept-proxy -d 'Take the client\'s address from the PROXY header, v1 or v2, that the load balancer in front sends' -r -f -a "yes\t''
 no\t''"
@@ -76,7 +84,7 @@ no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l tls -d '`pass`: pass TLS through to the service whose --host is the name that the client asks for (SNI)' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l freeze-after -d 'Freeze the service this long after the last connection closes: it keeps its memory, does nothing, and answers the next client within milliseconds' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l start-timeout -d 'Fail the wake if the service does not answer within this time' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l start-timeout -d 'Fail the wake if the service does not answer within this time [default: 90s; with --scale 10min]' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l stop-timeout -d 'Fail the stop if the service is not down within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l direct-connections -d 'Whether connections to the targets that bypass wakeport keep the service awake: count or ignore' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l busy-hook -d 'Ask this program before the service is stopped; exit code 1 keeps it awake' -r -f -a "(__fish_complete_command)"
@@ -95,6 +103,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l max-connection
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l max-waiting -d 'Let at most so many clients wait for the service; the others wait in the backlog' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l threads -d 'Relay on at most so many threads; they are started as clients come [default: one for each core]' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l drain-timeout -d 'Reset the connections that are still open this long after SIGTERM' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l drain-delay -d 'Go on accepting connections for this long after SIGTERM, while /readyz says that it is ending' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l stay -d 'Do not exit when idle' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l log-level -d 'How much to log' -r -f -a "error\t'What failed'
@@ -104,12 +113,13 @@ debug\t'And every connection'
 trace\t'And everything else'"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l log-format -d 'Where to log' -r -f -a "auto\t'The journal when stderr is the journal, readable lines otherwise'
 journal\t'The journal, with fields'
-text\t'Readable lines on stderr'"
+text\t'Readable lines on stderr'
+json\t'A JSON object a line on stderr, with the journal\'s fields'"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l name -d 'What `wakeport status` and the metrics call this instance; by default as its unit is called, without wakeport@' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l state-dir -d 'Keep in this directory what `wakeport status` shows: instances/NAME.json, readable for all users [default: the unit\'s StateDirectory=; by hand nothing is kept]' -r -f -a "(__fish_complete_directories)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l metrics -d 'With --listen, serve metrics for Prometheus on this address, at /metrics: ADDRESS:PORT, PORT, /path, @abstract' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l to -d 'Where to relay to: host:port, host (the listener\'s own port), /path, @abstract' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l to -d 'Where to relay to: host:port, host (the listener\'s own port), /path, @abstract; with --scale also service/NAME[:PORT], the ready pods of a Service' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l unit -d 'Start and stop this unit over D-Bus; a name without a suffix means .service' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l user -d 'Use the user\'s service manager instead of the system\'s' -r -f -a "yes\t''
 no\t''"
@@ -122,6 +132,14 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l ready -d 'Wh
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l ready-hook -d 'Run this program before the target is probed; it has to exit with 0' -r -f -a "(__fish_complete_command)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l stop-on-exit -d 'On SIGTERM, stop the service after draining' -r -f -a "yes\t''
 no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l scale -d 'Scale this workload to zero and back: deployment/NAME, statefulset/NAME, or PLURAL[.VERSION].GROUP/NAME for any resource that has a scale' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l namespace -d 'Where the workloads of --scale live [default: the namespace of wakeport\'s own pod, or of the kubeconfig]' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l replicas -d 'How many pods a wake asks for: a number, or as many as there were before the last stop' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l overlap -d 'Let new pods start while old ones terminate' -r -f -a "yes\t''
+no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l lease -d 'The Lease by which several wakeports in front of one workload agree [default: wakeport-KIND-NAME]' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l kube-api -d 'Another API server than that of the pod or the kubeconfig: http://127.0.0.1:8001 is what `kubectl proxy` serves' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l kube-credentials -d 'A folder with `token`, `ca.crt` and `namespace`, as a pod has them, for --kube-api' -r -f -a "(__fish_complete_directories)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l send-proxy -d 'Tell the target the client\'s address, by a PROXY header of this version: v1 or v2' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l accept-proxy -d 'Take the client\'s address from the PROXY header, v1 or v2, that the load balancer in front sends' -r -f -a "yes\t''
 no\t''"
@@ -151,7 +169,7 @@ no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l tls -d '`pass`: pass TLS through to the service whose --host is the name that the client asks for (SNI)' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l freeze-after -d 'Freeze the service this long after the last connection closes: it keeps its memory, does nothing, and answers the next client within milliseconds' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l start-timeout -d 'Fail the wake if the service does not answer within this time' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l start-timeout -d 'Fail the wake if the service does not answer within this time [default: 90s; with --scale 10min]' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l stop-timeout -d 'Fail the stop if the service is not down within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l direct-connections -d 'Whether connections to the targets that bypass wakeport keep the service awake: count or ignore' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l busy-hook -d 'Ask this program before the service is stopped; exit code 1 keeps it awake' -r -f -a "(__fish_complete_command)"
@@ -170,6 +188,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l max-connecti
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l max-waiting -d 'Let at most so many clients wait for the service; the others wait in the backlog' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l threads -d 'Relay on at most so many threads; they are started as clients come [default: one for each core]' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l drain-timeout -d 'Reset the connections that are still open this long after SIGTERM' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l drain-delay -d 'Go on accepting connections for this long after SIGTERM, while /readyz says that it is ending' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l stay -d 'Do not exit when idle' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l log-level -d 'How much to log' -r -f -a "error\t'What failed'
@@ -179,7 +198,8 @@ debug\t'And every connection'
 trace\t'And everything else'"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l log-format -d 'Where to log' -r -f -a "auto\t'The journal when stderr is the journal, readable lines otherwise'
 journal\t'The journal, with fields'
-text\t'Readable lines on stderr'"
+text\t'Readable lines on stderr'
+json\t'A JSON object a line on stderr, with the journal\'s fields'"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l name -d 'What `wakeport status` and the metrics call this instance; by default as its unit is called, without wakeport@' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l state-dir -d 'Keep in this directory what `wakeport status` shows: instances/NAME.json, readable for all users [default: the unit\'s StateDirectory=; by hand nothing is kept]' -r -f -a "(__fish_complete_directories)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l metrics -d 'With --listen, serve metrics for Prometheus on this address, at /metrics: ADDRESS:PORT, PORT, /path, @abstract' -r -f
@@ -222,6 +242,14 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l ready -d 'Wha
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l ready-hook -d 'Run this program before the target is probed; it has to exit with 0' -r -f -a "(__fish_complete_command)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l stop-on-exit -d 'On SIGTERM, stop the service after draining' -r -f -a "yes\t''
 no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l scale -d 'Scale this workload to zero and back: deployment/NAME, statefulset/NAME, or PLURAL[.VERSION].GROUP/NAME for any resource that has a scale' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l namespace -d 'Where the workloads of --scale live [default: the namespace of wakeport\'s own pod, or of the kubeconfig]' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l replicas -d 'How many pods a wake asks for: a number, or as many as there were before the last stop' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l overlap -d 'Let new pods start while old ones terminate' -r -f -a "yes\t''
+no\t''"
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l lease -d 'The Lease by which several wakeports in front of one workload agree [default: wakeport-KIND-NAME]' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l kube-api -d 'Another API server than that of the pod or the kubeconfig: http://127.0.0.1:8001 is what `kubectl proxy` serves' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l kube-credentials -d 'A folder with `token`, `ca.crt` and `namespace`, as a pod has them, for --kube-api' -r -f -a "(__fish_complete_directories)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l send-proxy -d 'Tell the target the client\'s address, by a PROXY header of this version: v1 or v2' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l accept-proxy -d 'Take the client\'s address from the PROXY header, v1 or v2, that the load balancer in front sends' -r -f -a "yes\t''
 no\t''"
@@ -251,7 +279,7 @@ no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l tls -d '`pass`: pass TLS through to the service whose --host is the name that the client asks for (SNI)' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l freeze-after -d 'Freeze the service this long after the last connection closes: it keeps its memory, does nothing, and answers the next client within milliseconds' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l start-timeout -d 'Fail the wake if the service does not answer within this time' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l start-timeout -d 'Fail the wake if the service does not answer within this time [default: 90s; with --scale 10min]' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l stop-timeout -d 'Fail the stop if the service is not down within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l direct-connections -d 'Whether connections to the targets that bypass wakeport keep the service awake: count or ignore' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l busy-hook -d 'Ask this program before the service is stopped; exit code 1 keeps it awake' -r -f -a "(__fish_complete_command)"
@@ -269,6 +297,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l max-connectio
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l max-waiting -d 'Let at most so many clients wait for the service; the others wait in the backlog' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l threads -d 'Relay on at most so many threads; they are started as clients come [default: one for each core]' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l drain-timeout -d 'Reset the connections that are still open this long after SIGTERM' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l drain-delay -d 'Go on accepting connections for this long after SIGTERM, while /readyz says that it is ending' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l stay -d 'Do not exit when idle' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l log-level -d 'How much to log' -r -f -a "error\t'What failed'
@@ -278,12 +307,13 @@ debug\t'And every connection'
 trace\t'And everything else'"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l log-format -d 'Where to log' -r -f -a "auto\t'The journal when stderr is the journal, readable lines otherwise'
 journal\t'The journal, with fields'
-text\t'Readable lines on stderr'"
+text\t'Readable lines on stderr'
+json\t'A JSON object a line on stderr, with the journal\'s fields'"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l name -d 'What `wakeport status` and the metrics call this instance; by default as its unit is called, without wakeport@' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l state-dir -d 'Keep in this directory what `wakeport status` shows: instances/NAME.json, readable for all users [default: the unit\'s StateDirectory=; by hand nothing is kept]' -r -f -a "(__fish_complete_directories)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l metrics -d 'With --listen, serve metrics for Prometheus on this address, at /metrics: ADDRESS:PORT, PORT, /path, @abstract' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l listen -d 'The address that wakeport listens on: ADDRESS:PORT, PORT, /path, @abstract' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l to -d 'Where to relay to: host:port, host (the listener\'s own port), /path, @abstract' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l to -d 'Where to relay to: host:port, host (the listener\'s own port), /path, @abstract; with --scale also service/NAME[:PORT], the ready pods of a Service' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l write -d 'Write the files instead of printing them'
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l enable -d 'Open the port at once, and at every boot'
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l remove -d 'Close the port and remove the files that init has written for this instance'

@@ -55,6 +55,35 @@ fn an_invalid_option_gets_one_line_that_names_it() {
             &["two targets are given for web"],
         ),
         (by_hand().to("127.0.0.1:0"), &["127.0.0.1:0"]),
+        (
+            by_hand().to("service/web"),
+            &["`--to service/web` are pods of Kubernetes", "--scale"],
+        ),
+        (by_hand().to("service/Web"), &["service/Web", "lower-case"]),
+        (
+            served().option("--scale", "daemonset/web"),
+            &["daemonset", "a pod on each node"],
+        ),
+        (
+            served().option("--scale", "job/web"),
+            &["job", "runs to its end"],
+        ),
+        (served().option("--scale", "web"), &["KIND/NAME"]),
+        (
+            served().option("--namespace", "shop"),
+            &["`--namespace` means nothing without `--scale`"],
+        ),
+        (served().option("--replicas", "0"), &["--replicas"]),
+        (
+            served().option("--kube-api", "ftp://x"),
+            &["--kube-api", "https://HOST:PORT"],
+        ),
+        (
+            served()
+                .option("--scale", "deployment/web")
+                .option("--unit", "web"),
+            &["give only one of `--scale`, `--unit`"],
+        ),
         (by_hand().to("127.0.0.1:http"), &["127.0.0.1:http"]),
         (by_hand().to("::1:80"), &["::1:80"]),
         (by_hand().to("@"), &["abstract name"]),
@@ -113,6 +142,39 @@ fn an_invalid_option_gets_one_line_that_names_it() {
             scope.spawn(move || refused(run, parts));
         }
     });
+}
+
+#[cfg(not(feature = "kubernetes"))]
+#[test]
+fn a_build_without_kubernetes_says_which_one_has_it() {
+    refused(
+        by_hand()
+            .to("service/web")
+            .option("--scale", "deployment/web"),
+        &[
+            "`--scale` needs a wakeport that is built with Kubernetes",
+            "--features kubernetes",
+        ],
+    );
+}
+
+#[cfg(feature = "kubernetes")]
+#[test]
+fn options_that_do_not_go_with_a_workload_are_refused_with_the_reason() {
+    let scaled = || served().option("--scale", "deployment/web");
+    refused(
+        scaled().option("--freeze-after", "1min"),
+        &["`--freeze-after 1min`", "pods"],
+    );
+    refused(scaled().flag("--stop-on-exit"), &["`--stop-on-exit`"]);
+    refused(
+        scaled().option("--scale", "deploy/web"),
+        &["`--scale deployment/web` is given twice"],
+    );
+    refused(
+        scaled().option("--kube-credentials", "/x"),
+        &["add `--kube-api`"],
+    );
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! How the process exits: when idle, and on signals.
 
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -155,6 +156,29 @@ fn when_the_drain_timeout_expires_open_connections_are_reset() {
             .whole_log()
             .contains("drain timed out; resetting 2 connections")
     );
+}
+
+#[test]
+fn during_the_drain_delay_it_goes_on_accepting_and_waking() {
+    let stage = HookService::new();
+    let front = Place::tcp();
+    let mut wakeport = stage
+        .run()
+        .listen(&front)
+        .option("--drain-delay", "2s")
+        .start();
+    wakeport.signal(Signal::TERM);
+    wakeport.logs("SIGTERM: accepting connections for 2s more");
+    let late = front.connect();
+    late.echoes("hello");
+    // Then it drains as ever: the connection goes on, and the next one is refused.
+    wakeport.logs("SIGTERM: draining 1 connection");
+    until("no listener", || {
+        TcpStream::connect(front.tcp_address()).is_err()
+    });
+    late.echoes("still here");
+    drop(late);
+    wakeport.ends();
 }
 
 #[test]

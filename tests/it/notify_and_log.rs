@@ -63,6 +63,40 @@ fn the_status_shows_every_state() {
 }
 
 #[test]
+fn a_log_in_json_is_an_object_a_line_with_the_name_of_the_message() {
+    let stage = HookService::new();
+    let front = Place::tcp();
+    let run = stage.run().listen(&front).option("--log-format", "json");
+    let mut wakeport = run.start();
+    let client = front.connect();
+    client.echoes("hello");
+    drop(client);
+    wakeport.signal(Signal::TERM);
+    wakeport.ends();
+    let log = wakeport.whole_log();
+    let lines: Vec<serde_json::Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
+    let awake = lines.iter().find(|line| line["event"] == "awake");
+    let awake = awake.unwrap_or_else(|| panic!("no wake in {log}"));
+    assert_eq!(
+        (&awake["level"], &awake["state"]),
+        (&"info".into(), &"awake".into())
+    );
+    assert!(
+        awake["wake_usec"].as_u64().is_some_and(|usec| usec > 0),
+        "{awake}"
+    );
+    assert!(
+        awake["time"]
+            .as_str()
+            .is_some_and(|time| time.ends_with('Z')),
+        "{awake}"
+    );
+}
+
+#[test]
 fn a_failure_is_in_the_status_with_its_reason() {
     let front = Place::tcp();
     let wakeport = Run::new()

@@ -415,6 +415,67 @@ fn with_listen_the_metrics_are_served_in_process_and_wake_nothing() {
 }
 
 #[test]
+fn a_cluster_is_told_whether_it_is_ready_and_alive_and_how_many_clients_there_are() {
+    let (kept, metrics) = (Kept::new(), Place::tcp());
+    let run = kept.run().option("--metrics", &metrics);
+    let mut wakeport = run.option("--drain-delay", "1min").start();
+    let says = |path: &str, status: &str, body: &str| {
+        let answer = get(&metrics, path);
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}\r\n")),
+            "{path}: {answer}"
+        );
+        assert!(
+            answer.ends_with(&format!("\r\n\r\n{body}\n")),
+            "{path}: {answer}"
+        );
+    };
+    says("/readyz", "200 OK", "ok");
+    says("/livez", "200 OK", "ok");
+    says(
+        "/load",
+        "200 OK",
+        r#"{"waiting":0,"active":0,"connections":0}"#,
+    );
+    assert_eq!(kept.stage.count("start"), 0);
+    let client = kept.front.connect();
+    client.echoes("hello");
+    let one = r#"{"waiting":0,"active":1,"connections":1}"#;
+    until("a client in the load", || {
+        get(&metrics, "/load").ends_with(&format!("{one}\n"))
+    });
+    let post = ask(
+        &metrics,
+        "POST /readyz HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
+    );
+    assert!(post.contains("405 Method Not Allowed"), "{post}");
+    // It ends, and is alive: only new connections are to go elsewhere.
+    wakeport.signal(Signal::TERM);
+    until("not ready", || {
+        get(&metrics, "/readyz").contains("503 Service Unavailable")
+    });
+    says("/livez", "200 OK", "ok");
+    client.echoes("still here");
+    wakeport.signal(Signal::TERM);
+    wakeport.ends();
+}
+
+#[test]
+fn the_exporter_is_not_asked_whether_one_process_is_ready() {
+    let (dir, place) = (directory(), Place::tcp());
+    let mut exporter = Command::new(env!("CARGO_BIN_EXE_wakeport"))
+        .args(["exporter", "--listen", &place.to_string(), "--state-dir"])
+        .arg(dir.path())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("wakeport");
+    let answer = get(&place, "/readyz");
+    let _ = exporter.kill();
+    let _ = exporter.wait();
+    assert!(answer.contains("404 Not Found"), "{answer}");
+}
+
+#[test]
 fn invalid_requests_are_answered_in_one_line() {
     let (kept, metrics) = (Kept::new(), Place::tcp());
     let _wakeport = kept.run().option("--metrics", &metrics).start();

@@ -152,7 +152,7 @@ pub fn refused(
     for Named { value, .. } in &service.routes {
         let found = lookups.iter().find(|(address, _)| address == value);
         let ips = match (value, found) {
-            (Address::Unix(_), _) => vec![None],
+            (Address::Unix(_) | Address::Service(_), _) => vec![None],
             (_, Some((_, Ok(found)))) => found.iter().map(|at| Some(at.ip())).collect(),
             (_, Some((_, Err(_))) | None) => value.ips().into_iter().map(Some).collect(),
         };
@@ -178,7 +178,7 @@ pub fn networks(unit: &Unit, relay: &Unit, service: &ServiceConfig) -> Option<Fi
     let own = own.or_else(|| both.find(|unit| !unit.network.is_empty()))?;
     let other = if own.id == relay.id { unit } else { relay };
     let concerned = service.routes.iter().any(|route| match &route.value {
-        Address::Unix(UnixAddress::Path(_)) => false,
+        Address::Unix(UnixAddress::Path(_)) | Address::Service(_) => false,
         Address::Unix(UnixAddress::Abstract(_)) => true,
         address @ Address::Tcp { .. } => {
             is_private(&own) || address.ips().iter().any(IpAddr::is_loopback)
@@ -232,6 +232,6 @@ fn local(address: &Address) -> Vec<Bound> {
             ips.map(|ip| Bound::Tcp(SocketAddr::new(ip, *port)))
                 .collect()
         }
-        Address::Tcp { port: None, .. } => Vec::new(),
+        Address::Tcp { port: None, .. } | Address::Service(_) => Vec::new(),
     }
 }

@@ -483,9 +483,10 @@ pub fn filters(service: &ServiceConfig, relay: Option<&Unit>, woken: &[Unit]) ->
         // Without a unit of ours to wake, any that comes along is the one that is relayed to.
         let along = match service.kind {
             ServiceKind::Relay => name.ends_with(".service"),
-            ServiceKind::Units { .. } | ServiceKind::Hooks { .. } | ServiceKind::Exec(_) => {
-                woken.iter().any(|unit| unit.id == *name)
-            }
+            ServiceKind::Units { .. }
+            | ServiceKind::Hooks { .. }
+            | ServiceKind::Exec(_)
+            | ServiceKind::Scale(_) => woken.iter().any(|unit| unit.id == *name),
         };
         if along {
             findings.push(Finding::warning(format!(

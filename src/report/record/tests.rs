@@ -32,7 +32,7 @@ fn the_latest_starts_are_known_to_later_processes() {
     assert_eq!(ages(30.0), [seconds(20), seconds(10)]);
     // The clock was set back: what lies ahead is not known to have been.
     assert_eq!(ages(15.0), [seconds(5)]);
-    assert_eq!(ages(-1e9), []);
+    assert_eq!(ages(-1e9), [] as [Duration; 0]);
     // And a clock that runs away only makes them older.
     assert_eq!(record.wakes.ages(Timestamp::MAX).len(), 2);
     // They are kept whatever becomes of the histogram.
