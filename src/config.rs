@@ -9,6 +9,7 @@ pub mod quiet;
 pub mod settings;
 pub mod slice;
 pub mod span;
+pub mod udp_wake;
 #[cfg(test)]
 mod tests;
 mod wake_rate;
@@ -24,6 +25,7 @@ use address::{Address, Bound, HttpUrl};
 use busy::Busy;
 use host::{HostPattern, PathPrefix, Table, Twice};
 use quiet::Quiet;
+use udp_wake::UdpWake;
 
 pub use wake_rate::WakeRate;
 
@@ -130,6 +132,8 @@ pub struct ServiceConfig {
     pub timing: Timing,
     /// How connections that are of no use any more are found out.
     pub liveness: Liveness,
+    /// What is special about datagrams.
+    pub udp: UdpSettings,
     /// The PROXY header that every connection to the target begins with.
     pub send_proxy: Option<ProxyVersion>,
     /// Who counts as a client.
@@ -432,6 +436,20 @@ impl Liveness {
     pub const KEEPALIVE_PROBES: u32 = 6;
     /// The kernel counts a reader that stalls with a full window as well: too many would be hurt.
     pub const USER_TIMEOUT: &str = "infinity";
+}
+
+/// What is special about datagrams.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UdpSettings {
+    /// Which of them wake the service.
+    pub wake: UdpWake,
+    /// How long a flow without a datagram is one; [`Duration::MAX`] is for ever.
+    pub idle_timeout: Duration,
+}
+
+impl UdpSettings {
+    /// No shorter than what a NAT keeps a mapping for, at least (RFC 4787, REQ-5).
+    pub const IDLE_TIMEOUT: &str = "2min";
 }
 
 /// How many clients at once; those beyond stay in the kernel's backlog.

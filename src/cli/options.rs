@@ -24,10 +24,11 @@ use crate::config::busy::{Busy, DirectConnections, Percent, Rate};
 use crate::config::host::{HostPattern, PathPrefix};
 use crate::config::quiet::{Quiet, Rule};
 use crate::config::settings::{self, Origin, Setting, Settings};
+use crate::config::udp_wake::UdpWake;
 use crate::config::{
     Admission, CommandLine, Config, Http, Limits, Liveness, Manager, Named, Pause, ProcessConfig,
     ProxyVersion, Readiness, ReadyKind, ServiceConfig, ServiceKind, TargetProtocol, Template,
-    Timing, Tls, UnitName, WaitingPage, WakeRate, span,
+    Timing, Tls, UdpSettings, UnitName, WaitingPage, WakeRate, span,
 };
 use crate::systemd::journal::{LogFormat, LogLevel};
 
@@ -61,6 +62,8 @@ pub(super) struct ServiceOptions {
     http: HttpOptions,
     #[command(flatten)]
     tls: TlsOptions,
+    #[command(flatten)]
+    udp: UdpOptions,
     #[command(flatten)]
     times: TimeOptions,
     #[command(flatten)]
@@ -289,6 +292,29 @@ struct TlsOptions {
     /// the service gets all names, and clients that name none.
     #[arg(long, value_name = "MODE")]
     tls: Option<Tls>,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "UDP")]
+struct UdpOptions {
+    /// Which datagrams wake the service: any, raknet, source, quic, wireguard, or those that begin with
+    /// these bytes, HEX[/MASK][,LEN+]
+    ///
+    /// raknet: requests to open a connection, and no pings (Minecraft Bedrock). source: all but queries of
+    /// server lists (Valve's servers, and others that speak their protocol). quic, wireguard: what begins
+    /// a connection. HEX: at most 20 bytes; 80/80,1200+ has the first bit set, and 1200 bytes or more.
+    ///
+    /// While the service sleeps, the kernel drops all others, and nothing is started. Once it is awake it
+    /// gets them all; pings and queries do not keep it awake.
+    #[arg(long, value_name = "KIND", default_value = "any")]
+    udp_wake: UdpWake,
+
+    /// Take a client for gone after this time without a datagram
+    ///
+    /// With the last client the cooldown begins. Datagrams of the service count as well.
+    #[arg(long, value_name = "TIME", default_value = UdpSettings::IDLE_TIMEOUT,
+          value_parser = udp_idle_timeout)]
+    udp_idle_timeout: Duration,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -563,6 +589,15 @@ fn whole_seconds(text: &str) -> Result<Duration, String> {
         Ok(span)
     } else {
         Err("TCP takes whole seconds, from 1s to 32767s".into())
+    }
+}
+
+/// With less every pause between two datagrams would be an end.
+fn udp_idle_timeout(text: &str) -> Result<Duration, String> {
+    let span = span::parse(text)?;
+    match span >= Duration::from_secs(1) {
+        true => Ok(span),
+        false => Err("a client may be silent for a second at least, so write `1s` or more".into()),
     }
 }
 
@@ -1068,6 +1103,10 @@ impl ServiceOptions {
                 keepalive_interval: self.connections.keepalive_interval,
                 keepalive_probes: self.connections.keepalive_probes,
                 user_timeout: self.connections.user_timeout,
+            },
+            udp: UdpSettings {
+                wake: self.udp.udp_wake,
+                idle_timeout: self.udp.udp_idle_timeout,
             },
             send_proxy: self.proxy.send_proxy,
             admission: Admission {

@@ -1,0 +1,3 @@
+//! Datagram sockets.
+
+pub mod filter;
