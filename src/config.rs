@@ -147,23 +147,52 @@ pub struct ServiceConfig {
 }
 
 impl ServiceConfig {
-    /// Where the clients of the listener with this name go: to its own target, or to the one
-    /// without a name.
-    pub fn route(&self, listener: &str) -> Option<&Address> {
+    /// Where the clients of the listener with this name go, with datagrams or without: to its own
+    /// target, or to the one without a name.
+    pub fn route(&self, listener: &str, is_udp: bool) -> Option<&Address> {
         let of = |name: Option<&str>| {
             let mut routes = self.routes.iter();
             routes
-                .find(|route| route.name.as_deref() == name)
+                .find(|route| route.name.as_deref() == name && route.value.is_udp() == is_udp)
                 .map(|route| &route.value)
         };
         of(Some(listener)).or_else(|| of(None))
     }
 
+    /// What is given that a listener for datagrams cannot have.
+    fn about_streams(&self) -> Option<&'static str> {
+        let Admission {
+            accept_proxy,
+            http,
+            tls,
+            ..
+        } = &self.admission;
+        let given = [
+            (http.is_some(), "--http"),
+            (tls.is_some(), "--tls"),
+            (*accept_proxy, "--accept-proxy"),
+            (self.send_proxy.is_some(), "--send-proxy"),
+        ];
+        given.into_iter().find_map(|(is, name)| is.then_some(name))
+    }
+
     /// Where the clients of the listener with this name and address go, or why that is not known.
     pub fn target(&self, listener: &str, at: &Bound) -> Result<Address, String> {
-        let route = self.route(listener);
+        let is_udp = at.is_udp();
+        if let (true, Some(option)) = (is_udp, self.about_streams()) {
+            return Err(format!(
+                "listener `{listener}` takes datagrams, and `{option}` is about streams; leave it out, or give the listener to a service of its own"
+            ));
+        }
+        // Both are often to be had in one place.
+        let stream = || self.route(listener, false).cloned()?.over_udp();
+        let route = match self.route(listener, is_udp) {
+            None if is_udp => stream(),
+            route => route.cloned(),
+        };
         let route = route.ok_or_else(|| {
-            format!("listener `{listener}` has no target; add `--to {listener}=ADDR`")
+            let address = if is_udp { "udp:ADDR" } else { "ADDR" };
+            format!("listener `{listener}` has no target; add `--to {listener}={address}`")
         })?;
         route.clone().with_port(at.port()).ok_or_else(|| {
             format!(

@@ -44,9 +44,10 @@ pub(super) struct Options {
 /// What each service of a file can have as well.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ServiceOptions {
-    /// Where to relay to: host:port, host (the listener's own port), /path, @abstract
+    /// Where to relay to: host:port, host (the listener's own port), /path, @abstract; udp:host:port for
+    /// datagrams
     ///
-    /// An IPv6 address goes in brackets. NAME ties the target to the listener whose
+    /// An IPv6 address goes in brackets. Datagrams without a target of their own go where streams do. NAME ties the target to the listener whose
     /// FileDescriptorName= is NAME; without a name it serves every listener that has no target of
     /// its own. May be repeated.
     #[arg(long, value_name = "[NAME=]ADDR")]
@@ -1072,7 +1073,10 @@ impl ServiceOptions {
             );
         }
         for (index, route) in routes.iter().enumerate() {
-            if routes[..index].iter().any(|other| other.name == route.name) {
+            let same = |other: &Named<Address>| {
+                other.name == route.name && other.value.is_udp() == route.value.is_udp()
+            };
+            if routes[..index].iter().any(same) {
                 let whose = route.name.as_deref().unwrap_or("every listener");
                 return wrong(
                     "to",

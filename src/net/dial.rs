@@ -104,6 +104,7 @@ impl Dialer {
         match target {
             Address::Unix(address) => Box::pin(limited(connect_unix(address))).await,
             Address::Tcp { host, port } => self.connect_tcp(host, port.unwrap_or_default()).await,
+            Address::Udp { .. } => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 

@@ -276,6 +276,7 @@ fn bind_one(name: String, wanted: &Bound, ipv6_only: bool) -> io::Result<Listene
             bind(&socket, &address)?;
             socket
         }
+        Bound::Udp(_) => return Err(io::ErrorKind::Unsupported.into()),
         Bound::Unix(UnixAddress::Path(path)) => {
             remove_stale(path)?;
             let socket = open(AddressFamily::UNIX)?;
