@@ -233,6 +233,7 @@ impl ServiceConfig {
             (self.wake_rate.is_some(), "`--wake-rate`"),
             (http.is_some(), "`--http`"),
             (tls.is_some(), "`--tls`"),
+            (!self.udp.wake.is_any(), "`--udp-wake`"),
         ];
         let given = given.into_iter().filter(|(is, _)| *is);
         given.map(|(_, name)| name).collect()
