@@ -11,15 +11,15 @@ use crate::rig::Rig;
 const ANSWER: Duration = Duration::from_secs(60);
 
 /// A client is gone soon, and the service sleeps soon after.
-pub(crate) const SOON: &str = "WAKEPORT_COOLDOWN=300ms WAKEPORT_UDP_IDLE_TIMEOUT=1s";
+const SOON: &str = "WAKEPORT_COOLDOWN=300ms WAKEPORT_UDP_IDLE_TIMEOUT=1s";
 
 /// What RakNet's messages outside of a connection hold.
 const MAGIC: &[u8] = b"\x00\xff\xff\x00\xfe\xfe\xfe\xfe\xfd\xfd\xfd\xfd\x12\x34\x56\x78";
 
-/// A service that answers each datagram on these ports with its name, and the port.
-pub(crate) fn datagram_server(rig: &Rig, name: &str, ports: &[u16]) {
+/// A program that answers each datagram on these ports with a name, and the port.
+pub(crate) fn datagram_program(rig: &Rig, path: &str, name: &str, ports: &[u16]) {
     rig.script(
-        &format!("/usr/local/bin/{name}-server"),
+        path,
         &format!(
             "#!/usr/bin/env python3\nimport selectors, socket\nall = selectors.DefaultSelector()\nfor port in {ports:?}:\n    \
              s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n    s.bind(('127.0.0.1', port))\n    \
@@ -28,6 +28,11 @@ pub(crate) fn datagram_server(rig: &Rig, name: &str, ports: &[u16]) {
              key.fileobj.sendto(b'{name} %d' % key.data, client)\n"
         ),
     );
+}
+
+/// A unit that runs such a program.
+fn datagram_server(rig: &Rig, name: &str, ports: &[u16]) {
+    datagram_program(rig, &format!("/usr/local/bin/{name}-server"), name, ports);
     rig.unit(
         &format!("{name}.service"),
         &format!(
@@ -47,7 +52,7 @@ fn client(address: &str) -> UdpSocket {
 
 /// The answer to one datagram, which is sent once.
 #[track_caller]
-pub(crate) fn asks(address: &str, datagram: &[u8]) -> String {
+fn asks(address: &str, datagram: &[u8]) -> String {
     let socket = client(address);
     socket.send(datagram).expect("sends");
     let mut buffer = [0; 2048];
@@ -65,7 +70,14 @@ fn starts(rig: &Rig, name: &str) -> (usize, usize) {
 
 /// `name` is woken twice by this datagram, and answers; while it sleeps `quiet` starts nothing.
 #[track_caller]
-fn sleeps(rig: &Rig, name: &str, address: &str, wakes: &[u8], expected: &str, quiet: &[Vec<u8>]) {
+pub(crate) fn sleeps(
+    rig: &Rig,
+    name: &str,
+    address: &str,
+    wakes: &[u8],
+    expected: &str,
+    quiet: &[Vec<u8>],
+) {
     cooldown(rig, name, SOON);
     rig.systemctl(&format!("stop wakeport@{name}.service {name}.service"));
     for round in 0..2 {
@@ -87,7 +99,8 @@ fn sleeps(rig: &Rig, name: &str, address: &str, wakes: &[u8], expected: &str, qu
     }
 }
 
-fn raknet(id: u8) -> Vec<u8> {
+/// A message of RakNet's: a request to open a connection, or a ping.
+pub(crate) fn raknet(id: u8) -> Vec<u8> {
     match id {
         0x05 => [&[id], MAGIC, &[11], &[0; 1400]].concat(),
         _ => [&[id], &[0; 8][..], MAGIC, &[0; 8]].concat(),
