@@ -3,6 +3,8 @@
 mod abort;
 mod client_hello;
 mod counted;
+pub mod flow;
+mod held;
 mod http;
 mod lead;
 mod proxy_header;
@@ -31,6 +33,8 @@ use crate::service::{Entrance, Permit, Queued, Requests, Traffic, Verdict};
 pub use abort::Abort;
 use abort::Triggered;
 use counted::{Connected, Counted, Upgraded};
+use flow::FlowRules;
+pub use held::Holding;
 pub use lead::{Lead, Leads, Way};
 use proxy_header::{HeaderOutcome, ProxyHeaderReader};
 
@@ -64,6 +68,7 @@ pub struct SessionContext {
     /// Connections begin with a ClientHello that names the service.
     tls: bool,
     liveness: Liveness,
+    flows: FlowRules,
     /// Triggered when the connections that are left are to end, or to pause.
     abort: Arc<Abort>,
 }
@@ -74,6 +79,7 @@ impl SessionContext {
         dialer: Dialer,
         admission: Admission,
         liveness: Liveness,
+        flows: FlowRules,
         abort: Arc<Abort>,
     ) -> Self {
         Self {
@@ -84,6 +90,7 @@ impl SessionContext {
             tls: admission.tls.is_some(),
             http: admission.http,
             liveness,
+            flows,
             abort,
         }
     }

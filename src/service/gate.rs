@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::now;
 use crate::core::gate::{Occupancy, Step, Word};
+use crate::net::datagram::Dropped;
 use crate::report::status::Tally;
 
 /// The gate of one target, and what has passed it.
@@ -20,6 +21,7 @@ pub(super) struct Gate {
     down: AtomicU64,
     idle: AtomicU64,
     vanished: AtomicU64,
+    dropped: [AtomicU64; Dropped::ALL.len()],
 }
 
 /// What a connection has carried.
@@ -47,6 +49,7 @@ impl Gate {
             down: AtomicU64::new(0),
             idle: AtomicU64::new(0),
             vanished: AtomicU64::new(0),
+            dropped: Default::default(),
         };
         gate.follow(cooldown);
         gate
@@ -113,6 +116,11 @@ impl Gate {
         add(&self.vanished, traffic.vanished.into());
     }
 
+    /// Counts datagrams that were not passed on.
+    pub(super) fn dropped(&self, why: Dropped, count: u64) {
+        self.dropped[why as usize].fetch_add(count, Ordering::Relaxed);
+    }
+
     /// Makes one step, if there is one; what it was.
     fn step(&self, step: impl Fn(Word) -> Option<Step>) -> Option<Step> {
         let before = self.update(|word| step(word).map(|step| step.word))?;
@@ -152,6 +160,9 @@ pub(super) fn totals<'a>(gates: impl Iterator<Item = &'a Gate>) -> (u32, Tally) 
         totals.down += read(&gate.down);
         totals.idle += read(&gate.idle);
         totals.vanished += read(&gate.vanished);
+        for (total, counter) in totals.dropped.iter_mut().zip(&gate.dropped) {
+            *total += read(counter);
+        }
     }
     (entered, totals)
 }
