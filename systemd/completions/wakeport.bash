@@ -61,7 +61,7 @@ _wakeport() {
             return 0
             ;;
         wakeport__subcmd__check)
-            opts="-h --to --unit --user --start-hook --stop-hook --freeze-hook --thaw-hook --exec --ready --ready-hook --stop-on-exit --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --target-protocol --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --access-log --tls --cooldown --freeze-after --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --listen --max-connections --max-waiting --threads --drain-timeout --stay --log-level --log-format --name --state-dir --metrics --help"
+            opts="-h --to --unit --user --start-hook --stop-hook --freeze-hook --thaw-hook --exec --ready --ready-hook --stop-on-exit --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --target-protocol --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --access-log --tls --udp-wake --udp-idle-timeout --cooldown --freeze-after --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --listen --max-connections --max-waiting --threads --drain-timeout --stay --log-level --log-format --name --state-dir --metrics --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -240,6 +240,20 @@ _wakeport() {
                     return 0
                     ;;
                 --tls)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --udp-wake)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --udp-idle-timeout)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
@@ -523,13 +537,20 @@ _wakeport() {
             return 0
             ;;
         wakeport__subcmd__init)
-            opts="-h --add --awake --until --asleep-from --write --enable --remove --standalone --force --unit --user --start-hook --stop-hook --freeze-hook --thaw-hook --exec --ready --ready-hook --stop-on-exit --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --target-protocol --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --access-log --tls --cooldown --freeze-after --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --max-connections --max-waiting --threads --drain-timeout --stay --log-level --log-format --name --state-dir --metrics --listen --to --help"
+            opts="-h --add --listen-udp --awake --until --asleep-from --write --enable --remove --standalone --force --unit --user --start-hook --stop-hook --freeze-hook --thaw-hook --exec --ready --ready-hook --stop-on-exit --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --target-protocol --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --access-log --tls --udp-wake --udp-idle-timeout --cooldown --freeze-after --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --max-connections --max-waiting --threads --drain-timeout --stay --log-level --log-format --name --state-dir --metrics --listen --to --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --add)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --listen-udp)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
@@ -723,6 +744,20 @@ _wakeport() {
                     return 0
                     ;;
                 --tls)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --udp-wake)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --udp-idle-timeout)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
@@ -929,7 +964,7 @@ _wakeport() {
             return 0
             ;;
         wakeport__subcmd__run)
-            opts="-h --to --unit --user --start-hook --stop-hook --freeze-hook --thaw-hook --exec --ready --ready-hook --stop-on-exit --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --target-protocol --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --access-log --tls --cooldown --freeze-after --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --listen --max-connections --max-waiting --threads --drain-timeout --stay --log-level --log-format --name --state-dir --metrics --help"
+            opts="-h --to --unit --user --start-hook --stop-hook --freeze-hook --thaw-hook --exec --ready --ready-hook --stop-on-exit --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --target-protocol --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --access-log --tls --udp-wake --udp-idle-timeout --cooldown --freeze-after --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --listen --max-connections --max-waiting --threads --drain-timeout --stay --log-level --log-format --name --state-dir --metrics --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1108,6 +1143,20 @@ _wakeport() {
                     return 0
                     ;;
                 --tls)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --udp-wake)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --udp-idle-timeout)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace

@@ -93,6 +93,7 @@ fn example_two_ports_works() {
 #[ignore = "needs root: tests/run runs it"]
 fn example_bedrock_beside_java_works() {
     let rig = Rig::boot();
+    let runner = PageRunner::new(&rig);
     rig.run("useradd --system minecraft; mkdir /srv/minecraft");
     rig.script(
         "/usr/local/bin/java",
@@ -102,7 +103,7 @@ fn example_bedrock_beside_java_works() {
          threading.Thread(target=bedrock, daemon=True).start()\n\
          while True:\n    client = server.accept()[0]\n    client.recv(64)\n    client.sendall(b'java')\n    client.close()\n",
     );
-    PageRunner::new(&rig).run_section("examples/bedrock-beside-java/README.md");
+    runner.run_section("examples/bedrock-beside-java/README.md");
     let ping = udp::raknet(0x01);
     let bedrock = "127.0.0.1:19132";
     udp::sleeps(
@@ -122,6 +123,7 @@ fn example_bedrock_beside_java_works() {
 #[ignore = "needs root: tests/run runs it"]
 fn example_valheim_works() {
     let rig = Rig::boot();
+    let runner = PageRunner::new(&rig);
     rig.run("useradd --system valheim; mkdir /srv/valheim");
     udp::datagram_program(
         &rig,
@@ -129,7 +131,7 @@ fn example_valheim_works() {
         "valheim",
         &[2466, 2467],
     );
-    PageRunner::new(&rig).run_section("examples/valheim/README.md");
+    runner.run_section("examples/valheim/README.md");
     let query = b"\xff\xff\xff\xffTSource Engine Query\0".to_vec();
     for (port, inside) in [(2456, 2466), (2457, 2467)] {
         let address = format!("127.0.0.1:{port}");
