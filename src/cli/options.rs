@@ -439,7 +439,7 @@ struct ProcessOptions {
 #[command(next_help_heading = "Process")]
 struct OwnOptions {
     /// Listen on this address instead of taking sockets from systemd: ADDRESS:PORT, PORT, /path,
-    /// @abstract
+    /// @abstract, or udp:PORT
     ///
     /// For running by hand or in a container; implies --stay. May be repeated.
     #[arg(long, value_name = "[NAME=]ADDR")]
