@@ -20,12 +20,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::config::udp_wake::UdpWake;
 use access::AccessList;
 use address::{Address, Bound, HttpUrl};
 use busy::Busy;
 use host::{HostPattern, PathPrefix, Table, Twice};
 use quiet::Quiet;
-use udp_wake::UdpWake;
 
 pub use wake_rate::WakeRate;
 
