@@ -179,28 +179,42 @@ impl Instance {
                 "`{word}` ends with a backslash, which continues the line in a unit file; use another name"
             ));
         }
+        let sockets = self.sockets();
+        let twice = sockets
+            .iter()
+            .enumerate()
+            .find(|(index, unit)| sockets[..*index].contains(unit));
+        if let Some((_, unit)) = twice {
+            return Some(format!(
+                "`{unit}` would be for streams and for datagrams; give one of the two listeners another name, as in `--listen-udp NAME=PORT`"
+            ));
+        }
         let longest = match self.manager {
             Manager::System => LONGEST_WITH_TMP,
             Manager::User => LONGEST_UNIT,
         };
         let units = [(self.service(), longest)].into_iter();
-        let mut units = units.chain(self.sockets().into_iter().map(|unit| (unit, LONGEST_UNIT)));
+        let mut units = units.chain(sockets.into_iter().map(|unit| (unit, LONGEST_UNIT)));
         let (long, _) = units.find(|(unit, longest)| unit.len() > *longest)?;
         Some(format!(
             "`{long}` is too long for a unit's name; use a shorter name for the instance or the listener, and `--unit` for the unit"
         ))
     }
 
-    /// The listeners, one group for each name: `FileDescriptorName=` belongs to a whole unit.
+    /// The listeners, one group for each name and kind: `FileDescriptorName=` and `ReceiveBuffer=` belong to a
+    /// whole unit.
     fn groups(&self) -> Vec<Group<'_>> {
         let mut groups: Vec<Group<'_>> = Vec::new();
         for Named { name, value } in &self.config.process.listen {
             let name = name.as_deref();
-            match groups.iter_mut().find(|group| group.name == name) {
+            let same =
+                |group: &&mut Group<'_>| group.name == name && group.is_udp == value.is_udp();
+            match groups.iter_mut().find(same) {
                 Some(group) => group.addresses.push(value),
                 None => groups.push(Group {
                     unit: String::new(),
                     name,
+                    is_udp: value.is_udp(),
                     addresses: vec![value],
                 }),
             }
@@ -222,6 +236,7 @@ impl Instance {
 struct Group<'a> {
     unit: String,
     name: Option<&'a str>,
+    is_udp: bool,
     addresses: Vec<&'a Bound>,
 }
 

@@ -10,6 +10,7 @@ pub mod quiet;
 pub mod settings;
 pub mod slice;
 pub mod span;
+pub mod udp_wake;
 #[cfg(test)]
 mod tests;
 mod wake_rate;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::config::udp_wake::UdpWake;
 use access::AccessList;
 use address::{Address, Bound, HttpUrl};
 use busy::Busy;
@@ -135,6 +137,8 @@ pub struct ServiceConfig {
     pub timing: Timing,
     /// How connections that are of no use any more are found out.
     pub liveness: Liveness,
+    /// What is special about datagrams.
+    pub udp: UdpSettings,
     /// The PROXY header that every connection to the target begins with.
     pub send_proxy: Option<ProxyVersion>,
     /// Who counts as a client.
@@ -150,23 +154,52 @@ pub struct ServiceConfig {
 }
 
 impl ServiceConfig {
-    /// Where the clients of the listener with this name go: to its own target, or to the one
-    /// without a name.
-    pub fn route(&self, listener: &str) -> Option<&Address> {
+    /// Where the clients of the listener with this name go, with datagrams or without: to its own
+    /// target, or to the one without a name.
+    pub fn route(&self, listener: &str, is_udp: bool) -> Option<&Address> {
         let of = |name: Option<&str>| {
             let mut routes = self.routes.iter();
             routes
-                .find(|route| route.name.as_deref() == name)
+                .find(|route| route.name.as_deref() == name && route.value.is_udp() == is_udp)
                 .map(|route| &route.value)
         };
         of(Some(listener)).or_else(|| of(None))
     }
 
+    /// What is given that a listener for datagrams cannot have.
+    fn about_streams(&self) -> Option<&'static str> {
+        let Admission {
+            accept_proxy,
+            http,
+            tls,
+            ..
+        } = &self.admission;
+        let given = [
+            (http.is_some(), "--http"),
+            (tls.is_some(), "--tls"),
+            (*accept_proxy, "--accept-proxy"),
+            (self.send_proxy.is_some(), "--send-proxy"),
+        ];
+        given.into_iter().find_map(|(is, name)| is.then_some(name))
+    }
+
     /// Where the clients of the listener with this name and address go, or why that is not known.
     pub fn target(&self, listener: &str, at: &Bound) -> Result<Address, String> {
-        let route = self.route(listener);
+        let is_udp = at.is_udp();
+        if let (true, Some(option)) = (is_udp, self.about_streams()) {
+            return Err(format!(
+                "listener `{listener}` takes datagrams, and `{option}` is about streams; leave it out, or give the listener to a service of its own"
+            ));
+        }
+        // Both are often to be had in one place.
+        let stream = || self.route(listener, false).cloned()?.over_udp();
+        let route = match self.route(listener, is_udp) {
+            None if is_udp => stream(),
+            route => route.cloned(),
+        };
         let route = route.ok_or_else(|| {
-            format!("listener `{listener}` has no target; add `--to {listener}=ADDR`")
+            let address = if is_udp { "udp:ADDR" } else { "ADDR" };
+            format!("listener `{listener}` has no target; add `--to {listener}={address}`")
         })?;
         route.clone().for_listener(listener).with_port(at.port()).ok_or_else(|| {
             format!(
@@ -207,6 +240,7 @@ impl ServiceConfig {
             (self.wake_rate.is_some(), "`--wake-rate`"),
             (http.is_some(), "`--http`"),
             (tls.is_some(), "`--tls`"),
+            (!self.udp.wake.is_any(), "`--udp-wake`"),
         ];
         let given = given.into_iter().filter(|(is, _)| *is);
         given.map(|(_, name)| name).collect()
@@ -449,6 +483,20 @@ impl Liveness {
     pub const KEEPALIVE_PROBES: u32 = 6;
     /// The kernel counts a reader that stalls with a full window as well: too many would be hurt.
     pub const USER_TIMEOUT: &str = "infinity";
+}
+
+/// What is special about datagrams.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UdpSettings {
+    /// Which of them wake the service.
+    pub wake: UdpWake,
+    /// How long a flow without a datagram is one; [`Duration::MAX`] is for ever.
+    pub idle_timeout: Duration,
+}
+
+impl UdpSettings {
+    /// No shorter than what a NAT keeps a mapping for, at least (RFC 4787, REQ-5).
+    pub const IDLE_TIMEOUT: &str = "2min";
 }
 
 /// How many clients at once; those beyond stay in the kernel's backlog.

@@ -46,7 +46,8 @@
 //! -- asks and answers
 //! control.rs control/  varlink: messages and our interface (pure); its client
 //! -- acts: one outside thing per file
-//! net.rs net/          listen, stream, dial, endpoints, pool, http2, reach, direct, proxy_header, client_hello, relay
+//! net.rs net/          listen, stream, dial, endpoints, pool, http2, reach, direct, proxy_header, client_hello, relay,
+//!                      datagram (filter: which of them the kernel keeps while everything sleeps)
 //! http.rs http/        heads, framing, chunks, repeats (pure); a body, and an exchange, on two sockets
 //! backend.rs backend/  starts and stops the service: systemd, hooks, exec, kubernetes
 //! program.rs program/  runs an administrator's program: environment, time limit, output

@@ -10,4 +10,5 @@ pub mod http2;
 pub mod direct;
 pub mod proxy_header;
 pub mod client_hello;
+pub mod datagram;
 pub mod relay;

@@ -2,6 +2,7 @@
 //! services, drains on a signal, reloads the file, and exits when no service needs it.
 
 mod control;
+mod datagrams;
 pub mod handover;
 mod instance;
 pub mod limits;
@@ -91,9 +92,11 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
     background.spawn(launcher.clone().reap_orphans());
     background.spawn(notifier.clone().feed_watchdog());
     let own = listeners.iter().filter_map(|own| own.address.tcp());
+    let own_udp = listeners.iter().filter_map(|own| own.address.udp());
     let unit = setup.instance.unit.clone();
     let surroundings = Surroundings {
         ours: own.collect(),
+        ours_udp: own_udp.collect(),
         launcher,
         instance: setup.instance,
         status_line: StatusLine::new(notifier.clone()),
@@ -181,7 +184,6 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
     }
     listeners.close().await;
     control.close().await;
-    drop(listeners);
     let drain_timeout = config.process.drain_timeout;
     let end = async {
         let unit = unit.as_ref();
@@ -192,7 +194,8 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
                 // Holders do not delay the end, and come again.
                 control.end().await;
                 services.ending();
-                sessions.drain(signal, drain_timeout).await;
+                listeners.drain();
+                sessions.drain(signal, drain_timeout, listeners).await;
                 services.close_all(End::Signal).await;
             }
         }

@@ -3,6 +3,8 @@
 mod abort;
 mod client_hello;
 mod counted;
+pub mod flow;
+mod held;
 mod http;
 mod lead;
 mod proxy_header;
@@ -32,6 +34,8 @@ use crate::util::per_thread::References;
 pub use abort::Abort;
 use abort::Triggered;
 use counted::{Connected, Counted, Upgraded};
+use flow::FlowRules;
+pub use held::Holding;
 pub use lead::{Lead, Leader, Leads, Way};
 use proxy_header::{HeaderOutcome, ProxyHeaderReader};
 
@@ -65,6 +69,7 @@ pub struct SessionContext {
     /// Connections begin with a ClientHello that names the service.
     tls: bool,
     liveness: Liveness,
+    flows: FlowRules,
     /// Triggered when the connections that are left are to end, or to pause.
     abort: Arc<Abort>,
 }
@@ -75,6 +80,7 @@ impl SessionContext {
         dialer: Dialer,
         admission: Admission,
         liveness: Liveness,
+        flows: FlowRules,
         abort: Arc<Abort>,
     ) -> Self {
         Self {
@@ -85,6 +91,7 @@ impl SessionContext {
             tls: admission.tls.is_some(),
             http: admission.http,
             liveness,
+            flows,
             abort,
         }
     }

@@ -6,6 +6,7 @@ pub mod port;
 pub mod reclaim;
 pub mod socket;
 pub mod target;
+pub mod udp;
 pub mod unit;
 
 use super::system::{Subject, System};
@@ -37,6 +38,7 @@ pub fn preflight(instance: &Instance, system: &System, plan: &Plan) -> Vec<Findi
         }
         found.extend(target::routes(&listeners, service));
         found.extend(http::requests(&listeners, service));
+        found.extend(udp::datagrams(&listeners, service));
         let refused = |relay| target::refused(service, &[], relay, instance.manager);
         found.extend(system.service.iter().flat_map(refused));
         found.extend(unit::filters(service, system.service.as_ref(), woken));
@@ -89,6 +91,7 @@ pub fn findings(subject: &Subject) -> Vec<Finding> {
     for (config, system) in subject.services() {
         let mut found = target::routes(&listeners, config);
         found.extend(http::requests(&listeners, config));
+        found.extend(udp::datagrams(&listeners, config));
         found.extend(target::lookups(&system.lookups));
         found.extend(target::loops(&system.loops));
         found.extend(target::hidden(&system.hidden, &subject.user));

@@ -336,9 +336,9 @@ pub struct SocketUnit {
     pub name: String,
     /// The unit itself.
     pub unit: Unit,
-    /// Its streams.
+    /// Its streams, and its UDP ports.
     pub at: Vec<Bound>,
-    /// Listeners that are no streams, or none that we know.
+    /// Listeners of other kinds.
     pub others: Vec<String>,
     /// `FileDescriptorName=`.
     pub listener: String,
@@ -348,6 +348,8 @@ pub struct SocketUnit {
     pub ipv6_only: bool,
     /// `FlushPending=yes`.
     pub flush: bool,
+    /// `ReceiveBuffer=`; 0 is the kernel's own.
+    pub receive_buffer: u64,
     /// `TriggerLimitIntervalSec=`, if there is one.
     pub trigger_limit: Duration,
 }

@@ -314,6 +314,7 @@ fn what_has_the_port_is_named() {
     }
     // Our own socket may have it, and others may have others.
     for (place, holder) in [
+        ("udp:80", "apache2.service"),
         ("[::]:80", "wakeport@nginx.socket"),
         ("0.0.0.0:81", "apache2.service"),
         ("/run/80", "apache2.service"),
@@ -964,6 +965,140 @@ fn each_thing_that_is_wrong_with_an_instance_is_one_line() {
     wrong(
         |it| it.instance.as_mut().unwrap().unread = vec![("/x".into(), "no".into())],
         "note: `/x` was not read (no)",
+    );
+}
+
+/// What is found of an instance with a UDP port, and these options.
+fn datagrams(port: &str, options: &[&str], spoil: impl FnOnce(&mut Subject)) -> Vec<String> {
+    let mut arguments = vec!["--unit=nginx", "--to=127.0.0.1:8080"];
+    arguments.extend(options);
+    let mut subject = subject();
+    subject.config = typed(&arguments);
+    let installed = subject.instance.as_mut().unwrap();
+    let mut socket = installed.sockets[0].clone();
+    (socket.name, socket.listener) = ("wakeport@nginx-udp.socket".into(), "udp".into());
+    socket.at = vec![format!("udp:{port}").parse().unwrap()];
+    socket.receive_buffer = 4 << 20;
+    installed.sockets.push(socket);
+    spoil(&mut subject);
+    let found = checks::findings(&subject);
+    found
+        .iter()
+        .map(|it| format!("{}: {}", it.level, it.text))
+        .collect()
+}
+
+#[test]
+fn what_is_wrong_with_a_udp_port_is_one_line() {
+    let nothing = |_: &mut Subject| ();
+    assert_eq!(datagrams("8000", &[], nothing), Vec::<String>::new());
+    assert_eq!(
+        datagrams("19132", &["--udp-wake=raknet"], nothing),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        datagrams("19132", &["--udp-wake=05,18+"], nothing),
+        Vec::<String>::new()
+    );
+    let one = |found: Vec<String>, words: &str| {
+        assert!(
+            found.len() == 1 && found[0].contains(words),
+            "no `{words}` in {found:#?}"
+        );
+    };
+    one(
+        datagrams("19132", &[], nothing),
+        "note: port 19132 of listener `udp` is that of a protocol for which there is `--udp-wake raknet`",
+    );
+    one(
+        datagrams("51820", &["--udp-wake=quic"], nothing),
+        "warning: port 51820 of listener `udp` is that of a protocol for which there is `--udp-wake wireguard`, and with `--udp-wake quic`",
+    );
+    one(
+        datagrams("8000", &["--to=udp:192.0.2.1:8000"], nothing),
+        "note: whether anything takes datagrams on `udp:192.0.2.1:8000` was not verified",
+    );
+    one(
+        datagrams("8000", &["--http"], nothing),
+        "error: listener `udp` takes datagrams, and `--http` is about streams",
+    );
+    one(
+        datagrams("8000", &["--send-proxy=v2"], nothing),
+        "`--send-proxy` is about streams",
+    );
+    one(
+        datagrams("8000", &["--to=udp:127.0.0.1:8000"], nothing),
+        "error: target `udp:127.0.0.1:8000` is our own listener `udp` on udp:[::]:8000",
+    );
+    one(
+        datagrams("8000", &[], |subject| {
+            subject.instance.as_mut().unwrap().sockets[1].receive_buffer = 0;
+        }),
+        "warning: `wakeport@nginx-udp.socket` has the kernel's receive buffer",
+    );
+    one(
+        datagrams("8000", &[], |subject| {
+            let installed = subject.instance.as_mut().unwrap();
+            installed.sockets[1].others = vec!["`/run/x` (Datagram)".into()];
+        }),
+        "error: `wakeport@nginx-udp.socket` listens on `/run/x` (Datagram), and wakeport relays streams of TCP and Unix sockets, and datagrams of UDP",
+    );
+    one(
+        datagrams("8000", &[], |subject| {
+            let installed = subject.instance.as_mut().unwrap();
+            installed.sockets[1].unit.active = "inactive".into();
+            // A stream of the same port is no matter.
+            subject.listening = vec![listens("0.0.0.0:8000", Holder::Unknown)];
+        }),
+        "error: `wakeport@nginx-udp.socket` is not started",
+    );
+    let found = datagrams("8000", &[], |subject| {
+        let installed = subject.instance.as_mut().unwrap();
+        installed.sockets[1].unit.active = "inactive".into();
+        subject.listening = vec![listens("udp:0.0.0.0:8000", Holder::Program("dig".into()))];
+    });
+    assert!(
+        found
+            .iter()
+            .any(|line| line.contains("udp:0.0.0.0:8000 is in use by the program `dig`")),
+        "{found:#?}"
+    );
+    // Without a listener for datagrams.
+    let none = |options: &[&str]| {
+        datagrams("8000", options, |subject| {
+            subject.instance.as_mut().unwrap().sockets.truncate(1);
+        })
+    };
+    one(
+        none(&["--udp-wake=quic"]),
+        "warning: `--udp-wake quic` is about datagrams, and there is no listener for them",
+    );
+    one(
+        none(&["--to=udp:127.0.0.1:53"]),
+        "warning: target `udp:127.0.0.1:53` is for datagrams, and there is no listener for them",
+    );
+}
+
+#[test]
+fn one_name_is_not_for_streams_and_for_datagrams() {
+    let mut instance = nginx();
+    instance.config = typed(&[
+        "--listen=web=80",
+        "--listen=web=udp:80",
+        "--to=127.0.0.1:8080",
+    ]);
+    // The first one has the socket of the instance's own name.
+    assert_eq!(instance.unwritable(), None);
+    instance.config = typed(&[
+        "--listen=80",
+        "--listen=web=81",
+        "--listen=web=udp:80",
+        "--to=127.0.0.1:8080",
+    ]);
+    let why = instance.unwritable().expect("it cannot be written");
+    assert!(
+        why.starts_with("`wakeport@nginx-web.socket` would be for streams and for datagrams"),
+        "{why}"
     );
 }
 

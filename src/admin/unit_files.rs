@@ -20,6 +20,10 @@ pub const DROP_IN: &str = "10-init.conf";
 /// The name of our drop-ins for the units that are woken.
 pub const WOKEN_DROP_IN: &str = "10-wakeport.conf";
 
+/// What the kernel keeps of datagrams while nothing reads them: its own limit is some 250 small ones. Not for
+/// streams, whose buffers would not grow by themselves any more.
+const RECEIVE_BUFFER: &str = "4M";
+
 /// How the units of the control socket are called.
 pub const CONTROL: &str = "wakeport-control@";
 
@@ -233,8 +237,10 @@ pub fn listeners(present: &[Present], stem: &str) -> Vec<Named<Bound>> {
             match (key, value) {
                 ("FileDescriptorName", "%i") => *name = None,
                 ("FileDescriptorName", value) => *name = Some(value.replace("%%", "%")),
-                ("ListenStream", "") => addresses.clear(),
+                // One of these takes back both (systemd.socket(5)).
+                ("ListenStream" | "ListenDatagram", "") => addresses.clear(),
                 ("ListenStream", value) => addresses.extend(value.replace("%%", "%").parse().ok()),
+                ("ListenDatagram", value) => addresses.extend(format!("udp:{value}").parse().ok()),
                 _ => (),
             }
         }
@@ -281,9 +287,16 @@ pub fn files(instance: &Instance, places: &Places, ids: &[String]) -> Vec<(PathB
                 true => apart.to_vec(),
                 false => vec![unit_text::address(address)],
             };
+            let key = match group.is_udp {
+                true => "ListenDatagram",
+                false => "ListenStream",
+            };
             for text in texts {
-                sections.add("Socket", "ListenStream", &text);
+                sections.add("Socket", key, &text);
             }
+        }
+        if group.is_udp {
+            sections.add("Socket", "ReceiveBuffer", RECEIVE_BUFFER);
         }
         if ipv6_only {
             sections.add("Socket", "BindIPv6Only", "ipv6-only");
@@ -360,7 +373,7 @@ pub fn files(instance: &Instance, places: &Places, ids: &[String]) -> Vec<(PathB
 /// network.
 fn comes_late(address: &Bound) -> bool {
     match address {
-        Bound::Tcp(tcp) => !tcp.ip().is_unspecified() && !tcp.ip().is_loopback(),
+        Bound::Tcp(at) | Bound::Udp(at) => !at.ip().is_unspecified() && !at.ip().is_loopback(),
         Bound::Zoned(..) => true,
         Bound::Unix(_) => false,
     }

@@ -48,10 +48,12 @@ pub fn word(text: &str) -> String {
     format!("\"{text}\"")
 }
 
-/// An address as `ListenStream=` takes it. A port alone is every address, IPv6 or not.
+/// An address as `ListenStream=`, or `ListenDatagram=`, takes it. A port alone is every address, IPv6 or not.
 pub fn address(bound: &Bound) -> String {
     match bound {
         Bound::Tcp(tcp) if tcp.is_ipv6() && tcp.ip().is_unspecified() => tcp.port().to_string(),
+        Bound::Udp(udp) if bound.is_dual_wildcard() => udp.port().to_string(),
+        Bound::Udp(udp) => udp.to_string(),
         Bound::Tcp(_) | Bound::Zoned(..) | Bound::Unix(_) => bound.to_string().replace('%', "%%"),
     }
 }

@@ -393,7 +393,7 @@ fn programs(service: &ServiceConfig, identity: Option<&Identity>) -> Vec<Program
 async fn lookups(routes: &[Named<Address>]) -> Vec<Lookup> {
     let mut lookups: Vec<Lookup> = Vec::new();
     for Named { value, .. } in routes {
-        let Address::Tcp { host, port } = value else {
+        let (Address::Tcp { host, port } | Address::Udp { host, port }) = value else {
             continue;
         };
         if lookups.iter().any(|(address, _)| address == value) {

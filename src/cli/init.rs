@@ -19,7 +19,8 @@ use crate::admin::unit_files::{
     self, Change, DROP_IN, Places, Plan, Step, WOKEN_DROP_IN, in_words, is_policy, is_rule,
 };
 use crate::admin::{Added, Finding, Instance, Level, checks, stem};
-use crate::config::{Manager, UnitName};
+use crate::config::address::Bound;
+use crate::config::{Manager, Named, UnitName};
 use crate::util::file;
 
 /// Put a service behind wakeport: print the units, or install them
@@ -51,6 +52,20 @@ pub(super) struct Init {
         display_order = 3
     )]
     add: Vec<Addition>,
+
+    /// A UDP port that wakeport listens on, beside --listen or alone: PORT, ADDRESS:PORT
+    ///
+    /// It becomes the ListenDatagram= of a socket unit of its own, with a larger buffer. Without a NAME it is called
+    /// udp. `--to udp:ADDRESS:PORT` says where the service takes datagrams; without one they go where
+    /// streams do. May be repeated.
+    #[arg(
+        long,
+        value_name = "[NAME=]PORT",
+        value_parser = listen_udp,
+        conflicts_with_all = ["add", "remove"],
+        display_order = 1
+    )]
+    listen_udp: Vec<Named<Bound>>,
 
     /// Hold the service awake from this calendar event on (systemd.time(7)), until --until: a timer and
     /// its service, which runs `wakeport hold`
@@ -101,6 +116,17 @@ pub(super) struct Init {
     #[command(flatten)]
     options: Options,
 }
+
+/// Reads a UDP port or address, perhaps with a name.
+fn listen_udp(text: &str) -> Result<Named<Bound>, String> {
+    match text.split_once('=') {
+        Some((name, at)) => format!("{name}=udp:{at}").parse(),
+        None => format!("udp:{text}").parse(),
+    }
+}
+
+/// What those are called that have no name.
+const UDP: &str = "udp";
 
 /// Reads a calendar event.
 fn calendar(text: &str) -> Result<String, String> {
@@ -237,6 +263,12 @@ impl Init {
             }
         };
         config.process.listen.extend(kept);
+        config.process.listen.extend(self.listen_udp);
+        for listen in config.process.listen.iter_mut() {
+            if listen.value.is_udp() {
+                listen.name.get_or_insert_with(|| UDP.to_owned());
+            }
+        }
         if config.process.listen.is_empty() {
             let mut services = config.services.iter();
             let listener = services.find_map(|it| it.listeners.as_ref()?.first());

@@ -25,10 +25,11 @@ use crate::config::host::{HostPattern, PathPrefix};
 use crate::config::kubernetes::{self, Access, Replicas, Scale, Workload};
 use crate::config::quiet::{Quiet, Rule};
 use crate::config::settings::{self, Origin, Setting, Settings};
+use crate::config::udp_wake::UdpWake;
 use crate::config::{
     Admission, CommandLine, Config, Http, Limits, Liveness, Manager, Named, Pause, ProcessConfig,
     ProxyVersion, Readiness, ReadyKind, ServiceConfig, ServiceKind, TargetProtocol, Template,
-    Timing, Tls, UnitName, WaitingPage, WakeRate, span,
+    Timing, Tls, UdpSettings, UnitName, WaitingPage, WakeRate, span,
 };
 use crate::systemd::journal::{LogFormat, LogLevel};
 
@@ -44,12 +45,12 @@ pub(super) struct Options {
 /// What each service of a file can have as well.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ServiceOptions {
-    /// Where to relay to: host:port, host (the listener's own port), /path, @abstract; with --scale
-    /// also service/NAME[:PORT], the ready pods of a Service
+    /// Where to relay to: host:port, host (the listener's own port), /path, @abstract; udp:host:port for
+    /// datagrams; with --scale also service/NAME[:PORT], the ready pods of a Service
     ///
-    /// An IPv6 address goes in brackets. NAME ties the target to the listener whose
-    /// FileDescriptorName= is NAME; without a name it serves every listener that has no target of
-    /// its own. May be repeated.
+    /// An IPv6 address goes in brackets. Datagrams without a target of their own go where streams do. NAME
+    /// ties the target to the listener whose FileDescriptorName= is NAME; without a name it serves every
+    /// listener that has no target of its own. May be repeated.
     #[arg(long, value_name = "[NAME=]ADDR")]
     to: Vec<Words<Named<Address>>>,
 
@@ -65,6 +66,8 @@ pub(super) struct ServiceOptions {
     http: HttpOptions,
     #[command(flatten)]
     tls: TlsOptions,
+    #[command(flatten)]
+    udp: UdpOptions,
     #[command(flatten)]
     times: TimeOptions,
     #[command(flatten)]
@@ -337,6 +340,29 @@ struct TlsOptions {
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "UDP")]
+struct UdpOptions {
+    /// Which datagrams wake the service: any, raknet, source, quic, wireguard, or those that begin with
+    /// these bytes, HEX[/MASK][,LEN+]
+    ///
+    /// raknet: requests to open a connection, and no pings (Minecraft Bedrock). source: all but queries of
+    /// server lists (Valve's servers, and others that speak their protocol). quic, wireguard: what begins
+    /// a connection. HEX: at most 20 bytes; 80/80,1200+ has the first bit set, and 1200 bytes or more.
+    ///
+    /// While the service sleeps, the kernel drops all others, and nothing is started. Once it is awake it
+    /// gets them all; pings and queries do not keep it awake.
+    #[arg(long, value_name = "KIND", default_value = "any")]
+    udp_wake: UdpWake,
+
+    /// Take a client for gone after this time without a datagram
+    ///
+    /// With the last client the cooldown begins. Datagrams of the service count as well.
+    #[arg(long, value_name = "TIME", default_value = UdpSettings::IDLE_TIMEOUT,
+          value_parser = udp_idle_timeout)]
+    udp_idle_timeout: Duration,
+}
+
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Times")]
 struct TimeOptions {
     /// Stop the service this long after the last connection closes
@@ -465,7 +491,7 @@ struct ProcessOptions {
 #[command(next_help_heading = "Process")]
 struct OwnOptions {
     /// Listen on this address instead of taking sockets from systemd: ADDRESS:PORT, PORT, /path,
-    /// @abstract
+    /// @abstract, or udp:PORT
     ///
     /// For running by hand or in a container; implies --stay. May be repeated.
     #[arg(long, value_name = "[NAME=]ADDR")]
@@ -623,6 +649,15 @@ fn whole_seconds(text: &str) -> Result<Duration, String> {
         Ok(span)
     } else {
         Err("TCP takes whole seconds, from 1s to 32767s".into())
+    }
+}
+
+/// With less every pause between two datagrams would be an end.
+fn udp_idle_timeout(text: &str) -> Result<Duration, String> {
+    let span = span::parse(text)?;
+    match span >= Duration::from_secs(1) {
+        true => Ok(span),
+        false => Err("a client may be silent for a second at least, so write `1s` or more".into()),
     }
 }
 
@@ -1256,7 +1291,10 @@ impl ServiceOptions {
             );
         }
         for (index, route) in routes.iter().enumerate() {
-            if routes[..index].iter().any(|other| other.name == route.name) {
+            let same = |other: &Named<Address>| {
+                other.name == route.name && other.value.is_udp() == route.value.is_udp()
+            };
+            if routes[..index].iter().any(same) {
                 let whose = route.name.as_deref().unwrap_or("every listener");
                 return wrong(
                     "to",
@@ -1287,6 +1325,10 @@ impl ServiceOptions {
                 keepalive_interval: self.connections.keepalive_interval,
                 keepalive_probes: self.connections.keepalive_probes,
                 user_timeout: self.connections.user_timeout,
+            },
+            udp: UdpSettings {
+                wake: self.udp.udp_wake,
+                idle_timeout: self.udp.udp_idle_timeout,
             },
             send_proxy: self.proxy.send_proxy,
             admission: Admission {

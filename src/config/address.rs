@@ -20,11 +20,21 @@ pub enum Address {
         /// The port, if one was given.
         port: Option<u16>,
     },
+    /// The same for datagrams, written `udp:HOST:PORT`.
+    Udp {
+        /// As for TCP.
+        host: String,
+        /// As for TCP.
+        port: Option<u16>,
+    },
     /// A Unix socket.
     Unix(UnixAddress),
     /// The ready pods of a Service of Kubernetes.
     Service(ServicePods),
 }
+
+/// What an address for datagrams begins with.
+const UDP: &str = "udp:";
 
 /// The address of a Unix socket (unix(7)).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -51,6 +61,8 @@ pub enum Bound {
     Tcp(SocketAddr),
     /// One on an address that is an interface's, whose name or number is the zone.
     Zoned(SocketAddrV6, String),
+    /// A UDP socket.
+    Udp(SocketAddr),
     /// A Unix socket.
     Unix(UnixAddress),
 }
@@ -102,6 +114,10 @@ impl Address {
                 host,
                 port: Some(port.or(listener)?),
             }),
+            Self::Udp { host, port } => Some(Self::Udp {
+                host,
+                port: Some(port.or(listener)?),
+            }),
             Self::Unix(_) | Self::Service(_) => Some(self),
         }
     }
@@ -113,14 +129,14 @@ impl Address {
                 listener: Some(name.to_owned()),
                 ..service
             }),
-            Self::Tcp { .. } | Self::Unix(_) | Self::Service(_) => self,
+            Self::Tcp { .. } | Self::Udp { .. } | Self::Unix(_) | Self::Service(_) => self,
         }
     }
 
     /// The host, with its port, by which an HTTP client would ask for it.
     pub fn authority(&self) -> String {
         match self {
-            Self::Tcp { .. } => self.to_string(),
+            Self::Tcp { .. } | Self::Udp { .. } => self.to_string(),
             Self::Unix(_) => "localhost".into(),
             Self::Service(service) => service.name.clone(),
         }
@@ -129,11 +145,24 @@ impl Address {
     /// The addresses that its host has without asking a resolver: a number, or those of `localhost`.
     pub fn ips(&self) -> Vec<IpAddr> {
         match self {
-            Self::Tcp { host, .. } if host == "localhost" => {
+            Self::Tcp { host, .. } | Self::Udp { host, .. } if host == "localhost" => {
                 vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
             }
-            Self::Tcp { host, .. } => host.parse().into_iter().collect(),
+            Self::Tcp { host, .. } | Self::Udp { host, .. } => host.parse().into_iter().collect(),
             Self::Unix(_) | Self::Service(_) => Vec::new(),
+        }
+    }
+
+    /// Whether it takes datagrams.
+    pub fn is_udp(&self) -> bool {
+        matches!(self, Self::Udp { .. })
+    }
+
+    /// The same place for datagrams, if it has one.
+    pub fn over_udp(self) -> Option<Self> {
+        match self {
+            Self::Tcp { host, port } | Self::Udp { host, port } => Some(Self::Udp { host, port }),
+            Self::Unix(_) | Self::Service(_) => None,
         }
     }
 }
@@ -144,24 +173,41 @@ impl Bound {
         match self {
             Self::Tcp(address) => Some(*address),
             Self::Zoned(address, _) => Some((*address).into()),
-            Self::Unix(_) => None,
+            Self::Udp(_) | Self::Unix(_) => None,
         }
     }
 
-    /// The TCP port.
+    /// The UDP address.
+    pub fn udp(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Udp(address) => Some(*address),
+            Self::Tcp(_) | Self::Zoned(..) | Self::Unix(_) => None,
+        }
+    }
+
+    /// Whether it takes datagrams.
+    pub fn is_udp(&self) -> bool {
+        matches!(self, Self::Udp(_))
+    }
+
+    /// The port, of TCP or UDP.
     pub fn port(&self) -> Option<u16> {
-        Some(self.tcp()?.port())
+        Some(self.tcp().or(self.udp())?.port())
     }
 
     /// Whether it is every address, IPv6 or not, of a port.
     pub fn is_dual_wildcard(&self) -> bool {
-        matches!(self, Self::Tcp(tcp) if tcp.is_ipv6() && tcp.ip().is_unspecified())
+        matches!(self, Self::Tcp(at) | Self::Udp(at) if at.is_ipv6() && at.ip().is_unspecified())
     }
 
     /// Whether it is every address of a port of which `all` name IPv4 addresses as well: these are
     /// theirs, and its own are those of IPv6 alone.
     pub fn leaves_ipv4<'a>(&self, all: impl IntoIterator<Item = &'a Self>) -> bool {
-        let same = |other: &Self| matches!(other, Self::Tcp(tcp) if tcp.is_ipv4() && self.port() == Some(tcp.port()));
+        let same = |other: &Self| {
+            matches!(other, Self::Tcp(at) | Self::Udp(at) if at.is_ipv4())
+                && self.is_udp() == other.is_udp()
+                && self.port() == other.port()
+        };
         self.is_dual_wildcard() && all.into_iter().any(same)
     }
 }
@@ -176,6 +222,10 @@ impl FromStr for Address {
         if let Some(service) = text.strip_prefix("service/") {
             return service.parse().map(Self::Service);
         }
+        if let Some(text) = text.strip_prefix(UDP) {
+            let (host, port) = host_and_port(text)?;
+            return Ok(Self::Udp { host, port });
+        }
         let (host, port) = host_and_port(text)?;
         Ok(Self::Tcp { host, port })
     }
@@ -187,6 +237,15 @@ impl FromStr for Bound {
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(unix) = unix(text)? {
             return Ok(Self::Unix(unix));
+        }
+        if let Some(text) = text.strip_prefix(UDP) {
+            return match text.parse()? {
+                Self::Tcp(address) if !text.starts_with(UDP) => Ok(Self::Udp(address)),
+                Self::Zoned(..) => Err("write a UDP address without a zone".into()),
+                Self::Tcp(_) | Self::Udp(_) | Self::Unix(_) => {
+                    Err("behind `udp:` comes `ADDRESS:PORT` or `PORT`".into())
+                }
+            };
         }
         // As in a .socket unit's ListenStream=: a port alone means every address.
         if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
@@ -269,7 +328,10 @@ impl<T: FromStr<Err = String>> FromStr for Named<T> {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp { host, port } => {
+            Self::Tcp { host, port } | Self::Udp { host, port } => {
+                if self.is_udp() {
+                    f.write_str(UDP)?;
+                }
                 let (open, close) = if host.contains(':') {
                     ("[", "]")
                 } else {
@@ -297,6 +359,7 @@ impl fmt::Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
+            Self::Udp(address) => write!(f, "{UDP}{address}"),
             // As systemd.socket(5) writes it.
             Self::Zoned(address, zone) => write!(f, "{address}%{zone}"),
             Self::Unix(unix) => unix.fmt(f),
@@ -418,6 +481,60 @@ mod tests {
             assert_eq!(text.parse(), Ok(address.clone()), "{text}");
             assert_eq!(address.to_string(), text);
         }
+    }
+
+    #[test]
+    fn an_address_of_datagrams_begins_with_udp() {
+        for (text, host, port) in [
+            ("udp:10.0.0.1:53", "10.0.0.1", Some(53)),
+            ("udp:[::1]:53", "::1", Some(53)),
+            ("udp:localhost", "localhost", None),
+        ] {
+            let address: Address = text.parse().expect(text);
+            let host = host.to_owned();
+            assert_eq!(address, Address::Udp { host, port });
+            assert_eq!(address.to_string(), text);
+        }
+        for (text, shown) in [
+            ("udp:53", "udp:[::]:53"),
+            ("udp:127.0.0.1:53", "udp:127.0.0.1:53"),
+            ("udp:[::1]:53", "udp:[::1]:53"),
+        ] {
+            let bound: Bound = text.parse().expect(text);
+            assert!(bound.is_udp() && bound.port() == Some(53) && bound.tcp().is_none());
+            assert_eq!(bound.to_string(), shown);
+            assert_eq!(shown.parse(), Ok(bound));
+        }
+        for text in [
+            "udp:",
+            "udp:53",
+            "udp:/x",
+            "udp:@x",
+            "udp:a:b",
+            "udp:udp:h:1",
+        ] {
+            assert!(text.parse::<Address>().is_err(), "{text}");
+        }
+        for text in [
+            "udp:",
+            "udp:/x",
+            "udp:@x",
+            "udp:udp:53",
+            "udp:[fe80::1]:53%eth0",
+            "udp:h:1",
+        ] {
+            assert!(text.parse::<Bound>().is_err(), "{text}");
+        }
+        let named: Named<Bound> = "game=udp:19132".parse().expect("parses");
+        assert!(named.value.is_udp() && named.name.as_deref() == Some("game"));
+    }
+
+    #[test]
+    fn a_wildcard_leaves_addresses_to_others_of_its_kind_alone() {
+        let bound = |text: &str| text.parse::<Bound>().expect(text);
+        assert!(bound("udp:53").leaves_ipv4(&[bound("udp:127.0.0.1:53")]));
+        assert!(!bound("udp:53").leaves_ipv4(&[bound("127.0.0.1:53")]));
+        assert!(!bound("53").leaves_ipv4(&[bound("udp:127.0.0.1:53")]));
     }
 
     #[test]

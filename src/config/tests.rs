@@ -3,6 +3,15 @@
 use super::busy::{Busy, DirectConnections};
 use super::*;
 
+impl Default for UdpSettings {
+    fn default() -> Self {
+        Self {
+            wake: UdpWake::Any,
+            idle_timeout: span::parse(Self::IDLE_TIMEOUT).unwrap(),
+        }
+    }
+}
+
 impl Default for Liveness {
     fn default() -> Self {
         let read = |text| span::parse(text).expect("the defaults are spans");

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::config::address::{Address, Peer, UnixAddress};
 use crate::config::kubernetes::ServicePods;
 use crate::config::{Liveness, ProxyVersion};
+use crate::net::datagram::DatagramSocket;
 use crate::net::endpoints::Endpoints;
 use crate::net::proxy_header::{self, Origin};
 use crate::net::reach::reaches_over_tcp;
@@ -34,6 +35,7 @@ pub struct Dialer {
     in_flight: Arc<Semaphore>,
     liveness: Liveness,
     ours: Arc<HashSet<SocketAddr>>,
+    ours_udp: Arc<HashSet<SocketAddr>>,
     preferred: Preferred,
     endpoints: Endpoints,
     header: Option<ProxyVersion>,
@@ -83,10 +85,42 @@ impl Dialer {
             liveness,
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
             ours: Arc::new(ours.into_iter().collect()),
+            ours_udp: Arc::default(),
             preferred: Preferred::default(),
             endpoints: Endpoints::default(),
             header,
         }
+    }
+
+    /// The same, that sends no datagrams to `ours` either.
+    pub fn without_datagrams_to(self, ours: impl IntoIterator<Item = SocketAddr>) -> Self {
+        let ours_udp = Arc::new(ours.into_iter().collect());
+        Self { ours_udp, ..self }
+    }
+
+    /// A socket for datagrams to the target.
+    pub async fn connect_datagrams(&self, target: &Target) -> io::Result<DatagramSocket> {
+        let Address::Udp { host, port } = target else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        // A name takes a thread.
+        let _permit = match host.parse::<IpAddr>() {
+            Ok(_) => None,
+            Err(_) => Some(self.in_flight.acquire().await.map_err(io::Error::other)?),
+        };
+        let mut failure = io::Error::new(io::ErrorKind::NotFound, "name has no address");
+        for address in resolve(host, port.unwrap_or_default()).await? {
+            let mut ours = self.ours_udp.iter();
+            if ours.any(|&ours| reaches_over_tcp(address, ours)) {
+                failure = io::Error::other(format!("{address} is our own listener"));
+                continue;
+            }
+            match DatagramSocket::connect(address) {
+                Ok(socket) => return Ok(socket),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
     }
 
     /// Where the addresses of Services are to be written.
@@ -114,6 +148,7 @@ impl Dialer {
             Address::Unix(address) => Box::pin(limited(connect_unix(address))).await,
             Address::Tcp { host, port } => self.connect_tcp(host, port.unwrap_or_default()).await,
             Address::Service(service) => Box::pin(self.connect_to_pod(service)).await,
+            Address::Udp { .. } => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 

@@ -38,6 +38,8 @@ pub async fn count(targets: &[Arc<Target>]) -> io::Result<usize> {
             Address::Tcp { host, port } => {
                 tcp.extend(resolve(host, port.unwrap_or_default()).await?);
             }
+            // A socket that only sends has no connection.
+            Address::Udp { .. } => (),
             Address::Unix(address) => unix.push(address.clone()),
             // Its pods have networks of their own, whose tables are not ours to read.
             Address::Service(_) => (),

@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::config::address::{Bound, Peer, UnixAddress};
 use crate::config::{Liveness, Named};
+use crate::net::datagram::DatagramSocket;
 use crate::net::stream::{RawStream, tune};
 
 /// A socket that clients connect to.
@@ -32,6 +34,8 @@ pub struct Listener {
     /// Where it listens.
     pub address: Bound,
     socket: OwnedFd,
+    /// The same socket, if it is one of datagrams.
+    datagrams: Option<Arc<DatagramSocket>>,
     /// The keepalive of its clients, over TCP.
     liveness: Option<Liveness>,
     /// All clients that came before its keepalive was set have been accepted.
@@ -147,8 +151,9 @@ impl Inherited {
             None => Err(not_a_stream(&name)),
         };
         match (checked, socket) {
-            (Ok(address), Some(socket)) => {
-                let listener = Listener::new(name, address, socket, None);
+            (Ok((address, datagrams)), Some(socket)) => {
+                let mut listener = Listener::new(name, address, socket, None);
+                listener.datagrams = datagrams;
                 match listener.name == CONTROL {
                     true => self.control.push(listener),
                     false => self.listeners.push(listener),
@@ -174,6 +179,10 @@ impl Inherited {
         let mut left = pause;
         loop {
             for listener in self.listeners.iter().chain(&self.control) {
+                if let Some(datagrams) = &listener.datagrams {
+                    while datagrams.receive(usize::MAX, |_| ()).is_ok() {}
+                    continue;
+                }
                 while let Ok((client, _)) = listener.try_accept() {
                     client.reset();
                 }
@@ -196,9 +205,18 @@ impl Inherited {
 }
 
 /// The address of a socket that we can accept on, without blocking from now on.
-fn check(name: &str, socket: &OwnedFd) -> Result<Bound, String> {
+fn check(name: &str, socket: &OwnedFd) -> Result<Usable, String> {
     let fail = |error: Errno| format!("cannot use listener `{name}`: {}", io::Error::from(error));
-    if sockopt::socket_type(socket).map_err(fail)? != SocketType::STREAM {
+    let kind = sockopt::socket_type(socket).map_err(fail)?;
+    if kind == SocketType::DGRAM
+        && name != CONTROL
+        && let Some(Bound::Tcp(address)) = address_of(socket).map_err(fail)?
+    {
+        let own = socket.try_clone().and_then(DatagramSocket::new);
+        let own = own.map_err(|error| format!("cannot use listener `{name}`: {error}"))?;
+        return Ok((Bound::Udp(address), Some(Arc::new(own))));
+    }
+    if kind != SocketType::STREAM {
         return Err(not_a_stream(name));
     }
     if !sockopt::socket_acceptconn(socket).map_err(fail)? {
@@ -209,13 +227,20 @@ fn check(name: &str, socket: &OwnedFd) -> Result<Bound, String> {
     }
     rustix::io::ioctl_fionbio(socket, true).map_err(fail)?;
     let address = address_of(socket).map_err(fail)?;
-    address.ok_or_else(|| {
+    let address = address.ok_or_else(|| {
         format!("listener `{name}` is neither TCP nor a Unix socket; use another `ListenStream=`")
-    })
+    })?;
+    Ok((address, None))
 }
 
+/// Where a socket listens, and the socket if it is one of datagrams.
+type Usable = (Bound, Option<Arc<DatagramSocket>>);
+
 fn not_a_stream(name: &str) -> String {
-    format!("listener `{name}` is not a stream socket; use `ListenStream=` in its `.socket` unit")
+    format!(
+        "listener `{name}` is neither a stream socket nor UDP; use `ListenStream=`, or `ListenDatagram=` with a port, \
+         in its `.socket` unit"
+    )
 }
 
 fn address_of(socket: &OwnedFd) -> Result<Option<Bound>, Errno> {
@@ -276,6 +301,7 @@ fn bind_one(name: String, wanted: &Bound, ipv6_only: bool) -> io::Result<Listene
             bind(&socket, &address)?;
             socket
         }
+        Bound::Udp(address) => return bind_datagrams(name, *address, ipv6_only),
         Bound::Unix(UnixAddress::Path(path)) => {
             remove_stale(path)?;
             let socket = open(AddressFamily::UNIX)?;
@@ -292,6 +318,25 @@ fn bind_one(name: String, wanted: &Bound, ipv6_only: bool) -> io::Result<Listene
     listen(&socket, BACKLOG)?;
     let address = address_of(&socket)?.ok_or(io::ErrorKind::Unsupported)?;
     Ok(Listener::new(name, address, socket, file))
+}
+
+fn bind_datagrams(name: String, wanted: SocketAddr, ipv6_only: bool) -> io::Result<Listener> {
+    let socket = match DatagramSocket::bind(wanted, ipv6_only) {
+        // Every address of a machine without IPv6 is one of IPv4.
+        Err(error)
+            if Errno::from_io_error(&error) == Some(Errno::AFNOSUPPORT)
+                && Bound::Udp(wanted).is_dual_wildcard()
+                && !ipv6_only =>
+        {
+            DatagramSocket::bind((Ipv4Addr::UNSPECIFIED, wanted.port()).into(), false)
+        }
+        socket => socket,
+    }?;
+    let address = SocketAddr::try_from(rustix::net::getsockname(&socket)?)?;
+    let own = DatagramSocket::new(socket.try_clone()?)?;
+    let mut listener = Listener::new(name, Bound::Udp(address), socket, None);
+    listener.datagrams = Some(Arc::new(own));
+    Ok(listener)
 }
 
 /// The address to bind, with the number of its zone.
@@ -340,6 +385,7 @@ impl Listener {
             name,
             address,
             socket,
+            datagrams: None,
             liveness: None,
             caught_up: AtomicBool::new(false),
             _file: file,
@@ -349,7 +395,7 @@ impl Listener {
     /// Sets the keepalive of its clients, over TCP. They inherit what is set on the listener, but
     /// for those in the backlog already, which get theirs when they are accepted.
     pub fn with_keepalive(self, liveness: Liveness) -> Self {
-        if let Bound::Unix(_) = self.address {
+        if let Bound::Unix(_) | Bound::Udp(_) = self.address {
             return self;
         }
         self.set_keepalive(&liveness);
@@ -376,6 +422,11 @@ impl Listener {
             listener: self,
             socket,
         })
+    }
+
+    /// Its socket, if it is one of datagrams.
+    pub fn datagrams(&self) -> Option<&Arc<DatagramSocket>> {
+        self.datagrams.as_ref()
     }
 
     /// Accepts a connection; `WouldBlock` if none waits right now.

@@ -7,20 +7,21 @@ use crate::config::address::{Address, Bound, connected};
 /// Whether a connection to `target` ends at `listener`. `ips` are the addresses of the target's
 /// host; without a port it means the listener's own.
 pub fn reaches(target: &Address, ips: &[IpAddr], listener: &Bound) -> bool {
-    match (target, listener.tcp()) {
-        (Address::Unix(target), None) => *listener == Bound::Unix(target.clone()),
-        (Address::Tcp { port, .. }, Some(listener)) => {
-            let port = port.unwrap_or(listener.port());
-            ips.iter()
-                .any(|&ip| reaches_over_tcp(SocketAddr::new(ip, port), listener))
-        }
+    let (port, listener) = match target {
+        Address::Unix(target) => return *listener == Bound::Unix(target.clone()),
+        Address::Tcp { port, .. } => (port, listener.tcp()),
+        Address::Udp { port, .. } => (port, listener.udp()),
         // Its pods are not known yet; who connects to them looks again.
-        (Address::Service(_), _) => false,
-        (Address::Unix(_), Some(_)) | (Address::Tcp { .. }, None) => false,
-    }
+        Address::Service(_) => return false,
+    };
+    listener.is_some_and(|listener| {
+        let port = port.unwrap_or(listener.port());
+        let mut there = ips.iter().map(|&ip| SocketAddr::new(ip, port));
+        there.any(|there| reaches_over_tcp(there, listener))
+    })
 }
 
-/// The same for socket addresses, wildcards counted (ipv6(7): the IPv6 wildcard takes IPv4
+/// The same for socket addresses, of TCP or both of UDP, wildcards counted (ipv6(7): the IPv6 wildcard takes IPv4
 /// connections as well, unless told otherwise).
 pub fn reaches_over_tcp(target: SocketAddr, listener: SocketAddr) -> bool {
     let (there, here) = (connected(target.ip()), listener.ip().to_canonical());
@@ -60,6 +61,10 @@ mod tests {
             ("/run/x", "/run/x", true),
             ("@x", "/run/x", false),
             ("127.0.0.1:80", "/run/x", false),
+            ("udp:127.0.0.1:80", "udp:80", true),
+            ("udp:127.0.0.1", "udp:127.0.0.1:80", true),
+            ("udp:127.0.0.1:80", "80", false),
+            ("127.0.0.1:80", "udp:80", false),
         ] {
             let target: Address = target.parse().expect("parses");
             let found = reaches(&target, &target.ips(), &listener.parse().expect("parses"));

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use crate::net::datagram::Dropped;
 use crate::report::record::http::{Connections, Requests};
 use crate::report::record::{Bucket, Kind, Moment, Record, RecordedState, Work};
 use crate::util::text::one_line;
@@ -36,6 +37,7 @@ pub fn page(instances: &[Instance], unreadable: usize, now: Moment) -> String {
     };
     page.about_states(now);
     page.about_clients();
+    page.about_datagrams();
     page.about_requests();
     page.about_fronts();
     page.about_wakes();
@@ -173,6 +175,20 @@ impl Page<'_> {
             |Instance { record, .. }, row| {
                 row.with("direction", "up").is(record.bytes.up as f64);
                 row.with("direction", "down").is(record.bytes.down as f64);
+            },
+        );
+    }
+
+    fn about_datagrams(&mut self) {
+        self.each(
+            "wakeport_datagrams_dropped_total",
+            "Datagrams that were not passed on: their sender is denied (address), they wake nothing (quiet), they were sent to many (broadcast), there was no room for another flow (room), more was held than may be (held), the service could not be had (failed), the path takes none so long (too-long), they could not be sent (unsent).",
+            |Instance { record, .. }, row| {
+                for why in Dropped::ALL {
+                    if let Some(count) = record.datagrams_dropped.get(why.name()) {
+                        row.with("reason", why.name()).is(*count as f64);
+                    }
+                }
             },
         );
     }

@@ -94,6 +94,8 @@ pub struct Record {
     pub clients: Clients,
     /// The bytes relayed by connections that have ended.
     pub bytes: Bytes,
+    /// The datagrams that were not passed on, by reason.
+    pub datagrams_dropped: BTreeMap<String, u64>,
     /// The requests, if it speaks HTTP.
     pub http: Option<Http>,
     /// The wakes, and how long they took.

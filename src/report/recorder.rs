@@ -11,6 +11,7 @@ use super::status::{PACE, Tally, deadline};
 use crate::config::ServiceConfig;
 use crate::config::busy::Percent;
 use crate::core::lifecycle::{self, ClientCounts};
+use crate::net::datagram::Dropped;
 
 /// The record of one service.
 #[derive(Debug)]
@@ -151,7 +152,18 @@ impl Recorder {
             self.counts.get_or_insert_with(|| counts.clone());
         }
         let before = std::mem::replace(&mut self.tally, tally);
-        let Record { clients, bytes, .. } = &mut self.record;
+        let Record {
+            clients,
+            bytes,
+            datagrams_dropped,
+            ..
+        } = &mut self.record;
+        let counts = tally.dropped.iter().zip(&before.dropped);
+        for (why, (now, before)) in Dropped::ALL.iter().zip(counts) {
+            if now > before {
+                *datagrams_dropped.entry(why.name().into()).or_default() += now - before;
+            }
+        }
         clients.served += tally.served - before.served;
         bytes.up += tally.up - before.up;
         bytes.down += tally.down - before.down;

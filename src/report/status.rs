@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::record::RecordedState;
 use super::text::{count, in_so_long, left, rests, stops, time_of_day};
 use crate::core::lifecycle::{ClientCounts, State, Stop};
+use crate::net::datagram::Dropped;
 
 /// STATUS= and the record follow the numbers at most that often: each one is a message to PID 1, or
 /// a file.
@@ -24,6 +25,8 @@ pub struct Tally {
     pub idle: u64,
     /// Closed because a peer had timed out.
     pub vanished: u64,
+    /// Datagrams that were not passed on, in the order of [`Dropped::ALL`].
+    pub dropped: [u64; Dropped::ALL.len()],
 }
 
 /// The text, and when it is due again.

@@ -12,16 +12,18 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::datagrams::Datagrams;
 use super::handover::Received;
 use super::slots::{ConnectionSlot, Pending, PendingCount, Slots};
-use super::workers::Workers;
+use super::workers::{WorkerSlot, Workers};
 use crate::config::address::Peer;
 use crate::config::{Limits, span};
 use crate::net::listen::Listener;
 use crate::net::relay::Interrupt;
 use crate::net::stream::RawStream;
 use crate::report::text;
-use crate::session::{Abort, Lead, Leader, Leads, Left, Route, Session, Way};
+use crate::session::flow::FlowRoom;
+use crate::session::{Abort, Holding, Lead, Leader, Leads, Left, Route, Session, Way};
 use crate::systemd::message_id as message;
 use crate::util::backoff::Backoff;
 
@@ -37,6 +39,7 @@ pub(super) struct Sessions {
     tasks: TaskTracker,
     pending: PendingCount,
     abort: Arc<Abort>,
+    holding: Arc<Holding>,
 }
 
 impl Sessions {
@@ -48,7 +51,28 @@ impl Sessions {
             tasks: TaskTracker::new(),
             pending,
             abort: Arc::default(),
+            holding: Arc::default(),
         }
+    }
+
+    /// What flows hold in all.
+    pub(super) fn holding(&self) -> &Arc<Holding> {
+        &self.holding
+    }
+
+    /// Room for a flow, if there is some right now.
+    pub(super) fn room_for_flow(&self) -> Option<FlowRoom> {
+        self.slots.try_get_flow()
+    }
+
+    /// A thread for all flows of a listener.
+    pub(super) fn worker(&self) -> (WorkerSlot, Handle) {
+        self.workers.slot(None)
+    }
+
+    /// Has a flow served.
+    pub(super) fn spawn_on(&self, flow: impl Future<Output = ()> + Send + 'static, on: &Handle) {
+        self.tasks.spawn_on(flow, on);
     }
 
     /// What ends all of them.
@@ -68,15 +92,18 @@ impl Sessions {
         self.tasks.reopen();
     }
 
-    /// Waits until all have ended, at most `limit`, then resets the others.
-    pub(super) async fn drain(&self, signal: &str, limit: Duration) {
+    /// Waits until all have ended, at most `limit`, then resets the others. Until then `listeners` take
+    /// datagrams; what comes later is left to the next process.
+    pub(super) async fn drain(&self, signal: &str, limit: Duration, mut listeners: Listeners) {
         let what = match self.count() {
             0 => "no open connections; exiting".to_owned(),
             open => format!("draining {} for at most {}", count(open), span::show(limit)),
         };
         tracing::info!(message_id = message::DRAINING, "{signal}: {what}");
         self.abort.close_idle();
-        if timeout(limit, self.ended()).await.is_err() {
+        let timed_out = timeout(limit, self.ended()).await.is_err();
+        listeners.close().await;
+        if timed_out {
             let left = count(self.count());
             tracing::warn!("drain timed out; resetting {left}");
             self.abort.trigger(Interrupt::Reset);
@@ -265,6 +292,7 @@ fn concerns_one_client(error: &io::Error) -> bool {
 #[derive(Debug)]
 pub(super) struct Listeners {
     acceptors: Vec<Arc<Acceptor>>,
+    datagrams: Vec<Arc<Datagrams>>,
     sessions: Sessions,
     running: JoinSet<()>,
     stop: CancellationToken,
@@ -280,6 +308,14 @@ impl Listeners {
         listeners: impl IntoIterator<Item = (Listener, Option<Way>)>,
         sessions: &Sessions,
     ) -> Self {
+        let mut datagrams = Vec::new();
+        let mut streams = Vec::new();
+        for (listener, way) in listeners {
+            match Datagrams::new(listener, way, sessions) {
+                Ok(listener) => datagrams.push(listener),
+                Err(stream) => streams.push(*stream),
+            }
+        }
         let acceptor = |(mut listener, way): (Listener, Option<Way>)| {
             if let Some(liveness) = way.as_ref().and_then(Way::liveness) {
                 listener = listener.with_keepalive(liveness);
@@ -292,7 +328,8 @@ impl Listeners {
             })
         };
         Self {
-            acceptors: listeners.into_iter().map(acceptor).collect(),
+            acceptors: streams.into_iter().map(acceptor).collect(),
+            datagrams,
             sessions: sessions.clone(),
             running: JoinSet::new(),
             stop: CancellationToken::new(),
@@ -301,23 +338,30 @@ impl Listeners {
         }
     }
 
-    /// The listeners, in their order.
+    /// The listeners, those of datagrams last.
     pub(super) fn all(&self) -> impl Iterator<Item = &Listener> {
-        self.acceptors.iter().map(|acceptor| &acceptor.listener)
+        let streams = self.acceptors.iter().map(|acceptor| &acceptor.listener);
+        streams.chain(self.datagrams.iter().map(|datagrams| &datagrams.listener))
+    }
+
+    /// Where each of them leads.
+    fn leads(&self) -> impl Iterator<Item = &Leader> {
+        let streams = self.acceptors.iter().map(|acceptor| &acceptor.lead);
+        streams.chain(self.datagrams.iter().map(|datagrams| &datagrams.lead))
     }
 
     /// Has the next connections and requests go these ways, one for each listener.
     pub(super) fn reroute(&self, ways: impl IntoIterator<Item = Option<Way>>) {
-        for (acceptor, way) in self.acceptors.iter().zip(ways) {
-            acceptor.lead.change(|lead| *lead = Lead::to(way.clone()));
+        for (lead, way) in self.leads().zip(ways) {
+            lead.change(|lead| *lead = Lead::to(way.clone()));
         }
     }
 
     /// Leaves the connections of the listeners whose route is one of these in the backlog, until they
     /// are released or go by other routes. The services know of all that were accepted before.
     pub(super) fn hold(&self, is_held: impl Fn(&Route) -> bool) {
-        for acceptor in &self.acceptors {
-            acceptor.lead.change(|lead| {
+        for lead in self.leads() {
+            lead.change(|lead| {
                 let routes = lead.way.iter().flat_map(Way::routes);
                 lead.held = routes.filter(|route| is_held(route)).cloned().collect();
             });
@@ -326,8 +370,8 @@ impl Listeners {
 
     /// Has the connections that are held go where they went before.
     pub(super) fn release(&self) {
-        for acceptor in &self.acceptors {
-            acceptor.lead.change(|lead| lead.held.clear());
+        for lead in self.leads() {
+            lead.change(|lead| lead.held.clear());
         }
     }
 
@@ -371,7 +415,9 @@ impl Listeners {
     pub(super) fn open(&mut self) {
         // Most likely a connection waits: that is why we were started. Its service then knows of it
         // before it does anything else.
-        self.accept_now();
+        for acceptor in &self.acceptors {
+            acceptor.accept_now();
+        }
         self.stop = CancellationToken::new();
         self.hand_over = self.stop.child_token();
         self.threads = 0;
@@ -379,6 +425,23 @@ impl Listeners {
             let (acceptor, stop) = (acceptor.clone(), self.hand_over.clone());
             self.running.spawn(acceptor.run(stop, None));
         }
+        self.open_datagrams();
+    }
+
+    /// Begins to take datagrams.
+    fn open_datagrams(&mut self) {
+        for datagrams in &self.datagrams {
+            datagrams.open();
+            let runs = datagrams.clone().run(self.stop.clone());
+            self.running.spawn_on(runs, datagrams.home());
+        }
+    }
+
+    /// Takes datagrams only, after all was closed: flows go on while connections drain.
+    pub(super) fn drain(&mut self) {
+        self.acceptors.clear();
+        self.stop = CancellationToken::new();
+        self.open_datagrams();
     }
 
     /// Has every new relay thread accept. Returns when an accept loop has failed.
@@ -409,11 +472,12 @@ impl Listeners {
         while self.running.join_next().await.is_some() {}
     }
 
-    /// Accepts the connections that wait after all, one for each listener; says whether there was
-    /// one.
+    /// Accepts the connections that wait after all, one for each listener, and takes all datagrams; says
+    /// whether there was one that counts. From then on the kernel drops those that would not.
     pub(super) fn accept_now(&self) -> bool {
-        self.acceptors
-            .iter()
-            .fold(false, |any, acceptor| acceptor.accept_now() | any)
+        let acceptors = self.acceptors.iter();
+        let any = acceptors.fold(false, |any, acceptor| acceptor.accept_now() | any);
+        let datagrams = self.datagrams.iter();
+        datagrams.fold(any, |any, datagrams| datagrams.take_last() | any)
     }
 }

@@ -23,6 +23,7 @@ use crate::net::listen::Listener;
 use crate::program::Launcher;
 use crate::report::state_file::Closing;
 use crate::service::{Entrance, Handle, LastOrder, Permit, Reporter, Service, Settings};
+use crate::session::flow::FlowRules;
 use crate::session::{Abort, Left, Route, SessionContext, Way};
 use crate::util::per_thread::References;
 
@@ -41,6 +42,8 @@ const NO_ORDER: LastOrder = LastOrder {
 pub(super) struct Surroundings {
     /// The addresses that no target may have.
     pub(super) ours: Vec<SocketAddr>,
+    /// The same of datagrams.
+    pub(super) ours_udp: Vec<SocketAddr>,
     pub(super) launcher: Launcher,
     pub(super) instance: Instance,
     pub(super) status_line: StatusLine,
@@ -521,6 +524,7 @@ fn build(
         config.liveness,
         config.send_proxy,
     );
+    let dialer = dialer.without_datagrams_to(surroundings.ours_udp.iter().copied());
     drop(held);
     let (backend, lock) = match lock(instance, &config) {
         Ok(lock) => (Backend::new(&config, &targets, &dialer, launcher), lock),
@@ -531,7 +535,11 @@ fn build(
     };
     let (admission, liveness) = (config.admission.clone(), config.liveness);
     let abort = surroundings.abort.clone();
-    let context = SessionContext::new(dialer.clone(), admission, liveness, abort);
+    let flows = FlowRules {
+        settings: config.udp.clone(),
+        start_timeout: config.timing.start_timeout,
+    };
+    let context = SessionContext::new(dialer.clone(), admission, liveness, flows, abort);
     let settings = Settings {
         config,
         backend,

@@ -8,6 +8,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::config::Limits;
 use crate::session::Waits;
+use crate::session::flow::FlowRoom;
 
 /// Descriptors that are not connections': the log, the bus, the listeners, a program's output, requests
 /// on the control socket.
@@ -18,6 +19,8 @@ const SPARE_FILES: u64 = 64;
 pub(super) struct Slots {
     connections: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
+    /// Flows that were not answered yet: not to take the room of connections that wait.
+    unanswered: Arc<Semaphore>,
     /// Notified when a connection has to wait for another one to close.
     wanted: Arc<Notify>,
     /// How many accept loops wait for that.
@@ -70,6 +73,7 @@ impl Slots {
         Self {
             connections: semaphore(connections),
             waiting: semaphore(limits.max_waiting),
+            unanswered: semaphore(limits.max_waiting),
             wanted: Arc::default(),
             seekers: Arc::default(),
         }
@@ -116,6 +120,15 @@ impl Slots {
             wanted: self.wanted.clone(),
             slot,
         }
+    }
+
+    /// Room for a flow, if there is some right now.
+    pub(super) fn try_get_flow(&self) -> Option<FlowRoom> {
+        let slot = |room: &Arc<Semaphore>| room.clone().try_acquire_owned().ok();
+        Some(FlowRoom {
+            connection: Some(slot(&self.connections)?),
+            unanswered: Some(slot(&self.unanswered)?),
+        })
     }
 
     /// Room for one more, if there is some right now.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::now;
 use crate::core::gate::{Occupancy, Step, Word};
+use crate::net::datagram::Dropped;
 use crate::report::status::Tally;
 use crate::util::per_thread::PerThread;
 
@@ -27,6 +28,7 @@ struct Carried {
     down: AtomicU64,
     idle: AtomicU64,
     vanished: AtomicU64,
+    dropped: [AtomicU64; Dropped::ALL.len()],
 }
 
 /// What a connection has carried.
@@ -134,6 +136,11 @@ impl Gate {
         add(&own.vanished, traffic.vanished.into());
     }
 
+    /// Counts datagrams that were not passed on.
+    pub(super) fn dropped(&self, why: Dropped, count: u64) {
+        self.carried.own().dropped[why as usize].fetch_add(count, Ordering::Relaxed);
+    }
+
     /// Makes one step, if there is one; what it was.
     fn step(&self, step: impl Fn(Word) -> Option<Step>) -> Option<Step> {
         let before = self.update(|word| step(word).map(|step| step.word))?;
@@ -174,6 +181,9 @@ pub(super) fn totals<'a>(gates: impl Iterator<Item = &'a Gate>) -> (u32, Tally) 
             totals.down += read(&carried.down);
             totals.idle += read(&carried.idle);
             totals.vanished += read(&carried.vanished);
+            for (total, counter) in totals.dropped.iter_mut().zip(&carried.dropped) {
+                *total += read(counter);
+            }
         }
     }
     (entered, totals)

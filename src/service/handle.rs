@@ -18,6 +18,7 @@ use crate::config::address::Peer;
 use crate::config::host::HostPattern;
 use crate::core::lifecycle::Phase;
 use crate::core::service::{Input, Ticket};
+use crate::net::datagram::Dropped;
 use crate::net::pool::Pool;
 use crate::report::record::{Record, RecordedState};
 use crate::report::requests::{Counts, Requests};
@@ -398,6 +399,11 @@ impl Entrance {
             idle: 1,
             ..Traffic::default()
         });
+    }
+
+    /// So many datagrams were not passed on.
+    pub fn dropped(&self, why: Dropped, count: u64) {
+        self.0.gate.dropped(why, count);
     }
 
     pub(super) fn gate(&self) -> &Gate {

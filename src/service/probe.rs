@@ -175,7 +175,7 @@ impl Settings {
 
     /// Whether a target answers still, of a service that is stopped. No hook is run for that.
     pub(super) async fn still_answers(&self, target: &Target) -> bool {
-        matches!(timeout(STILL, self.contact(target)).await, Ok(Ok(_)))
+        !target.is_udp() && matches!(timeout(STILL, self.contact(target)).await, Ok(Ok(_)))
     }
 
     async fn ask(&self, target: &Target) -> io::Result<Option<Answer>> {
@@ -186,6 +186,23 @@ impl Settings {
     }
 
     async fn contact(&self, target: &Target) -> io::Result<Option<Answer>> {
+        if target.is_udp() {
+            return self.contact_beside().await;
+        }
+        self.contact_stream(target).await
+    }
+
+    /// Nothing can be known of a target of datagrams. If the service has one that accepts connections, that
+    /// one is asked; otherwise it is ready as soon as it is started.
+    async fn contact_beside(&self) -> io::Result<Option<Answer>> {
+        let mut targets = self.targets.iter();
+        match targets.find(|target| !target.is_udp()) {
+            Some(stream) => self.contact_stream(stream).await.map(|_| None),
+            None => Ok(None),
+        }
+    }
+
+    async fn contact_stream(&self, target: &Target) -> io::Result<Option<Answer>> {
         match &self.config.readiness.kind {
             ReadyKind::Connect => Ok(Some(self.dialer.dial(target).await?.into())),
             ReadyKind::Banner => {

@@ -13,7 +13,7 @@ use super::*;
 use crate::backend::{Backend, Usage, scripted};
 use crate::config::address::{Address, Peer, UnixAddress};
 use crate::config::busy::{Busy, DirectConnections, Percent};
-use crate::config::{self, Liveness, Readiness, ServiceConfig, Timing, WakeRate};
+use crate::config::{self, Liveness, Readiness, ServiceConfig, Timing, UdpSettings, WakeRate};
 use crate::core::lifecycle::Phase;
 use crate::net::dial::Dialer;
 use crate::program::Launcher;
@@ -89,6 +89,7 @@ impl World {
                 stop_timeout: START_TIMEOUT,
             },
             liveness: Liveness::default(),
+            udp: UdpSettings::default(),
             send_proxy: None,
             admission: config::Admission::default(),
             wake_rate,

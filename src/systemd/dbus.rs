@@ -265,16 +265,17 @@ impl Properties {
         }
     }
 
-    /// The addresses of a socket unit's streams, and what else it listens on, in words.
+    /// The addresses of a socket unit's streams and of its UDP ports, and what else it listens on, in words.
     pub fn listeners(&mut self) -> (Vec<Bound>, Vec<String>) {
         let listen: Vec<(String, String)> = self.take("Listen").unwrap_or_default();
-        let (mut streams, mut others) = (Vec::new(), Vec::new());
+        let (mut known, mut others) = (Vec::new(), Vec::new());
         for (kind, address) in listen {
-            match address.parse() {
-                Ok(at) if kind == "Stream" => streams.push(at),
-                Ok(_) | Err(_) => others.push(format!("`{address}` ({kind})")),
+            match (kind.as_str(), address.parse()) {
+                ("Stream", Ok(at)) => known.push(at),
+                ("Datagram", Ok(Bound::Tcp(at))) => known.push(Bound::Udp(at)),
+                _ => others.push(format!("`{address}` ({kind})")),
             }
         }
-        (streams, others)
+        (known, others)
     }
 }

@@ -95,7 +95,7 @@ pub enum SocketState {
     Other,
 }
 
-/// A TCP socket of our network namespace.
+/// A TCP or a UDP socket of our network namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpSocket {
     /// Its own address; one over IPv4 may be written as `::ffff:a.b.c.d`.
@@ -133,6 +133,17 @@ pub fn tcp_sockets(keep: impl Fn(&TcpSocket) -> io::Result<bool>) -> io::Result<
     Ok(sockets)
 }
 
+/// The same for UDP sockets, of which none listens, and some are connected.
+pub fn udp_sockets(keep: impl Fn(&TcpSocket) -> io::Result<bool>) -> io::Result<Vec<TcpSocket>> {
+    let mut sockets = table("udp", tcp, &keep)?;
+    match table("udp6", tcp, &keep) {
+        Ok(more) => sockets.extend(more),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (),
+        Err(error) => return Err(error),
+    }
+    Ok(sockets)
+}
+
 /// The same for Unix stream sockets.
 pub fn unix_sockets(keep: impl Fn(&UnixSocket) -> io::Result<bool>) -> io::Result<Vec<UnixSocket>> {
     table("unix", unix, keep)
@@ -160,7 +171,7 @@ fn table<T>(
     Ok(kept)
 }
 
-/// A row of the tables tcp and tcp6.
+/// A row of the tables tcp and tcp6, or udp and udp6, which are written alike.
 fn tcp(row: &str) -> Option<TcpSocket> {
     let mut fields = row.split_ascii_whitespace().skip(1);
     let (local, peer) = (address(fields.next()?)?, address(fields.next()?)?);
@@ -337,6 +348,17 @@ mod tests {
         assert_eq!(found.len(), 1, "{found:?}");
         assert_eq!(found[0].state, SocketState::Listens);
         assert!(own_sockets().contains(&found[0].inode));
+    }
+
+    #[test]
+    fn udp_sockets_are_read_as_well() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("binds");
+        let here = socket.local_addr().expect("it is bound");
+        let found = || udp_sockets(|socket| Ok(socket.local == here)).expect("it can be read");
+        assert_eq!(found()[0].state, SocketState::Other);
+        socket.connect("127.0.0.1:9").expect("connects");
+        assert_eq!(found()[0].state, SocketState::Connected);
+        assert!(own_sockets().contains(&found()[0].inode));
     }
 
     #[test]

@@ -159,20 +159,15 @@ fn sockets_for_another_process_are_refused() {
 }
 
 #[test]
-fn a_datagram_socket_is_refused() {
-    let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    refused(
-        &anywhere().inherit("dns", &udp),
-        CONFIG,
-        &["`dns`", "`ListenStream=`"],
-    );
+fn a_datagram_socket_without_a_port_is_refused() {
     let unix = UnixDatagram::unbound().expect("a socket");
     refused(
         &anywhere().inherit("log", &unix),
         CONFIG,
         &["`log`", "`ListenStream=`"],
     );
-    // A connection left there would make systemd start wakeport again and again.
+    // What is left there would make systemd start wakeport again and again.
+    let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     let to = udp.local_addr().expect("it is bound");
     for _ in 0..20 {
         UdpSocket::bind("127.0.0.1:0")
@@ -180,7 +175,8 @@ fn a_datagram_socket_is_refused() {
             .send_to(b"?", to)
             .expect("it is sent");
     }
-    refused(&anywhere().inherit("dns", &udp), CONFIG, &["`dns`"]);
+    let run = anywhere().option("--http", "example.org");
+    refused(&run.inherit("dns", &udp), CONFIG, &["`dns`"]);
     udp.set_nonblocking(true).expect("an option");
     assert!(udp.recv(&mut [0; 9]).is_err(), "nothing is left");
 }

@@ -50,6 +50,7 @@ mod syscall_faults;
 mod threat_model;
 mod tidy;
 mod tls;
+mod udp;
 mod units;
 mod unreachable_targets;
 mod wake;

@@ -648,6 +648,62 @@ fn a_port_in_use_and_a_hook_that_cannot_be_run_are_reported() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
+fn what_is_wrong_with_a_udp_port_is_reported() {
+    let rig = good();
+    rig.unit(
+        "wakeport@web-udp.socket",
+        "[Socket]\nListenDatagram=127.0.0.1:8080\nFileDescriptorName=udp\nReceiveBuffer=4M\nService=wakeport@web.service\n\
+         TriggerLimitIntervalSec=0\n[Install]\nWantedBy=sockets.target\n",
+    );
+    rig.drop_in(
+        SERVICE,
+        "zz-sockets",
+        "[Service]\nSockets=wakeport@web.socket wakeport@web-udp.socket\n",
+    );
+    rig.systemctl("enable --quiet --now wakeport@web-udp.socket");
+    finds(&rig, "web", 0, &["ok: wakeport@web"]);
+    assert!(
+        rig.run("wakeport status web")
+            .contains("udp:127.0.0.1:8080")
+    );
+    let udp = "wakeport@web-udp.socket";
+    with(
+        &rig,
+        udp,
+        "[Socket]\nReceiveBuffer=200K\n",
+        0,
+        &["warning", udp, "ReceiveBuffer=4M"],
+    );
+    with(
+        &rig,
+        udp,
+        "[Socket]\nListenDatagram=/run/x\n",
+        1,
+        &["error", "`/run/x` (Datagram)"],
+    );
+    let http = "[Service]\nEnvironment=WAKEPORT_HTTP=yes\n";
+    with(
+        &rig,
+        SERVICE,
+        http,
+        1,
+        &["error", "listener `udp` takes datagrams", "`--http`"],
+    );
+    rig.systemctl(&format!("stop {udp}"));
+    rig.unit(
+        "thief.service",
+        "[Service]\nExecStart=python3 -c 'import socket, time\\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\\n\
+         s.bind((\"127.0.0.1\", 8080))\\ntime.sleep(1e6)'\n",
+    );
+    rig.systemctl("start thief.service");
+    rig.wait_for("the port is taken", || {
+        let said = rig.ask("wakeport check web");
+        said.contains("udp:127.0.0.1:8080 is in use by `thief.service`")
+    });
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
 fn a_unix_target_that_the_user_of_the_instance_cannot_reach_is_reported() {
     let rig = good();
     rig.run("groupadd app; useradd --no-create-home app --gid app");

@@ -5,6 +5,7 @@ mod migrating;
 mod reference;
 mod recipes;
 mod troubleshooting;
+pub(crate) mod udp;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,6 +1,7 @@
 //! The commands of the READMEs, taken from the files. What cannot run here (a cloud, Java) has a stand-in;
 //! containers are in `containers.rs`.
 
+use crate::guide::udp;
 use crate::guide::{cooldown, far_server, game_server, server, sleeps};
 use crate::page_runner::{CLONE, PageRunner};
 use crate::rig::{Client, Rig};
@@ -87,6 +88,65 @@ fn example_two_ports_works() {
     sleeps(&rig, "app", URL);
     sleeps(&rig, "app", "http://127.0.0.1:9090/");
     assert!(rig.is("active", "wakeport@app-admin.socket"));
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn example_bedrock_beside_java_works() {
+    let rig = Rig::boot();
+    let runner = PageRunner::new(&rig);
+    rig.run("useradd --system minecraft; mkdir /srv/minecraft");
+    rig.script(
+        "/usr/local/bin/java",
+        "#!/usr/bin/env python3\nimport socket, threading\nudp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+         udp.bind(('127.0.0.1', 19133))\nserver = socket.create_server(('127.0.0.1', 25566))\n\
+         def bedrock():\n    while True:\n        udp.sendto(b'bedrock', udp.recvfrom(2048)[1])\n\
+         threading.Thread(target=bedrock, daemon=True).start()\n\
+         while True:\n    client = server.accept()[0]\n    client.recv(64)\n    client.sendall(b'java')\n    client.close()\n",
+    );
+    runner.run_section("examples/bedrock-beside-java/README.md");
+    let ping = udp::raknet(0x01);
+    let bedrock = "127.0.0.1:19132";
+    udp::sleeps(
+        &rig,
+        "minecraft",
+        bedrock,
+        &udp::raknet(0x05),
+        "bedrock",
+        &[ping],
+    );
+    let java = "python3 -c 'import socket\ns = socket.create_connection((\"127.0.0.1\", 25565))\ns.sendall(b\"hello\")\nprint(s.recv(64).decode())'";
+    assert_eq!(rig.run(java), "java\n");
+    rig.wait_until_asleep("minecraft");
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn example_valheim_works() {
+    let rig = Rig::boot();
+    let runner = PageRunner::new(&rig);
+    rig.run("useradd --system valheim; mkdir /srv/valheim");
+    udp::datagram_program(
+        &rig,
+        "/srv/valheim/valheim_server.x86_64",
+        "valheim",
+        &[2466, 2467],
+    );
+    runner.run_section("examples/valheim/README.md");
+    let query = b"\xff\xff\xff\xffTSource Engine Query\0".to_vec();
+    for (port, inside) in [(2456, 2466), (2457, 2467)] {
+        let address = format!("127.0.0.1:{port}");
+        let expected = format!("valheim {inside}");
+        udp::sleeps(
+            &rig,
+            "valheim",
+            &address,
+            &[7; 60],
+            &expected,
+            std::slice::from_ref(&query),
+        );
+    }
+    assert!(rig.is("active", "wakeport@valheim-query.socket"));
 }
 
 #[test]

@@ -16,10 +16,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
+use crate::datagrams;
 use crate::exchange::{self, Exchange, Form, Incoming, receive};
 use crate::peers::{Peer, Running, listen};
 
-type Outcome = Result<Vec<(&'static str, f64)>, Box<dyn Error>>;
+pub(crate) type Outcome = Result<Vec<(&'static str, f64)>, Box<dyn Error>>;
 
 /// Nobody waits longer than this for a byte.
 const STALLED: Duration = Duration::from_secs(10);
@@ -54,18 +55,20 @@ pub(crate) enum Load {
     Idle(usize),
     /// The same, each after a request.
     KeptAlive(usize),
+    /// Over UDP.
+    Datagrams(datagrams::Load),
 }
 
 /// What is measured: not yet, now, no more.
 #[derive(Default)]
-struct Phase(AtomicU8);
+pub(crate) struct Phase(AtomicU8);
 
 impl Phase {
-    fn measures(&self) -> bool {
+    pub(crate) fn measures(&self) -> bool {
         self.0.load(Ordering::Relaxed) == 1
     }
 
-    fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.0.load(Ordering::Relaxed) == 2
     }
 
@@ -75,16 +78,16 @@ impl Phase {
 }
 
 /// What has passed while it was measured.
-struct Window {
-    seconds: f64,
+pub(crate) struct Window {
+    pub(crate) seconds: f64,
     /// The proxy's processor time; nothing where there is no proxy.
     cpu: Option<f64>,
-    count: f64,
+    pub(crate) count: f64,
 }
 
 impl Window {
     /// Lets the load run for a while, then measures.
-    fn measure(
+    pub(crate) fn measure(
         proxy: Option<&Running>,
         phase: &Phase,
         seconds: f64,
@@ -108,7 +111,12 @@ impl Window {
         }
     }
 
-    fn cpu_per(&self, name: &'static str, amount: f64, unit: f64) -> Option<(&'static str, f64)> {
+    pub(crate) fn cpu_per(
+        &self,
+        name: &'static str,
+        amount: f64,
+        unit: f64,
+    ) -> Option<(&'static str, f64)> {
         self.cpu
             .filter(|_| amount > 0.0)
             .map(|cpu| (name, cpu * unit / amount))
@@ -118,6 +126,9 @@ impl Window {
 impl Load {
     /// Puts the load on a fresh start of this peer, for so many seconds.
     pub(crate) fn run(self, peer: &Peer, dir: &Path, seconds: f64) -> Outcome {
+        if let Self::Datagrams(load) = self {
+            return load.run(peer, dir, seconds);
+        }
         let listener = listen(peer.target())?;
         let mut proxy = peer.start(dir)?;
         let to = peer.entrance();
@@ -144,6 +155,7 @@ impl Load {
                 let exchange = Exchange::get(SMALL);
                 idle(listener, to, &mut proxy, exchange, connections)
             }
+            Self::Datagrams(_) => unreachable!("they have no listener"),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod asleep;
 mod chart;
+mod datagrams;
 mod exchange;
 mod frozen;
 mod loads;
@@ -20,7 +21,7 @@ use std::time::Instant;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use loads::Load;
-use peers::{Kind, Peer};
+use peers::{Kind, Peer, Speaks};
 use report::{Results, SUBJECTS};
 
 const IDLE: usize = 3_000;
@@ -29,8 +30,8 @@ const KIB: usize = 1024;
 
 /// What was typed.
 struct Options {
-    /// The loads with HTTP, instead of those of TCP.
-    http: bool,
+    /// The loads with HTTP or datagrams, instead of those of TCP.
+    speaks: Speaks,
     rounds: u32,
     seconds: f64,
     /// Wakes of each way, in each round.
@@ -45,12 +46,13 @@ struct Options {
 impl Options {
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, Box<dyn Error>> {
         let (mut rounds, mut seconds, mut wakes) = (3, 2.0, 15);
-        let (mut http, mut peers, mut only, mut out) = (false, None, Vec::new(), None);
+        let (mut speaks, mut peers, mut only, mut out) = (Speaks::Bytes, None, Vec::new(), None);
         let mut binary = PathBuf::from("target/release/wakeport");
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or(format!("`{word}` needs a value"));
             match word.as_str() {
-                "--http" => http = true,
+                "--http" => speaks = Speaks::Http,
+                "--udp" => speaks = Speaks::Datagrams,
                 "--quick" => (seconds, wakes) = (0.3, 5),
                 "--rounds" => rounds = value()?.parse()?,
                 "--seconds" => seconds = value()?.parse()?,
@@ -70,32 +72,32 @@ impl Options {
             return Err("at least one round, and from 0.05 to 600 seconds".into());
         }
         let loads = SUBJECTS.iter().map(|subject| subject.load);
-        let loads: Vec<_> = loads.filter(|load| speaks_http(load) == http).collect();
+        let loads: Vec<_> = loads.filter(|load| spoken(load) == speaks).collect();
         let begins = |name: &str| loads.iter().any(|load| load.starts_with(name));
         if let Some(unknown) = only.iter().find(|name| !begins(name)) {
             return Err(format!("no load begins with `{unknown}`: {}", loads.join(" ")).into());
         }
         let binary =
             fs::canonicalize(&binary).map_err(|error| format!("{}: {error}", binary.display()))?;
-        let (all, usual) = if http {
-            (
+        let (all, usual) = match speaks {
+            Speaks::Http => (
                 "direct,haproxy,haproxy-tuned,nginx,nginx-tuned,wakeport",
                 "target/bench/http",
-            )
-        } else {
-            (
+            ),
+            Speaks::Bytes => (
                 "direct,socket-proxyd,haproxy,nginx,wakeport",
                 "target/bench",
-            )
+            ),
+            Speaks::Datagrams => ("direct,nginx,nginx-tuned,wakeport", "target/bench/udp"),
         };
         let peers = peers
             .as_deref()
             .unwrap_or(all)
             .split(',')
             .zip(0..)
-            .map(|(word, number)| Peer::parse(word, number, &binary, http));
+            .map(|(word, number)| Peer::parse(word, number, &binary, speaks));
         Ok(Self {
-            http,
+            speaks,
             rounds,
             seconds,
             wakes,
@@ -108,13 +110,17 @@ impl Options {
 
     fn wants(&self, load: &str) -> bool {
         let named = |name: &String| load.starts_with(name.as_str());
-        speaks_http(load) == self.http && (self.only.is_empty() || self.only.iter().any(named))
+        spoken(load) == self.speaks && (self.only.is_empty() || self.only.iter().any(named))
     }
 }
 
-/// Whether a load is one of those with HTTP.
-fn speaks_http(load: &str) -> bool {
-    load.starts_with("http-")
+/// What is relayed under a load.
+fn spoken(load: &str) -> Speaks {
+    match load.split('-').next() {
+        Some("http") => Speaks::Http,
+        Some("udp") => Speaks::Datagrams,
+        _ => Speaks::Bytes,
+    }
 }
 
 fn main() -> ExitCode {
@@ -262,6 +268,22 @@ fn measure(options: &Options, dir: &Path, open_files: u64, results: &mut Results
         ),
         ("http-large-4", Load::Bodies(4)),
         ("http-idle", Load::KeptAlive(idle)),
+        (
+            "udp-64-64",
+            Load::Datagrams(datagrams::Load::Echo {
+                size: 64,
+                flows: 64,
+                outstanding: 4,
+            }),
+        ),
+        (
+            "udp-bulk",
+            Load::Datagrams(datagrams::Load::Bulk {
+                size: 1200,
+                per_second: 100_000,
+                train: 10,
+            }),
+        ),
     ];
     for round in 1..=options.rounds {
         for (index, (name, load)) in loads

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -22,6 +22,12 @@ const BACKLOG: i32 = 4096;
 /// Where systemd keeps its own proxy.
 pub(crate) const SOCKET_PROXYD: &str = "/lib/systemd/systemd-socket-proxyd";
 
+/// What the kernel keeps for a UDP socket of ours, and of a peer that gets it: what `wakeport init` writes.
+const RECEIVE_BUFFER: usize = 4 << 20;
+
+/// What makes the standard input an inherited listener of nginx's.
+const HAND_OVER_TO_NGINX: &str = r#"exec 3<&0 0</dev/null; NGINX='3;' exec "$@""#;
+
 /// What makes the standard input the first socket that systemd hands over, and ignores SIGPIPE as systemd does.
 const HAND_OVER: &str =
     r#"trap '' PIPE; exec 3<&0 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@""#;
@@ -34,12 +40,21 @@ pub(crate) enum Kind {
     Haproxy {
         tuned: bool,
     },
-    /// With larger buffers than its own default, or not; with HTTP without buffering.
+    /// With larger buffers than its own default, or not; with HTTP without buffering, and for datagrams with the
+    /// receive buffer that wakeport has.
     Nginx {
         tuned: bool,
     },
     /// This build of it.
     Wakeport(PathBuf),
+}
+
+/// What peers relay.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    Bytes,
+    Http,
+    Datagrams,
 }
 
 /// Somebody who takes part.
@@ -48,8 +63,7 @@ pub(crate) struct Peer {
     /// What it is called on the command line and in the results.
     pub(crate) name: String,
     pub(crate) kind: Kind,
-    /// It speaks HTTP, instead of relaying bytes.
-    http: bool,
+    speaks: Speaks,
     /// A number that keeps the ports of all apart: what one leaves in TIME_WAIT hinders nobody else.
     number: u16,
 }
@@ -60,14 +74,17 @@ impl Peer {
         word: &str,
         number: u16,
         wakeport: &Path,
-        http: bool,
+        speaks: Speaks,
     ) -> Result<Self, String> {
         let (name, kind) = match word.split_once('=') {
             Some((name, path)) => (name, Kind::Wakeport(path.into())),
             None => match word {
                 "direct" => (word, Kind::Direct),
-                "socket-proxyd" if http => {
+                "socket-proxyd" if speaks == Speaks::Http => {
                     return Err(format!("`{word}` does not speak HTTP"));
+                }
+                "socket-proxyd" | "haproxy" | "haproxy-tuned" if speaks == Speaks::Datagrams => {
+                    return Err(format!("`{word}` relays no datagrams"));
                 }
                 "socket-proxyd" => (word, Kind::SocketProxyd),
                 "haproxy" => (word, Kind::Haproxy { tuned: false }),
@@ -85,7 +102,7 @@ impl Peer {
         Ok(Self {
             name: name.to_owned(),
             kind,
-            http,
+            speaks,
             number,
         })
     }
@@ -118,19 +135,24 @@ impl Peer {
             Kind::SocketProxyd => hand_over(
                 entrance,
                 &[SOCKET_PROXYD, "-c", "100000", &target.to_string()],
+                self.speaks,
             )?,
             Kind::Wakeport(binary) => {
                 let binary = binary.to_str().ok_or("a path in UTF-8")?;
-                let to = target.to_string();
+                let to = match self.speaks {
+                    Speaks::Datagrams => format!("udp:{target}"),
+                    Speaks::Bytes | Speaks::Http => target.to_string(),
+                };
                 let mut words = vec![binary, "run", "--stay", "--log-level", "error", "--to", &to];
-                words.extend(self.http.then_some("--http"));
-                hand_over(entrance, &words)?
+                words.extend((self.speaks == Speaks::Http).then_some("--http"));
+                hand_over(entrance, &words, self.speaks)?
             }
             &Kind::Haproxy { tuned } => {
                 // Two files for each connection, and half as many again for pipes.
                 let connections = (open_files - 1000) * 2 / 5;
                 let threads = cores.get();
-                let config = haproxy(entrance, target, threads, connections, self.http, tuned);
+                let http = self.speaks == Speaks::Http;
+                let config = haproxy(entrance, target, threads, connections, http, tuned);
                 fs::write(&file, config)?;
                 let mut command = owned("haproxy", Signal::KILL);
                 command.arg("-db").arg("-q").arg("-f").arg(&file);
@@ -138,13 +160,24 @@ impl Peer {
             }
             &Kind::Nginx { tuned } => {
                 end = Signal::TERM;
-                let server = if self.http {
-                    nginx_http(entrance, target, dir, tuned)
-                } else {
-                    nginx_stream(entrance, target, tuned)
+                let (workers, server) = match self.speaks {
+                    Speaks::Http => (cores.get(), nginx_http(entrance, target, dir, tuned)),
+                    Speaks::Bytes => (cores.get(), nginx_stream(entrance, target, tuned)),
+                    // Several would each take a part of a client's datagrams for a session of its own.
+                    Speaks::Datagrams => (1, nginx_udp(entrance, target)),
                 };
-                fs::write(&file, nginx(cores.get(), open_files, dir, &server))?;
-                let mut command = owned("nginx", Signal::TERM);
+                fs::write(&file, nginx(workers, open_files, dir, &server))?;
+                let mut command = match (self.speaks, tuned) {
+                    (Speaks::Datagrams, true) => {
+                        let mut command = owned("sh", Signal::TERM);
+                        let socket = OwnedFd::from(datagrams(entrance)?);
+                        command
+                            .args(["-c", HAND_OVER_TO_NGINX, "sh", "nginx"])
+                            .stdin(socket);
+                        command
+                    }
+                    _ => owned("nginx", Signal::TERM),
+                };
                 command.arg("-p").arg(dir).arg("-c").arg(&file);
                 command
             }
@@ -156,7 +189,11 @@ impl Peer {
         let child = command.spawn()?;
         let mut running = Running { child, end };
         let deadline = Instant::now() + PATIENCE;
-        while TcpStream::connect(entrance).is_err() {
+        let listens = || match self.speaks {
+            Speaks::Datagrams => echoes(entrance),
+            Speaks::Bytes | Speaks::Http => TcpStream::connect(entrance).is_ok(),
+        };
+        while !listens() {
             if !running.runs() || Instant::now() > deadline {
                 return Err(format!("{} does not listen", self.name).into());
             }
@@ -193,13 +230,35 @@ fn owned(program: &str, end: Signal) -> Command {
 }
 
 /// A program that gets its listener as systemd would hand it over.
-fn hand_over(entrance: SocketAddr, words: &[&str]) -> std::io::Result<Command> {
+fn hand_over(entrance: SocketAddr, words: &[&str], speaks: Speaks) -> std::io::Result<Command> {
     let mut command = owned("sh", Signal::KILL);
+    let socket: OwnedFd = match speaks {
+        Speaks::Datagrams => datagrams(entrance)?.into(),
+        Speaks::Bytes | Speaks::Http => listen(entrance)?.into(),
+    };
     command
         .args(["-c", HAND_OVER, "sh"])
         .args(words)
-        .stdin(OwnedFd::from(listen(entrance)?));
+        .stdin(socket);
     Ok(command)
+}
+
+/// A UDP socket with a buffer that holds a burst.
+pub(crate) fn datagrams(address: SocketAddr) -> std::io::Result<UdpSocket> {
+    let socket = UdpSocket::bind(address)?;
+    rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER)?;
+    Ok(socket)
+}
+
+/// Whether the service answers by way of this entrance.
+fn echoes(entrance: SocketAddr) -> bool {
+    let ask = || {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+        socket.send_to(b"are you there?", entrance)?;
+        socket.recv(&mut [0; 64])
+    };
+    ask().is_ok()
 }
 
 /// A listener with a backlog that holds whatever comes.
@@ -279,6 +338,20 @@ fn nginx_stream(entrance: SocketAddr, target: SocketAddr, tuned: bool) -> String
     {buffers}
     server {{
         listen {entrance} backlog={BACKLOG};
+        proxy_pass {target};
+    }}
+}}
+"
+    )
+}
+
+fn nginx_udp(entrance: SocketAddr, target: SocketAddr) -> String {
+    format!(
+        "stream {{
+    access_log off;
+    proxy_timeout 30s;
+    server {{
+        listen {entrance} udp;
         proxy_pass {target};
     }}
 }}

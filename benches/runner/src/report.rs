@@ -60,13 +60,25 @@ const IDLE: &[Metric] = &[
     less("resident_kb", "kB without any"),
 ];
 const WAKE: &[Metric] = &[less("ms", "ms"), less("p95_ms", "p95, ms")];
+const ECHO: &[Metric] = &[
+    less("cpu_us", "CPU µs/round trip"),
+    more("rps", "round trips/s"),
+    less("p50_us", "p50, µs"),
+    less("p99_us", "p99, µs"),
+    less("lost", "lost, %"),
+];
+const BULK: &[Metric] = &[
+    less("cpu_us", "CPU µs/datagram"),
+    more("arrived", "arrived/s"),
+    less("lost", "lost, %"),
+];
 const ASLEEP: &[Metric] = &[
     less("kb", "kB of PID 1 each"),
     less("processes", "processes"),
 ];
 
 /// Every load, in the order in which they are run and shown.
-pub(crate) const SUBJECTS: [Subject; 22] = [
+pub(crate) const SUBJECTS: [Subject; 24] = [
     Subject {
         load: "ping-64-1",
         title: "64 B ping-pong, 1 connection",
@@ -177,6 +189,16 @@ pub(crate) const SUBJECTS: [Subject; 22] = [
         title: "3,000 idle connections after a request",
         metrics: IDLE,
     },
+    Subject {
+        load: "udp-64-64",
+        title: "64 B echoed, 64 flows, 4 under way each",
+        metrics: ECHO,
+    },
+    Subject {
+        load: "udp-bulk",
+        title: "1200 B, 100,000/s in trains of 10",
+        metrics: BULK,
+    },
 ];
 
 /// What wakeport has to reach beside others.
@@ -242,7 +264,7 @@ const fn thaw(load: &'static str) -> Mark {
     }
 }
 
-const MARKS: [Mark; 39] = [
+const MARKS: [Mark; 42] = [
     mark("down-1", "gbps", RELAYS, 1.5),
     mark("up-1", "gbps", RELAYS, 1.5),
     mark("down-16", "gbps", RELAYS, 1.5),
@@ -282,6 +304,9 @@ const MARKS: [Mark; 39] = [
     mark("http-64-1", "p50_us", RELAYS, 1.0),
     mark("http-64-64", "p99_us", RELAYS, 1.0),
     mark("http-idle", "kb", &[], 2.0),
+    mark("udp-64-64", "cpu_us", NGINX, 1.0),
+    mark("udp-bulk", "cpu_us", NGINX, 0.35),
+    mark("udp-bulk", "lost", &[], 0.0),
 ];
 
 /// All figures of a run.

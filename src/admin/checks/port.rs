@@ -29,7 +29,7 @@ pub fn taken(
     Some(Finding::error(match &there.holder {
         Holder::Unit(unit) if units.contains(unit) => {
             let elsewhere = match wanted {
-                Bound::Tcp(_) | Bound::Zoned(..) => format!(
+                Bound::Tcp(_) | Bound::Udp(_) | Bound::Zoned(..) => format!(
                     "another port (then `--to` that), a Unix socket (`--to /PATH`), or a network that only wakeport reaches, with `--listen` on a single address: PrivateNetwork=yes in both, JoinsNamespaceOf={service} in `{unit}`, JoinsNamespaceOf={unit} in `{service}`"
                 ),
                 Bound::Unix(_) => "another path (then `--to` that)".to_owned(),
@@ -49,16 +49,16 @@ pub fn overlap(one: &Bound, other: &Bound) -> bool {
         (Bound::Zoned(_, one), Bound::Zoned(_, other)) if one != other => return false,
         _ => (),
     }
-    match (one.tcp(), other.tcp()) {
-        (Some(one), Some(other)) => {
-            let (a, b) = (one.ip(), other.ip());
-            let everywhere = |ip: IpAddr, other: IpAddr| {
-                ip.is_unspecified() && (ip.is_ipv6() || other.is_ipv4())
-            };
-            one.port() == other.port() && (a == b || everywhere(a, b) || everywhere(b, a))
-        }
-        _ => false,
-    }
+    let both = match (one.udp(), other.udp()) {
+        (None, None) => one.tcp().zip(other.tcp()),
+        (one, other) => one.zip(other),
+    };
+    both.is_some_and(|(one, other)| {
+        let (a, b) = (one.ip(), other.ip());
+        let everywhere =
+            |ip: IpAddr, other: IpAddr| ip.is_unspecified() && (ip.is_ipv6() || other.is_ipv4());
+        one.port() == other.port() && (a == b || everywhere(a, b) || everywhere(b, a))
+    })
 }
 
 /// Without a login of its user, a user's manager ends, and so does everything in it.

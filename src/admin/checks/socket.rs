@@ -3,6 +3,10 @@
 use crate::admin::Finding;
 use crate::admin::system::SocketUnit;
 use crate::config::Manager;
+use crate::config::address::Bound;
+
+/// Of UDP: less than that is full before wakeport has started, where clients send much.
+const SMALL_BUFFER: u64 = 1 << 20;
 
 /// Addresses of an instance that cannot be had both, by the unit that should change.
 fn collisions(socket: &SocketUnit, all: &[SocketUnit], ctl: &str) -> Vec<Finding> {
@@ -16,7 +20,7 @@ fn collisions(socket: &SocketUnit, all: &[SocketUnit], ctl: &str) -> Vec<Finding
             )));
         } else if socket.at[..index].contains(at) {
             findings.push(Finding::error(format!(
-                "`{name}` listens on {at} twice; remove one ListenStream="
+                "`{name}` listens on {at} twice; remove one ListenStream= or ListenDatagram="
             )));
         }
     }
@@ -44,7 +48,7 @@ pub fn socket(socket: &SocketUnit, all: &[SocketUnit], manager: Manager) -> Vec<
     }
     for other in &socket.others {
         error(format!(
-            "`{name}` listens on {other}, and wakeport relays streams of TCP and Unix sockets; use ListenStream="
+            "`{name}` listens on {other}, and wakeport relays streams of TCP and Unix sockets, and datagrams of UDP; use ListenStream=, or ListenDatagram= with a port"
         ));
     }
     if socket.accept {
@@ -75,6 +79,11 @@ pub fn socket(socket: &SocketUnit, all: &[SocketUnit], manager: Manager) -> Vec<
     if socket.flush {
         warning(format!(
             "`{name}` has FlushPending=yes, which drops clients that connect while wakeport exits; `{ctl} edit {name}`: FlushPending=no"
+        ));
+    }
+    if socket.at.iter().any(Bound::is_udp) && socket.receive_buffer < SMALL_BUFFER {
+        warning(format!(
+            "`{name}` has the kernel's receive buffer, and datagrams that come while wakeport starts are lost once that is full, some 250 of them; `{ctl} edit {name}`: ReceiveBuffer=4M"
         ));
     }
     if !socket.trigger_limit.is_zero() {

@@ -64,7 +64,10 @@ pub fn shared(config: &Config) -> Vec<Finding> {
                 other.name != service.name && (*address == value || is_place())
             };
             // Without a port it is the listener's own.
-            let has_port = !matches!(value, Address::Tcp { port: None, .. });
+            let has_port = !matches!(
+                value,
+                Address::Tcp { port: None, .. } | Address::Udp { port: None, .. }
+            );
             if let (Some((other, _)), true) = (seen.iter().find(same), has_port) {
                 let other = other.name.as_deref().unwrap_or_default();
                 let text = format!(
@@ -180,7 +183,7 @@ pub fn networks(unit: &Unit, relay: &Unit, service: &ServiceConfig) -> Option<Fi
     let concerned = service.routes.iter().any(|route| match &route.value {
         Address::Unix(UnixAddress::Path(_)) | Address::Service(_) => false,
         Address::Unix(UnixAddress::Abstract(_)) => true,
-        address @ Address::Tcp { .. } => {
+        address @ (Address::Tcp { .. } | Address::Udp { .. }) => {
             is_private(&own) || address.ips().iter().any(IpAddr::is_loopback)
         }
     });
@@ -224,14 +227,16 @@ pub fn is_local(address: &Address) -> bool {
 fn local(address: &Address) -> Vec<Bound> {
     match address {
         Address::Unix(unix) => vec![Bound::Unix(unix.clone())],
-        Address::Tcp {
-            port: Some(port), ..
-        } => {
+        Address::Tcp { port, .. } | Address::Udp { port, .. } => {
+            let bound = match address.is_udp() {
+                true => Bound::Udp,
+                false => Bound::Tcp,
+            };
             let ips = address.ips().into_iter().map(connected);
             let ips = ips.filter(IpAddr::is_loopback);
-            ips.map(|ip| Bound::Tcp(SocketAddr::new(ip, *port)))
-                .collect()
+            let at = |ip| Some(bound(SocketAddr::new(ip, (*port)?)));
+            ips.filter_map(at).collect()
         }
-        Address::Tcp { port: None, .. } | Address::Service(_) => Vec::new(),
+        Address::Service(_) => Vec::new(),
     }
 }

@@ -129,6 +129,7 @@ fn socket(name: &str, mut properties: Properties) -> SocketUnit {
         ipv6_only: properties.take("BindIPv6Only") == Some("ipv6-only".to_owned()),
         accept: properties.take("Accept").unwrap_or_default(),
         flush: properties.take("FlushPending").unwrap_or_default(),
+        receive_buffer: properties.take("ReceiveBuffer").unwrap_or_default(),
         trigger_limit: properties.span("TriggerLimitIntervalUSec"),
         unit: properties.unit(),
     }

@@ -92,7 +92,7 @@ async fn read(bus: &Bus, units: &[String]) -> zbus::Result<Inventory> {
             unit: unit.id,
             state: unit.active,
             enabled,
-            listen: listen.into_iter().map(|(_, address)| address).collect(),
+            listen: listen.into_iter().map(address).collect(),
         });
     }
     let names: Vec<&str> = units.iter().map(String::as_str).collect();
@@ -107,6 +107,14 @@ async fn read(bus: &Bus, units: &[String]) -> zbus::Result<Inventory> {
         services: ours.collect(),
         units: units.iter().cloned().zip(states).collect(),
     })
+}
+
+/// Where a socket unit listens, as it is written for wakeport.
+fn address((kind, address): (String, String)) -> String {
+    match kind.as_str() {
+        "Datagram" => format!("udp:{address}"),
+        _ => address,
+    }
 }
 
 /// The service with that name, if it is one of ours.

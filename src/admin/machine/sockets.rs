@@ -28,11 +28,14 @@ pub async fn listening(manager: Manager, bus: Option<&Bus>) -> Vec<Listening> {
     let tcp = proc::tcp_sockets(|it| Ok(it.state == SocketState::Listens));
     let tcp = tcp.into_iter().flatten();
     let tcp = tcp.map(|it| listening(Bound::Tcp(it.local), it.inode, Some(it.uid)));
+    let udp = proc::udp_sockets(|it| Ok(it.state == SocketState::Other));
+    let udp = udp.into_iter().flatten();
+    let udp = udp.map(|it| listening(Bound::Udp(it.local), it.inode, Some(it.uid)));
     let unix = proc::unix_sockets(|it| Ok(it.state == SocketState::Listens));
     let unix = unix.into_iter().flatten();
     // Of those the user is not told.
     let unix = unix.filter_map(|it| Some(listening(it.name.parse().ok()?, it.inode, None)));
-    tcp.chain(unix).collect()
+    tcp.chain(udp).chain(unix).collect()
 }
 
 /// The unit of a process, or its name if it is in none of this manager's services.

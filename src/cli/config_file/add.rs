@@ -34,10 +34,15 @@ impl FromStr for Addition {
             Some(at) => (&requests[..at], requests[at..].parse()?),
             None => (requests, PathPrefix::all()),
         };
-        let to = match !to.is_empty() && to.bytes().all(|byte| byte.is_ascii_digit()) {
+        let to: Address = match !to.is_empty() && to.bytes().all(|byte| byte.is_ascii_digit()) {
             true => format!("127.0.0.1:{to}").parse()?,
             false => to.parse()?,
         };
+        if to.is_udp() {
+            return Err(format!(
+                "`{to}` takes datagrams, and requests are for a host; {FORM}"
+            ));
+        }
         if matches!(to, Address::Tcp { port: None, .. }) {
             return Err(format!("`{to}` has no port; {FORM}"));
         }

@@ -12,6 +12,7 @@ mod handovers;
 mod lifecycles;
 mod listeners;
 mod networks;
+mod patterns;
 mod proxy_headers;
 mod records;
 mod requests;
@@ -26,7 +27,7 @@ use wakeport::core::lifecycle::Phase;
 pub(super) type Property = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub(super) const PROPERTIES: [(&str, Property); 18] = [
+pub(super) const PROPERTIES: [(&str, Property); 19] = [
     ("addresses", addresses::property),
     ("answers", answers::property),
     ("calls", calls::property),
@@ -38,6 +39,7 @@ pub(super) const PROPERTIES: [(&str, Property); 18] = [
     ("lifecycles", lifecycles::property),
     ("listeners", listeners::property),
     ("networks", networks::property),
+    ("patterns", patterns::property),
     ("proxy_headers", proxy_headers::property),
     ("records", records::property),
     ("requests", requests::property),

@@ -136,7 +136,11 @@ fn listens_as_typed(instance: &Instance, files: &[(std::path::PathBuf, String)])
         let own = own.last().filter(|(_, value)| value != "%i");
         let name = own.map(|(_, value)| specified(value, instance.stem()));
         assert!(one("FileDescriptorName").is_some());
-        for (_, value) in settings(&[text], "Socket", "ListenStream") {
+        let streams = settings(&[text], "Socket", "ListenStream").into_iter();
+        let streams = streams.map(|(_, value)| value);
+        let datagrams = settings(&[text], "Socket", "ListenDatagram").into_iter();
+        let datagrams = datagrams.map(|(_, value)| format!("udp:{value}"));
+        for value in streams.chain(datagrams) {
             let at = specified(&value, instance.stem());
             let value: Bound = at.parse().unwrap_or_else(|reason| panic!("{at}: {reason}"));
             assert!(found.insert(format!(
