@@ -47,9 +47,9 @@ pub(super) struct ServiceOptions {
     /// Where to relay to: host:port, host (the listener's own port), /path, @abstract; udp:host:port for
     /// datagrams
     ///
-    /// An IPv6 address goes in brackets. Datagrams without a target of their own go where streams do. NAME ties the target to the listener whose
-    /// FileDescriptorName= is NAME; without a name it serves every listener that has no target of
-    /// its own. May be repeated.
+    /// An IPv6 address goes in brackets. Datagrams without a target of their own go where streams do. NAME
+    /// ties the target to the listener whose FileDescriptorName= is NAME; without a name it serves every
+    /// listener that has no target of its own. May be repeated.
     #[arg(long, value_name = "[NAME=]ADDR")]
     to: Vec<Words<Named<Address>>>,
 

@@ -92,7 +92,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l keepalive-inte
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l keepalive-probes -d 'Close the connection after this many unanswered keepalive probes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l user-timeout -d 'Close the connection when data remains unacknowledged for this long; infinity leaves it to the kernel' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l config -d 'Read services from this TOML file and its drop-ins, FILE.d/*.toml; with a - before its name it may be missing' -r -F
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l listen -d 'Listen on this address instead of taking sockets from systemd: ADDRESS:PORT, PORT, /path, @abstract' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l listen -d 'Listen on this address instead of taking sockets from systemd: ADDRESS:PORT, PORT, /path, @abstract, or udp:PORT' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l max-connections -d 'Relay at most so many connections at once; the others wait in the kernel\'s backlog [default: as many as the limit on open files allows]' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l max-waiting -d 'Let at most so many clients wait for the service; the others wait in the backlog' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l threads -d 'Relay on at most so many threads; they are started as clients come [default: one for each core]' -r -f
@@ -169,7 +169,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l keepalive-in
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l keepalive-probes -d 'Close the connection after this many unanswered keepalive probes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l user-timeout -d 'Close the connection when data remains unacknowledged for this long; infinity leaves it to the kernel' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l config -d 'Read services from this TOML file and its drop-ins, FILE.d/*.toml; with a - before its name it may be missing' -r -F
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l listen -d 'Listen on this address instead of taking sockets from systemd: ADDRESS:PORT, PORT, /path, @abstract' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l listen -d 'Listen on this address instead of taking sockets from systemd: ADDRESS:PORT, PORT, /path, @abstract, or udp:PORT' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l max-connections -d 'Relay at most so many connections at once; the others wait in the kernel\'s backlog [default: as many as the limit on open files allows]' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l max-waiting -d 'Let at most so many clients wait for the service; the others wait in the backlog' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l threads -d 'Relay on at most so many threads; they are started as clients come [default: one for each core]' -r -f

@@ -2,6 +2,7 @@
 //! UPDATE_GOLDEN rewrites them.
 
 use std::fs;
+use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -311,6 +312,21 @@ fn a_port_in_use_is_reported() {
 }
 
 #[test]
+fn a_udp_port_in_use_is_reported_and_a_tcp_port_of_the_same_number_is_none() {
+    let home = Home::new();
+    let taken = UdpSocket::bind("127.0.0.1:0").expect("binds");
+    let at = taken.local_addr().expect("an address").to_string();
+    let init = |option: &str| home.does(&[option, &at, "--to", "127.0.0.1:18080"]);
+    let said = init("--listen-udp");
+    assert!(
+        said.contains(&format!("error: udp:{at} is in use by ")),
+        "{said}"
+    );
+    let said = init("--listen");
+    assert!(!said.contains("udp:"), "{said}");
+}
+
+#[test]
 fn invalid_input_gets_one_line() {
     let home = Home::new();
     let long = format!("a=1 {}=2", "/".repeat(100).replace('/', "a+"));
@@ -343,6 +359,49 @@ fn invalid_input_gets_one_line() {
             "--write",
         ),
         (&["--remove", "--write"], "cannot be used with"),
+        (
+            &["--listen-udp", "/run/a", "--to", "127.0.0.1:2"],
+            "behind `udp:` comes",
+        ),
+        (
+            &["--listen-udp", "a=99999", "--to", "127.0.0.1:2"],
+            "`99999` is not a port",
+        ),
+        (
+            &[
+                "--listen",
+                "1",
+                "--listen",
+                "udp=2",
+                "--listen-udp",
+                "3",
+                "--to",
+                "127.0.0.1:2",
+            ],
+            "would be for streams and for datagrams",
+        ),
+        (
+            &[
+                "--listen-udp",
+                "1",
+                "--to",
+                "127.0.0.1:2",
+                "--udp-idle-timeout",
+                "10ms",
+            ],
+            "write `1s` or more",
+        ),
+        (
+            &[
+                "--listen-udp",
+                "1",
+                "--to",
+                "127.0.0.1:2",
+                "--udp-wake",
+                "ping",
+            ],
+            "write `any`, `raknet`, `source`, `quic`, `wireguard`",
+        ),
         (
             &["--listen", "/run/a\\", "--to", "127.0.0.1:2"],
             "ends with a backslash",

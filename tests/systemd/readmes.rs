@@ -142,7 +142,7 @@ fn example_valheim_works() {
             &address,
             &[7; 60],
             &expected,
-            &[query.clone()],
+            std::slice::from_ref(&query),
         );
     }
     assert!(rig.is("active", "wakeport@valheim-query.socket"));
