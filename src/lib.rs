@@ -32,6 +32,7 @@
 //!   running.rs         its services: built, reconfigured, let go
 //!   routes.rs          which listener leads to which target of which service
 //!   listeners.rs       the accept loops, on the threads of workers.rs, as slots.rs has room
+//!   datagrams.rs       the same for datagrams: each goes to its flow, or begins one
 //!   handover.rs        connections that the next process goes on with
 //!   control.rs         requests by the control socket, and holds
 //!   unit_lock.rs       one instance stops a unit
@@ -42,12 +43,13 @@
 //!   guard.rs           does work keep it awake without clients?
 //!   holds.rs           what holds it awake by order; sleepers.rs has it stopped by order
 //!   reporter.rs        tells the log, STATUS= and the record
-//! session.rs session/  one connection from accept to close; whose it is, behind a balancer; HTTP; TLS
+//! session.rs session/  one connection from accept to close; whose it is, behind a balancer; HTTP; TLS;
+//!                      one client's datagrams: flow, and what is held of them: held
 //! -- asks and answers
 //! control.rs control/  varlink: messages and our interface (pure); its client
 //! -- acts: one outside thing per file
 //! net.rs net/          listen, stream, dial, endpoints, pool, http2, reach, direct, proxy_header, client_hello, relay,
-//!                      datagram (filter: which of them the kernel keeps while everything sleeps)
+//!                      datagram: batches of them (filter: which the kernel keeps while everything sleeps)
 //! http.rs http/        heads, framing, chunks, repeats (pure); a body, and an exchange, on two sockets
 //! backend.rs backend/  starts and stops the service: systemd, hooks, exec, kubernetes
 //! program.rs program/  runs an administrator's program: environment, time limit, output
@@ -76,6 +78,16 @@
 //! With `--http` it is a request that enters or waits, and leaves when its response has ended. A
 //! connection between two, or one that may turn out to be no client's (behind a balancer, `--tls`,
 //! `--wake-on-data`), only counts as pending, which prevents the exit. `--deny` has it reset.
+//!
+//! # Datagrams
+//!
+//! A listener of datagrams has one loop on one relay thread. It reads a batch and passes each part on to its
+//! [`session::flow::Flow`], which is a client and the address that the client sends to. A new flow enters or waits as
+//! a connection does, and the core knows no difference. What it gets until its target can be had is held. It ends
+//! when nothing has shown for a while that its client is there. One that begins with a mere query gets no permit:
+//! it lasts while the service is awake, and keeps it from nothing. A target that refuses datagrams has the flow
+//! give its permit back and wait again, as a dial that fails. Before the exit the filter is set, then the buffer is
+//! read to its end. On a drain the loop goes on for the flows there are; on a restart they are handed over.
 //!
 //! # Work without clients
 //!

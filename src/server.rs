@@ -187,7 +187,7 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
     let drain_timeout = config.process.drain_timeout;
     let end = async {
         let unit = unit.as_ref();
-        let connections = (&sessions, &control);
+        let connections = (&sessions, &listeners, &control);
         match handover::hand_over(connections, &services, &notifier, unit, drain_timeout).await {
             Some(_handed_over) => services.close_all(End::Restart).await,
             None => {

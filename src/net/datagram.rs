@@ -135,6 +135,17 @@ impl DatagramSocket {
         Ok(connected)
     }
 
+    /// One that an earlier process has connected.
+    pub fn connected(socket: OwnedFd) -> io::Result<Self> {
+        if sockopt::socket_type(&socket)? != SocketType::DGRAM {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let peer = rustix::net::getpeername(&socket)?;
+        let mut connected = Self::new(socket)?;
+        connected.peer = Some(peer.ok_or(io::ErrorKind::NotConnected)?.try_into()?);
+        Ok(connected)
+    }
+
     /// Receives what is there, in at most `most` pieces; how many they were. `WouldBlock` if there is nothing.
     pub fn receive(&self, most: usize, mut each: impl FnMut(Received<'_>)) -> io::Result<usize> {
         BUFFERS.with_borrow_mut(|buffers| {

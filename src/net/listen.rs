@@ -209,7 +209,8 @@ fn check(name: &str, socket: &OwnedFd) -> Result<Usable, String> {
     let fail = |error: Errno| format!("cannot use listener `{name}`: {}", io::Error::from(error));
     let kind = sockopt::socket_type(socket).map_err(fail)?;
     if kind == SocketType::DGRAM
-        && name != CONTROL
+        && !name.starts_with(STORED)
+        && name != UNNAMED
         && let Some(Bound::Tcp(address)) = address_of(socket).map_err(fail)?
     {
         let own = socket.try_clone().and_then(DatagramSocket::new);

@@ -16,7 +16,7 @@ use super::listeners::Sessions;
 use super::workers::WorkerSlot;
 use crate::net::datagram::{DatagramSocket, Dropped, Received, filter, is_unicast};
 use crate::net::listen::Listener;
-use crate::session::flow::{Flow, FlowRoom, MAKES_ROOM_AFTER, watch};
+use crate::session::flow::{Flow, FlowEntry, FlowRoom, LeftFlow, MAKES_ROOM_AFTER, watch};
 use crate::session::{Lead, Leader, Route, Way};
 use crate::util::backoff::Backoff;
 use crate::util::lock::locked;
@@ -213,13 +213,49 @@ impl Datagrams {
         };
         let flow = Flow::new(route, &self.socket, received, room, self.sessions.holding());
         flows.all.insert(key, flow.clone());
+        self.serve(key, flow, entry);
+        true
+    }
+
+    /// Has a flow served. One that pauses stays known.
+    fn serve(self: &Arc<Self>, key: Key, flow: Arc<Flow>, entry: FlowEntry) {
         let datagrams = self.clone();
         let run = async move {
-            flow.run(entry).await;
-            datagrams.forget(key, &flow);
+            if flow.run(entry).await {
+                datagrams.forget(key, &flow);
+            }
         };
         self.sessions.spawn_on(run, self.home());
-        true
+    }
+
+    /// The flows that have paused, as far as they go by such routes.
+    pub(super) fn left(&self, goes_on: impl Fn(&Route) -> bool) -> Vec<LeftFlow> {
+        let flows = locked(&self.flows);
+        let these = flows.all.values().filter(|flow| goes_on(flow.route()));
+        these.filter_map(Flow::left).collect()
+    }
+
+    /// Has all flows go on that have paused.
+    pub(super) fn resume_left(self: &Arc<Self>) {
+        let flows: Vec<_> = locked(&self.flows).all.clone().into_iter().collect();
+        for (key, flow) in flows {
+            let entry = flow.resume();
+            self.serve(key, flow, entry);
+        }
+    }
+
+    /// Has a flow of an earlier process go on, if the listener leads to its service.
+    pub(super) fn resume(self: &Arc<Self>, left: LeftFlow) {
+        let lead = self.lead.look();
+        let route = lead.way.as_ref().and_then(|way| way.of(&left.service));
+        drop(lead);
+        let Some(route) = route else { return };
+        let key = (left.client, left.local);
+        let room = self.sessions.room_for_resumed_flow();
+        let holding = self.sessions.holding();
+        let (flow, entry) = route.resume_flow(&self.socket, left, room, holding);
+        locked(&self.flows).all.insert(key, flow.clone());
+        self.serve(key, flow, entry);
     }
 
     /// A flow has ended.

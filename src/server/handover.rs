@@ -7,6 +7,7 @@ pub mod wire;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::cmsg_space;
@@ -25,10 +26,12 @@ use super::count;
 use super::listeners::{Listeners, Sessions};
 use super::running::Services;
 use crate::config::address::Peer;
+use crate::net::datagram::DatagramSocket;
 use crate::net::listen::{CONNECTIONS, CONTROL, Stored};
 use crate::net::relay;
 use crate::net::stream::RawStream;
 use crate::service::{Permit, Traffic};
+use crate::session::flow::LeftFlow;
 use crate::session::{Arrival, Leads, Left, Relayed, Way};
 use crate::systemd::message_id as message;
 use crate::systemd::notify::Notifier;
@@ -50,13 +53,14 @@ const LOOK: Duration = Duration::from_millis(20);
 pub(super) struct HandedOver {
     _left: Vec<Left>,
     _parked: Vec<Parked>,
+    _flows: Vec<LeftFlow>,
     _held: Vec<Permit>,
 }
 
 /// If our unit starts anew, leaves all connections to the next process; `None` if they are to drain:
 /// all of them are here then.
 pub(super) async fn hand_over(
-    (sessions, control): (&Sessions, &Control),
+    (sessions, listeners, control): (&Sessions, &Listeners, &Control),
     services: &Services,
     notifier: &Notifier,
     unit: Option<&Unit>,
@@ -99,17 +103,19 @@ pub(super) async fn hand_over(
     let left = sessions.pause().await;
     let (ending, left): (Vec<_>, Vec<_>) = left
         .into_iter()
-        .partition(|left| left.relayed().is_some() && services.ends_with_us(left));
+        .partition(|left| left.relayed().is_some() && services.ends_with_us(&left.route));
     let parked = control.end().await;
+    // Clients of what ends with us begin anew.
+    let flows = listeners.left_flows(|route| !services.ends_with_us(route));
     let mut queues = Vec::new();
-    let outcome = match pack(&left, &parked, store.room(), &mut queues) {
+    let outcome = match pack(&left, &parked, &flows, store.room(), &mut queues) {
         Ok(true) => put_away(&queues, &store, notifier).await,
         Ok(false) => Err(no_room(&store)),
         Err(error) if is_too_many(&error) => Err(TOO_MANY.to_owned()),
         Err(error) => Err(error.to_string()),
     };
     let Err(why) = outcome else {
-        let connections = count(left.len() + parked.len());
+        let connections = count(left.len() + parked.len() + flows.len());
         tracing::info!(
             message_id = message::HANDED_OVER,
             "restarting: handed {connections} over"
@@ -118,12 +124,14 @@ pub(super) async fn hand_over(
         return Some(HandedOver {
             _left: left,
             _parked: parked,
+            _flows: flows,
             _held: held,
         });
     };
     queues.into_iter().for_each(Queue::empty);
     notifier.forget(vec![CONNECTIONS.into()]);
-    let connections = left.len();
+    let connections = left.len() + flows.len();
+    listeners.resume_left_flows();
     for left in ending.into_iter().chain(left) {
         sessions.resume(left);
     }
@@ -174,10 +182,11 @@ pub(super) fn take(
         names.push(CONNECTIONS.into());
     }
     names.extend(unknown);
-    let mut received = Vec::new();
+    let (mut received, mut flows) = (Vec::new(), Vec::new());
     for queue in queues {
-        let (these, problem) = receive(queue);
+        let (these, those, problem) = receive(queue);
         received.extend(these);
+        flows.extend(those);
         if let Some(problem) = problem {
             tracing::warn!(
                 message_id = message::HANDOVER_FAILED,
@@ -186,8 +195,9 @@ pub(super) fn take(
         }
     }
     notifier.forget(names);
-    if !received.is_empty() {
-        let connections = count(received.len());
+    let all = received.len() + flows.len();
+    if all > 0 {
+        let connections = count(all);
         tracing::info!(
             message_id = message::TAKEN_OVER,
             "took {connections} over from the process before"
@@ -207,6 +217,7 @@ pub(super) fn take(
         control.resume(client, said, held);
     }
     listeners.resume(received);
+    listeners.resume_flows(flows);
 }
 
 /// Connections on their way: what was written to one end is read from the other one, by whatever
@@ -230,6 +241,7 @@ struct Parcel<'a> {
 fn pack(
     sessions: &[Left],
     parked: &[Parked],
+    flows: &[LeftFlow],
     room: usize,
     queues: &mut Vec<Queue>,
 ) -> io::Result<bool> {
@@ -239,7 +251,16 @@ fn pack(
         .collect::<io::Result<_>>()?;
     let sessions = sessions.iter().zip(&exchanges);
     let sessions = sessions.map(|(session, exchange)| describe(session, exchange));
-    let parcels: Vec<Parcel<'_>> = sessions.chain(parked.iter().map(describe_parked)).collect();
+    let held: Vec<Vec<u8>> = flows
+        .iter()
+        .map(|flow| wire::write_held(&flow.held))
+        .collect();
+    let flows = flows.iter().zip(&held);
+    let flows = flows.map(|(flow, held)| describe_flow(flow, held));
+    let parcels: Vec<Parcel<'_>> = sessions
+        .chain(parked.iter().map(describe_parked))
+        .chain(flows)
+        .collect();
     let connections = parcels.iter().map(|parcel| parcel.connection.clone());
     let connections: Vec<Connection> = connections.collect();
     let mut packed = 0;
@@ -339,7 +360,7 @@ impl Queue {
     /// The connections themselves go on here, so none is reset.
     fn empty(self) {
         drop(self.input);
-        let _ = read(&self.output, &mut Vec::new());
+        let _ = read(&self.output, &mut Vec::new(), &mut Vec::new());
     }
 }
 
@@ -385,6 +406,7 @@ fn describe<'a>(session: &'a Left, exchange: &'a [u8]) -> Parcel<'a> {
             exchange: exchange.len() as u64,
             relayed,
             control: None,
+            flow: None,
         },
         sockets: sockets
             .chain(target.map(|relayed| relayed.target.as_fd()))
@@ -412,9 +434,35 @@ fn describe_parked(parked: &Parked) -> Parcel<'_> {
             exchange: 0,
             relayed: None,
             control: Some(wire::Control { held }),
+            flow: None,
         },
         sockets: vec![parked.socket.as_fd()],
         rests: [&parked.said, &[], &[], &[]],
+    }
+}
+
+/// The same of a flow.
+fn describe_flow<'a>(left: &'a LeftFlow, held: &'a [u8]) -> Parcel<'a> {
+    Parcel {
+        connection: Connection {
+            listener: left.listener.clone(),
+            peer: Some(left.client),
+            header: None,
+            identified: true,
+            service: left.service.clone(),
+            said: held.len() as u64,
+            exchange: 0,
+            relayed: None,
+            control: None,
+            flow: Some(wire::Flow {
+                local: left.local,
+                connected: left.target.is_some(),
+                up: left.up,
+                down: left.down,
+            }),
+        },
+        sockets: left.target.iter().map(AsFd::as_fd).collect(),
+        rests: [held, &[], &[], &[]],
     }
 }
 
@@ -430,21 +478,25 @@ pub(super) struct Received {
 }
 
 /// Takes all connections out of a queue; if some cannot be had, these are reset, and it is said why.
-fn receive(queue: OwnedFd) -> (Vec<Received>, Option<String>) {
-    let mut received = Vec::new();
-    let why = read(&queue, &mut received).err();
+fn receive(queue: OwnedFd) -> (Vec<Received>, Vec<LeftFlow>, Option<String>) {
+    let (mut received, mut flows) = (Vec::new(), Vec::new());
+    let why = read(&queue, &mut received, &mut flows).err();
     let why = why.map(|(lost, why)| {
         for socket in lost {
             let _ = sockopt::set_socket_linger(&socket, Some(Duration::ZERO));
         }
         why
     });
-    (received, why)
+    (received, flows, why)
 }
 
 type Lost = (Vec<OwnedFd>, String);
 
-fn read(queue: &OwnedFd, received: &mut Vec<Received>) -> Result<(), Lost> {
+fn read(
+    queue: &OwnedFd,
+    received: &mut Vec<Received>,
+    flows: &mut Vec<LeftFlow>,
+) -> Result<(), Lost> {
     let failed = |error: Errno| (Vec::new(), format!("they cannot be read: {error}"));
     rustix::io::ioctl_fionbio(queue, true).map_err(failed)?;
     let (mut bytes, mut descriptors) = (Vec::new(), Vec::new());
@@ -485,7 +537,7 @@ fn read(queue: &OwnedFd, received: &mut Vec<Received>) -> Result<(), Lost> {
         while let Some(end) = bytes.iter().position(|&byte| byte == b'\n') {
             let line: Vec<u8> = bytes.drain(..=end).collect();
             let sockets = std::mem::take(&mut descriptors);
-            match message(&line, sockets, received) {
+            match message(&line, sockets, received, flows) {
                 Ok(()) => (),
                 Err((sockets, why)) => {
                     lost.extend(sockets);
@@ -509,6 +561,7 @@ fn message(
     line: &[u8],
     mut descriptors: Vec<OwnedFd>,
     received: &mut Vec<Received>,
+    flows: &mut Vec<LeftFlow>,
 ) -> Result<(), (Vec<OwnedFd>, Unreadable)> {
     let connections = match wire::read(line) {
         Ok(connections) if wire::descriptors(&connections) == descriptors.len() => connections,
@@ -525,6 +578,24 @@ fn message(
     };
     let mut descriptors = descriptors.into_iter();
     for (connection, rests) in connections.into_iter().zip(rests) {
+        if let Some(flow) = connection.flow {
+            let socket = flow.connected.then(|| descriptors.next()).flatten();
+            let target = socket.map(DatagramSocket::connected).transpose();
+            // What is no socket of ours is closed.
+            if let (Ok(target), Some(client)) = (target, connection.peer) {
+                flows.push(LeftFlow {
+                    listener: connection.listener,
+                    service: connection.service,
+                    client,
+                    local: flow.local,
+                    target: target.map(Arc::new),
+                    held: wire::read_held(&rests[0]),
+                    up: flow.up,
+                    down: flow.down,
+                });
+            }
+            continue;
+        }
         let mut socket = || RawStream::from_socket(descriptors.next()?).ok();
         let client = socket();
         let target = connection.relayed.and_then(|_| socket());

@@ -22,7 +22,7 @@ use crate::net::listen::Listener;
 use crate::net::relay::Interrupt;
 use crate::net::stream::RawStream;
 use crate::report::text;
-use crate::session::flow::FlowRoom;
+use crate::session::flow::{FlowRoom, LeftFlow};
 use crate::session::{Abort, Holding, Lead, Leader, Leads, Left, Route, Session, Way};
 use crate::systemd::message_id as message;
 use crate::util::backoff::Backoff;
@@ -63,6 +63,11 @@ impl Sessions {
     /// Room for a flow, if there is some right now.
     pub(super) fn room_for_flow(&self) -> Option<FlowRoom> {
         self.slots.try_get_flow()
+    }
+
+    /// What room there is for a flow of an earlier process, which is never refused.
+    pub(super) fn room_for_resumed_flow(&self) -> FlowRoom {
+        self.room_for_flow().unwrap_or_default()
     }
 
     /// A thread for all flows of a listener.
@@ -397,6 +402,30 @@ impl Listeners {
                 "{count} connections to `{listener}` were left by the process before, and no listener \
                  of that name leads to a service that knows what to do with them: reset"
             );
+        }
+    }
+
+    /// The flows that have paused, as far as they go by such routes.
+    pub(super) fn left_flows(&self, goes_on: impl Fn(&Route) -> bool) -> Vec<LeftFlow> {
+        let datagrams = self.datagrams.iter();
+        datagrams
+            .flat_map(|datagrams| datagrams.left(&goes_on))
+            .collect()
+    }
+
+    /// Has all flows go on that have paused here.
+    pub(super) fn resume_left_flows(&self) {
+        self.datagrams.iter().for_each(Datagrams::resume_left);
+    }
+
+    /// Has flows of an earlier process go on. Those whose listener is not there, or leads to another service,
+    /// end; their clients begin anew.
+    pub(super) fn resume_flows(&self, flows: Vec<LeftFlow>) {
+        for flow in flows {
+            let mut named = self.datagrams.iter();
+            if let Some(datagrams) = named.find(|own| own.listener.name == flow.listener) {
+                datagrams.resume(flow);
+            }
         }
     }
 

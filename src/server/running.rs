@@ -24,7 +24,7 @@ use crate::program::Launcher;
 use crate::report::state_file::Closing;
 use crate::service::{Entrance, Handle, LastOrder, Permit, Reporter, Service, Settings};
 use crate::session::flow::FlowRules;
-use crate::session::{Abort, Left, Route, SessionContext, Way};
+use crate::session::{Abort, Route, SessionContext, Way};
 use crate::util::per_thread::References;
 
 /// What a stop may take beyond its time-out, until it is known to have failed.
@@ -255,9 +255,9 @@ impl Services {
         false
     }
 
-    /// Whether the target of a session ends with this process.
-    pub(super) fn ends_with_us(&self, left: &Left) -> bool {
-        let ours = |running: &&Running| Arc::ptr_eq(&running.context, &left.route.context);
+    /// Whether the target of a route ends with this process.
+    pub(super) fn ends_with_us(&self, route: &Route) -> bool {
+        let ours = |running: &&Running| Arc::ptr_eq(&running.context, &route.context);
         let running = self.services.iter().find(ours);
         running.is_some_and(|running| matches!(running.config.kind, ServiceKind::Exec(_)))
     }

@@ -16,13 +16,12 @@ use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Route;
-use super::held::{Held, Holding};
+use super::held::{Held, Holding, locked};
 use crate::config::UdpSettings;
 use crate::config::address::Peer;
-use crate::net::datagram::{DatagramSocket, Dropped, Received, Segments, Sent};
+use crate::net::datagram::{DatagramSocket, Dropped, Ecn, Received, Segments, Sent};
+use crate::net::relay::Interrupt;
 use crate::service::{Permit, Queued, Traffic, Verdict};
-use crate::util::backoff::Backoff;
-use crate::util::lock::locked;
 
 /// How many datagrams of one flow are held, and how many bytes.
 const MOST_HELD: usize = 16;
@@ -34,8 +33,9 @@ pub const MAKES_ROOM_AFTER: Duration = Duration::from_secs(10);
 /// So many pieces are read of one target before the other flows of the thread have their turn.
 const PIECES: usize = 8;
 
-/// The pauses between attempts to reach a target that has just been started.
-const REFUSED: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(250));
+/// The pauses between attempts to reach a target that has just been started: each is twice the one before.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// A target that refuses what is sent to it is doubted no more often than that.
 const DOUBT: Duration = Duration::from_secs(1);
@@ -106,8 +106,30 @@ pub enum FlowEntry {
     Inside(Permit),
     /// It waits for the verdict.
     Waiting(Box<Queued>),
-    /// It does not keep the service awake: nothing shows that a client is there.
-    Aside,
+    /// It has a permit already; or none, and does not keep the service awake: nothing shows that a client is
+    /// there.
+    AsItIs,
+}
+
+/// A flow that has paused, for the next process.
+#[derive(Debug)]
+pub struct LeftFlow {
+    /// The name of its listener.
+    pub listener: String,
+    /// The name of its service.
+    pub service: String,
+    /// The client.
+    pub client: SocketAddr,
+    /// The address that the client sends to.
+    pub local: Option<IpAddr>,
+    /// Its socket; none while it waits.
+    pub target: Option<Arc<DatagramSocket>>,
+    /// What is held.
+    pub held: Vec<Vec<u8>>,
+    /// Bytes of the client.
+    pub up: u64,
+    /// Bytes of the target.
+    pub down: u64,
 }
 
 /// Why it is not relayed any more.
@@ -125,13 +147,53 @@ impl Route {
                 return Some(FlowEntry::Inside(permit));
             }
         } else if self.entrance.is_open() {
-            return Some(FlowEntry::Aside);
+            return Some(FlowEntry::AsItIs);
         }
         let wakes = wake.is_any() || first.datagrams().any(|datagram| wake.wakes(datagram));
         wakes.then(|| {
             let queued = self.entrance.arrive(&self.listener, Peer::tcp(client));
             FlowEntry::Waiting(Box::new(queued))
         })
+    }
+
+    /// How a flow goes on that is to wait, or was waiting.
+    fn enter_again(&self, client: SocketAddr) -> FlowEntry {
+        match self.entrance.enter() {
+            Some(permit) => FlowEntry::Inside(permit),
+            None => {
+                let queued = self.entrance.arrive(&self.listener, Peer::tcp(client));
+                FlowEntry::Waiting(Box::new(queued))
+            }
+        }
+    }
+
+    /// A flow that has paused in an earlier process, and how it goes on: one with a target is inside, and keeps
+    /// the service from being stopped.
+    pub fn resume_flow(
+        self: &Arc<Self>,
+        listener: &Arc<DatagramSocket>,
+        left: LeftFlow,
+        room: FlowRoom,
+        holding: &Arc<Holding>,
+    ) -> (Arc<Flow>, FlowEntry) {
+        let flow = Flow::begin(self, listener, (left.client, left.local), room, holding);
+        flow.up.store(left.up, Ordering::Relaxed);
+        flow.down.store(left.down, Ordering::Relaxed);
+        let entry = match left.target {
+            Some(target) => {
+                // Before a datagram comes, which would find it without one.
+                *locked(&flow.permit) = Some(self.entrance.resume());
+                *locked(&flow.way) = Way::Open(target);
+                FlowEntry::AsItIs
+            }
+            None => {
+                for datagram in &left.held {
+                    flow.pass(Segments::one(datagram, Ecn::default()));
+                }
+                self.enter_again(left.client)
+            }
+        };
+        (flow, entry)
     }
 
     /// Which datagrams wake the service.
@@ -164,10 +226,22 @@ impl Flow {
         room: FlowRoom,
         holding: &Arc<Holding>,
     ) -> Arc<Self> {
-        let flow = Arc::new(Self {
+        let flow = Self::begin(route, listener, (received.from, received.to), room, holding);
+        flow.pass(received.segments);
+        flow
+    }
+
+    fn begin(
+        route: &Arc<Route>,
+        listener: &Arc<DatagramSocket>,
+        (client, local): (SocketAddr, Option<IpAddr>),
+        room: FlowRoom,
+        holding: &Arc<Holding>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
             route: route.clone(),
-            client: received.from,
-            local: received.to,
+            client,
+            local,
             listener: listener.clone(),
             began: Instant::now(),
             seen: AtomicU64::new(0),
@@ -180,9 +254,7 @@ impl Flow {
             holding: holding.clone(),
             refused: AtomicBool::new(false),
             news: Notify::new(),
-        });
-        flow.pass(received.segments);
-        flow
+        })
     }
 
     /// Passes datagrams of the client on, or holds them; `false` if it has ended.
@@ -282,6 +354,11 @@ impl Flow {
         self.seen().elapsed()
     }
 
+    /// By which way it has come.
+    pub fn route(&self) -> &Route {
+        &self.route
+    }
+
     /// Ends it, and leaves its room to another one.
     pub fn make_room(&self) -> FlowRoom {
         self.end();
@@ -309,13 +386,16 @@ impl Flow {
         }
     }
 
-    /// Serves it to its end.
-    pub async fn run(self: &Arc<Self>, entry: FlowEntry) {
+    /// Serves it to its end; `false` if it has paused.
+    pub async fn run(self: &Arc<Self>, entry: FlowEntry) -> bool {
         let abort = self.route.context.abort.clone();
-        tokio::select! {
+        let interrupt = tokio::select! {
             biased;
-            _ = abort.triggered() => (),
-            () = self.serve(entry) => (),
+            interrupt = abort.triggered() => Some(interrupt),
+            () = self.serve(entry) => None,
+        };
+        if interrupt == Some(Interrupt::Pause) && !self.has_ended() {
+            return false;
         }
         self.end();
         if let Some(mut permit) = locked(&self.permit).take() {
@@ -326,6 +406,42 @@ impl Flow {
             };
         }
         mem::take(&mut *locked(&self.room));
+        true
+    }
+
+    /// What is known of it, if it has paused and keeps the service awake or waits.
+    pub fn left(self: &Arc<Self>) -> Option<LeftFlow> {
+        let way = locked(&self.way);
+        let (target, held) = match &*way {
+            Way::Ended => return None,
+            Way::Open(target) => (Some(target.clone()), Vec::new()),
+            Way::Held(held) => (
+                None,
+                held.iter().map(|held| held.bytes().to_vec()).collect(),
+            ),
+        };
+        drop(way);
+        // The client of one that does not keep the service awake begins anew.
+        let goes_on = !held.is_empty() || target.is_some() && locked(&self.permit).is_some();
+        goes_on.then(|| LeftFlow {
+            listener: self.route.listener.to_string(),
+            service: self.route.service.to_string(),
+            client: self.client,
+            local: self.local,
+            target,
+            held,
+            up: self.up.load(Ordering::Relaxed),
+            down: self.down.load(Ordering::Relaxed),
+        })
+    }
+
+    /// How one goes on that has paused.
+    pub fn resume(self: &Arc<Self>) -> FlowEntry {
+        let is_open = matches!(*locked(&self.way), Way::Open(_));
+        match is_open || locked(&self.permit).is_some() {
+            true => FlowEntry::AsItIs,
+            false => self.route.enter_again(self.client),
+        }
     }
 
     async fn serve(self: &Arc<Self>, entry: FlowEntry) {
@@ -335,9 +451,13 @@ impl Flow {
                 None
             }
             FlowEntry::Waiting(queued) => Some(*queued),
-            FlowEntry::Aside => None,
+            FlowEntry::AsItIs => None,
         };
-        let mut target = None;
+        let open = match &*locked(&self.way) {
+            Way::Open(target) => Some(target.clone()),
+            Way::Held(_) | Way::Ended => None,
+        };
+        let mut target = open.and_then(|target| watch(target).ok());
         let mut doubted: Option<Instant> = None;
         loop {
             if let Some(mut queued) = queued.take() {
@@ -389,7 +509,7 @@ impl Flow {
     ) -> Result<&'a AsyncFd<Arc<DatagramSocket>>, End> {
         let limit = self.route.context.flows.start_timeout;
         let began = Instant::now();
-        let mut pauses = REFUSED;
+        let mut pause = FIRST_PAUSE;
         loop {
             if socket.is_none() {
                 *socket = self.open().await.ok();
@@ -402,7 +522,7 @@ impl Flow {
                 self.end();
             }
             tokio::select! {
-                () = sleep(pauses.pause()) => (),
+                () = sleep(pause) => pause = LONGEST_PAUSE.min(pause * 2),
                 () = self.ended() => return Err(End::Over),
             }
             if !self.route.entrance.is_open() {
@@ -421,8 +541,10 @@ impl Flow {
     fn send_held(&self, target: &Arc<DatagramSocket>, limit: Duration) -> bool {
         loop {
             let mut way = locked(&self.way);
-            let Way::Held(held) = &mut *way else {
-                return false;
+            let held = match &mut *way {
+                Way::Held(held) => held,
+                Way::Open(_) => return true,
+                Way::Ended => return false,
             };
             let Some(next) = held.front() else {
                 *way = Way::Open(target.clone());

@@ -3,13 +3,12 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::time::Instant;
 
 use super::flow::Flow;
 use crate::net::datagram::{Ecn, Segments};
-use crate::util::lock::locked;
 
 /// The most that is held in all, in bytes.
 const MOST: usize = 4 << 20;
@@ -83,6 +82,11 @@ impl Held {
         Arc::ptr_eq(&self.token, token)
     }
 
+    /// Its bytes.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The datagram.
     pub(super) fn datagram(&self) -> Segments<'_> {
         Segments::one(&self.bytes, self.ecn)
@@ -95,4 +99,9 @@ impl Drop for Held {
         self.holding.bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.holding.count.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Nothing panics while it holds one of these locks, and what they guard is never half done.
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -291,8 +291,8 @@ fn what_cannot_be_read_is_reset_and_new_clients_are_served() {
     let long = r#"{"listener":"web","peer":null,"identified":true,"relayed":{"up":{"total":3,"rest":18446744073709551615},"down":{"total":4,"rest":9},"idle":0}}"#;
     for (text, log) in [
         (
-            "{\"version\":4,\"sessions\":{}}\n".to_owned(),
-            "reset: they are of version 4 of the format, and this wakeport reads up to 3",
+            "{\"version\":5,\"sessions\":{}}\n".to_owned(),
+            "reset: they are of version 5 of the format, and this wakeport reads up to 4",
         ),
         (line(&[stray]), "1 connections to `elsewhere` were left"),
         (

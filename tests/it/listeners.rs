@@ -175,7 +175,7 @@ fn a_datagram_socket_without_a_port_is_refused() {
             .send_to(b"?", to)
             .expect("it is sent");
     }
-    let run = anywhere().option("--http", "example.org");
+    let run = anywhere().flag("--accept-proxy");
     refused(&run.inherit("dns", &udp), CONFIG, &["`dns`"]);
     udp.set_nonblocking(true).expect("an option");
     assert!(udp.recv(&mut [0; 9]).is_err(), "nothing is left");

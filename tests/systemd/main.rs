@@ -43,4 +43,5 @@ mod status_text;
 mod stop_and_restart;
 mod ten_thousand_clients;
 mod tls;
+mod udp;
 mod wake;

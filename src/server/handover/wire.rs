@@ -1,7 +1,7 @@
 //! How connections are written down that go from one process to the next: a line of JSON, followed
 //! by nothing; their sockets go along with it. Pure: what is read may come from another version.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,10 +9,11 @@ use crate::net::proxy_header::Origin;
 use crate::net::relay::End;
 
 /// The version of the format. One that reads another one's lines keeps its number.
-pub const VERSION: u64 = 3;
+pub const VERSION: u64 = 4;
 
-/// Earlier versions, which know nothing of the control socket, or of HTTP either. Connections that they
-/// know are written for them.
+/// Earlier versions, which know nothing of datagrams, of the control socket, or of HTTP either. Connections
+/// that they know are written for them.
+const WITHOUT_FLOWS: u64 = 3;
 const WITHOUT_CONTROL: u64 = 2;
 const WITHOUT_HTTP: u64 = 1;
 
@@ -23,7 +24,8 @@ pub const MOST: usize = 100;
 /// No line is longer: more would be split by the kernel (`unix_stream_sendmsg`).
 pub const LONGEST: usize = 16 * 1024;
 
-/// One connection. Its descriptors are the client's socket, then the target's if it is relayed.
+/// One connection. Its descriptors are the client's socket, then the target's if it is relayed. A flow of
+/// datagrams has the target's alone, and none while it waits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connection {
     /// The name of the listener that it came in by.
@@ -50,6 +52,49 @@ pub struct Connection {
     /// It is one of the control socket; with what it holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub control: Option<Control>,
+    /// It is a flow of datagrams.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flow: Option<Flow>,
+}
+
+/// What is known of a flow. What it holds is in the file as what the client has said: each datagram behind its
+/// length, two bytes with the higher one first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flow {
+    /// The address that the client sends to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<IpAddr>,
+    /// It has a socket that is connected to the target.
+    pub connected: bool,
+    /// How many bytes of the client were passed on.
+    pub up: u64,
+    /// How many of the target.
+    pub down: u64,
+}
+
+/// The datagrams that a flow holds, as they are written.
+pub fn write_held(held: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for datagram in held {
+        let length = u16::try_from(datagram.len()).unwrap_or(u16::MAX);
+        bytes.extend(length.to_be_bytes());
+        bytes.extend(&datagram[..length.into()]);
+    }
+    bytes
+}
+
+/// The datagrams that are written so; what is not is left out.
+pub fn read_held(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut held = Vec::new();
+    while let Some((length, rest)) = bytes.split_first_chunk() {
+        let Some((datagram, rest)) = rest.split_at_checked(u16::from_be_bytes(*length).into())
+        else {
+            break;
+        };
+        held.push(datagram.to_vec());
+        bytes = rest;
+    }
+    held
 }
 
 /// What is known of a connection of the control socket.
@@ -130,7 +175,10 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 impl Connection {
     /// How many sockets it has.
     pub fn sockets(&self) -> usize {
-        1 + usize::from(self.relayed.is_some())
+        match self.flow {
+            Some(flow) => usize::from(flow.connected),
+            None => 1 + usize::from(self.relayed.is_some()),
+        }
     }
 
     /// How many bytes it has in the file: of the client, of both ways, about the request.
@@ -147,7 +195,8 @@ impl Connection {
     /// The version that knows all about it.
     fn version(&self) -> u64 {
         match (self.said, self.exchange, &self.control) {
-            (_, _, Some(_)) => VERSION,
+            _ if self.flow.is_some() => VERSION,
+            (_, _, Some(_)) => WITHOUT_FLOWS,
             (0, 0, None) => WITHOUT_HTTP,
             (_, _, None) => WITHOUT_CONTROL,
         }
@@ -224,6 +273,7 @@ mod tests {
             said: 0,
             exchange: 0,
             control: None,
+            flow: None,
             relayed: Some(Relayed {
                 up: way,
                 down: Way {
@@ -312,11 +362,46 @@ mod tests {
     }
 
     #[test]
+    fn flows_are_of_a_version_of_their_own() {
+        let flow = |connected| Connection {
+            header: None,
+            relayed: None,
+            flow: Some(Flow {
+                local: Some(IpAddr::from([192, 0, 2, 2])),
+                connected,
+                up: 7,
+                down: 9,
+            }),
+            ..connection("game")
+        };
+        let waits = Connection {
+            said: 12,
+            ..flow(false)
+        };
+        let all = [connection("web"), flow(true), waits];
+        assert_eq!((fitting(&all), fitting(&all[1..])), (1, 2));
+        let expected = concat!(
+            r#"{"version":4,"connections":[{"listener":"game","peer":"192.0.2.1:4711","#,
+            r#""identified":true,"flow":{"local":"192.0.2.2","connected":true,"up":7,"down":9}},"#,
+            r#"{"listener":"game","peer":"192.0.2.1:4711","identified":true,"said":12,"#,
+            r#""flow":{"local":"192.0.2.2","connected":false,"up":7,"down":9}}]}"#,
+            "\n"
+        );
+        assert_eq!(String::from_utf8_lossy(&write(&all[1..])), expected);
+        assert_eq!(read(expected.as_bytes()).as_deref(), Ok(&all[1..]));
+        assert_eq!(descriptors(&all[1..]), 2, "a socket and the file");
+        let held = [b"one".to_vec(), Vec::new(), vec![7; 65_507]];
+        let bytes = write_held(&held);
+        assert_eq!(read_held(&bytes), held);
+        assert_eq!(read_held(&bytes[..bytes.len() - 1]), held[..2]);
+    }
+
+    #[test]
     fn another_version_is_named_whatever_its_lines_hold() {
         for (line, why) in [
             (
-                &b"{\"version\":4,\"sessions\":7}\n"[..],
-                Unreadable::Version(4),
+                &b"{\"version\":5,\"sessions\":7}\n"[..],
+                Unreadable::Version(5),
             ),
             (
                 b"{\"version\":0,\"connections\":[]}",
