@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::listeners::Sessions;
+use super::slots::Lacking;
 use super::workers::WorkerSlot;
 use crate::net::datagram::{DatagramSocket, Dropped, Received, filter, is_unicast};
 use crate::net::listen::Listener;
@@ -59,8 +60,8 @@ struct Flows {
     all: HashMap<Key, Arc<Flow>>,
     /// Addresses that a reply can come from.
     ours: HashSet<IpAddr>,
-    /// No flow has been quiet for long before that.
-    all_busy_until: Option<Instant>,
+    /// No flow has been quiet for long before that, and none that was not answered.
+    all_busy_until: [Option<Instant>; 2],
     /// When it was told last that a sender is denied.
     denied_at: Option<Instant>,
 }
@@ -90,6 +91,11 @@ impl Datagrams {
     pub(super) fn home(&self) -> &Handle {
         let (_, home) = self.home.get_or_init(|| self.sessions.worker());
         home
+    }
+
+    /// Whether there are flows.
+    pub(super) fn has_flows(&self) -> bool {
+        !locked(&self.flows).all.is_empty()
     }
 
     /// Begins to take what comes: the kernel drops nothing from now on.
@@ -273,10 +279,10 @@ impl Datagrams {
     /// Room for one more flow: flows that have been quiet for long make some.
     fn room(&self, flows: &mut Flows) -> Option<FlowRoom> {
         match self.sessions.room_for_flow() {
-            Some(room) => Some(room),
-            None => {
-                flows.make_room()?;
-                self.sessions.room_for_flow()
+            Ok(room) => Some(room),
+            Err(lacking) => {
+                flows.make_room(lacking)?;
+                self.sessions.room_for_flow().ok()
             }
         }
     }
@@ -331,14 +337,16 @@ impl Flows {
     }
 
     /// Ends some of the flows that have been quiet for the longest time, if any has for long.
-    fn make_room(&mut self) -> Option<()> {
+    fn make_room(&mut self, lacking: Lacking) -> Option<()> {
         let now = Instant::now();
-        if self.all_busy_until.is_some_and(|until| now < until) {
+        let all_busy_until = &mut self.all_busy_until[lacking as usize];
+        if all_busy_until.is_some_and(|until| now < until) {
             return None;
         }
         let mut idle: Vec<(Duration, Key)> = Vec::new();
         let mut longest = Duration::ZERO;
-        for (key, flow) in &self.all {
+        let could = |flow: &&Arc<Flow>| lacking == Lacking::Any || !flow.is_answered();
+        for (key, flow) in self.all.iter().filter(|(_, flow)| could(flow)) {
             let quiet = flow.idle();
             longest = longest.max(quiet);
             if quiet > MAKES_ROOM_AFTER {
@@ -346,7 +354,7 @@ impl Flows {
             }
         }
         if idle.is_empty() {
-            self.all_busy_until = Some(now + MAKES_ROOM_AFTER.saturating_sub(longest));
+            *all_busy_until = Some(now + MAKES_ROOM_AFTER.saturating_sub(longest));
             return None;
         }
         idle.sort_unstable_by(|a, b| b.cmp(a));

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::datagrams::Datagrams;
 use super::handover::Received;
-use super::slots::{ConnectionSlot, Pending, PendingCount, Slots};
+use super::slots::{ConnectionSlot, Lacking, Pending, PendingCount, Slots};
 use super::workers::{WorkerSlot, Workers};
 use crate::config::address::Peer;
 use crate::config::{Limits, span};
@@ -61,7 +61,7 @@ impl Sessions {
     }
 
     /// Room for a flow, if there is some right now.
-    pub(super) fn room_for_flow(&self) -> Option<FlowRoom> {
+    pub(super) fn room_for_flow(&self) -> Result<FlowRoom, Lacking> {
         self.slots.try_get_flow()
     }
 
@@ -466,9 +466,11 @@ impl Listeners {
         }
     }
 
-    /// Takes datagrams only, after all was closed: flows go on while connections drain.
+    /// Takes datagrams only, after all was closed: flows go on while connections drain. Where there is none,
+    /// what comes is left to the next process.
     pub(super) fn drain(&mut self) {
         self.acceptors.clear();
+        self.datagrams.retain(|datagrams| datagrams.has_flows());
         self.stop = CancellationToken::new();
         self.open_datagrams();
     }

@@ -56,6 +56,15 @@ pub(super) struct ConnectionSlot {
     pub(super) waiting: Option<OwnedSemaphorePermit>,
 }
 
+/// Which flows could make room for another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lacking {
+    /// All of them.
+    Any,
+    /// Those that were not answered yet.
+    Unanswered,
+}
+
 impl Slots {
     /// Room for as many connections as `limits` and `open_files` allow: every one takes two files.
     pub(super) fn new(limits: &Limits, open_files: u64) -> Self {
@@ -122,12 +131,14 @@ impl Slots {
         }
     }
 
-    /// Room for a flow, if there is some right now.
-    pub(super) fn try_get_flow(&self) -> Option<FlowRoom> {
+    /// Room for a flow, if there is some right now; otherwise which flows could make some.
+    pub(super) fn try_get_flow(&self) -> Result<FlowRoom, Lacking> {
         let slot = |room: &Arc<Semaphore>| room.clone().try_acquire_owned().ok();
-        Some(FlowRoom {
-            connection: Some(slot(&self.connections)?),
-            unanswered: Some(slot(&self.unanswered)?),
+        let unanswered = slot(&self.unanswered).ok_or(Lacking::Unanswered)?;
+        let connection = slot(&self.connections).ok_or(Lacking::Any)?;
+        Ok(FlowRoom {
+            connection: Some(connection),
+            unanswered: Some(unanswered),
         })
     }
 

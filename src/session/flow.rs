@@ -359,6 +359,11 @@ impl Flow {
         &self.route
     }
 
+    /// Whether the target has sent anything.
+    pub fn is_answered(&self) -> bool {
+        self.down.load(Ordering::Relaxed) > 0
+    }
+
     /// Ends it, and leaves its room to another one.
     pub fn make_room(&self) -> FlowRoom {
         self.end();

@@ -138,7 +138,13 @@ fn client(ip: &str, to: SocketAddr) -> UdpSocket {
 
 fn receive(client: &UdpSocket) -> Vec<u8> {
     let mut bytes = vec![0; 65_536];
-    let count = client.recv(&mut bytes).expect("a datagram in time");
+    let count = loop {
+        match client.recv(&mut bytes) {
+            // With a time limit it is not begun again after a signal (signal(7)).
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+            received => break received.expect("a datagram in time"),
+        }
+    };
     bytes.truncate(count);
     bytes
 }
@@ -314,6 +320,40 @@ fn of_what_is_held_the_newest_arrives_and_in_order() {
     let arrived: Vec<u8> = (0..16).map(|_| receive(&client)[0]).collect();
     assert_eq!(arrived, (4..20).collect::<Vec<u8>>());
     wakeport.logs("answers after");
+}
+
+#[test]
+fn all_flows_together_hold_four_mebibytes_and_the_oldest_makes_room() {
+    let place = Arc::new(UdpPlace::new("127.0.0.1"));
+    let sent = Arc::new(AtomicBool::new(false));
+    let echo = std::sync::Mutex::new(None);
+    let stage = HookService::direct(|_| (), {
+        let (place, sent) = (place.clone(), sent.clone());
+        move |_, call| {
+            if call.event == "start" {
+                until("the clients have sent", || sent.load(Ordering::SeqCst));
+                *echo.lock().expect("no panic") = Some(place.echo());
+            }
+            0
+        }
+    });
+    let (socket, address) = front("127.0.0.1");
+    let run = hooks(&stage, &place).inherit("game", &socket);
+    let _wakeport = run.flag("--stay").start();
+    let clients: Vec<_> = (0..120).map(|_| client("127.0.0.1", address)).collect();
+    for client in &clients {
+        for _ in 0..2 {
+            client.send(&[7; 30_000]).expect("it is sent");
+        }
+        // The buffer holds no more than a few of these.
+        until("they are read", || is_empty(&socket));
+    }
+    stage.reaches("start", 1);
+    sent.store(true, Ordering::SeqCst);
+    for client in &clients[60..] {
+        assert_eq!(receive(client).len(), 30_000);
+    }
+    assert!(is_silent(&clients[0]), "the oldest is dropped");
 }
 
 /// Whether nothing waits in the buffer.
