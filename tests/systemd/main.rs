@@ -14,6 +14,7 @@ mod services;
 mod busy;
 mod check;
 mod config_file;
+mod containers;
 mod control;
 mod external_changes;
 mod failed_starts;

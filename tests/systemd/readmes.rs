@@ -1,6 +1,7 @@
-//! The commands of the READMEs, taken from the files. What cannot run here (a cloud, Java, a container) has a stand-in.
+//! The commands of the READMEs, taken from the files. What cannot run here (a cloud, Java) has a stand-in;
+//! containers are in `containers.rs`.
 
-use crate::guide::{cooldown, far_server, game_server, server, sleeps, switch};
+use crate::guide::{cooldown, far_server, game_server, server, sleeps};
 use crate::page_runner::{CLONE, PageRunner};
 use crate::rig::{Client, Rig};
 use crate::services::{NEVER, PORT, SOON, URL, postgresql, psql};
@@ -145,37 +146,6 @@ fn example_postgresql_works() {
         rig.wait_until_asleep(&unit);
         assert_eq!(rig.processes("postgres"), 0);
     }
-}
-
-#[test]
-#[ignore = "needs root: tests/run runs it"]
-fn example_quadlet_works() {
-    let rig = Rig::boot();
-    let runner = PageRunner::new(&rig);
-    // Debian 12's Podman knows no quadlets: this is what one would make of the file.
-    server(&rig, "whoami", "127.0.0.1:18080");
-    rig.script("/usr/local/bin/podman", "#!/bin/sh\n");
-    runner.run_section("examples/container/README.md#podman-a-quadlet");
-    sleeps(&rig, "whoami", URL);
-}
-
-#[test]
-#[ignore = "needs root: tests/run runs it"]
-fn example_docker_hooks_works() {
-    let rig = Rig::boot();
-    let runner = PageRunner::new(&rig);
-    server(&rig, "whoami", "127.0.0.1:18080");
-    rig.allow("whoami.service");
-    rig.run("getent group docker || groupadd docker");
-    switch(
-        &rig,
-        "docker",
-        "whoami",
-        "start whoami",
-        "stop -t 30 whoami",
-    );
-    runner.run_section("examples/container/README.md#docker-its-own-commands-as-hooks");
-    sleeps(&rig, "whoami", URL);
 }
 
 #[test]
