@@ -112,7 +112,9 @@ impl Backend {
             ServiceKind::Relay => Self::Relay,
             ServiceKind::Units { units, manager } => {
                 let freezes = config.timing.freeze_after < Duration::MAX;
-                Self::Systemd(Arc::new(Units::new(units, manager, stop_timeout, freezes)))
+                let reclaims = config.freeze_reclaim;
+                let units = Units::new(units, manager, stop_timeout, freezes, reclaims);
+                Self::Systemd(Arc::new(units))
             }
             ServiceKind::Hooks { start, stop, pause } => Self::Hooks(Arc::new(Hooks {
                 may_be_frozen: pause.is_some().into(),

@@ -12,6 +12,7 @@ mod instances;
 pub mod test_api;
 mod observed;
 mod options;
+mod reclaim;
 mod run;
 mod output;
 mod sleep;
@@ -60,6 +61,8 @@ enum Command {
     Exporter(exporter::Exporter),
     #[command(hide = true)]
     Child(child::Child),
+    #[command(hide = true)]
+    Reclaim(reclaim::Reclaim),
 }
 
 /// Exit codes, as systemd names them (systemd.exec(5), "Process Exit Codes").
@@ -126,6 +129,7 @@ pub fn main() -> ExitCode {
         Ok(Command::Sleep(sleep)) => sleep::run(&sleep),
         Ok(Command::Exporter(exporter)) => exporter::run(exporter),
         Ok(Command::Child(child)) => child::run(child),
+        Ok(Command::Reclaim(reclaim)) => reclaim::run(&reclaim),
         Err(error) => complain(&error),
     }
 }

@@ -140,6 +140,8 @@ pub struct ServiceConfig {
     pub busy: Busy,
     /// Whether the service sleeps when we are told to end.
     pub stop_on_exit: bool,
+    /// The memory of what is frozen is reclaimed.
+    pub freeze_reclaim: bool,
 }
 
 impl ServiceConfig {

@@ -58,7 +58,7 @@
 //! -- commands
 //! admin.rs admin/      the files of an instance, what is wrong with one, what is on the machine
 //! cli.rs cli/          options and config_file; run begins the server; init sets an instance up, check
-//!                      verifies one; status and exporter show all records
+//!                      verifies one; status and exporter show all records; reclaim is for root's unit
 //! ```
 //!
 //! # The life of a connection

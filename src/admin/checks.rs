@@ -3,6 +3,7 @@
 
 pub mod http;
 pub mod port;
+pub mod reclaim;
 pub mod socket;
 pub mod target;
 pub mod unit;
@@ -106,6 +107,7 @@ pub fn findings(subject: &Subject) -> Vec<Finding> {
         found.extend(unit::busy_cpu(config, system.idle_cpu));
         if let Some(freezer) = &system.freezer {
             found.extend(unit::freezer(config, woken, relay, freezer));
+            found.extend(freezer.reclaim.iter().flat_map(reclaim::findings));
         }
         found.extend(unit::filters(config, relay, woken));
         found.extend(unit::shared(config.units(), woken, &subject.elsewhere));

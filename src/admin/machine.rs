@@ -11,19 +11,20 @@ pub mod calendar;
 pub mod inventory;
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::admin::system::{Hidden, Holder, Listening, Present, SocketUnit, System, Unit};
+use crate::admin::system::{Hidden, Holder, Listening, Present, Reclaim, SocketUnit, System, Unit};
 use crate::admin::unit_files::{CONTROL, Mark, Places, unit_of, written_unit};
 use crate::admin::{self, Instance, schedule};
 use crate::config::address::{Address, Bound, UnixAddress};
-use crate::config::{Manager, Named, ServiceConfig, Template, UnitName};
+use crate::config::{Manager, Named, ServiceConfig, Template, UnitName, slice};
 use crate::systemd::dbus::UnitStatus;
 
 pub use crate::systemd::dbus::Bus;
 pub use bus::has_polkit;
 pub use instance::{Found, all, instance};
-pub use polkit::{FREEZER_VERBS, VERBS, permissions, unknown};
+pub use polkit::{FREEZER_VERBS, RECLAIM_VERBS, VERBS, permissions, unknown};
 pub use programs::Identity;
 pub use sockets::listening;
 
@@ -192,6 +193,24 @@ pub async fn slices(bus: &Bus, units: &[Unit]) -> (Vec<Unit>, String) {
     (slices, bus.systemd.version().await.unwrap_or_default())
 }
 
+/// What reclaims the memory of these slices, but for what polkit says about it.
+pub async fn reclaim(bus: &Bus, slices: &[Unit]) -> Reclaim {
+    let mut units = Vec::new();
+    for unit in slices.iter().filter_map(|it| slice::reclaimer(&it.id)) {
+        units.extend(bus.unit(&unit).await);
+    }
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let controllers = read("/sys/fs/cgroup/cgroup.controllers");
+    Reclaim {
+        units,
+        permissions: Vec::new(),
+        controller: controllers.split_whitespace().any(|it| it == "memory"),
+        kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+        // The first line is a heading.
+        swap: read("/proc/swaps").lines().count() > 1,
+    }
+}
+
 /// Whether there is a policy of the system bus for the slices of the instance with this service.
 pub fn has_policy(service: &str) -> bool {
     let places = places(Manager::System);
@@ -273,7 +292,7 @@ struct Group {
 }
 
 fn groups() -> Vec<Group> {
-    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    let groups = fs::read_to_string("/etc/group").unwrap_or_default();
     let group = |line: &str| {
         let mut fields = line.split(':');
         Some(Group {
@@ -349,7 +368,7 @@ pub fn own_name() -> String {
 
 /// The first user in passwd(5) that `is` the one, by name and ID: with both, and the group's ID.
 fn user(is: impl Fn(&str, u32) -> bool) -> Option<(String, u32, u32)> {
-    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
     users.lines().find_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next()?;

@@ -279,6 +279,23 @@ pub struct Freezer {
     pub version: String,
     /// What the user may do with these slices, of `freeze` and `thaw`.
     pub permissions: Vec<Permission>,
+    /// What reclaims their memory, if that is asked for.
+    pub reclaim: Option<Reclaim>,
+}
+
+/// What there is to reclaim the memory of what is frozen.
+#[derive(Clone, Debug, Default)]
+pub struct Reclaim {
+    /// The units of root's that do it, without doubles.
+    pub units: Vec<Unit>,
+    /// Whether the user may start these.
+    pub permissions: Vec<Permission>,
+    /// The kernel has the memory controller of control groups of version 2.
+    pub controller: bool,
+    /// Its version: `6.1.0-40-amd64`.
+    pub kernel: String,
+    /// There is swap.
+    pub swap: bool,
 }
 
 /// What cannot be reached, in words, and why, with the remedy.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::sandbox::{Filter, Sandbox};
 use super::system::{
-    Freezer, Holder, Installed, Listening, Permission, Present, ServiceSystem, SocketUnit, Subject,
-    System, Unit,
+    Freezer, Holder, Installed, Listening, Permission, Present, Reclaim, ServiceSystem, SocketUnit,
+    Subject, System, Unit,
 };
 use super::unit_files::{Places, Plan, in_words, set_up};
 use super::unit_text::{assignment, environment_file, escape};
@@ -634,6 +634,20 @@ fn not_frozen(spoil: impl FnOnce(&mut Unit, &mut Freezer), words: &str) {
                     unit: SLICE.into(),
                     denied: Ok(Vec::new()),
                 }],
+                reclaim: Some(Reclaim {
+                    units: vec![Unit {
+                        id: "wakeport-reclaim@nginx.service".into(),
+                        load: "loaded".into(),
+                        ..Unit::default()
+                    }],
+                    permissions: vec![Permission {
+                        unit: "wakeport-reclaim@nginx.service".into(),
+                        denied: Ok(Vec::new()),
+                    }],
+                    controller: true,
+                    kernel: "6.1.0-40-amd64".into(),
+                    swap: true,
+                }),
             });
             spoil(unit, freezer);
         },
@@ -672,6 +686,30 @@ fn what_keeps_a_unit_from_being_frozen_is_one_line_with_the_remedy() {
     not_frozen(
         |_, it| it.permissions[0].denied = Err("run it as root".into()),
         "is not known: run it as root",
+    );
+}
+
+#[test]
+fn what_keeps_memory_from_being_reclaimed_is_one_line_with_the_remedy() {
+    let not_reclaimed = |spoil: fn(&mut Reclaim), words| {
+        not_frozen(|_, it| spoil(it.reclaim.as_mut().unwrap()), words);
+    };
+    not_reclaimed(
+        |it| it.controller = false,
+        "boot with systemd.unified_cgroup_hierarchy=1",
+    );
+    not_reclaimed(|it| it.kernel = "5.15.0-1".into(), "and this is 5.15.0-1");
+    not_reclaimed(
+        |it| it.swap = false,
+        "drops caches and keeps everything else",
+    );
+    not_reclaimed(
+        |it| it.units[0].load = "not-found".into(),
+        "`wakeport-reclaim@nginx.service` is not installed",
+    );
+    not_reclaimed(
+        |it| it.permissions[0].denied = Ok(vec!["start"]),
+        "may not be started by wakeport's user",
     );
 }
 

@@ -340,6 +340,9 @@ pub fn files(instance: &Instance, places: &Places, ids: &[String]) -> Vec<(PathB
         sections.add("Unit", "Description", &of);
         // With a stop job of its own it could not be thawed at shutdown.
         sections.add("Unit", "DefaultDependencies", "no");
+        if slice::reclaimer(slice).is_some_and(|it| instance.reclaimers().contains(&it)) {
+            sections.add("Slice", "MemoryAccounting", "yes");
+        }
         files.push((places.units.join(slice), sections.write(&first)));
     }
     if instance.manager == Manager::System && !ids.is_empty() {
@@ -456,6 +459,24 @@ fn polkit(instance: &Instance, ids: &[String]) -> String {
             slices.join(", ")
         ),
     };
+    let reclaimers = instance.reclaimers();
+    let reclaimers: Vec<_> = reclaimers.iter().map(|it| unit_text::script(it)).collect();
+    let reclaims = match reclaimers.is_empty() {
+        true => String::new(),
+        false => format!(
+            r#"polkit.addRule(function(action, subject) {{
+    // They reclaim the memory of what is frozen.
+    var units = [{}];
+    if (action.id == "org.freedesktop.systemd1.manage-units" && subject.user == "wakeport" &&
+        / to start '\$\(unit\)'/.test(action.lookup("polkit.message")) &&
+        units.indexOf(action.lookup("unit")) >= 0 && action.lookup("verb") == "start") {{
+        return polkit.Result.YES;
+    }}
+}});
+"#,
+            reclaimers.join(", ")
+        ),
+    };
     format!(
         r#"// {}
 polkit.addRule(function(action, subject) {{
@@ -469,7 +490,7 @@ polkit.addRule(function(action, subject) {{
         return polkit.Result.YES;
     }}
 }});
-{freezes}"#,
+{freezes}{reclaims}"#,
         instance.mark().0,
         units.join(", "),
     )
@@ -485,6 +506,17 @@ impl Instance {
     pub fn slice(&self, service: &ServiceConfig) -> Option<String> {
         let freezes = service.timing.freeze_after < Duration::MAX && !service.units().is_empty();
         freezes.then(|| slice::of(self.stem(), service.name.as_deref(), service.manager()))
+    }
+
+    /// The units that reclaim the memory of what is frozen.
+    fn reclaimers(&self) -> Vec<String> {
+        let services = self.config.services.iter();
+        let slices = services
+            .filter(|service| service.freeze_reclaim)
+            .filter_map(|service| self.slice(service));
+        slices
+            .filter_map(|slice| slice::reclaimer(&slice))
+            .collect()
     }
 
     /// Those of all services.

@@ -8,6 +8,7 @@ mod explain;
 mod freezer;
 mod monitor;
 mod phase;
+mod reclaimer;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
@@ -29,6 +30,7 @@ use crate::util::lock::locked;
 use crate::util::proc;
 use explain::{BusError, LastRun};
 use monitor::Monitor;
+use reclaimer::Reclaimer;
 
 /// How long an order waits for a bus that is gone. A dbus-daemon restarts within a second, and
 /// systemd takes another to connect to it.
@@ -65,6 +67,8 @@ pub struct Units {
     stop_timeout: Duration,
     /// They may be frozen by us, as their slice.
     freezes: bool,
+    /// Their memory is reclaimed then.
+    reclaimer: Option<Reclaimer>,
     /// The last round was a good one: the units stayed up until we put them to sleep.
     in_order: AtomicBool,
     /// The units that the last start found up, as far as systemd may have started them along with
@@ -99,9 +103,11 @@ impl Units {
         manager: Manager,
         stop_timeout: Duration,
         freezes: bool,
+        reclaims: bool,
     ) -> Self {
         Self {
             freezes,
+            reclaimer: reclaims.then(Reclaimer::default),
             monitor: Monitor::new(manager, names.clone()),
             names,
             stop_timeout,

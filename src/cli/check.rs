@@ -345,11 +345,20 @@ async fn freezer(
     for permission in permissions.iter_mut().filter(|_| !asks) {
         permission.denied = Ok(machine::FREEZER_VERBS.to_vec());
     }
+    let mut reclaim = None;
+    if service.freeze_reclaim {
+        let mut found_to_reclaim = machine::reclaim(bus, &slices).await;
+        let units = Ok(found_to_reclaim.units.clone());
+        found_to_reclaim.permissions =
+            self::permissions(service, &units, machine::RECLAIM_VERBS, found).await;
+        reclaim = Some(found_to_reclaim);
+    }
     permissions.retain(|permission| slice::is_ours(&permission.unit, service.manager()));
     Some(Freezer {
         slices,
         version,
         permissions,
+        reclaim,
     })
 }
 

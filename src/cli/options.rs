@@ -306,6 +306,14 @@ struct TimeOptions {
     #[arg(long, value_name = "TIME", default_value = Timing::FREEZE_AFTER, value_parser = span::parse)]
     freeze_after: Duration,
 
+    /// Have the kernel reclaim the memory of what was frozen: it swaps out, and drops caches
+    ///
+    /// It is for units of the system's manager, and takes the memory controller of control groups of
+    /// version 2, Linux 5.19, swap, and what `wakeport init` writes with this option. A thaw does not wait
+    /// for it. Without swap only caches go.
+    #[arg(long)]
+    freeze_reclaim: bool,
+
     /// Fail the wake if the service does not answer within this time
     #[arg(long, value_name = "TIME", default_value = Timing::START_TIMEOUT,
           value_parser = span::parse)]
@@ -888,6 +896,16 @@ fn frozen(
             ),
         ));
     }
+    let system = |manager: &Manager| *manager == Manager::System;
+    let units = matches!(kind, ServiceKind::Units { manager, .. } if system(manager));
+    if times.freeze_reclaim && !(freezes && units) {
+        return Some((
+            "freeze-reclaim",
+            format!(
+                "`{dashes}freeze-reclaim` is for units of the system's manager that are frozen; add `{dashes}freeze-after`, or leave it out"
+            ),
+        ));
+    }
     let key = if freeze_hook {
         "freeze-hook"
     } else {
@@ -1077,6 +1095,7 @@ impl ServiceOptions {
                 http,
                 tls,
             },
+            freeze_reclaim: self.times.freeze_reclaim,
             wake_rate,
             busy,
             stop_on_exit: control.stop_on_exit,

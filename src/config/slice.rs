@@ -36,6 +36,18 @@ pub fn is_ours(name: &str, manager: Manager) -> bool {
     rest.is_some_and(|rest| !rest.is_empty() && !rest.contains('-'))
 }
 
+/// The control group of a slice of ours of the system's manager, below /sys/fs/cgroup.
+pub fn cgroup(slice: &str) -> String {
+    format!("/system.slice/{slice}")
+}
+
+/// The unit that reclaims the memory of a slice of ours of the system's manager.
+pub fn reclaimer(slice: &str) -> Option<String> {
+    let rest = slice.strip_prefix(prefix(Manager::System));
+    let rest = rest.and_then(|rest| rest.strip_suffix(".slice"))?;
+    Some(format!("wakeport-reclaim@{rest}.service"))
+}
+
 /// Whether everyone may ask this version of systemd to freeze, as polkit decides about it.
 pub fn anyone_may_freeze(version: &str) -> bool {
     numbers(version) >= (262, 0)
@@ -73,6 +85,23 @@ mod tests {
         ] {
             assert_eq!(suspends_watchdogs(version), expected, "{version}");
         }
+    }
+
+    #[test]
+    fn each_slice_of_the_system_has_a_unit_that_reclaims_its_memory() {
+        for (instance, service, unit) in [
+            ("echo", None, Some("wakeport-reclaim@echo.service")),
+            (
+                "web",
+                Some("docs"),
+                Some(r"wakeport-reclaim@web\x2ddocs.service"),
+            ),
+        ] {
+            let slice = of(instance, service, Manager::System);
+            assert_eq!(reclaimer(&slice).as_deref(), unit);
+        }
+        assert_eq!(reclaimer(&of("echo", None, Manager::User)), None);
+        assert_eq!(reclaimer("system.slice"), None);
     }
 
     #[test]

@@ -98,6 +98,7 @@ impl World {
                 ..busy
             },
             stop_on_exit: false,
+            freeze_reclaim: false,
         };
         let service = Arc::new(scripted::Service::new(phase));
         let backend = Backend::Scripted(service.clone());

@@ -76,6 +76,8 @@ no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l tls -d '`pass`: pass TLS through to the service whose --host is the name that the client asks for (SNI)' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l freeze-after -d 'Freeze the service this long after the last connection closes: it keeps its memory, does nothing, and answers the next client within milliseconds' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l freeze-reclaim -d 'Have the kernel reclaim the memory of what was frozen: it swaps out, and drops caches' -r -f -a "yes\t''
+no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l start-timeout -d 'Fail the wake if the service does not answer within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l stop-timeout -d 'Fail the stop if the service is not down within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l direct-connections -d 'Whether connections to the targets that bypass wakeport keep the service awake: count or ignore' -r -f
@@ -151,6 +153,8 @@ no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l tls -d '`pass`: pass TLS through to the service whose --host is the name that the client asks for (SNI)' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l freeze-after -d 'Freeze the service this long after the last connection closes: it keeps its memory, does nothing, and answers the next client within milliseconds' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l freeze-reclaim -d 'Have the kernel reclaim the memory of what was frozen: it swaps out, and drops caches' -r -f -a "yes\t''
+no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l start-timeout -d 'Fail the wake if the service does not answer within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l stop-timeout -d 'Fail the stop if the service is not down within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l direct-connections -d 'Whether connections to the targets that bypass wakeport keep the service awake: count or ignore' -r -f
@@ -251,6 +255,8 @@ no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l tls -d '`pass`: pass TLS through to the service whose --host is the name that the client asks for (SNI)' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l freeze-after -d 'Freeze the service this long after the last connection closes: it keeps its memory, does nothing, and answers the next client within milliseconds' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l freeze-reclaim -d 'Have the kernel reclaim the memory of what was frozen: it swaps out, and drops caches' -r -f -a "yes\t''
+no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l start-timeout -d 'Fail the wake if the service does not answer within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l stop-timeout -d 'Fail the stop if the service is not down within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l direct-connections -d 'Whether connections to the targets that bypass wakeport keep the service awake: count or ignore' -r -f

@@ -36,6 +36,7 @@ mod pages;
 mod proxy_protocol;
 mod random_traffic;
 mod readiness;
+mod reclaim;
 mod relay;
 mod repository;
 mod requests;

@@ -27,6 +27,7 @@ impl Tree {
             "wakeport@.service",
             "wakeport-exporter.socket",
             "wakeport-exporter.service",
+            "wakeport-reclaim@.service",
         ] {
             let unit = read(&repo("systemd").join(name));
             tree.write(&format!("/usr/local/lib/systemd/system/{name}"), &unit);

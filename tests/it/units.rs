@@ -78,6 +78,7 @@ fn the_sandbox_is_tight() {
     for (unit, threshold) in [
         ("wakeport@.service", 15),
         ("wakeport-exporter.service", 10),
+        ("wakeport-reclaim@.service", 10),
         ("user/wakeport@.service", 62),
     ] {
         let output = run(
@@ -124,7 +125,7 @@ fn uninstall_leaves_nothing_behind() {
         let output = install(&dest, prefix, "/bin/true");
         assert!(output.status.success(), "{}", text(&output));
         let installed: Vec<_> = files(dest.path());
-        assert_eq!(installed.len(), 29, "{installed:#?}");
+        assert_eq!(installed.len(), 31, "{installed:#?}");
         for (path, mode) in [
             ("bin/wakeport", 0o755),
             ("lib/systemd/system/wakeport@.service", 0o644),

@@ -491,3 +491,112 @@ fn init_writes_what_a_freeze_takes_and_removes_all_of_it() {
     rig.run("wakeport init echo --remove");
     assert_eq!(files(), before);
 }
+
+/// What stands for the control group of the slice, both for wakeport and for the unit that reclaims from it: the
+/// kernel here may have no memory controller of version 2.
+fn stands_for_the_group(rig: &Rig) {
+    for (file, text) in [
+        ("memory.current", "1000\n"),
+        ("cgroup.freeze", "1\n"),
+        ("memory.reclaim", ""),
+    ] {
+        rig.write(&format!("{GROUP}/{file}"), text);
+    }
+    // That of its own group is not there, either; 252 does not know the setting.
+    let stand_in = "[Service]\nBindPaths=/run/rig/cgroup:/sys/fs/cgroup\nMemoryPressureWatch=no\n";
+    rig.drop_in("wakeport@echo.service", "30-group", stand_in);
+    rig.drop_in(RECLAIMER, "30-group", stand_in);
+}
+
+const GROUP: &str = r"/run/rig/cgroup/system.slice/system-wakeport\x2decho.slice";
+const RECLAIMER: &str = "wakeport-reclaim@echo.service";
+const RECLAIMS: &str = "--cooldown infinity --freeze-after 100ms --freeze-reclaim";
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn the_memory_of_a_stand_in_for_its_group_is_reclaimed_after_each_freeze() {
+    let rig = Rig::boot();
+    let echo = Echo::by_init(&rig, "echo", "", RECLAIMS);
+    stands_for_the_group(&rig);
+    for round in 1..=2 {
+        echo.serves(&Exchange::short());
+        freezes(&echo);
+        let said = || rig.said(RECLAIMER, "reclaimed 0 of 1000 bytes: that is all");
+        rig.wait_for("it was reclaimed", || said() == round);
+        rig.wait_until("inactive", RECLAIMER);
+        assert_eq!(rig.read(&format!("{GROUP}/memory.reclaim")), "1000\n");
+    }
+    assert_eq!(rig.said(&echo.wakeport(), "is not reclaimed"), 0);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn no_client_waits_for_memory_that_is_being_reclaimed() {
+    let rig = Rig::boot();
+    let echo = Echo::by_init(&rig, "echo", "", RECLAIMS);
+    stands_for_the_group(&rig);
+    // A pipe without a reader: the kernel takes for ever.
+    rig.run(&format!(
+        "cd '{GROUP}' && rm memory.reclaim && mkfifo memory.reclaim"
+    ));
+    for _ in 0..3 {
+        echo.serves(&Exchange::short());
+        freezes(&echo);
+        rig.wait_until("activating", RECLAIMER);
+    }
+    assert_eq!(rig.starts("echo.service"), 1);
+    rig.run(&format!(
+        "cd '{GROUP}' && echo 0 >cgroup.freeze && timeout 60 cat memory.reclaim"
+    ));
+    rig.wait_until("inactive", RECLAIMER);
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_freeze_whose_memory_cannot_be_reclaimed_holds_which_is_logged_once() {
+    let rig = Rig::boot();
+    let echo = Echo::by_init(&rig, "echo", "", RECLAIMS);
+    stands_for_the_group(&rig);
+    rig.run(&format!("rm '{GROUP}/memory.reclaim'"));
+    for _ in 0..3 {
+        echo.serves(&Exchange::short());
+        freezes(&echo);
+    }
+    let said = |words: &str| rig.said(&echo.wakeport(), words);
+    assert_eq!(said("is not reclaimed: there is no `/sys/fs/cgroup/"), 1);
+    assert_eq!(rig.starts(RECLAIMER), 0);
+    // Nor if polkit denies it.
+    rig.write(&format!("{GROUP}/memory.reclaim"), "");
+    rig.run("rm /etc/polkit-1/rules.d/50-wakeport-echo.rules && systemctl restart polkit");
+    let found = rig.ask("wakeport check echo");
+    assert!(
+        found.contains(&format!("`{RECLAIMER}` may not be started")),
+        "{found}"
+    );
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn the_unit_that_reclaims_may_write_to_its_group_only_and_wakeport_only_start_it() {
+    let rig = Rig::boot();
+    let echo = Echo::by_init(&rig, "echo", "", RECLAIMS);
+    echo.serves(&Exchange::short());
+    freezes(&echo);
+    let group = r"/sys/fs/cgroup/system.slice/system-wakeport\\x2decho.slice";
+    rig.drop_in(
+        RECLAIMER,
+        "40-writes",
+        &format!(
+            "[Service]\nExecStart=\nExecStart=sh -c 'echo max >\"{group}/cgroup.max.depth\" && \
+             ! echo max >/sys/fs/cgroup/system.slice/cgroup.max.depth && ! touch /run/x && ! touch /etc/x'\n"
+        ),
+    );
+    rig.systemctl(&format!("start {RECLAIMER}"));
+    let by_user = |what: &str| {
+        let line = format!("runuser -u wakeport -- systemctl --no-ask-password {what}");
+        rig.attempt(&line).status.success()
+    };
+    assert!(by_user(&format!("start {RECLAIMER}")));
+    assert!(!by_user(&format!("stop {RECLAIMER}")));
+    assert!(!by_user("start wakeport-reclaim@other.service"));
+}

@@ -15,6 +15,9 @@ pub const VERBS: &[&str] = &["start", "stop", "reset-failed"];
 /// The same for a slice, to freeze what is in it.
 pub const FREEZER_VERBS: &[&str] = &["freeze", "thaw"];
 
+/// The same for what reclaims memory.
+pub const RECLAIM_VERBS: &[&str] = &["start"];
+
 /// polkit may have to be started first.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 

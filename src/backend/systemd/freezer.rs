@@ -50,7 +50,11 @@ impl Units {
             return Err(refusal("it is not up any more".into()));
         }
         let slice = self.slice_to_freeze(&units).await?;
-        self.monitor.freeze(&slice).await
+        self.monitor.freeze(&slice).await?;
+        if let (Some(reclaimer), Ok(link)) = (&self.reclaimer, self.monitor.link().await) {
+            reclaimer.begin(link, &slice);
+        }
+        Ok(())
     }
 
     async fn try_thaw(&self) -> Result<(), BusError> {

@@ -327,6 +327,18 @@ impl Monitor {
     }
 }
 
+impl Link {
+    /// Queues a job that starts `unit` of the system's manager, or says why that cannot be.
+    pub(super) async fn start(&self, unit: &str) -> Result<(), Failure> {
+        let job = self.bus.systemd.start_unit(unit, "replace").await;
+        let failure = |error| explain::bus_error(&error, Verb::Start, unit, Manager::System);
+        match job.map_err(failure) {
+            Ok(_) => Ok(()),
+            Err(BusError::Final(failure) | BusError::Transient(failure)) => Err(failure),
+        }
+    }
+}
+
 impl ChangeFeed {
     /// Waits for a change, but no longer than `limit`.
     pub(super) async fn wait(&mut self, limit: Duration) {

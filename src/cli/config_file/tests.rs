@@ -454,6 +454,23 @@ fn what_cannot_be_frozen_is_refused_with_the_remedy() {
             "start-hook = \"a\"\nfreeze-hook = \"c\"",
             "`freeze-hook` is for",
         ),
+        (
+            "unit = \"a\"\nfreeze-reclaim = true",
+            "`freeze-reclaim` is for units",
+        ),
+        (
+            "exec = \"a\"\nfreeze-after = \"1min\"\nfreeze-reclaim = true",
+            "`freeze-reclaim` is for units",
+        ),
+        (
+            "start-hook = \"a\"\nstop-hook = \"b\"\nfreeze-hook = \"c\"\nthaw-hook = \"d\"\nfreeze-after = \"1min\"\n\
+             freeze-reclaim = true",
+            "`freeze-reclaim` is for units",
+        ),
+        (
+            "unit = \"a\"\nuser = true\nfreeze-after = \"1min\"\nfreeze-reclaim = true",
+            "`freeze-reclaim` is for units",
+        ),
     ] {
         let line = refused(&service(more));
         assert!(line.contains(words), "{more}: {line}");
@@ -469,6 +486,8 @@ fn what_cannot_be_frozen_is_refused_with_the_remedy() {
         "unit = \"a\"\nfreeze-after = \"2min\"",
         "unit = \"a\"\ncooldown = \"infinity\"\nfreeze-after = \"1h\"",
         "exec = \"a\"\nfreeze-after = 0",
+        "unit = \"a\"\nfreeze-after = \"2min\"\nfreeze-reclaim = true",
+        "unit = \"a\"\nfreeze-reclaim = false",
         "start-hook = \"a\"\nstop-hook = \"b\"\nfreeze-hook = \"c\"\nthaw-hook = \"d\"\nfreeze-after = \"1min\"",
     ] {
         assert_eq!(services(&[&service(more)]).len(), 1, "{more}");

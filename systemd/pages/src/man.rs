@@ -27,11 +27,12 @@ const UNITS: (&str, &str) = (
     "wakeport@.service",
     include_str!("../text/wakeport@.service.8"),
 );
-const ALSO: [&str; 4] = [
+const ALSO: [&str; 5] = [
     "wakeport@.socket",
     "wakeport-control@.socket",
     "wakeport-exporter.service",
     "wakeport-exporter.socket",
+    "wakeport-reclaim@.service",
 ];
 
 /// Lines end before this, where they can.

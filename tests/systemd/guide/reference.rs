@@ -52,6 +52,14 @@ fn the_page_on_freezing_works() {
     let status = || rig.run("wakeport status myapp");
     rig.wait_for("it is frozen", || status().contains("State: frozen"));
     assert_eq!(rig.curl("http://127.0.0.1:8000/"), "myapp\n");
+    runner.run_section("docs/freezing.md#memory");
+    let slice = rig.show("MemoryAccounting", r"'system-wakeport\x2dmyapp.slice'");
+    assert_eq!(slice, "yes");
+    let rule = rig.read("/etc/polkit-1/rules.d/50-wakeport-myapp.rules");
+    assert!(
+        rule.contains("\"wakeport-reclaim@myapp.service\""),
+        "{rule}"
+    );
 }
 
 #[test]
