@@ -3,6 +3,8 @@
 //! The roots have both engines (`roots`): there everything runs for real, but for the image, which is imported and
 //! not pulled. The host need not have them: there stand-ins do what the engines would.
 
+use std::io::{self, Write};
+
 use crate::guide::{cooldown, server, sleeps};
 use crate::page_runner::PageRunner;
 use crate::rig::{self, Rig};
@@ -11,7 +13,7 @@ use crate::services::URL;
 /// Frozen at once, and stopped by no cooldown.
 const FROZEN: &str = "WAKEPORT_FREEZE_AFTER=300ms WAKEPORT_COOLDOWN=1h";
 /// Frozen at once, and stopped soon after.
-const FROZEN_THEN_STOPPED: &str = "WAKEPORT_FREEZE_AFTER=300ms WAKEPORT_COOLDOWN=2s";
+const FROZEN_THEN_STOPPED: &str = "WAKEPORT_FREEZE_AFTER=300ms WAKEPORT_COOLDOWN=5s";
 
 /// What the whole image runs: a server of one page, which ends well when it is told to stop.
 const SERVER: &str = "trap 'exit 0' TERM
@@ -35,8 +37,10 @@ esac
 /// Whether this machine has the engines; if so, prepares what both need.
 fn has_engines(rig: &Rig) -> bool {
     if rig::root().is_none() {
-        eprintln!(
-            "the host's container engines are left alone: stand-ins; the roots have Podman and Docker"
+        // Past the harness, which shows what a test prints only when it fails.
+        let _ = writeln!(
+            io::stderr(),
+            "containers: stand-ins; the roots have Podman and Docker, and the host's are left alone"
         );
         return false;
     }
@@ -173,9 +177,10 @@ fn stays_frozen_and_serves(rig: &Rig, is_frozen: impl Fn() -> bool, is: impl Fn(
     assert_eq!(is(), first);
     cooldown(rig, "whoami", FROZEN_THEN_STOPPED);
     rig.systemctl("restart wakeport@whoami.service");
-    serves_and_freezes();
-    assert_eq!(is(), first);
+    // It may be asleep again before it is seen frozen, but the log has that.
+    assert_eq!(rig.curl(URL), "whoami\n");
     rig.wait_until_asleep("whoami");
+    assert!(rig.said("wakeport@whoami.service", "to stop it") > 0);
 }
 
 fn docker_says(rig: &Rig, what: &str) -> String {

@@ -294,6 +294,68 @@ fn release(both: &[Echo; 2]) {
         .run("rm -f /run/rig/*.waking /run/rig/*.stopping");
 }
 
+/// How often each of the next two kills.
+const FREEZES: u64 = 6;
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn after_sigkill_while_the_service_is_frozen_the_next_client_has_it_thawed() {
+    let rig = Rig::boot();
+    let options = "--cooldown infinity --freeze-after 50ms";
+    let echo = Echo::by_init(&rig, "echo", "", options);
+    let mut random = Random::new(SEED.1 as u64);
+    for round in 0..FREEZES {
+        is_killed_when_frozen(&echo, &mut random);
+        // The next process runs already, or it is this client that has it started.
+        if round % 2 == 0 {
+            rig.wait_until("active", &echo.wakeport());
+        }
+    }
+    echo.serves(&Exchange::short());
+    assert_eq!(rig.starts("echo.service"), 1);
+    assert_eq!(rig.show("Result", "wakeport@echo.socket"), "success");
+    whole_time_is_accounted_for(&echo.record().expect("there were clients"));
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn after_sigkill_while_the_service_is_frozen_it_is_stopped_although_no_client_comes() {
+    let rig = Rig::boot();
+    // Long enough that it is seen frozen on a busy machine.
+    let options = "--cooldown 5s --freeze-after 50ms";
+    let echo = Echo::by_init(&rig, "echo", "", options);
+    let mut random = Random::new(SEED.1 as u64);
+    for _ in 0..FREEZES / 2 {
+        is_killed_when_frozen(&echo, &mut random);
+        let starts = rig.starts("echo.service");
+        rig.wait_until_asleep("echo");
+        let slice = rig.show("FreezerState", r"'system-wakeport\x2decho.slice'");
+        assert_eq!(slice, "running");
+        assert_eq!(rig.starts("echo.service"), starts);
+    }
+    let record = echo.record().expect("there were clients");
+    assert!(record["sleeps"].as_u64() >= Some(FREEZES / 2), "{record:#}");
+    assert_eq!(record["failures"], serde_json::json!({}), "{record:#}");
+}
+
+/// Serves a client, and kills wakeport when the service is frozen after that.
+fn is_killed_when_frozen(echo: &Echo<'_>, random: &mut Random) {
+    let rig = echo.rig;
+    let slice = r"'system-wakeport\x2decho.slice'";
+    echo.serves(&Exchange::short());
+    rig.wait_for("it is killed when it is frozen", || {
+        // On a busy machine the moment may be missed.
+        if echo.state() == "asleep" {
+            echo.serves(&Exchange::short());
+        }
+        if echo.state() != "frozen" || rig.show("FreezerState", slice) != "frozen" {
+            return false;
+        }
+        thread::sleep(random.millis(50));
+        rig.kill(&echo.wakeport())
+    });
+}
+
 /// The next process finds a service that is deactivating, by an order whose result it cannot see.
 #[test]
 #[ignore = "needs root: tests/run runs it"]
