@@ -552,6 +552,8 @@ impl Flow {
                 Way::Ended => return false,
             };
             let Some(next) = held.front() else {
+                // The answer to what was held is still to come, however long that took.
+                self.see();
                 *way = Way::Open(target.clone());
                 return true;
             };

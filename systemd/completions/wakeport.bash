@@ -61,7 +61,7 @@ _wakeport() {
             return 0
             ;;
         wakeport__subcmd__check)
-            opts="-h --to --unit --user --start-hook --stop-hook --freeze-hook --thaw-hook --exec --ready --ready-hook --stop-on-exit --scale --namespace --replicas --overlap --lease --kube-api --kube-credentials --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --target-protocol --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --access-log --tls --cooldown --freeze-after --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --listen --max-connections --max-waiting --threads --drain-timeout --drain-delay --stay --log-level --log-format --name --state-dir --metrics --help"
+            opts="-h --to --unit --user --start-hook --stop-hook --freeze-hook --thaw-hook --exec --ready --ready-hook --stop-on-exit --scale --namespace --replicas --overlap --lease --kube-api --kube-credentials --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --target-protocol --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --access-log --tls --udp-wake --udp-idle-timeout --cooldown --freeze-after --freeze-reclaim --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --listen --max-connections --max-waiting --threads --drain-timeout --drain-delay --stay --log-level --log-format --name --state-dir --metrics --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -292,6 +292,20 @@ _wakeport() {
                     fi
                     return 0
                     ;;
+                --udp-wake)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --udp-idle-timeout)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
                 --cooldown)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -304,6 +318,10 @@ _wakeport() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
+                    return 0
+                    ;;
+                --freeze-reclaim)
+                    COMPREPLY=($(compgen -W "yes no" -- "${cur}"))
                     return 0
                     ;;
                 --start-timeout)
@@ -576,13 +594,20 @@ _wakeport() {
             return 0
             ;;
         wakeport__subcmd__init)
-            opts="-h --add --awake --until --asleep-from --write --enable --remove --standalone --force --unit --user --start-hook --stop-hook --freeze-hook --thaw-hook --exec --ready --ready-hook --stop-on-exit --scale --namespace --replicas --overlap --lease --kube-api --kube-credentials --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --target-protocol --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --access-log --tls --cooldown --freeze-after --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --max-connections --max-waiting --threads --drain-timeout --drain-delay --stay --log-level --log-format --name --state-dir --metrics --listen --to --help"
+            opts="-h --add --listen-udp --awake --until --asleep-from --write --enable --remove --standalone --force --unit --user --start-hook --stop-hook --freeze-hook --thaw-hook --exec --ready --ready-hook --stop-on-exit --scale --namespace --replicas --overlap --lease --kube-api --kube-credentials --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --target-protocol --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --access-log --tls --udp-wake --udp-idle-timeout --cooldown --freeze-after --freeze-reclaim --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --max-connections --max-waiting --threads --drain-timeout --drain-delay --stay --log-level --log-format --name --state-dir --metrics --listen --to --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --add)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --listen-udp)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
@@ -828,6 +853,20 @@ _wakeport() {
                     fi
                     return 0
                     ;;
+                --udp-wake)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --udp-idle-timeout)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
                 --cooldown)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -840,6 +879,10 @@ _wakeport() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
+                    return 0
+                    ;;
+                --freeze-reclaim)
+                    COMPREPLY=($(compgen -W "yes no" -- "${cur}"))
                     return 0
                     ;;
                 --start-timeout)
@@ -1035,7 +1078,7 @@ _wakeport() {
             return 0
             ;;
         wakeport__subcmd__run)
-            opts="-h --to --unit --user --start-hook --stop-hook --freeze-hook --thaw-hook --exec --ready --ready-hook --stop-on-exit --scale --namespace --replicas --overlap --lease --kube-api --kube-credentials --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --target-protocol --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --access-log --tls --cooldown --freeze-after --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --listen --max-connections --max-waiting --threads --drain-timeout --drain-delay --stay --log-level --log-format --name --state-dir --metrics --help"
+            opts="-h --to --unit --user --start-hook --stop-hook --freeze-hook --thaw-hook --exec --ready --ready-hook --stop-on-exit --scale --namespace --replicas --overlap --lease --kube-api --kube-credentials --send-proxy --accept-proxy --allow --deny --wake-on-data --wake-rate --http --host --path --target-protocol --quiet --wake-only --quiet-defaults --quiet-answer --page-after --page --page-status --page-details --trust --access-log --tls --udp-wake --udp-idle-timeout --cooldown --freeze-after --freeze-reclaim --start-timeout --stop-timeout --direct-connections --busy-hook --busy-cpu --busy-io --busy-net --busy-limit --client-idle-timeout --keepalive-time --keepalive-interval --keepalive-probes --user-timeout --config --listen --max-connections --max-waiting --threads --drain-timeout --drain-delay --stay --log-level --log-format --name --state-dir --metrics --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1266,6 +1309,20 @@ _wakeport() {
                     fi
                     return 0
                     ;;
+                --udp-wake)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
+                --udp-idle-timeout)
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
+                    return 0
+                    ;;
                 --cooldown)
                     COMPREPLY=("${cur}")
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -1278,6 +1335,10 @@ _wakeport() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o nospace
                     fi
+                    return 0
+                    ;;
+                --freeze-reclaim)
+                    COMPREPLY=($(compgen -W "yes no" -- "${cur}"))
                     return 0
                     ;;
                 --start-timeout)

@@ -34,7 +34,7 @@ complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "hold" -d 'Keep a 
 complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "sleep" -d 'Stop a service now, without waiting for the end of its cooldown'
 complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "exporter" -d 'Serve the metrics of every instance to Prometheus, at /metrics'
 complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "init" -d 'Put a service behind wakeport: print the units, or install them'
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l to -d 'Where to relay to: host:port, host (the listener\'s own port), /path, @abstract; with --scale also service/NAME[:PORT], the ready pods of a Service' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l to -d 'Where to relay to: host:port, host (the listener\'s own port), /path, @abstract; udp:host:port for datagrams; with --scale also service/NAME[:PORT], the ready pods of a Service' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l unit -d 'Start and stop this unit over D-Bus; a name without a suffix means .service' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l user -d 'Use the user\'s service manager instead of the system\'s' -r -f -a "yes\t''
 no\t''"
@@ -82,8 +82,12 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l trust -d 'Pass
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l access-log -d 'Log each request: client, method, host and path, status, times and bytes' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l tls -d '`pass`: pass TLS through to the service whose --host is the name that the client asks for (SNI)' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l udp-wake -d 'Which datagrams wake the service: any, raknet, source, quic, wireguard, or those that begin with these bytes, HEX[/MASK][,LEN+]' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l udp-idle-timeout -d 'Take a client for gone after this time without a datagram' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l freeze-after -d 'Freeze the service this long after the last connection closes: it keeps its memory, does nothing, and answers the next client within milliseconds' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l freeze-reclaim -d 'Have the kernel reclaim the memory of what was frozen: it swaps out, and drops caches' -r -f -a "yes\t''
+no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l start-timeout -d 'Fail the wake if the service does not answer within this time [default: 90s; with --scale 10min]' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l stop-timeout -d 'Fail the stop if the service is not down within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l direct-connections -d 'Whether connections to the targets that bypass wakeport keep the service awake: count or ignore' -r -f
@@ -98,7 +102,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l keepalive-inte
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l keepalive-probes -d 'Close the connection after this many unanswered keepalive probes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l user-timeout -d 'Close the connection when data remains unacknowledged for this long; infinity leaves it to the kernel' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l config -d 'Read services from this TOML file and its drop-ins, FILE.d/*.toml; with a - before its name it may be missing' -r -F
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l listen -d 'Listen on this address instead of taking sockets from systemd: ADDRESS:PORT, PORT, /path, @abstract' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l listen -d 'Listen on this address instead of taking sockets from systemd: ADDRESS:PORT, PORT, /path, @abstract, or udp:PORT' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l max-connections -d 'Relay at most so many connections at once; the others wait in the kernel\'s backlog [default: as many as the limit on open files allows]' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l max-waiting -d 'Let at most so many clients wait for the service; the others wait in the backlog' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l threads -d 'Relay on at most so many threads; they are started as clients come [default: one for each core]' -r -f
@@ -119,7 +123,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l name -d 'What 
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l state-dir -d 'Keep in this directory what `wakeport status` shows: instances/NAME.json, readable for all users [default: the unit\'s StateDirectory=; by hand nothing is kept]' -r -f -a "(__fish_complete_directories)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l metrics -d 'With --listen, serve metrics for Prometheus on this address, at /metrics: ADDRESS:PORT, PORT, /path, @abstract' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l to -d 'Where to relay to: host:port, host (the listener\'s own port), /path, @abstract; with --scale also service/NAME[:PORT], the ready pods of a Service' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l to -d 'Where to relay to: host:port, host (the listener\'s own port), /path, @abstract; udp:host:port for datagrams; with --scale also service/NAME[:PORT], the ready pods of a Service' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l unit -d 'Start and stop this unit over D-Bus; a name without a suffix means .service' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l user -d 'Use the user\'s service manager instead of the system\'s' -r -f -a "yes\t''
 no\t''"
@@ -167,8 +171,12 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l trust -d 'Pa
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l access-log -d 'Log each request: client, method, host and path, status, times and bytes' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l tls -d '`pass`: pass TLS through to the service whose --host is the name that the client asks for (SNI)' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l udp-wake -d 'Which datagrams wake the service: any, raknet, source, quic, wireguard, or those that begin with these bytes, HEX[/MASK][,LEN+]' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l udp-idle-timeout -d 'Take a client for gone after this time without a datagram' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l freeze-after -d 'Freeze the service this long after the last connection closes: it keeps its memory, does nothing, and answers the next client within milliseconds' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l freeze-reclaim -d 'Have the kernel reclaim the memory of what was frozen: it swaps out, and drops caches' -r -f -a "yes\t''
+no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l start-timeout -d 'Fail the wake if the service does not answer within this time [default: 90s; with --scale 10min]' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l stop-timeout -d 'Fail the stop if the service is not down within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l direct-connections -d 'Whether connections to the targets that bypass wakeport keep the service awake: count or ignore' -r -f
@@ -183,7 +191,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l keepalive-in
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l keepalive-probes -d 'Close the connection after this many unanswered keepalive probes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l user-timeout -d 'Close the connection when data remains unacknowledged for this long; infinity leaves it to the kernel' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l config -d 'Read services from this TOML file and its drop-ins, FILE.d/*.toml; with a - before its name it may be missing' -r -F
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l listen -d 'Listen on this address instead of taking sockets from systemd: ADDRESS:PORT, PORT, /path, @abstract' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l listen -d 'Listen on this address instead of taking sockets from systemd: ADDRESS:PORT, PORT, /path, @abstract, or udp:PORT' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l max-connections -d 'Relay at most so many connections at once; the others wait in the kernel\'s backlog [default: as many as the limit on open files allows]' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l max-waiting -d 'Let at most so many clients wait for the service; the others wait in the backlog' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l threads -d 'Relay on at most so many threads; they are started as clients come [default: one for each core]' -r -f
@@ -227,6 +235,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand exporter" -l idle-time
 complete -c wakeport -n "__fish_wakeport_using_subcommand exporter" -l listen -d 'Bind this address, and do not exit: ADDRESS:PORT, PORT, /path, @abstract' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand exporter" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l add -d 'Add a service to the instance\'s file, /etc/wakeport/UNIT.toml: requests for HOST, or of it for PATH, go to PORT and wake the unit; instead of PORT also ADDRESS:PORT, /path, @abstract' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l listen-udp -d 'A UDP port that wakeport listens on, beside --listen or alone: PORT, ADDRESS:PORT' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l awake -d 'Hold the service awake from this calendar event on (systemd.time(7)), until --until: a timer and its service, which runs `wakeport hold`' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l until -d 'The time of day at which --awake ends, as 18:00' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l asleep-from -d 'Stop the service at this calendar event, unless it is in use: a timer that runs `wakeport sleep`' -r -f
@@ -277,8 +286,12 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l trust -d 'Pas
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l access-log -d 'Log each request: client, method, host and path, status, times and bytes' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l tls -d '`pass`: pass TLS through to the service whose --host is the name that the client asks for (SNI)' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l udp-wake -d 'Which datagrams wake the service: any, raknet, source, quic, wireguard, or those that begin with these bytes, HEX[/MASK][,LEN+]' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l udp-idle-timeout -d 'Take a client for gone after this time without a datagram' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l freeze-after -d 'Freeze the service this long after the last connection closes: it keeps its memory, does nothing, and answers the next client within milliseconds' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l freeze-reclaim -d 'Have the kernel reclaim the memory of what was frozen: it swaps out, and drops caches' -r -f -a "yes\t''
+no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l start-timeout -d 'Fail the wake if the service does not answer within this time [default: 90s; with --scale 10min]' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l stop-timeout -d 'Fail the stop if the service is not down within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l direct-connections -d 'Whether connections to the targets that bypass wakeport keep the service awake: count or ignore' -r -f
@@ -313,7 +326,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l name -d 'What
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l state-dir -d 'Keep in this directory what `wakeport status` shows: instances/NAME.json, readable for all users [default: the unit\'s StateDirectory=; by hand nothing is kept]' -r -f -a "(__fish_complete_directories)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l metrics -d 'With --listen, serve metrics for Prometheus on this address, at /metrics: ADDRESS:PORT, PORT, /path, @abstract' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l listen -d 'The address that wakeport listens on: ADDRESS:PORT, PORT, /path, @abstract' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l to -d 'Where to relay to: host:port, host (the listener\'s own port), /path, @abstract; with --scale also service/NAME[:PORT], the ready pods of a Service' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l to -d 'Where to relay to: host:port, host (the listener\'s own port), /path, @abstract; udp:host:port for datagrams; with --scale also service/NAME[:PORT], the ready pods of a Service' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l write -d 'Write the files instead of printing them'
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l enable -d 'Open the port at once, and at every boot'
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l remove -d 'Close the port and remove the files that init has written for this instance'

@@ -68,7 +68,7 @@ fn answer(client: &UdpSocket, text: &str) -> u16 {
 #[ignore = "needs root: tests/run runs it"]
 fn no_datagram_is_lost_over_two_hundred_sleeps() {
     let rig = Rig::boot();
-    let settings = ["WAKEPORT_COOLDOWN=50ms", "WAKEPORT_UDP_IDLE_TIMEOUT=1s"];
+    let settings = ["WAKEPORT_COOLDOWN=50ms", "WAKEPORT_UDP_IDLE_TIMEOUT=2s"];
     let name = |number: u16| format!("echo{number}");
     let port = |number: u16| 9100 + number;
     for number in 0..SERVICES {
@@ -85,7 +85,7 @@ fn no_datagram_is_lost_over_two_hundred_sleeps() {
                         asks(&client, &format!("{part} {number} {round}"));
                     }
                     let moves = u64::from(round * 8 % SLEEPS) * 40;
-                    thread::sleep(Duration::from_millis(950 + moves));
+                    thread::sleep(Duration::from_millis(1950 + moves));
                 }
             });
         }
