@@ -20,7 +20,7 @@ mod watches;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -73,6 +73,8 @@ pub struct Workloads {
     order: AsyncMutex<()>,
     /// Our claim stood when the Lease was read last, and we have not dropped it since.
     claimed: AtomicBool,
+    /// How often we have begun to write to the Lease: what was read before that says nothing of our claim.
+    writes: AtomicU64,
     /// Since when an order of one that is gone, or of a process before us, is waited for, and which.
     fence: Mutex<Option<(String, Instant)>>,
     /// It is being woken: what it waits for is told.
@@ -102,7 +104,7 @@ impl Workloads {
     ) -> Self {
         let services = targets.filter_map(|target| match target {
             Address::Service(service) => Some((service.clone(), Notify::new())),
-            Address::Tcp { .. } | Address::Unix(_) => None,
+            Address::Tcp { .. } | Address::Udp { .. } | Address::Unix(_) => None,
         });
         Self {
             api: Api::new(scale.access.clone()),
@@ -113,6 +115,7 @@ impl Workloads {
             versions: Mutex::default(),
             order: AsyncMutex::new(()),
             claimed: false.into(),
+            writes: 0.into(),
             fence: Mutex::default(),
             waking: false.into(),
             reason: Mutex::default(),
@@ -137,25 +140,32 @@ impl Workloads {
 
     async fn try_query(&self) -> Result<Phase, Trouble> {
         let me = self.me().await?;
+        let writes = self.writes.load(Ordering::Relaxed);
         let lease = self.lease().await?;
         let mut agreement = Agreement::read(&lease);
-        self.note(&agreement, me);
+        if self.writes.load(Ordering::Relaxed) == writes {
+            self.note(&agreement, me);
+        }
         // After the Lease: what it says of a stop is older.
         let scales = self.scales().await?;
         let scaled = scales
             .iter()
             .filter(|scale| phase::replicas(scale) > 0)
             .count();
-        if scaled > 0
-            && !agreement.is_held(me)
-            && let Some(next) = self.abandoned(&lease, &agreement, me).await?
-        {
+        if scaled > 0 && !agreement.is_held(me) {
+            // From here on we give no order to stop.
             let Ok(order) = self.order.try_lock() else {
-                // An order changes all of that right now.
+                // One changes all of that right now.
                 return Ok(Phase::Starting);
             };
-            match self.write(&order, &lease, &next).await {
-                Ok(()) => {
+            let next = self.abandoned(&lease, &agreement, me).await?;
+            let taken = match &next {
+                Some(next) => self.write(&order, &lease, next).await,
+                None => Ok(()),
+            };
+            match (taken, next) {
+                (Ok(()), None) => (),
+                (Ok(()), Some(next)) => {
                     tracing::info!(
                         "`{}` runs and no wakeport has a claim: taken over",
                         self.names()
@@ -163,8 +173,8 @@ impl Workloads {
                     agreement = next;
                     self.note(&agreement, me);
                 }
-                Err(Trouble::Conflict) => return Ok(Phase::Starting),
-                Err(trouble) => return Err(trouble),
+                (Err(Trouble::Conflict), _) => return Ok(Phase::Starting),
+                (Err(trouble), _) => return Err(trouble),
             }
         }
         let claimed = agreement.is_held(me);

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use cluster::{Namespace, Stopped, api, done, now, until};
-use program::{Client, Wakeport};
+use program::{Client, KUBECONFIG, Wakeport};
 
 const LEASE: &str = "wakeport-deployment-web";
 
@@ -473,6 +473,120 @@ fn a_stop_that_is_refused_leaves_the_service_to_its_clients() {
     allow(&["get", "patch"]);
     client.closes();
     space.sleeps("deployments");
+}
+
+#[test]
+#[ignore = "tests/k8s/run"]
+fn any_resource_with_a_scale_is_woken_by_the_credentials_of_a_kubeconfig() {
+    let space = Namespace::new("custom");
+    let version = json!({
+        "name": "v1beta3", "served": true, "storage": true,
+        "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
+        "subresources": {"status": {}, "scale": {
+            "specReplicasPath": ".spec.replicas",
+            "statusReplicasPath": ".status.replicas",
+            "labelSelectorPath": ".status.selector",
+        }},
+    });
+    let kind = json!({
+        "metadata": {"name": "gadgets.wakeport.test"},
+        "spec": {
+            "group": "wakeport.test", "scope": "Namespaced", "versions": [version],
+            "names": {"plural": "gadgets", "singular": "gadget", "kind": "Gadget"},
+        },
+    });
+    let kinds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    done("POST", kinds, &kind);
+    let gadgets = "/apis/wakeport.test/v1beta3/namespaces/custom/gadgets";
+    let gadget = json!({
+        "apiVersion": "wakeport.test/v1beta3", "kind": "Gadget",
+        "metadata": {"name": "web"}, "spec": {"replicas": 0},
+    });
+    until("the kind is served", || {
+        api("POST", gadgets, &gadget).0 == 201
+    });
+    let status = json!({"status": {"replicas": 0, "selector": "app=web"}});
+    done("PATCH", &format!("{gadgets}/web/status"), &status);
+    space.workload("deployments", 0, &[]);
+    let options = [
+        "--scale",
+        "gadgets.wakeport.test/web",
+        "--to",
+        "service/web:80",
+        "--replicas",
+        "2",
+    ];
+    let wakeport = Wakeport::of(KUBECONFIG, "", &space, &options);
+    let mut client = wakeport.connect();
+    let wanted = || {
+        let gadget = done("GET", &format!("{gadgets}/web"), &Value::Null);
+        gadget["spec"]["replicas"].clone()
+    };
+    until("two are asked for", || wanted() == 2);
+    // The Deployment does what the gadget's controller would.
+    let scale = |replicas: u32| {
+        let patch = json!({"spec": {"replicas": replicas}});
+        done("PATCH", &space.apps("deployments/web/scale"), &patch);
+    };
+    scale(2);
+    client.greeted();
+    client.closes();
+    until("none is asked for", || wanted() == 0);
+    scale(0);
+    let asleep = || space.lease("wakeport-gadgets-web").get("state").cloned();
+    until("it is asleep", || asleep().as_deref() == Some("asleep"));
+    done(
+        "DELETE",
+        &format!("{kinds}/gadgets.wakeport.test"),
+        &Value::Null,
+    );
+}
+
+#[test]
+#[ignore = "tests/k8s/run"]
+fn a_token_that_is_not_accepted_is_read_anew_while_clients_wait() {
+    let space = Namespace::new("token");
+    space.workload("deployments", 0, &[]);
+    let options = ["--scale", "deployment/web", "--to", "service/web"];
+    let wakeport = Wakeport::of("nobody", "", &space, &options);
+    let mut client = wakeport.connect();
+    wakeport.logs("does not accept the credentials (401)");
+    assert!(client.is_silent(Duration::from_secs(1)));
+    wakeport.takes_the_token_of("admin");
+    client.greeted();
+}
+
+#[test]
+#[ignore = "tests/k8s/run"]
+fn an_autoscaler_leaves_its_zero_alone_and_raises_what_is_woken() {
+    let space = Namespace::new("autoscaler");
+    space.workload("deployments", 0, &[]);
+    let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"});
+    let autoscaler = json!({
+        "metadata": {"name": "web"},
+        "spec": {"scaleTargetRef": target, "minReplicas": 2, "maxReplicas": 3},
+    });
+    let path = "/apis/autoscaling/v1/namespaces/autoscaler/horizontalpodautoscalers";
+    done("POST", path, &autoscaler);
+    let wakeport = Wakeport::start(&space, &[]);
+    let mut client = wakeport.connect();
+    client.greeted();
+    until("the autoscaler's minimum", || {
+        space.replicas("deployments") == 2
+    });
+    client.echoes("hello");
+    client.closes();
+    space.sleeps("deployments");
+    // Longer than its period.
+    let began = now();
+    while began.elapsed() < Duration::from_secs(20) {
+        assert_eq!(space.replicas("deployments"), 0);
+        thread::sleep(Duration::from_secs(1));
+    }
+    // As many as there were before.
+    let mut client = wakeport.connect();
+    client.greeted();
+    assert_eq!(space.replicas("deployments"), 2);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -11,6 +12,14 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::cluster::{Namespace, folder, until};
+
+/// Instead of a user: the credentials are those of a kubeconfig, an administrator's.
+pub(crate) const KUBECONFIG: &str = "KUBECONFIG";
+
+fn take_token(credentials: &Path, user: &str) {
+    let from = folder().join(format!("tokens/{user}"));
+    fs::copy(from, credentials.join("token")).expect("a copy");
+}
 
 /// A wakeport in front of `web`; it is killed with this.
 pub(crate) struct Wakeport {
@@ -37,13 +46,6 @@ impl Wakeport {
         let port = PORT.fetch_add(1, Ordering::Relaxed);
         let front = SocketAddr::from(([127, 0, 0, 1], port));
         let dir = tempfile::tempdir().expect("a directory");
-        for (name, from) in [
-            ("token", format!("tokens/{user}")),
-            ("ca.crt", "ca.crt".into()),
-        ] {
-            fs::copy(folder().join(from), dir.path().join(name)).expect("a copy");
-        }
-        fs::write(dir.path().join("namespace"), &namespace.name).expect("a file");
         let log = File::create(dir.path().join("log")).expect("a file");
         let program = env!("CARGO_BIN_EXE_wakeport");
         let mut command = Command::new("unshare");
@@ -51,10 +53,22 @@ impl Wakeport {
         command.args(["--uts", "sh", "-c", script, "sh", pod, program, "run"]);
         command
             .args(["--listen", &format!("main={front}")])
-            .args(["--kube-api", "https://127.0.0.1:6443", "--kube-credentials"])
-            .arg(dir.path())
             .args(["--log-level", "debug"])
             .args(options);
+        if user == KUBECONFIG {
+            command
+                .env("KUBECONFIG", folder().join("admin.kubeconfig"))
+                .args(["--namespace", &namespace.name]);
+        } else {
+            let from = folder();
+            let credentials = dir.path();
+            fs::copy(from.join("ca.crt"), credentials.join("ca.crt")).expect("a copy");
+            fs::write(credentials.join("namespace"), &namespace.name).expect("a file");
+            take_token(credentials, user);
+            command
+                .args(["--kube-api", "https://127.0.0.1:6443", "--kube-credentials"])
+                .arg(credentials);
+        }
         if !options.contains(&"--cooldown") {
             command.args(["--cooldown", "1s"]);
         }
@@ -70,6 +84,11 @@ impl Wakeport {
             fs::read_to_string("/proc/net/tcp").is_ok_and(|table| table.contains(&port))
         });
         wakeport
+    }
+
+    /// Replaces its token, as the kubelet does.
+    pub(crate) fn takes_the_token_of(&self, user: &str) {
+        take_token(self.dir.path(), user);
     }
 
     pub(crate) fn log(&self) -> String {

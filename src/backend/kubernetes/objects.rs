@@ -114,6 +114,7 @@ impl Workloads {
         next: &Agreement,
     ) -> Result<(), Trouble> {
         let me = self.me().await?;
+        self.writes.fetch_add(1, Ordering::Relaxed);
         if !next.is_held(me) {
             self.claimed.store(false, Ordering::Relaxed);
         }
