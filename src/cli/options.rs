@@ -46,7 +46,7 @@ pub(super) struct Options {
 #[derive(Clone, Debug, Args)]
 pub(super) struct ServiceOptions {
     /// Where to relay to: host:port, host (the listener's own port), /path, @abstract; udp:host:port for
-    /// datagrams; with --scale also service/NAME[:PORT], the ready pods of a Service
+    /// datagrams; with --scale also service/NAME or service/NAME:PORT, the ready pods of a Service
     ///
     /// An IPv6 address goes in brackets. Datagrams without a target of their own go where streams do. NAME
     /// ties the target to the listener whose FileDescriptorName= is NAME; without a name it serves every
@@ -343,7 +343,7 @@ struct TlsOptions {
 #[command(next_help_heading = "UDP")]
 struct UdpOptions {
     /// Which datagrams wake the service: any, raknet, source, quic, wireguard, or those that begin with
-    /// these bytes, HEX[/MASK][,LEN+]
+    /// these bytes, HEX or HEX/MASK, followed by ,LEN+ for a length
     ///
     /// raknet: requests to open a connection, and no pings (Minecraft Bedrock). source: all but queries of
     /// server lists (Valve's servers, and others that speak their protocol). quic, wireguard: what begins

@@ -34,7 +34,7 @@ complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "hold" -d 'Keep a 
 complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "sleep" -d 'Stop a service now, without waiting for the end of its cooldown'
 complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "exporter" -d 'Serve the metrics of every instance to Prometheus, at /metrics'
 complete -c wakeport -n "__fish_wakeport_needs_command" -f -a "init" -d 'Put a service behind wakeport: print the units, or install them'
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l to -d 'Where to relay to: host:port, host (the listener\'s own port), /path, @abstract; udp:host:port for datagrams; with --scale also service/NAME[:PORT], the ready pods of a Service' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l to -d 'Where to relay to: host:port, host (the listener\'s own port), /path, @abstract; udp:host:port for datagrams; with --scale also service/NAME or service/NAME:PORT, the ready pods of a Service' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l unit -d 'Start and stop this unit over D-Bus; a name without a suffix means .service' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l user -d 'Use the user\'s service manager instead of the system\'s' -r -f -a "yes\t''
 no\t''"
@@ -82,7 +82,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l trust -d 'Pass
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l access-log -d 'Log each request: client, method, host and path, status, times and bytes' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l tls -d '`pass`: pass TLS through to the service whose --host is the name that the client asks for (SNI)' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l udp-wake -d 'Which datagrams wake the service: any, raknet, source, quic, wireguard, or those that begin with these bytes, HEX[/MASK][,LEN+]' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l udp-wake -d 'Which datagrams wake the service: any, raknet, source, quic, wireguard, or those that begin with these bytes, HEX or HEX/MASK, followed by ,LEN+ for a length' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l udp-idle-timeout -d 'Take a client for gone after this time without a datagram' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l freeze-after -d 'Freeze the service this long after the last connection closes: it keeps its memory, does nothing, and answers the next client within milliseconds' -r -f
@@ -123,7 +123,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l name -d 'What 
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l state-dir -d 'Keep in this directory what `wakeport status` shows: instances/NAME.json, readable for all users [default: the unit\'s StateDirectory=; by hand nothing is kept]' -r -f -a "(__fish_complete_directories)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l metrics -d 'With --listen, serve metrics for Prometheus on this address, at /metrics: ADDRESS:PORT, PORT, /path, @abstract' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l to -d 'Where to relay to: host:port, host (the listener\'s own port), /path, @abstract; udp:host:port for datagrams; with --scale also service/NAME[:PORT], the ready pods of a Service' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l to -d 'Where to relay to: host:port, host (the listener\'s own port), /path, @abstract; udp:host:port for datagrams; with --scale also service/NAME or service/NAME:PORT, the ready pods of a Service' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l unit -d 'Start and stop this unit over D-Bus; a name without a suffix means .service' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l user -d 'Use the user\'s service manager instead of the system\'s' -r -f -a "yes\t''
 no\t''"
@@ -171,7 +171,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l trust -d 'Pa
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l access-log -d 'Log each request: client, method, host and path, status, times and bytes' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l tls -d '`pass`: pass TLS through to the service whose --host is the name that the client asks for (SNI)' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l udp-wake -d 'Which datagrams wake the service: any, raknet, source, quic, wireguard, or those that begin with these bytes, HEX[/MASK][,LEN+]' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l udp-wake -d 'Which datagrams wake the service: any, raknet, source, quic, wireguard, or those that begin with these bytes, HEX or HEX/MASK, followed by ,LEN+ for a length' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l udp-idle-timeout -d 'Take a client for gone after this time without a datagram' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l freeze-after -d 'Freeze the service this long after the last connection closes: it keeps its memory, does nothing, and answers the next client within milliseconds' -r -f
@@ -286,7 +286,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l trust -d 'Pas
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l access-log -d 'Log each request: client, method, host and path, status, times and bytes' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l tls -d '`pass`: pass TLS through to the service whose --host is the name that the client asks for (SNI)' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l udp-wake -d 'Which datagrams wake the service: any, raknet, source, quic, wireguard, or those that begin with these bytes, HEX[/MASK][,LEN+]' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l udp-wake -d 'Which datagrams wake the service: any, raknet, source, quic, wireguard, or those that begin with these bytes, HEX or HEX/MASK, followed by ,LEN+ for a length' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l udp-idle-timeout -d 'Take a client for gone after this time without a datagram' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l cooldown -d 'Stop the service this long after the last connection closes' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l freeze-after -d 'Freeze the service this long after the last connection closes: it keeps its memory, does nothing, and answers the next client within milliseconds' -r -f
@@ -326,7 +326,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l name -d 'What
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l state-dir -d 'Keep in this directory what `wakeport status` shows: instances/NAME.json, readable for all users [default: the unit\'s StateDirectory=; by hand nothing is kept]' -r -f -a "(__fish_complete_directories)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l metrics -d 'With --listen, serve metrics for Prometheus on this address, at /metrics: ADDRESS:PORT, PORT, /path, @abstract' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l listen -d 'The address that wakeport listens on: ADDRESS:PORT, PORT, /path, @abstract' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l to -d 'Where to relay to: host:port, host (the listener\'s own port), /path, @abstract; udp:host:port for datagrams; with --scale also service/NAME[:PORT], the ready pods of a Service' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l to -d 'Where to relay to: host:port, host (the listener\'s own port), /path, @abstract; udp:host:port for datagrams; with --scale also service/NAME or service/NAME:PORT, the ready pods of a Service' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l write -d 'Write the files instead of printing them'
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l enable -d 'Open the port at once, and at every boot'
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l remove -d 'Close the port and remove the files that init has written for this instance'
