@@ -164,9 +164,9 @@ fn each_error_in_the_units_is_reported() {
     with(
         &rig,
         SOCKET,
-        "[Socket]\nListenDatagram=127.0.0.1:8080\n",
+        "[Socket]\nListenDatagram=/run/web.datagrams\n",
         1,
-        &["`127.0.0.1:8080` (Datagram)", "use ListenStream="],
+        &["`/run/web.datagrams` (Datagram)", "use ListenStream="],
     );
     rig.write(
         "/etc/systemd/system/wakeport@web.service.d/zz-late.conf",
