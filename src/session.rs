@@ -290,13 +290,16 @@ impl Route {
 
     /// Enters while the gate is open, and waits otherwise.
     fn enter<P>(&self, peer: Peer) -> Entry<P> {
-        match self.entrance.enter() {
-            Some(permit) => Entry::Inside(permit),
-            None => {
-                let queued = self.entrance.arrive(&self.listener, peer);
-                Entry::Waiting(Box::new(queued))
-            }
+        match self.permit_or_queue(peer) {
+            Ok(permit) => Entry::Inside(permit),
+            Err(queued) => Entry::Waiting(queued),
         }
+    }
+
+    /// The same, for what is no connection.
+    fn permit_or_queue(&self, peer: Peer) -> Result<Permit, Box<Queued>> {
+        let queued = || Box::new(self.entrance.arrive(&self.listener, peer));
+        self.entrance.enter().ok_or_else(queued)
     }
 }
 

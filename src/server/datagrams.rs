@@ -4,15 +4,14 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::listeners::Sessions;
+use super::listeners::{PAUSES, Sessions, Warned};
 use super::slots::Lacking;
 use super::workers::WorkerSlot;
 use crate::net::datagram::{DatagramSocket, Dropped, Received, filter, is_unicast};
@@ -21,10 +20,6 @@ use crate::session::flow::{Flow, FlowEntry, FlowRoom, LeftFlow, MAKES_ROOM_AFTER
 use crate::session::{Lead, Leader, Route, Way};
 use crate::util::backoff::Backoff;
 use crate::util::lock::locked;
-
-/// How long to wait when nothing can be received for want of something: descriptors, memory.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How many flows are ended at once for others, if so many have been quiet for long.
 const ENDED_AT_ONCE: usize = 64;
@@ -51,8 +46,7 @@ pub(super) struct Datagrams {
     /// The thread of all its flows.
     home: OnceLock<(WorkerSlot, Handle)>,
     flows: Mutex<Flows>,
-    /// It was logged that nothing can be received, and nothing was since.
-    warned: AtomicBool,
+    warned: Warned,
 }
 
 #[derive(Debug, Default)]
@@ -83,7 +77,7 @@ impl Datagrams {
             sessions: sessions.clone(),
             home: OnceLock::new(),
             flows: Mutex::default(),
-            warned: AtomicBool::new(false),
+            warned: Warned::default(),
         }))
     }
 
@@ -119,7 +113,7 @@ impl Datagrams {
 
     /// Passes datagrams on for ever.
     async fn relay(self: &Arc<Self>) {
-        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        let mut backoff = PAUSES;
         let socket = loop {
             match watch(self.socket.clone()) {
                 Ok(socket) => break socket,
@@ -135,7 +129,7 @@ impl Datagrams {
                 }
             };
             match ready.try_io(|_| self.receive()) {
-                Ok(Ok(Taken::Held)) => self.released().await,
+                Ok(Ok(Taken::Held)) => self.lead.released().await,
                 Ok(Ok(Taken::All { .. })) => backoff.reset(),
                 Ok(Err(error)) => self.cannot(&error, &mut backoff).await,
                 Err(_would_block) => (),
@@ -143,20 +137,10 @@ impl Datagrams {
         }
     }
 
-    /// Waits until datagrams are held no more.
-    async fn released(&self) {
-        let mut lead = self.lead.follow();
-        // The sender is ours, so it is not gone.
-        let _ = lead.released().await;
-    }
-
-    /// Waits until it may be tried again; says why, but not each time.
     async fn cannot(&self, error: &io::Error, backoff: &mut Backoff) {
-        if !self.warned.swap(true, Ordering::Relaxed) {
-            let name = &self.listener.name;
-            tracing::warn!("cannot receive on `{name}`: {error}; datagrams stay in its buffer");
-        }
-        sleep(backoff.pause()).await;
+        let name = &self.listener.name;
+        let why = || format!("cannot receive on `{name}`: {error}; datagrams stay in its buffer");
+        self.warned.wait(backoff, why).await;
     }
 
     /// Takes a batch of datagrams, unless they are held.
@@ -173,7 +157,7 @@ impl Datagrams {
                 counts |= self.take(route, &mut flows, received);
             }
         })?;
-        self.warned.store(false, Ordering::Relaxed);
+        self.warned.clear();
         Ok(Taken::All { counts })
     }
 

@@ -27,9 +27,27 @@ use crate::session::{Abort, Holding, Lead, Leader, Leads, Left, Route, Session, 
 use crate::systemd::message_id as message;
 use crate::util::backoff::Backoff;
 
-/// How long to wait when a connection cannot be accepted for want of something: descriptors, memory.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How long to wait when nothing can be taken from a listener for want of something: descriptors, memory.
+pub(super) const PAUSES: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
+
+/// It was logged that nothing can be taken from a listener, and nothing was since.
+#[derive(Debug, Default)]
+pub(super) struct Warned(AtomicBool);
+
+impl Warned {
+    /// Something was taken.
+    pub(super) fn clear(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+
+    /// Waits until it may be tried again; says why, but not each time.
+    pub(super) async fn wait(&self, backoff: &mut Backoff, why: impl FnOnce() -> String) {
+        if !self.0.swap(true, Ordering::Relaxed) {
+            tracing::warn!("{}", why());
+        }
+        sleep(backoff.pause()).await;
+    }
+}
 
 /// What the accept loops share: room, threads, and the sessions that they begin.
 #[derive(Clone, Debug)]
@@ -164,8 +182,7 @@ struct Acceptor {
     listener: Listener,
     lead: Leader,
     sessions: Sessions,
-    /// It was logged that nothing can be accepted, and nothing was since.
-    warned: AtomicBool,
+    warned: Warned,
 }
 
 impl Acceptor {
@@ -182,7 +199,7 @@ impl Acceptor {
 
     /// Accepts for ever.
     async fn accept(&self, own: Option<usize>) {
-        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        let mut backoff = PAUSES;
         let socket = loop {
             match self.listener.watch() {
                 Ok(socket) => break socket,
@@ -202,7 +219,7 @@ impl Acceptor {
                 None => self.sessions.slots.get(self.waits()).await,
             };
             match self.begin(|| socket.try_accept(), slot, own) {
-                None => self.released().await,
+                None => self.lead.released().await,
                 Some(Ok(())) => backoff.reset(),
                 Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => (),
                 Some(Err(error)) if concerns_one_client(&error) => (),
@@ -232,7 +249,7 @@ impl Acceptor {
         }
         let route = lead.way.as_ref().and_then(Way::first);
         Some(accept().map(|connection| {
-            self.warned.store(false, Ordering::Relaxed);
+            self.warned.clear();
             match route {
                 Some(route) => {
                     let leads = || self.lead.follow();
@@ -243,20 +260,10 @@ impl Acceptor {
         }))
     }
 
-    /// Waits until they are held no more.
-    async fn released(&self) {
-        let mut lead = self.lead.follow();
-        // The sender is ours, so it is not gone.
-        let _ = lead.released().await;
-    }
-
-    /// Waits until it may be tried again; says why, but not each time.
     async fn cannot(&self, error: &io::Error, backoff: &mut Backoff) {
-        if !self.warned.swap(true, Ordering::Relaxed) {
-            let name = &self.listener.name;
-            tracing::warn!("cannot accept on `{name}`: {error}; connections stay in the backlog");
-        }
-        sleep(backoff.pause()).await;
+        let name = &self.listener.name;
+        let why = || format!("cannot accept on `{name}`: {error}; connections stay in the backlog");
+        self.warned.wait(backoff, why).await;
     }
 
     /// Accepts a connection that waits right now; says whether there was one.
@@ -329,7 +336,7 @@ impl Listeners {
                 listener,
                 lead: Leader::new(&Lead::to(way)),
                 sessions: sessions.clone(),
-                warned: AtomicBool::new(false),
+                warned: Warned::default(),
             })
         };
         Self {

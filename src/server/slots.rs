@@ -115,10 +115,9 @@ impl Slots {
 
     /// What room there is for one that was accepted by an earlier process, which is never refused.
     pub(super) fn resume(&self, waits: bool) -> ConnectionSlot {
-        let slot = |room: &Arc<Semaphore>| room.clone().try_acquire_owned().ok();
         ConnectionSlot {
-            connection: slot(&self.connections),
-            waiting: waits.then(|| slot(&self.waiting)).flatten(),
+            connection: try_slot(&self.connections),
+            waiting: waits.then(|| try_slot(&self.waiting)).flatten(),
         }
     }
 
@@ -133,9 +132,8 @@ impl Slots {
 
     /// Room for a flow, if there is some right now; otherwise which flows could make some.
     pub(super) fn try_get_flow(&self) -> Result<FlowRoom, Lacking> {
-        let slot = |room: &Arc<Semaphore>| room.clone().try_acquire_owned().ok();
-        let unanswered = slot(&self.unanswered).ok_or(Lacking::Unanswered)?;
-        let connection = slot(&self.connections).ok_or(Lacking::Any)?;
+        let unanswered = try_slot(&self.unanswered).ok_or(Lacking::Unanswered)?;
+        let connection = try_slot(&self.connections).ok_or(Lacking::Any)?;
         Ok(FlowRoom {
             connection: Some(connection),
             unanswered: Some(unanswered),
@@ -153,6 +151,11 @@ impl Slots {
             waiting,
         })
     }
+}
+
+/// A part of this room, if there is some right now.
+fn try_slot(room: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    room.clone().try_acquire_owned().ok()
 }
 
 /// Connections that were accepted and may turn out to be no client's. None of them wakes a service,

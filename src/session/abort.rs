@@ -1,8 +1,8 @@
 //! Ends all sessions at once, or has them pause.
 
 use std::pin::Pin;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use tokio::sync::Notify;
@@ -10,6 +10,7 @@ use tokio::sync::futures::Notified;
 
 use super::Left;
 use crate::net::relay::Interrupt;
+use crate::util::lock::locked;
 
 /// A signal to all sessions. A token of tokio-util does the same, but takes a lock
 /// whenever a byte moves.
@@ -92,13 +93,12 @@ impl Abort {
     /// Those that have paused. Sessions that begin from now on do not.
     pub fn left(&self) -> Vec<Left> {
         self.interrupt.store(NONE, Ordering::SeqCst);
-        std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *locked(&self.left))
     }
 
     /// One has paused.
     pub(super) fn keep(&self, session: Left) {
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        left.push(session);
+        locked(&self.left).push(session);
     }
 
     /// Waits until it is triggered; to be polled by one task.

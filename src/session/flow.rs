@@ -16,12 +16,14 @@ use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Route;
-use super::held::{Held, Holding, locked};
+use super::held::{Held, Holding};
 use crate::config::UdpSettings;
 use crate::config::address::Peer;
 use crate::net::datagram::{DatagramSocket, Dropped, Ecn, Received, Segments, Sent};
 use crate::net::relay::Interrupt;
 use crate::service::{Permit, Queued, Traffic, Verdict};
+use crate::util::backoff::Backoff;
+use crate::util::lock::locked;
 
 /// How many datagrams of one flow are held, and how many bytes.
 const MOST_HELD: usize = 16;
@@ -33,9 +35,8 @@ pub const MAKES_ROOM_AFTER: Duration = Duration::from_secs(10);
 /// So many pieces are read of one target before the other flows of the thread have their turn.
 const PIECES: usize = 8;
 
-/// The pauses between attempts to reach a target that has just been started: each is twice the one before.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+/// The pauses between attempts to reach a target that has just been started.
+const REFUSED: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(250));
 
 /// A target that refuses what is sent to it is doubted no more often than that.
 const DOUBT: Duration = Duration::from_secs(1);
@@ -158,12 +159,9 @@ impl Route {
 
     /// How a flow goes on that is to wait, or was waiting.
     fn enter_again(&self, client: SocketAddr) -> FlowEntry {
-        match self.entrance.enter() {
-            Some(permit) => FlowEntry::Inside(permit),
-            None => {
-                let queued = self.entrance.arrive(&self.listener, Peer::tcp(client));
-                FlowEntry::Waiting(Box::new(queued))
-            }
+        match self.permit_or_queue(Peer::tcp(client)) {
+            Ok(permit) => FlowEntry::Inside(permit),
+            Err(queued) => FlowEntry::Waiting(queued),
         }
     }
 
@@ -514,7 +512,7 @@ impl Flow {
     ) -> Result<&'a AsyncFd<Arc<DatagramSocket>>, End> {
         let limit = self.route.context.flows.start_timeout;
         let began = Instant::now();
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = REFUSED;
         loop {
             if socket.is_none() {
                 *socket = self.open().await.ok();
@@ -527,7 +525,7 @@ impl Flow {
                 self.end();
             }
             tokio::select! {
-                () = sleep(pause) => pause = LONGEST_PAUSE.min(pause * 2),
+                () = sleep(pauses.pause()) => (),
                 () = self.ended() => return Err(End::Over),
             }
             if !self.route.entrance.is_open() {

@@ -3,12 +3,13 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use tokio::time::Instant;
 
 use super::flow::Flow;
 use crate::net::datagram::{Ecn, Segments};
+use crate::util::lock::locked;
 
 /// The most that is held in all, in bytes.
 const MOST: usize = 4 << 20;
@@ -99,9 +100,4 @@ impl Drop for Held {
         self.holding.bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.holding.count.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// Nothing panics while it holds one of these locks, and what they guard is never half done.
-pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -113,6 +113,12 @@ impl Leader {
         look(&self.lead)
     }
 
+    /// Waits until nothing is held.
+    pub async fn released(&self) {
+        // What it follows is here, so it is not gone.
+        let _ = self.follow().released().await;
+    }
+
     /// Follows it.
     pub fn follow(&self) -> Leads {
         Leads {

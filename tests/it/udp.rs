@@ -114,6 +114,23 @@ fn service(place: &Arc<UdpPlace>) -> HookService {
     )
 }
 
+/// One whose start takes until it is told that its clients have sent.
+fn starts_when_told(place: &Arc<UdpPlace>) -> (HookService, Arc<AtomicBool>) {
+    let sent = Arc::new(AtomicBool::new(false));
+    let echo = std::sync::Mutex::new(None);
+    let stage = HookService::direct(|_| (), {
+        let (place, sent) = (place.clone(), sent.clone());
+        move |_, call| {
+            if call.event == "start" {
+                until("the clients have sent", || sent.load(Ordering::SeqCst));
+                *echo.lock().expect("no panic") = Some(place.echo());
+            }
+            0
+        }
+    });
+    (stage, sent)
+}
+
 fn hooks(service: &HookService, place: &UdpPlace) -> Run {
     Run::new()
         .to(place.to())
@@ -291,18 +308,7 @@ fn datagrams_that_are_sent_together_arrive_one_by_one_and_in_order() {
 #[test]
 fn of_what_is_held_the_newest_arrives_and_in_order() {
     let place = Arc::new(UdpPlace::new("127.0.0.1"));
-    let sent = Arc::new(AtomicBool::new(false));
-    let echo = std::sync::Mutex::new(None);
-    let stage = HookService::direct(|_| (), {
-        let (place, sent) = (place.clone(), sent.clone());
-        move |_, call| {
-            if call.event == "start" {
-                until("the client has sent", || sent.load(Ordering::SeqCst));
-                *echo.lock().expect("no panic") = Some(place.echo());
-            }
-            0
-        }
-    });
+    let (stage, sent) = starts_when_told(&place);
     let (socket, address) = front("127.0.0.1");
     let dir = directory();
     let wakeport = hooks(&stage, &place)
@@ -326,18 +332,7 @@ fn of_what_is_held_the_newest_arrives_and_in_order() {
 #[test]
 fn all_flows_together_hold_four_mebibytes_and_the_oldest_makes_room() {
     let place = Arc::new(UdpPlace::new("127.0.0.1"));
-    let sent = Arc::new(AtomicBool::new(false));
-    let echo = std::sync::Mutex::new(None);
-    let stage = HookService::direct(|_| (), {
-        let (place, sent) = (place.clone(), sent.clone());
-        move |_, call| {
-            if call.event == "start" {
-                until("the clients have sent", || sent.load(Ordering::SeqCst));
-                *echo.lock().expect("no panic") = Some(place.echo());
-            }
-            0
-        }
-    });
+    let (stage, sent) = starts_when_told(&place);
     let (socket, address) = front("127.0.0.1");
     let dir = directory();
     let run = hooks(&stage, &place)

@@ -96,6 +96,10 @@ fn connections_are_balanced_over_the_ready_pods_by_count() {
     );
 }
 
+fn is_terminating(pod: &Value) -> bool {
+    pod["metadata"]["deletionTimestamp"].is_string()
+}
+
 #[test]
 #[ignore = "tests/k8s/run"]
 fn a_wake_waits_until_the_pods_before_are_gone() {
@@ -106,16 +110,12 @@ fn a_wake_waits_until_the_pods_before_are_gone() {
     let before = client.greeted();
     client.closes();
     until("a pod that terminates", || {
-        space
-            .pods()
-            .iter()
-            .any(|pod| pod["metadata"]["deletionTimestamp"].is_string())
+        space.pods().iter().any(is_terminating)
     });
     let mut client = wakeport.connect();
     let both = || {
         let pods = space.pods();
-        let terminating = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_string();
-        let going = pods.iter().filter(terminating).count();
+        let going = pods.iter().filter(|pod| is_terminating(pod)).count();
         going > 0 && going < pods.len()
     };
     while client.is_silent(Duration::from_millis(20)) {
@@ -134,10 +134,7 @@ fn with_overlap_it_does_not_wait_for_pods_that_terminate() {
     let before = client.greeted();
     client.closes();
     until("a pod that terminates", || {
-        space
-            .pods()
-            .iter()
-            .any(|pod| pod["metadata"]["deletionTimestamp"].is_string())
+        space.pods().iter().any(is_terminating)
     });
     let mut client = wakeport.connect();
     assert_ne!(client.greeted(), before);

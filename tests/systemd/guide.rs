@@ -11,10 +11,17 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use crate::page_runner::NOT_RUN;
+use crate::page_runner::{NOT_RUN, PageRunner};
 use crate::pages::Page;
 use crate::rig::Rig;
 use crate::services::SOON;
+
+/// A machine prepared for a page.
+fn machine() -> Rig {
+    let rig = Rig::boot();
+    PageRunner::new(&rig);
+    rig
+}
 
 /// A page is run by scenarios that name its sections, as strings.
 #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::loads::{Outcome, Phase, Window};
+use crate::loads::{Outcome, Phase, Window, latencies};
 use crate::peers::{Peer, Running, datagrams};
 
 /// Who hears nothing for so long takes what is under way for lost, and sends anew.
@@ -111,20 +111,10 @@ fn echoes(
         over.store(true, Ordering::Relaxed);
         (window, outcome)
     });
-    let (mut times, lost) = outcome.map_err(|_| "a client panicked")??;
-    if times.is_empty() {
-        return Err("nothing was answered".into());
-    }
-    times.sort_unstable();
-    let at = |share: f64| f64::from(times[((times.len() - 1) as f64 * share) as usize]) / 1000.0;
-    let count = times.len() as f64;
-    let mut found = vec![
-        ("rps", count / window.seconds),
-        ("p50_us", at(0.5)),
-        ("p99_us", at(0.99)),
-        ("lost", 100.0 * lost as f64 / (count + lost as f64)),
-    ];
-    found.extend(window.cpu_per("cpu_us", count, 1e6));
+    let (times, lost) = outcome.map_err(|_| "a client panicked")??;
+    let lost = 100.0 * lost as f64 / (times.len() as f64 + lost as f64);
+    let mut found = latencies(&window, times)?;
+    found.push(("lost", lost));
     Ok(found)
 }
 

@@ -176,7 +176,7 @@ fn exchanges(
     };
     let phase = Phase::default();
     let threads = connections.min(thread::available_parallelism()?.get());
-    let (window, mut times) = thread::scope(|scope| {
+    let (window, times) = thread::scope(|scope| {
         let client = |share: usize| {
             let (exchange, phase) = (&exchange, &phase);
             scope.spawn(move || match connections {
@@ -195,6 +195,11 @@ fn exchanges(
         Ok::<_, Box<dyn Error>>((window, times))
     })?;
     end(proxy, service)?;
+    latencies(&window, times)
+}
+
+/// What is made of the times of all answers, in nanoseconds.
+pub(crate) fn latencies(window: &Window, mut times: Vec<u32>) -> Outcome {
     if times.is_empty() {
         return Err("nothing was answered".into());
     }

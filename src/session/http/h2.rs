@@ -5,7 +5,7 @@
 use std::mem;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
@@ -23,6 +23,7 @@ use crate::http::head;
 use crate::net::http2::{Io, Tasks};
 use crate::net::stream::AsyncStream;
 use crate::service::Queued;
+use crate::util::lock::locked;
 
 /// With this a connection of HTTP/2 begins (RFC 9113, section 3.4).
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -101,7 +102,7 @@ impl Front {
     }
 
     fn replace(&self, expected: JoinSet<()>) -> JoinSet<()> {
-        let mut before = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut before = locked(&self.expected);
         mem::replace(&mut before, expected)
     }
 }

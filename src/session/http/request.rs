@@ -6,7 +6,7 @@ use std::io;
 use std::mem;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use httparse::Header;
@@ -32,6 +32,7 @@ use crate::net::http2::{Error, Io, Upload, Use};
 use crate::net::relay::IdleTimer;
 use crate::service::probe::Answer;
 use crate::service::{Access, Permit, Queued, Verdict};
+use crate::util::lock::locked;
 
 /// A request, of which the service knows.
 struct Asked {
@@ -70,7 +71,7 @@ struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if let Some(counted) = &mut *own(&self.counted) {
+        if let Some(counted) = &mut *locked(&self.counted) {
             counted.carries(
                 self.up.load(Ordering::Relaxed),
                 self.down.load(Ordering::Relaxed),
@@ -130,10 +131,6 @@ enum Unanswered {
         is_unseen: bool,
     },
     Idle,
-}
-
-fn own<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A response of ours, which is written down as HTTP/1 has it.
@@ -228,7 +225,7 @@ impl Front {
         let status = response.status().as_u16();
         counted.status(status);
         match response.body() {
-            Answered::Passed(passed) => *own(&passed.held.counted) = Some(counted),
+            Answered::Passed(passed) => *locked(&passed.held.counted) = Some(counted),
             Answered::Own(_) if matches!(status, 502 | 504) => counted.failure(status),
             Answered::Own(_) => (),
         }
@@ -450,7 +447,7 @@ impl Front {
             };
             let (error, is_unseen) = match unanswered {
                 Unanswered::Idle => {
-                    if let Some(permit) = &mut *own(&held.permit) {
+                    if let Some(permit) = &mut *locked(&held.permit) {
                         permit.traffic.idle = 1;
                     }
                     let limit = span::show(context.liveness.idle_timeout);
@@ -463,8 +460,8 @@ impl Front {
             let is_whole = !source.is_touched.load(Ordering::SeqCst);
             let may_repeat = is_whole && (is_unseen || asked.says.is_idempotent());
             // It is not in use any more.
-            own(&held.used).take();
-            permit = own(&held.permit).take();
+            locked(&held.used).take();
+            permit = locked(&held.permit).take();
             // One that was looked at and refused tells that the target goes on.
             let sent = if is_refused(&error) {
                 Sent::Reused
@@ -568,7 +565,7 @@ impl Front {
         *request.uri_mut() = asked.uri.clone();
         *request.headers_mut() = asked.fields.clone();
         let mut idle = Idle::new(&asked.route);
-        let used = own(&held.used).as_ref().map(Use::sender);
+        let used = locked(&held.used).as_ref().map(Use::sender);
         let held_by_connection = held.clone();
         let sent = async move {
             match (target, used) {
@@ -721,17 +718,17 @@ impl Body for Passing {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let Self(source, held) = self.get_mut();
-        let frame = ready!(Pin::new(&mut *own(&source.body)).poll_frame(cx));
+        let frame = ready!(Pin::new(&mut *locked(&source.body)).poll_frame(cx));
         source.is_touched.store(true, Ordering::SeqCst);
         Poll::Ready(frame.map(|frame| Ok(passed(frame?, &held.up))))
     }
 
     fn is_end_stream(&self) -> bool {
-        own(&self.0.body).is_end_stream()
+        locked(&self.0.body).is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        own(&self.0.body).size_hint()
+        locked(&self.0.body).size_hint()
     }
 }
 
@@ -754,7 +751,7 @@ impl Body for Answered {
             }
             (Poll::Pending, Some(idle)) => {
                 ready!(idle.poll(cx, held));
-                if let Some(permit) = &mut *own(&held.permit) {
+                if let Some(permit) = &mut *locked(&held.permit) {
                     permit.traffic.idle = 1;
                 }
                 Poll::Ready(Some(Err(io::Error::from(io::ErrorKind::TimedOut).into())))

@@ -1,17 +1,10 @@
 //! docs/recipes.md
 
-use super::{docker, far_server, server, sleeps, switch};
+use super::{docker, far_server, machine, server, sleeps, switch};
 use crate::fronts::upgrades;
 use crate::page_runner::PageRunner;
 use crate::rig::Rig;
 use crate::services::{SOON, URL, postgresql, psql};
-
-/// A machine prepared for a page.
-fn machine() -> Rig {
-    let rig = Rig::boot();
-    PageRunner::new(&rig);
-    rig
-}
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]

@@ -7,8 +7,7 @@ use crate::services::{NEVER, PORT, SOON, URL};
 
 /// A machine with the page's myapp, asleep behind port 8080.
 fn machine() -> Rig {
-    let rig = Rig::boot();
-    PageRunner::new(&rig);
+    let rig = super::machine();
     server(&rig, "myapp", "127.0.0.1:18080");
     rig.run("wakeport init myapp --listen 8080 --to 127.0.0.1:18080 --write --enable");
     cooldown(&rig, "myapp", SOON);

@@ -3,7 +3,7 @@
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use super::cooldown;
+use super::{cooldown, machine};
 use crate::page_runner::PageRunner;
 use crate::rig::Rig;
 
@@ -107,10 +107,17 @@ pub(crate) fn raknet(id: u8) -> Vec<u8> {
     }
 }
 
-fn machine() -> Rig {
-    let rig = Rig::boot();
-    PageRunner::new(&rig);
-    rig
+/// The server of Bedrock, with its port moved up by one, sleeps through pings.
+fn bedrock_sleeps(rig: &Rig) {
+    let pings = [raknet(0x01), raknet(0x02)];
+    sleeps(
+        rig,
+        "bedrock",
+        "127.0.0.1:19132",
+        &raknet(0x05),
+        "bedrock 19133",
+        &pings,
+    );
 }
 
 #[test]
@@ -120,15 +127,7 @@ fn the_page_about_datagrams() {
     datagram_server(&rig, "bedrock", &[19133]);
     rig.systemctl("disable --quiet --now bedrock.service");
     PageRunner::new(&rig).run_section("docs/udp.md");
-    let pings = [raknet(0x01), raknet(0x02)];
-    sleeps(
-        &rig,
-        "bedrock",
-        "127.0.0.1:19132",
-        &raknet(0x05),
-        "bedrock 19133",
-        &pings,
-    );
+    bedrock_sleeps(&rig);
     assert!(
         rig.run("wakeport status bedrock")
             .contains("udp:[::]:19132")
@@ -147,15 +146,7 @@ fn game_servers_over_udp() {
     datagram_server(&rig, "bedrock", &[19133]);
     datagram_server(&rig, "valheim", &[2466, 2467]);
     PageRunner::new(&rig).run_section("docs/recipes.md#a-game-server-over-udp");
-    let pings = [raknet(0x01), raknet(0x02)];
-    sleeps(
-        &rig,
-        "bedrock",
-        "127.0.0.1:19132",
-        &raknet(0x05),
-        "bedrock 19133",
-        &pings,
-    );
+    bedrock_sleeps(&rig);
     let queries = [
         b"\xff\xff\xff\xffTSource Engine Query\0".to_vec(),
         b"\xff\xff\xff\xffU\xff\xff\xff\xff".to_vec(),
