@@ -19,17 +19,19 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// How long a condition may take to come true; far more than it ever needs, on the slowest machine.
 const CONDITION_TIMEOUT: Duration = Duration::from_secs(120);
-/// The time between two looks at a condition, at first and at most: a look mostly starts three programs, and
-/// other scenarios need the processor.
+/// The time between two looks at a condition, at first and at most.
 const POLL: Duration = Duration::from_millis(20);
-const LONGEST_POLL: Duration = Duration::from_millis(100);
+const LONGEST_POLL: Duration = Duration::from_millis(400);
+/// How many times as long as the last look it is at least: a look mostly starts three programs, and other
+/// scenarios need the processor.
+const POLL_FACTOR: u32 = 8;
 /// How the name of a rig's cgroup and of its layer begins; the number of the test process follows, and for the
 /// cgroup a running number.
 const NAME: &str = "wakeport-rig-";
@@ -248,14 +250,15 @@ pub(crate) fn root() -> Option<OsString> {
 
 fn comes_true(longest_pause: Duration, mut condition: impl FnMut() -> bool) -> bool {
     // Counted rather than timed: what the condition itself takes comes on top, and that is fine.
-    let (mut waited, mut pause) = (Duration::ZERO, POLL);
+    let mut waited = Duration::ZERO;
     while waited < CONDITION_TIMEOUT {
+        let look = Instant::now();
         if condition() {
             return true;
         }
+        let pause = (look.elapsed() * POLL_FACTOR).clamp(POLL, longest_pause);
         thread::sleep(pause);
         waited += pause;
-        pause = (pause * 2).min(longest_pause);
     }
     false
 }

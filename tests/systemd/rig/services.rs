@@ -1,6 +1,6 @@
 //! What an administrator does: units, drop-ins, `systemctl`, `journalctl`.
 
-use super::{LONGEST_POLL, POLL, Rig, comes_true};
+use super::{LONGEST_POLL, POLL, Rig, comes_true, text};
 
 /// What the journal calls a unit that has been started (`SD_MESSAGE_UNIT_STARTED`).
 const UNIT_STARTED: &str = "39f53479d3a045ac8e11786248231fbf";
@@ -75,9 +75,10 @@ impl Rig {
 
     /// What `systemctl is-active` prints for a unit.
     pub(crate) fn state(&self, unit: &str) -> String {
-        self.ask(&format!("systemctl is-active {unit}"))
-            .trim()
-            .to_owned()
+        // Without a shell between: most of what scenarios do is to wait for a state.
+        let output = self.command(["systemctl", "is-active", unit]).output();
+        let state = output.expect("nsenter can be run").stdout;
+        text(&state).trim().to_owned()
     }
 
     /// One property of a unit, as `systemctl show` prints it.
