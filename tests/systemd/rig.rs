@@ -248,6 +248,10 @@ pub(crate) fn root() -> Option<OsString> {
     std::env::var_os("WAKEPORT_ROOT").filter(|root| !root.is_empty())
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "there is no runtime here, and no clock to be paused"
+)]
 fn comes_true(longest_pause: Duration, mut condition: impl FnMut() -> bool) -> bool {
     // Counted rather than timed: what the condition itself takes comes on top, and that is fine.
     let mut waited = Duration::ZERO;
