@@ -73,7 +73,7 @@ impl Service {
         let mut targets = Targets::default();
         targets.follow(&settings, &handle);
         Self {
-            core: settings.core(targets.0.len(), &reporter),
+            core: settings.core(&targets, &reporter),
             orders: Orders::new(settings.clone(), handle.clone(), tasks.clone()),
             questions: Questions::new(settings.clone(), handle.clone(), tasks.clone()),
             settings,
@@ -103,7 +103,7 @@ impl Service {
         self.reporter.reconfigured(settings.clone());
         self.settings = settings;
         self.targets.follow(&self.settings, &self.handle);
-        self.core = self.settings.core(self.targets.0.len(), &self.reporter);
+        self.core = self.settings.core(&self.targets, &self.reporter);
         let tickets: Vec<Ticket> = self.waiters.keys().copied().collect();
         for ticket in tickets {
             self.handle_input(Input::Arrived(ticket));

@@ -19,6 +19,7 @@ use crate::config::{Config, Manager, Named};
 pub fn preflight(instance: &Instance, system: &System, plan: &Plan) -> Vec<Finding> {
     let config = &instance.config;
     let mut findings = Vec::from_iter(unit::template(instance, system));
+    findings.extend(unit::control(instance.stem(), instance.manager));
     if let Err(reason) = &system.units {
         findings.push(unit::not_checked(&instance.units(), reason));
     }

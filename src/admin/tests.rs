@@ -968,6 +968,27 @@ fn each_thing_that_is_wrong_with_an_instance_is_one_line() {
     );
 }
 
+#[test]
+fn a_name_that_is_too_long_for_a_control_socket_is_one_line() {
+    // Of the 107 bytes of a path 22 are those of its folder.
+    for (length, is_told) in [(85, false), (86, true)] {
+        let name = "n".repeat(length);
+        let mut subject = subject();
+        let installed = subject.instance.as_mut().unwrap();
+        installed.service.id = format!("wakeport@{name}.service");
+        installed.sockets[0].name = format!("wakeport@{name}.socket");
+        let found = checks::findings(&subject);
+        let about = |finding: &&Finding| finding.text.starts_with("`wakeport-control@nnn");
+        let told: Vec<_> = found.iter().filter(about).collect();
+        assert_eq!(told.len(), usize::from(is_told), "{found:#?}");
+        let mut instance = nginx();
+        instance.name = name.parse().unwrap();
+        let system = system();
+        let before = checks::preflight(&instance, &system, &plan(&instance, &system));
+        assert_eq!(before.iter().find(about), told.first().copied());
+    }
+}
+
 /// What is found of an instance with a UDP port, and these options.
 fn datagrams(port: &str, options: &[&str], spoil: impl FnOnce(&mut Subject)) -> Vec<String> {
     let mut arguments = vec!["--unit=nginx", "--to=127.0.0.1:8080"];
@@ -1017,6 +1038,26 @@ fn what_is_wrong_with_a_udp_port_is_one_line() {
     one(
         datagrams("8000", &["--to=udp:192.0.2.1:8000"], nothing),
         "note: whether anything takes datagrams on `udp:192.0.2.1:8000` was not verified",
+    );
+    // Services of hooks: with streams as well they can be asked, and without a stop hook there is nothing to know.
+    let hooks = |options: &[&str]| {
+        datagrams("8000", &[], |subject| {
+            subject.config = typed(options);
+            subject.services[0].units = Ok(Vec::new());
+            subject.services[0].permissions.clear();
+            subject.instance.as_mut().unwrap().sockets.remove(0);
+        })
+    };
+    let (start, stop) = ("--start-hook=/bin/true", "--stop-hook=/bin/true");
+    let to = "--to=udp:127.0.0.1:8001";
+    one(
+        hooks(&[start, stop, to]),
+        "note: whether the service runs cannot be asked: hooks start it",
+    );
+    assert_eq!(hooks(&[start, to]), Vec::<String>::new());
+    assert_eq!(
+        hooks(&[start, stop, "--to=127.0.0.1:8001"]),
+        Vec::<String>::new()
     );
     one(
         datagrams("8000", &["--http"], nothing),

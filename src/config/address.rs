@@ -368,7 +368,7 @@ impl fmt::Display for Bound {
 }
 
 /// `sun_path` has 108 bytes (unix(7)); one is the closing, or for an abstract name the opening, NUL.
-const LONGEST_UNIX: usize = 107;
+pub const LONGEST_UNIX: usize = 107;
 
 fn unix(text: &str) -> Result<Option<UnixAddress>, String> {
     let address = if let Some(name) = text.strip_prefix('@') {

@@ -201,6 +201,8 @@ struct Target {
     reachable: bool,
     probing: bool,
     open: bool,
+    /// It is asked as soon as the service is up, and not only for those that wait.
+    eager: bool,
 }
 
 /// Everything that is known of a service.
@@ -273,6 +275,12 @@ impl Service {
             now,
             effects: Vec::new(),
         }
+    }
+
+    /// Asks this target as soon as the service is up: what comes for it need not be a client's that waits.
+    pub fn eager(mut self, target: usize) -> Self {
+        self.targets[target].eager = true;
+        self
     }
 
     // -- what is known
@@ -600,7 +608,8 @@ impl Service {
             }
             let wanted =
                 !target.queue.is_empty() || if awake { all } else { index == self.woken_for };
-            let probe = probing && wanted && !target.reachable;
+            let wanted = probing && wanted || up && target.eager;
+            let probe = wanted && !target.reachable;
             if probe != target.probing {
                 target.probing = probe;
                 self.effects.push(match probe {

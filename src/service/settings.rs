@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::now;
 use super::reporter::Reporter;
+use super::targets::Targets;
 use crate::backend::Backend;
 use crate::config::ServiceConfig;
 use crate::core::lifecycle::Times;
@@ -29,8 +30,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// A core for so many targets, that knows only how often its service was woken.
-    pub(super) fn core(&self, targets: usize, reporter: &Reporter) -> Service {
+    /// A core for these targets, that knows only how often its service was woken.
+    pub(super) fn core(&self, targets: &Targets, reporter: &Reporter) -> Service {
         let rules = Rules {
             times: Times {
                 cooldown: self.config.timing.cooldown,
@@ -46,6 +47,11 @@ impl Settings {
             let spent = ages.filter_map(|age| now().checked_sub(age));
             WakeLimiter::new(rate.wakes, rate.per, spent)
         });
-        Service::new(rules, targets, limiter.unwrap_or_default(), now())
+        let core = Service::new(rules, targets.0.len(), limiter.unwrap_or_default(), now());
+        // Of datagrams, those that wake nothing are passed on while it is awake.
+        let all = targets.0.iter().enumerate();
+        let eager =
+            all.filter(|(_, known)| known.target.is_udp() && self.targets.contains(&known.target));
+        eager.fold(core, |core, (index, _)| core.eager(index))
     }
 }

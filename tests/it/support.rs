@@ -1033,8 +1033,17 @@ impl Wakeport {
 
     /// Its memory, in KiB.
     pub(crate) fn memory(&self) -> u64 {
+        self.status_of("VmRSS:")
+    }
+
+    /// The most memory that it had at any time, in KiB.
+    pub(crate) fn most_memory(&self) -> u64 {
+        self.status_of("VmHWM:")
+    }
+
+    fn status_of(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
         let number = line
             .expect("proc_pid_status(5)")
             .trim()

@@ -1,19 +1,23 @@
 //! Datagrams: what wakes, what is held, where replies come from, what is dropped.
 
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use rustix::process::Signal;
-use serde_json::Value;
-use socket2::{Domain, Socket, Type};
+use serde_json::{Value, json};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::support::{HookService, Place, Run, Server, directory, now, soon, throughout, until};
+use crate::support::{
+    HookService, Network, Place, Run, Server, directory, now, soon, throughout, until,
+};
 
 const CONFIG: i32 = 78;
 
@@ -48,7 +52,7 @@ impl UdpPlace {
     }
 
     fn echo(&self) -> Echo {
-        Echo::on(self.bind())
+        Echo::on(self.bind(), |_| true)
     }
 }
 
@@ -59,14 +63,14 @@ fn shared(address: SocketAddr) -> Socket {
     socket
 }
 
-/// A server that sends everything back, until it is dropped.
+/// A server that sends things back, until it is dropped.
 struct Echo {
     end: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Echo {
-    fn on(socket: UdpSocket) -> Self {
+    fn on(socket: UdpSocket, answers: impl Fn(&[u8]) -> bool + Send + 'static) -> Self {
         let end = Arc::new(AtomicBool::new(false));
         socket
             .set_read_timeout(Some(Duration::from_millis(20)))
@@ -76,7 +80,9 @@ impl Echo {
             move || {
                 let mut bytes = vec![0; 65_536];
                 while !end.load(Ordering::SeqCst) {
-                    if let Ok((count, from)) = socket.recv_from(&mut bytes) {
+                    if let Ok((count, from)) = socket.recv_from(&mut bytes)
+                        && answers(&bytes[..count])
+                    {
                         let _ = socket.send_to(&bytes[..count], from);
                     }
                 }
@@ -358,19 +364,18 @@ fn all_flows_together_hold_four_mebibytes_and_the_oldest_makes_room() {
     });
     // Each takes 128 bytes more, so that 139 of the 240 fit.
     until("the oldest are dropped", || {
-        let Ok(files) = dir.path().join("instances").read_dir() else {
-            return false;
-        };
-        let texts = files
-            .flatten()
-            .map(|file| std::fs::read_to_string(file.path()));
-        let mut records = texts
-            .flatten()
-            .flat_map(|text| serde_json::from_str::<Value>(&text));
-        records.any(|record| record["datagrams_dropped"]["held"] == 101)
+        let record = record(dir.path()).unwrap_or_default();
+        record["datagrams_dropped"]["held"] == 101
     });
     assert!(is_silent(&clients[0]), "the oldest is dropped");
     assert!(clients[..50].iter().all(is_empty));
+}
+
+/// The only record in this state directory, as far as there is one.
+fn record(dir: &Path) -> Option<Value> {
+    let file = dir.join("instances").read_dir().ok()?.flatten().next()?;
+    let text = std::fs::read_to_string(file.path()).ok()?;
+    serde_json::from_str(&text).ok()
 }
 
 /// Whether nothing waits in the buffer.
@@ -640,6 +645,148 @@ fn a_flood_of_senders_takes_little_memory() {
     // 4,096 flows without an answer, with a socket each.
     let grown = wakeport.memory().saturating_sub(before);
     assert!(grown < 64 << 10, "{grown} KiB more");
+}
+
+/// How many senders a flood has, and how many send before the buffer is to be empty.
+const FLOOD: usize = 100_000;
+const BURST: usize = 500;
+
+/// Addresses all over the Internet, none of them twice, and none that no host can have.
+fn strangers() -> impl Iterator<Item = SocketAddrV4> {
+    let all = (1..u32::MAX).map(|number| Ipv4Addr::from_bits(number.wrapping_mul(2_654_435_761)));
+    let strange = all.filter(|ip| {
+        let [first, second, ..] = ip.octets();
+        (1..224).contains(&first) && first != 127 && (first, second) != (192, 0)
+    });
+    strange.map(|ip| SocketAddrV4::new(ip, 1024 + (ip.to_bits() >> 8) as u16 % 60_000))
+}
+
+/// A datagram in a packet of IPv4, as if `from` had sent it. The kernel adds the checksum; UDP needs none (RFC 768).
+fn spoofed(from: SocketAddrV4, to: SocketAddrV4, data: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(8 + data.len()).expect("a short one");
+    let mut packet = vec![0x45, 0];
+    packet.extend((20 + length).to_be_bytes());
+    packet.extend([0, 0, 0, 0, 64, 17, 0, 0]);
+    packet.extend(from.ip().octets());
+    packet.extend(to.ip().octets());
+    for word in [from.port(), to.port(), length, 0] {
+        packet.extend(word.to_be_bytes());
+    }
+    packet.extend(data);
+    packet
+}
+
+#[test]
+#[ignore = "needs root: tests/run runs it"]
+fn a_flood_from_false_addresses_takes_little_memory_and_no_client_is_lost_in_it() {
+    let network = Network::new();
+    // Replies could go everywhere, and so can what comes be from everywhere.
+    network.ours.run("ip route add default via 192.0.2.2");
+    let place = UdpPlace::new("127.0.0.1");
+    // It takes strangers for what they are.
+    let _server = Echo::on(place.bind(), |bytes| bytes.starts_with(b"client"));
+    let (socket, address) = front("192.0.2.1");
+    set_socket_recv_buffer_size_force(&socket, 4 << 20).expect("root");
+    let dir = directory();
+    let wakeport = Run::new()
+        .to(place.to())
+        .inherit("game", &socket)
+        .flag("--stay")
+        .option("--state-dir", dir.path().display())
+        .option("--name", "game")
+        .start();
+    let SocketAddr::V4(to) = address else {
+        panic!("{address}")
+    };
+    let (player, raw) = network.there(|| {
+        let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255)));
+        (client("192.0.2.2", address), raw.expect("root"))
+    });
+    echoes(&player, b"client before");
+    let before = wakeport.memory();
+    let all: Vec<_> = strangers().take(FLOOD).collect();
+    for (number, senders) in all.chunks(BURST).enumerate() {
+        for sender in senders {
+            let packet = spoofed(*sender, to, &[0; 200]);
+            raw.send_to(&packet, &address.into()).expect("it is sent");
+        }
+        // In the midst of it, each is sent once.
+        echoes(&player, format!("client {number}").as_bytes());
+        until("all are read", || is_empty(&socket));
+    }
+    let grown = wakeport.most_memory().saturating_sub(before);
+    assert!(grown < 64 << 10, "{grown} KiB more");
+    // None got lost on the way: each began a flow, or there was no room for it.
+    until("all are counted", || {
+        let record = record(dir.path()).unwrap_or_default();
+        let (room, served) = (
+            &record["datagrams_dropped"]["room"],
+            &record["clients"]["served"],
+        );
+        let counted = [room, served].map(|count| count.as_u64().unwrap_or_default());
+        counted.iter().sum::<u64>() == FLOOD as u64 + 1
+    });
+    let dropped = record(dir.path()).unwrap_or_default()["datagrams_dropped"].clone();
+    let room = dropped["room"].as_u64().unwrap_or_default();
+    assert!(room > FLOOD as u64 / 2, "{dropped}");
+    assert_eq!(
+        dropped.as_object().map(|reasons| reasons.len()),
+        Some(1),
+        "{dropped}"
+    );
+    // A new client gets in as soon as strangers have been quiet for long.
+    let late = network.there(|| client("192.0.2.2", address));
+    late.set_read_timeout(Some(Duration::from_millis(50)))
+        .expect("an option");
+    until("a new client is served", || {
+        late.send(b"client").is_ok() && late.recv(&mut [0; 9]).is_ok()
+    });
+    echoes(&player, b"client after");
+}
+
+#[test]
+fn what_is_sent_to_many_starts_nothing_and_reaches_no_service() {
+    let place = Arc::new(UdpPlace::new("127.0.0.1"));
+    let service = service(&place);
+    let (socket, address) = front("0.0.0.0");
+    let group = Ipv4Addr::new(239, 1, 2, 3);
+    socket
+        .join_multicast_v4(&group, &Ipv4Addr::LOCALHOST)
+        .expect("a group");
+    let dir = directory();
+    let _wakeport = hooks(&service, &place)
+        .inherit("game", &socket)
+        .flag("--stay")
+        .option("--state-dir", dir.path().display())
+        .start();
+    let search = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    search.set_broadcast(true).expect("an option");
+    SockRef::from(&search)
+        .set_multicast_if_v4(&Ipv4Addr::LOCALHOST)
+        .expect("an option");
+    let searches = || {
+        for many in [Ipv4Addr::new(127, 255, 255, 255), group] {
+            let sent = search.send_to(b"who is there?", (many, address.port()));
+            sent.expect("it is sent");
+        }
+        assert!(is_silent(&search));
+    };
+    searches();
+    assert!(service.calls().is_empty());
+    let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port());
+    let player = client("127.0.0.1", to);
+    echoes(&player, b"hello");
+    // Awake or not.
+    searches();
+    echoes(&player, b"hello again");
+    until("all four are counted", || {
+        let record = record(dir.path()).unwrap_or_default();
+        record["datagrams_dropped"] == json!({"broadcast": 4})
+    });
+    assert_eq!(
+        record(dir.path()).unwrap_or_default()["clients"]["served"],
+        1
+    );
 }
 
 #[test]

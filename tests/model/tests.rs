@@ -32,6 +32,7 @@ fn sound(clients: &'static [u8]) -> Rules {
         stop_on_exit: false,
         one_wake: false,
         can_tell: true,
+        eager: false,
         tell_last: false,
         freezes: false,
         guarded: false,
@@ -125,6 +126,20 @@ fn only_the_target_tells_whether_the_service_is_up() {
         ..sound(TWO)
     };
     holds(rules, A_FAILURE, 870_000, &["Failed", "Rejected"]);
+}
+
+#[test]
+fn targets_of_datagrams_are_asked_without_a_client() {
+    let rules = Rules {
+        eager: true,
+        ..sound(BOTH)
+    };
+    let trouble = Trouble {
+        admin: 1,
+        kills: 1,
+        ..NO_TROUBLE
+    };
+    holds(rules, trouble, 1_850_000, &ALL_STATES);
 }
 
 #[test]

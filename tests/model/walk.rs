@@ -30,6 +30,7 @@ fn world(clients: &'static [u8], tell_last: bool) -> World {
         stop_on_exit: false,
         one_wake: false,
         can_tell: true,
+        eager: false,
         tell_last,
         freezes: tell_last,
         guarded: true,

@@ -309,8 +309,10 @@ impl Process {
             can_start: true,
             busy_limit: rules.busy_limit,
         };
+        let core = core::Service::new(core_rules, rules.targets(), limiter, now);
+        let eager = (0..rules.targets()).filter(|_| rules.eager);
         Self {
-            core: core::Service::new(core_rules, rules.targets(), limiter, now),
+            core: eager.fold(core, core::Service::eager),
             now,
             gates: [Word::default(); TARGETS],
             left_at: None,
@@ -391,6 +393,8 @@ pub(crate) struct Rules {
     pub(crate) one_wake: bool,
     /// Queries are worth repeating.
     pub(crate) can_tell: bool,
+    /// The targets take datagrams: they are asked without a client, too.
+    pub(crate) eager: bool,
     /// The last connection that leaves is told: a cooldown of less than a second.
     pub(crate) tell_last: bool,
     /// The service is frozen before it is stopped.

@@ -361,7 +361,7 @@ fn is_broken(why: &std::io::Error) -> bool {
 }
 
 /// Bytes that do not occur by accident.
-fn words(seed: u64, length: usize) -> Vec<u8> {
+pub(crate) fn words(seed: u64, length: usize) -> Vec<u8> {
     let mut random = Random::new(seed);
     let mut words = Vec::with_capacity(length + 8);
     while words.len() < length {

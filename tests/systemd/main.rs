@@ -31,6 +31,7 @@ mod out_of_memory;
 mod outages;
 mod package;
 mod polkit;
+mod quic;
 mod readmes;
 mod restarts;
 mod rig_selftest;

@@ -2,9 +2,9 @@
 
 use super::target;
 use crate::admin::Finding;
-use crate::config::ServiceConfig;
 use crate::config::address::Bound;
 use crate::config::udp_wake::UdpWake;
+use crate::config::{ServiceConfig, ServiceKind};
 
 /// Ports whose protocol is known, with the kind of `--udp-wake` that is made for it.
 const KNOWN: [(u16, UdpWake); 6] = [
@@ -38,6 +38,7 @@ pub fn datagrams(all: &[(&str, &Bound)], service: &ServiceConfig) -> Vec<Finding
             ))
         }));
     }
+    findings.extend((!own.is_empty()).then(|| unasked(service)).flatten());
     let mut said = Vec::new();
     for (name, at) in own {
         let mut known = KNOWN.iter();
@@ -63,4 +64,15 @@ pub fn datagrams(all: &[(&str, &Bound)], service: &ServiceConfig) -> Vec<Finding
         }
     }
     findings
+}
+
+/// Whether a service that hooks start and stop can be asked whether it runs: only where it accepts connections.
+fn unasked(service: &ServiceConfig) -> Option<Finding> {
+    let is_stopped = matches!(service.kind, ServiceKind::Hooks { stop: Some(_), .. });
+    let all = service.routes.iter().all(|route| route.value.is_udp());
+    (is_stopped && all).then(|| {
+        Finding::note(
+            "whether the service runs cannot be asked: hooks start it, and no target accepts connections; after a restart, a kill or a changed file it runs on until the next client has come and left, and the start hook has to bear that; a unit (`--unit`) can be asked",
+        )
+    })
 }

@@ -6,8 +6,9 @@ use super::socket::socket;
 use crate::admin::system::{
     Elsewhere, Freezer, Installed, Permission, Present, Program, Subject, System, Unit,
 };
-use crate::admin::unit_files::{Plan, drop_in_of, is_rule};
+use crate::admin::unit_files::{CONTROL, Plan, drop_in_of, is_rule};
 use crate::admin::{Finding, Instance, LONGEST_WITH_TMP, in_a_row, instance_name, stem};
+use crate::config::address::LONGEST_UNIX;
 use crate::config::busy::Percent;
 use crate::config::{Manager, ReadyKind, ServiceConfig, ServiceKind, UnitName, slice, span};
 use crate::systemd::restart::QUEUE_HOLDS;
@@ -583,7 +584,8 @@ fn relay(installed: &Installed, manager: Manager) -> Vec<Finding> {
         )));
     }
     findings.extend(failures(unit, manager));
-    findings.extend(too_long(unit));
+    let control = || control(instance_name(id), manager);
+    findings.extend(too_long(unit).or_else(control));
     let (burst, interval) = (unit.start_limit_burst, unit.start_limit_interval);
     if !interval.is_zero() && burst > 0 {
         let interval = span::show(interval);
@@ -652,6 +654,21 @@ fn too_long(unit: &Unit) -> Option<Finding> {
         Finding::error(format!(
             "`{}` cannot start: with PrivateTmp=yes a unit's name has at most {limit} bytes; use a shorter name for the instance, with WAKEPORT_UNIT= for the unit",
             unit.id
+        ))
+    })
+}
+
+/// Whether an instance of this name can have a control socket.
+pub fn control(name: &str, manager: Manager) -> Option<Finding> {
+    let runtime = match manager {
+        Manager::System => "/run",
+        Manager::User => "/run/user/1000",
+    };
+    let length = format!("{runtime}/wakeport.control/{name}").len();
+    (length > LONGEST_UNIX).then(|| {
+        Finding::warning(format!(
+            "`{CONTROL}{name}.socket` cannot be opened, and `wakeport wake`, `hold` and `sleep` cannot reach this instance: the path of its socket would have {length} bytes, of at most {LONGEST_UNIX}; use a name for the instance that is shorter by {}, with `--unit` for the unit",
+            length - LONGEST_UNIX,
         ))
     })
 }

@@ -170,6 +170,9 @@ pub(super) fn details(view: &View, now: Moment) -> String {
         }
         let (up, down) = (bytes(view.bytes.up), bytes(view.bytes.down));
         say("Bytes", format!("{up} to the service, {down} from it"));
+        if let Some(dropped) = dropped(view) {
+            say("Dropped", dropped);
+        }
         let wakes = view.wakes;
         let times = wakes.median_seconds.zip(wakes.last_seconds);
         let times =
@@ -201,6 +204,19 @@ pub(super) fn details(view: &View, now: Moment) -> String {
         let _ = writeln!(text, "{:>13}{style}{}{style:#}", "", one_line(&note));
     }
     text
+}
+
+/// The datagrams that were not passed on, if there are any.
+fn dropped(view: &View) -> Option<String> {
+    let dropped = view.datagrams_dropped.iter();
+    let dropped: Vec<_> = dropped.filter(|(_, count)| **count > 0).collect();
+    let all = dropped.iter().map(|(_, count)| **count);
+    let all = all.fold(0, u64::saturating_add);
+    let reasons = dropped.iter();
+    let reasons: Vec<_> = reasons
+        .map(|(why, count)| format!("{count} {}", one_line(why)))
+        .collect();
+    (all > 0).then(|| format!("{}: {}", text::count(all, "datagram"), reasons.join(", ")))
 }
 
 /// The notes below a line: what needs attention, and the last failure while it is recent.

@@ -32,6 +32,8 @@ pub(super) struct View {
     pub(super) holds: Vec<String>,
     pub(super) clients: Clients,
     pub(super) bytes: Bytes,
+    /// Datagrams that were not passed on, by reason.
+    pub(super) datagrams_dropped: BTreeMap<String, u64>,
     /// Only where it speaks HTTP.
     pub(super) http: Option<Http>,
     pub(super) wakes: Wakes,
@@ -106,6 +108,7 @@ impl View {
             holds,
             clients,
             bytes: record.bytes,
+            datagrams_dropped: record.datagrams_dropped.clone(),
             http,
             wakes: Wakes {
                 total: record.wakes.total,

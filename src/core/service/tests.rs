@@ -404,6 +404,40 @@ fn a_client_that_comes_too_often_is_rejected_unless_the_service_is_up_anyway() {
 }
 
 #[test]
+fn an_eager_target_is_asked_as_soon_as_the_service_is_up_and_no_sooner() {
+    let bench = Bench::asleep(2);
+    let mut bench = Bench {
+        core: bench.core.eager(1),
+        ..bench
+    };
+    assert_eq!(
+        bench.tell(Input::Arrived(client(0))),
+        [Effect::Start(client(0))]
+    );
+    bench.tell(Input::Started(Ok(())));
+    assert_eq!(bench.tell(Input::Settle), [Effect::Probe(0)]);
+    bench.tell(Input::Queried(Ok(Phase::Up)));
+    bench.tell(Input::Left(client(0)));
+    // No client is there.
+    assert_eq!(
+        bench.tell(Input::Answered(0)),
+        [Effect::Open(0), Effect::Probe(1)]
+    );
+    assert!(matches!(bench.core.state(), State::Cooling { .. }));
+    assert_eq!(bench.tell(Input::Answered(1)), [Effect::Open(1)]);
+    // It is down, and something else starts it.
+    bench.tell(Input::Changed);
+    let closed = [Effect::Close(0), Effect::Close(1)];
+    assert_eq!(bench.tell(Input::Queried(Ok(Phase::Down))), closed);
+    bench.tell(Input::Changed);
+    bench.tell(Input::Queried(Ok(Phase::Up)));
+    assert_eq!(bench.tell(Input::Settle), [Effect::Probe(1)]);
+    assert_eq!(bench.tell(Input::Answered(1)), [Effect::Open(1)]);
+    assert_eq!(bench.cooled(), [Effect::CloseEmpty(1)]);
+    assert_eq!(bench.close_empty(1), [Effect::Stop]);
+}
+
+#[test]
 fn the_service_is_stopped_after_its_gates_were_closed_one_by_one() {
     let mut bench = Bench::cooling(2);
     assert_eq!(bench.cooled(), [Effect::CloseEmpty(0)]);

@@ -38,7 +38,8 @@ pub(super) fn property(bytes: &[u8]) {
         wakes => WakeLimiter::new(wakes, Duration::from_secs(10), []),
     };
     let mut play = Play {
-        core: Service::new(rules, TARGETS, limiter, now),
+        // The second target takes datagrams.
+        core: Service::new(rules, TARGETS, limiter, now).eager(1),
         gates: [Word::default(); TARGETS],
         left_at: None,
         now,

@@ -73,6 +73,25 @@ fn a_service_that_was_woken_too_often_says_until_when() {
 }
 
 #[test]
+fn datagrams_that_were_dropped_are_shown_by_reason() {
+    let mut record = record("game");
+    let shown = |record: &Record| {
+        let view = View::of(record, false, None, at(1));
+        let json = serde_json::to_value(&view).expect("JSON");
+        let details = plain(&details(&view, at(1)));
+        let line = details.lines().find(|line| line.contains("Dropped"));
+        (line.map(str::to_owned), json["datagrams_dropped"].clone())
+    };
+    record.datagrams_dropped.insert("held".into(), 0);
+    assert_eq!(shown(&record), (None, serde_json::json!({"held": 0})));
+    record.datagrams_dropped.insert("quiet".into(), 120);
+    record.datagrams_dropped.insert("room\x1b[2J".into(), 1);
+    let line = "    Dropped: 121 datagrams: 120 quiet, 1 room [2J".to_owned();
+    assert_eq!(shown(&record).0, Some(line));
+    assert_eq!(shown(&record).1["quiet"], 120);
+}
+
+#[test]
 fn the_table_has_80_columns_and_says_what_needs_attention() {
     let inventory = inventory(&[
         ("web", "active"),
