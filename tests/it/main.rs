@@ -10,6 +10,7 @@ mod concurrent_clients;
 mod config_file;
 mod control;
 mod dead_peers;
+mod deploy;
 mod documents;
 mod drain;
 mod examples;

@@ -98,7 +98,7 @@ fn the_sandbox_is_tight() {
 
 #[test]
 fn every_script_passes_shellcheck() {
-    let scripts: Vec<_> = ["systemd", "examples", "tests", "benches", ".ci"]
+    let scripts: Vec<_> = ["systemd", "examples", "tests", "benches", "deploy", ".ci"]
         .iter()
         .flat_map(|dir| files(&repo(dir)))
         .filter(|path| {

@@ -1,6 +1,12 @@
 //! wakeport on a real control plane of Kubernetes, with a stand-in for the kubelet. `tests/k8s/run` runs them.
 
 mod cluster;
+mod deploy;
+mod deployed;
+mod examples;
+#[path = "../docs/pages.rs"]
+#[allow(dead_code, reason = "other tests read more of them")]
+mod pages;
 mod program;
 
 use std::collections::BTreeMap;

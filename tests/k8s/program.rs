@@ -102,11 +102,7 @@ impl Wakeport {
     }
 
     pub(crate) fn connect(&self) -> Client {
-        let stream = TcpStream::connect(self.front).expect("a listener");
-        stream
-            .set_read_timeout(Some(Duration::from_secs(90)))
-            .expect("a time");
-        Client(BufReader::new(stream))
+        Client::to(self.front)
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -133,6 +129,14 @@ impl Drop for Wakeport {
 pub(crate) struct Client(BufReader<TcpStream>);
 
 impl Client {
+    pub(crate) fn to(front: SocketAddr) -> Self {
+        let stream = TcpStream::connect(front).expect("a listener");
+        stream
+            .set_read_timeout(Some(Duration::from_secs(90)))
+            .expect("a time");
+        Self(BufReader::new(stream))
+    }
+
     /// Waits for the greeting: the name of the pod.
     pub(crate) fn greeted(&mut self) -> String {
         let mut line = String::new();

@@ -27,7 +27,7 @@ fn machine() -> Rig {
 #[test]
 fn every_command_of_every_page_is_run() {
     let mut sources = String::new();
-    for dir in ["tests/systemd", "tests/systemd/guide"] {
+    for dir in ["tests/systemd", "tests/systemd/guide", "tests/k8s"] {
         for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(dir)).expect(dir) {
             let path = entry.expect("a listed file").path();
             if path.extension().is_some_and(|extension| extension == "rs") {

@@ -15,7 +15,7 @@ pub(crate) const SOURCE: &str = "/run/rig/source";
 pub(crate) const CLONE: &str = "/run/rig/clone";
 
 /// The blocks of commands that no scenario runs: how each begins, and why not.
-pub(crate) const NOT_RUN: [(&str, &str); 5] = [
+pub(crate) const NOT_RUN: [(&str, &str); 6] = [
     ("tests/run", "it runs the scenarios themselves"),
     (
         "tests/fuzz/run",
@@ -32,6 +32,10 @@ pub(crate) const NOT_RUN: [(&str, &str); 5] = [
     (
         "cargo install cargo-deb",
         "package.rs makes the package and installs it",
+    ),
+    (
+        "deploy/image",
+        "tests/k8s/image builds it, and there is no registry to push it to",
     ),
 ];
 
