@@ -8,6 +8,8 @@ mod kubernetes;
 pub(crate) mod scripted;
 mod systemd;
 
+#[cfg(feature = "kubernetes")]
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -280,6 +282,28 @@ impl Backend {
             Self::Relay | Self::Hooks(_) => None,
             #[cfg(test)]
             Self::Scripted(_) => None,
+        }
+    }
+
+    /// Whether others than this process keep the service up, as far as is known.
+    #[cfg(feature = "kubernetes")]
+    pub fn is_claimed_by_others(&self) -> bool {
+        match self {
+            Self::Kubernetes(workloads) => workloads.is_claimed_by_others(),
+            Self::Relay | Self::Systemd(_) | Self::Hooks(_) | Self::Exec(_) => false,
+            #[cfg(test)]
+            Self::Scripted(_) => false,
+        }
+    }
+
+    /// Where those are.
+    #[cfg(feature = "kubernetes")]
+    pub async fn others(&self) -> Vec<IpAddr> {
+        match self {
+            Self::Kubernetes(workloads) => workloads.others().await,
+            Self::Relay | Self::Systemd(_) | Self::Hooks(_) | Self::Exec(_) => Vec::new(),
+            #[cfg(test)]
+            Self::Scripted(_) => Vec::new(),
         }
     }
 

@@ -55,7 +55,7 @@
 //! program.rs program/  runs an administrator's program: environment, time limit, output
 //! systemd.rs systemd/  READY, STATUS, STOPPING, WATCHDOG; the log; MESSAGE_ID=s; which unit we are,
 //!                      and whether it starts again; the client of its D-Bus interface
-//! report.rs report/    what is told of a service: log lines, STATUS=, the record, its file, metrics
+//! report.rs report/    what is told of a service: log lines, STATUS=, the record, its file, metrics; what KEDA asks
 //! -- helps: one owner each
 //! util.rs util/        backoff, lock, per_thread, text (escaped), file (whole or not at all), proc (/proc)
 //! -- commands

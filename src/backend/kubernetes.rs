@@ -19,6 +19,7 @@ mod trouble;
 mod watches;
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -69,6 +70,10 @@ pub struct Workloads {
     me: OnceCell<Holder>,
     /// The versions that the API server prefers, of kinds that were given without one.
     versions: Mutex<HashMap<Kind, String>>,
+    /// The claims that the Lease had when it was seen last: the pod of each, by its UID.
+    claims: Mutex<BTreeMap<String, String>>,
+    /// Where the pods of others are.
+    addresses: Mutex<HashMap<String, IpAddr>>,
     /// Held by what writes to the Lease.
     order: AsyncMutex<()>,
     /// Our claim stood when the Lease was read last, and we have not dropped it since.
@@ -113,6 +118,8 @@ impl Workloads {
             stop_timeout,
             me: OnceCell::new(),
             versions: Mutex::default(),
+            claims: Mutex::default(),
+            addresses: Mutex::default(),
             order: AsyncMutex::new(()),
             claimed: false.into(),
             writes: 0.into(),

@@ -13,6 +13,8 @@ use super::holds::Holds;
 use super::probe::Answer;
 use super::sleepers::Sleeper;
 use super::{Service, Settings};
+#[cfg(feature = "kubernetes")]
+use crate::backend::Backend;
 use crate::backend::Failure;
 use crate::config::address::Peer;
 use crate::config::host::HostPattern;
@@ -233,6 +235,12 @@ impl Handle {
             service.reporter.recorder.record()
         })
         .await
+    }
+
+    /// What starts and stops the service, unless it has ended.
+    #[cfg(feature = "kubernetes")]
+    pub async fn backend(&self) -> Option<Backend> {
+        self.ask(|service| service.settings.backend.clone()).await
     }
 
     /// Has the service go on with other settings, after the last order by those before. The ways to

@@ -1,6 +1,7 @@
 //! wakeport on a real control plane of Kubernetes, with a stand-in for the kubelet. `tests/k8s/run` runs them.
 
 mod cluster;
+mod keda;
 mod program;
 
 use std::collections::BTreeMap;

@@ -10,6 +10,7 @@ use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
+use super::claims::Agreement;
 use super::follow::{Followed, Objects};
 use super::trouble::{Object, Retry, Trouble, Verb};
 use super::{REASON_EVERY, Workloads, reason, slices};
@@ -119,7 +120,7 @@ impl Workloads {
         self.follow_one(
             object,
             selector,
-            |it| it["spec"]["replicas"].clone(),
+            |it| it.map(|it| it["spec"]["replicas"].clone()),
             changed,
         )
         .await;
@@ -134,7 +135,10 @@ impl Workloads {
         self.follow_one(
             object,
             selector,
-            |it| it["metadata"]["annotations"].clone(),
+            |it| {
+                *locked(&self.claims) = it.map(|it| Agreement::read(it).claims).unwrap_or_default();
+                it.map(|it| it["metadata"]["annotations"].clone())
+            },
             changed,
         )
         .await;
@@ -144,7 +148,7 @@ impl Workloads {
         &self,
         object: Object,
         selector: String,
-        part: impl Fn(&Value) -> Value + Send,
+        part: impl Fn(Option<&Value>) -> Option<Value> + Send,
         changed: &(impl Fn() + Send + Sync),
     ) {
         let (told, never) = (Mutex::new(String::new()), Notify::new());
@@ -157,7 +161,7 @@ impl Workloads {
         let mut before = None;
         let seen = |objects: &Objects| {
             locked(&told).clear();
-            let now = objects.values().next().map(&part);
+            let now = part(objects.values().next());
             if before.as_ref() != Some(&now) {
                 before = Some(now);
                 changed();
