@@ -103,6 +103,15 @@ pub struct Usage {
     pub memory: Option<u64>,
 }
 
+/// What a service waits for while it is being started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Awaited {
+    /// One word, as what it waits for calls it: `ImagePullBackOff`.
+    pub reason: String,
+    /// One line for people.
+    pub why: String,
+}
+
 /// Why a service could not be started, stopped or queried: one line for people.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -282,6 +291,17 @@ impl Backend {
             Self::Relay | Self::Hooks(_) => None,
             #[cfg(test)]
             Self::Scripted(_) => None,
+        }
+    }
+
+    /// What the service waits for while it is being started, as far as is known.
+    pub fn awaited(&self) -> Option<Awaited> {
+        match self {
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(workloads) => workloads.awaited(),
+            Self::Relay | Self::Systemd(_) | Self::Hooks(_) | Self::Exec(_) => None,
+            #[cfg(test)]
+            Self::Scripted(service) => service.script().awaited,
         }
     }
 

@@ -28,7 +28,7 @@ use serde_json::Value;
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard, Notify, OnceCell};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::backend::{Failure, Slept, StopScope, WakeOrder, Woken};
+use crate::backend::{Awaited, Failure, Slept, StopScope, WakeOrder, Woken};
 use crate::config::address::Address;
 use crate::config::kubernetes::{Kind, Replicas, Scale, ServicePods};
 use crate::config::span;
@@ -84,7 +84,7 @@ pub struct Workloads {
     fence: Mutex<Option<(String, Instant)>>,
     /// It is being woken: what it waits for is told.
     waking: AtomicBool,
-    reason: Mutex<Option<String>>,
+    reason: Mutex<Option<Awaited>>,
 }
 
 /// Where an order stands, for the one who asks why it takes so long.
@@ -424,7 +424,13 @@ impl Workloads {
 
     /// What the pods were last seen waiting for.
     pub fn failure_reason(&self) -> Option<String> {
-        locked(&self.reason).clone()
+        Some(locked(&self.reason).as_ref()?.why.clone())
+    }
+
+    /// The same, as long as it is waited for.
+    pub fn awaited(&self) -> Option<Awaited> {
+        let is_waking = self.waking.load(Ordering::Relaxed);
+        locked(&self.reason).clone().filter(|_| is_waking)
     }
 
     fn names(&self) -> String {

@@ -153,6 +153,8 @@ pub struct Outlook {
     pub elapsed: Duration,
     /// What has failed last.
     pub failure: Option<String>,
+    /// What it waits for, where that is known.
+    pub waits_for: Option<String>,
 }
 
 /// The service's answer to a connection that waits.
@@ -392,6 +394,7 @@ impl Entrance {
                 false => Duration::ZERO,
             },
             failure: record.last_failure.map(|failure| failure.why),
+            waits_for: record.waits_for.map(|waits_for| waits_for.why),
         })
     }
 

@@ -76,7 +76,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l quiet-answer -
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l page-after -d 'Show browsers a waiting page if the service is not expected to answer within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l page -d 'The waiting page, as an HTML file of at most 64 KiB, instead of the one of wakeport' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l page-status -d 'The status of the waiting page: 503, or 200 where a proxy in front replaces pages with 503' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l page-details -d 'Say on the page why the service could not be started' -r -f -a "yes\t''
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l page-details -d 'Say on the page why the service could not be started, and what a workload\'s pods wait for' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l trust -d 'Pass on what proxies in this network say of their clients (X-Forwarded-For, Forwarded, ...); from others that is removed' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l access-log -d 'Log each request: client, method, host and path, status, times and bytes' -r -f -a "yes\t''
@@ -166,7 +166,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l quiet-answer
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l page-after -d 'Show browsers a waiting page if the service is not expected to answer within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l page -d 'The waiting page, as an HTML file of at most 64 KiB, instead of the one of wakeport' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l page-status -d 'The status of the waiting page: 503, or 200 where a proxy in front replaces pages with 503' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l page-details -d 'Say on the page why the service could not be started' -r -f -a "yes\t''
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l page-details -d 'Say on the page why the service could not be started, and what a workload\'s pods wait for' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l trust -d 'Pass on what proxies in this network say of their clients (X-Forwarded-For, Forwarded, ...); from others that is removed' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l access-log -d 'Log each request: client, method, host and path, status, times and bytes' -r -f -a "yes\t''
@@ -282,7 +282,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l quiet-answer 
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l page-after -d 'Show browsers a waiting page if the service is not expected to answer within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l page -d 'The waiting page, as an HTML file of at most 64 KiB, instead of the one of wakeport' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l page-status -d 'The status of the waiting page: 503, or 200 where a proxy in front replaces pages with 503' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l page-details -d 'Say on the page why the service could not be started' -r -f -a "yes\t''
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l page-details -d 'Say on the page why the service could not be started, and what a workload\'s pods wait for' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l trust -d 'Pass on what proxies in this network say of their clients (X-Forwarded-For, Forwarded, ...); from others that is removed' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l access-log -d 'Log each request: client, method, host and path, status, times and bytes' -r -f -a "yes\t''

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use cluster::{Namespace, Stopped, api, done, now, until};
+use cluster::{Namespace, Stopped, api, done, get, now, until};
 use program::{Client, KUBECONFIG, Wakeport};
 
 const LEASE: &str = "wakeport-deployment-web";
@@ -589,14 +589,36 @@ fn an_autoscaler_leaves_its_zero_alone_and_raises_what_is_woken() {
 
 #[test]
 #[ignore = "tests/k8s/run"]
-fn what_a_pod_waits_for_is_in_the_log() {
+fn what_a_pod_waits_for_is_in_the_log_and_the_metrics_and_on_the_waiting_page() {
     let space = Namespace::new("reason");
     space.workload("deployments", 0, &[("test/stuck", "ImagePullBackOff")]);
-    let wakeport = Wakeport::start(&space, &["--start-timeout", "8s"]);
+    let options = [
+        "--start-timeout",
+        "30s",
+        "--metrics",
+        "127.0.0.1:9090",
+        "--name",
+        "web",
+    ];
+    let options = [
+        &options[..],
+        &["--http", "--page-after", "5s", "--page-details"],
+    ]
+    .concat();
+    let wakeport = Wakeport::start(&space, &options);
     let mut client = wakeport.connect();
+    client.asks("GET / HTTP/1.1\r\nHost: a\r\nAccept: text/html\r\n\r\n");
     wakeport.logs("container `c`: ImagePullBackOff: a test says so");
+    let mut page = String::new();
+    until("a waiting page", || {
+        page += &client.line();
+        page.contains("It waits for pod `web-")
+    });
+    until("a metric", || {
+        let metrics = get("http://127.0.0.1:9090/metrics");
+        metrics.contains("wakeport_waking_reason{name=\"web\",reason=\"ImagePullBackOff\"} 1")
+    });
     // What it has started is stopped again.
-    assert!(client.is_silent(Duration::from_secs(1)));
     wakeport.logs("no pod is ready (pod `web-");
     space.sleeps("deployments");
 }

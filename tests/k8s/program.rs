@@ -144,6 +144,18 @@ impl Client {
         line.trim_end().to_owned()
     }
 
+    /// Sends something.
+    pub(crate) fn asks(&mut self, text: &str) {
+        self.0.get_mut().write_all(text.as_bytes()).expect("a peer");
+    }
+
+    /// The next line.
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.0.read_line(&mut line).expect("a line");
+        line
+    }
+
     /// Sends a line and waits for its echo.
     pub(crate) fn echoes(&mut self, text: &str) {
         let line = format!("{text}\n");

@@ -14,6 +14,7 @@ use super::claims::Agreement;
 use super::follow::{Followed, Objects};
 use super::trouble::{Object, Retry, Trouble, Verb};
 use super::{REASON_EVERY, Workloads, reason, slices};
+use crate::backend::Awaited;
 use crate::config::kubernetes::{ServicePods, Workload};
 use crate::util::lock::locked;
 
@@ -30,7 +31,7 @@ impl Workloads {
             all.push(Box::pin(self.follow_workload(workload, changed)));
         }
         all.push(Box::pin(self.follow_lease(changed)));
-        all.push(Box::pin(self.tell_reason()));
+        all.push(Box::pin(self.tell_reason(changed)));
         poll_fn(|cx| {
             all.retain_mut(|one| one.as_mut().poll(cx).is_pending());
             Poll::<()>::Pending
@@ -173,7 +174,7 @@ impl Workloads {
     }
 
     /// While it is being woken, says what its pods wait for, once for each change.
-    async fn tell_reason(&self) {
+    async fn tell_reason(&self, changed: &(impl Fn() + Send + Sync)) {
         loop {
             sleep(REASON_EVERY).await;
             if !self.waking.load(Ordering::Relaxed) {
@@ -190,16 +191,17 @@ impl Workloads {
                 continue;
             };
             for (service, _) in &self.services {
-                self.endpoints.explain(service, &reason);
+                self.endpoints.explain(service, &reason.why);
             }
             let before = locked(&self.reason).replace(reason.clone());
             if before.as_ref() != Some(&reason) {
-                tracing::info!("`{}` is not ready yet: {reason}", self.names());
+                tracing::info!("`{}` is not ready yet: {}", self.names(), reason.why);
+                changed();
             }
         }
     }
 
-    async fn look_for_reason(&self, scales: Vec<Value>) -> Result<Option<String>, Trouble> {
+    async fn look_for_reason(&self, scales: Vec<Value>) -> Result<Option<Awaited>, Trouble> {
         for (workload, scale) in self.scale.workloads.iter().zip(scales) {
             let pods = self.pods(&scale).await?;
             let reason = match pods.is_empty() {
