@@ -8,14 +8,12 @@
 //! What the API server says is read each time; watches only say when to read. While it is away, a wakeport with a
 //! claim goes on with the pods that it knows: no other one stops the workload under it.
 
-mod api;
 mod claims;
 mod follow;
 mod objects;
 mod phase;
 mod reason;
 mod slices;
-mod trouble;
 mod watches;
 
 use std::collections::{BTreeMap, HashMap};
@@ -33,14 +31,14 @@ use crate::config::address::Address;
 use crate::config::kubernetes::{Kind, Replicas, Scale, ServicePods};
 use crate::config::span;
 use crate::core::lifecycle::Phase;
+use crate::kubernetes::api::Api;
+use crate::kubernetes::trouble::{Retry, Trouble, Verb};
 use crate::net::dial::Target;
 use crate::net::endpoints::Endpoints;
 use crate::util::backoff::Backoff;
 use crate::util::lock::locked;
-use api::Api;
 use claims::{Agreement, Claim, Holder, Release, Stage};
 use phase::Seen;
-use trouble::{Retry, Trouble, Verb};
 
 /// An order to scale to zero tells the API server to give it up after 10 s. So long after that it has been carried
 /// out, or never will be, whatever became of the one that gave it.
@@ -235,7 +233,7 @@ impl Workloads {
 
     async fn start(&self, progress: &mut Progress) -> Result<(), Trouble> {
         *locked(&self.reason) = None;
-        let mut retry = Retry::new();
+        let mut retry = Retry::default();
         while let Err(trouble) = self.try_start(progress).await {
             if !trouble.is_passing() {
                 return Err(trouble);
@@ -335,7 +333,7 @@ impl Workloads {
     async fn stop(&self, scope: StopScope, progress: &mut Progress) -> Result<Slept, Trouble> {
         progress.state = "the API server has not answered".into();
         let order = self.order.lock().await;
-        let mut retry = Retry::new();
+        let mut retry = Retry::default();
         loop {
             let stopped = match scope {
                 StopScope::Nothing => self.drop_claim(&order).await.map(|()| Slept::default()),

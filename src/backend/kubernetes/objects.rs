@@ -10,9 +10,9 @@ use tokio::sync::MutexGuard;
 use tokio::time::{Instant, sleep};
 
 use super::claims::{Agreement, Holder};
-use super::trouble::{Object, Retry, Trouble, Verb};
 use super::{FENCE, LEFT, ORDER, Workloads, follow, phase, slices};
 use crate::config::kubernetes::{Kind, ServicePods, Workload};
+use crate::kubernetes::trouble::{Object, Retry, Trouble, Verb};
 use crate::util::lock::locked;
 use crate::util::text::encoded;
 
@@ -26,7 +26,7 @@ impl Workloads {
 
     /// The same, for what can wait until there are credentials.
     pub(super) async fn patient_namespace(&self) -> Option<String> {
-        let (mut retry, told) = (Retry::new(), Mutex::default());
+        let (mut retry, told) = (Retry::default(), Mutex::default());
         loop {
             match self.namespace().await {
                 Ok(namespace) => return Some(namespace),

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::trouble::shortened;
 use crate::backend::Awaited;
+use crate::kubernetes::trouble::shortened;
 
 /// A longer one is no reason.
 const LONGEST_WORD: usize = 60;

@@ -12,10 +12,10 @@ use tokio::time::sleep;
 
 use super::claims::Agreement;
 use super::follow::{Followed, Objects};
-use super::trouble::{Object, Retry, Trouble, Verb};
 use super::{REASON_EVERY, Workloads, reason, slices};
 use crate::backend::Awaited;
 use crate::config::kubernetes::{ServicePods, Workload};
+use crate::kubernetes::trouble::{Object, Retry, Trouble, Verb};
 use crate::util::lock::locked;
 
 impl Workloads {
@@ -46,7 +46,7 @@ impl Workloads {
         changed: &(impl Fn() + Send + Sync),
     ) {
         let told = Mutex::new(String::new());
-        let mut retry = Retry::new();
+        let mut retry = Retry::default();
         // The number of a port is the Service's own affair: its slices have names.
         let number = loop {
             match self.port_name(service).await {
@@ -107,7 +107,7 @@ impl Workloads {
 
     async fn follow_workload(&self, workload: &Workload, changed: &(impl Fn() + Send + Sync)) {
         let told = Mutex::new(String::new());
-        let mut retry = Retry::new();
+        let mut retry = Retry::default();
         let object = loop {
             match self.object(workload, None).await {
                 Ok(object) => break object,
