@@ -280,7 +280,10 @@ pub(crate) struct Kinds;
 
 impl Kinds {
     pub(crate) fn new(space: &Namespace) -> Self {
-        done("POST", DEFINITIONS, &definition());
+        // Those of another test may not be gone yet.
+        until("the kind is made", || {
+            api("POST", DEFINITIONS, &definition()).0 == 201
+        });
         until("the kind is served", || {
             api("GET", &objects(space), &Value::Null).0 == 200
         });

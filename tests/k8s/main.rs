@@ -1,5 +1,6 @@
 //! wakeport on a real control plane of Kubernetes, with a stand-in for the kubelet. `tests/k8s/run` runs them.
 
+mod check;
 mod cluster;
 mod keda;
 mod program;
