@@ -248,13 +248,19 @@ impl Workloads {
         let agreement = self.claim(progress).await?;
         for workload in &self.scale.workloads {
             let object = self.object(workload, Some("scale")).await?;
-            let scale = self.api.call(Verb::Get, &object, "", None).await?;
+            let mut scale = self.api.call(Verb::Get, &object, "", None).await?;
+            let mut pauses = LEFT;
+            // Another wakeport may scale it up meanwhile: its pods are not those from before.
+            while phase::replicas(&scale) == 0
+                && !self.scale.overlap
+                && !self.are_gone(std::slice::from_ref(&scale)).await?
+            {
+                progress.state = format!("pods of `{workload}` from before still terminate");
+                sleep(pauses.pause()).await;
+                scale = self.api.call(Verb::Get, &object, "", None).await?;
+            }
             if phase::replicas(&scale) > 0 {
                 continue;
-            }
-            if !self.scale.overlap {
-                progress.state = format!("pods of `{workload}` from before still terminate");
-                self.until_gone(std::slice::from_ref(&scale)).await?;
             }
             progress.state = format!("`{workload}` is being scaled up");
             // What was known of its pods is over, and their addresses may be others' by now.
@@ -416,8 +422,18 @@ impl Workloads {
             self.write(order, &lease, &next).await?;
         }
         progress.state = format!("pods of `{}` are left", self.names());
-        self.until_gone(&self.scales().await?).await?;
-        Ok(Slept::default())
+        let mut pauses = LEFT;
+        loop {
+            let scales = self.scales().await?;
+            // Pods that another wakeport has asked for since then are its own.
+            if scales.iter().any(|scale| phase::replicas(scale) > 0) {
+                return Ok(others());
+            }
+            if self.are_gone(&scales).await? {
+                return Ok(Slept::default());
+            }
+            sleep(pauses.pause()).await;
+        }
     }
 
     /// What the pods were last seen waiting for.

@@ -349,6 +349,35 @@ fn the_last_of_two_wakeports_stops_it_and_not_the_first() {
 
 #[test]
 #[ignore = "tests/k8s/run"]
+fn two_wakeports_that_wait_for_the_same_pods_to_go_are_both_served_by_the_next_ones() {
+    let space = Namespace::new("both");
+    space.workload("deployments", 0, &[("test/grace", "3")]);
+    space.pod("other");
+    let options = [
+        "--scale",
+        "deployment/web",
+        "--to",
+        "service/web",
+        "--cooldown",
+        "1s",
+    ];
+    let [one, two] = ["", "other"].map(|pod| Wakeport::of("admin", pod, &space, &options));
+    let mut client = one.connect();
+    client.greeted();
+    client.closes();
+    until("pods that terminate", || {
+        space.replicas("deployments") == 0 && space.pods().iter().any(is_terminating)
+    });
+    let mut first = one.connect();
+    // Their looks at what is left are not to coincide.
+    thread::sleep(Duration::from_millis(700));
+    let mut second = two.connect();
+    first.greeted();
+    second.greeted();
+}
+
+#[test]
+#[ignore = "tests/k8s/run"]
 fn the_claim_of_a_pod_that_is_gone_is_void_and_one_that_is_there_is_not() {
     let space = Namespace::new("void");
     space.workload("deployments", 0, &[]);

@@ -10,7 +10,7 @@ use tokio::sync::MutexGuard;
 use tokio::time::{Instant, sleep};
 
 use super::claims::{Agreement, Holder};
-use super::{FENCE, LEFT, ORDER, Workloads, follow, phase, slices};
+use super::{FENCE, ORDER, Workloads, follow, phase, slices};
 use crate::config::kubernetes::{Kind, ServicePods, Workload};
 use crate::kubernetes::trouble::{Object, Retry, Trouble, Verb};
 use crate::util::lock::locked;
@@ -249,14 +249,6 @@ impl Workloads {
             }
         }
         Ok(true)
-    }
-
-    pub(super) async fn until_gone(&self, scales: &[Value]) -> Result<(), Trouble> {
-        let mut pauses = LEFT;
-        while !self.are_gone(scales).await? {
-            sleep(pauses.pause()).await;
-        }
-        Ok(())
     }
 
     pub(super) fn services_are_ready(&self) -> bool {
