@@ -2,7 +2,9 @@
 
 mod check;
 mod cluster;
+mod faults;
 mod keda;
+mod kills;
 mod program;
 
 use std::collections::BTreeMap;
@@ -153,13 +155,13 @@ fn with_overlap_it_does_not_wait_for_pods_that_terminate() {
 
 #[test]
 #[ignore = "tests/k8s/run"]
-fn no_client_is_lost_through_rounds_of_wake_and_sleep() {
+fn no_client_is_lost_through_200_rounds_of_wake_and_sleep() {
     let space = Namespace::new("rounds");
     space.workload("deployments", 0, &[("test/grace", "0.2")]);
     let wakeport = Wakeport::start(&space, &["--cooldown", "50ms"]);
-    let began = now();
+    let rounds = || wakeport.log().matches("waking deployment/web for").count();
     let mut served = 0;
-    while began.elapsed() < Duration::from_secs(40) {
+    while rounds() < 200 {
         let clients: Vec<_> = (0..4)
             .map(|number| {
                 // At every phase of the stop.
@@ -178,12 +180,7 @@ fn no_client_is_lost_through_rounds_of_wake_and_sleep() {
         }
         thread::sleep(Duration::from_millis(served * 7 % 400));
     }
-    let rounds = wakeport.log().matches("waking deployment/web for").count();
-    assert!(
-        rounds > 5,
-        "{rounds} rounds, {served} clients:\n{}",
-        wakeport.log()
-    );
+    assert!(served >= 200, "{served} clients");
 }
 
 #[test]
