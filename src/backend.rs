@@ -8,6 +8,8 @@ mod kubernetes;
 pub(crate) mod scripted;
 mod systemd;
 
+#[cfg(feature = "kubernetes")]
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -99,6 +101,15 @@ pub struct Usage {
     pub net: Option<u64>,
     /// The memory that it takes right now, in bytes.
     pub memory: Option<u64>,
+}
+
+/// What a service waits for while it is being started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Awaited {
+    /// One word, as what it waits for calls it: `ImagePullBackOff`.
+    pub reason: String,
+    /// One line for people.
+    pub why: String,
 }
 
 /// Why a service could not be started, stopped or queried: one line for people.
@@ -280,6 +291,39 @@ impl Backend {
             Self::Relay | Self::Hooks(_) => None,
             #[cfg(test)]
             Self::Scripted(_) => None,
+        }
+    }
+
+    /// What the service waits for while it is being started, as far as is known.
+    pub fn awaited(&self) -> Option<Awaited> {
+        match self {
+            #[cfg(feature = "kubernetes")]
+            Self::Kubernetes(workloads) => workloads.awaited(),
+            Self::Relay | Self::Systemd(_) | Self::Hooks(_) | Self::Exec(_) => None,
+            #[cfg(test)]
+            Self::Scripted(service) => service.script().awaited,
+        }
+    }
+
+    /// Whether others than this process keep the service up, as far as is known.
+    #[cfg(feature = "kubernetes")]
+    pub fn is_claimed_by_others(&self) -> bool {
+        match self {
+            Self::Kubernetes(workloads) => workloads.is_claimed_by_others(),
+            Self::Relay | Self::Systemd(_) | Self::Hooks(_) | Self::Exec(_) => false,
+            #[cfg(test)]
+            Self::Scripted(_) => false,
+        }
+    }
+
+    /// Where those are.
+    #[cfg(feature = "kubernetes")]
+    pub async fn others(&self) -> Vec<IpAddr> {
+        match self {
+            Self::Kubernetes(workloads) => workloads.others().await,
+            Self::Relay | Self::Systemd(_) | Self::Hooks(_) | Self::Exec(_) => Vec::new(),
+            #[cfg(test)]
+            Self::Scripted(_) => Vec::new(),
         }
     }
 

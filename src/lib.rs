@@ -52,10 +52,11 @@
 //!                      datagram: batches of them (filter: which the kernel keeps while everything sleeps)
 //! http.rs http/        heads, framing, chunks, repeats (pure); a body, and an exchange, on two sockets
 //! backend.rs backend/  starts and stops the service: systemd, hooks, exec, kubernetes
+//! kubernetes.rs kubernetes/  the client of its API server, and what can go wrong with a call
 //! program.rs program/  runs an administrator's program: environment, time limit, output
 //! systemd.rs systemd/  READY, STATUS, STOPPING, WATCHDOG; the log; MESSAGE_ID=s; which unit we are,
 //!                      and whether it starts again; the client of its D-Bus interface
-//! report.rs report/    what is told of a service: log lines, STATUS=, the record, its file, metrics
+//! report.rs report/    what is told of a service: log lines, STATUS=, the record, its file, metrics; what KEDA asks
 //! -- helps: one owner each
 //! util.rs util/        backoff, lock, per_thread, text (escaped), file (whole or not at all), proc (/proc)
 //! -- commands
@@ -182,6 +183,8 @@ pub mod control;
 pub mod http;
 pub mod net;
 pub mod backend;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod program;
 pub mod systemd;
 pub mod util;

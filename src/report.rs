@@ -5,6 +5,8 @@ pub mod record;
 pub mod state_file;
 pub mod metrics;
 pub mod scrape;
+#[cfg(feature = "kubernetes")]
+pub mod keda;
 pub mod requests;
 pub mod recorder;
 pub mod log;

@@ -5,6 +5,8 @@ mod control;
 mod datagrams;
 pub mod handover;
 mod instance;
+#[cfg(feature = "kubernetes")]
+mod keda;
 pub mod limits;
 mod listeners;
 mod metrics;
@@ -18,12 +20,12 @@ pub mod workers;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, span};
@@ -50,6 +52,9 @@ pub const SHORTEST_LIFE: Duration = Duration::from_millis(250);
 /// Between two attempts to exit.
 const EXIT_RETRY: Duration = Duration::from_millis(50);
 
+/// How long those who ask may take to read their last answers.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
 /// Reads the configuration anew; an error is one line.
 pub type Reload = Box<dyn Fn() -> Result<Config, String>>;
 
@@ -69,6 +74,8 @@ pub struct Setup {
     pub instance: Instance,
     /// Where metrics are served.
     pub metrics: Option<Listener>,
+    /// Where KEDA asks.
+    pub keda: Option<Listener>,
     /// What SIGHUP does; without it, SIGHUP drains like SIGTERM.
     pub reload: Option<Reload>,
 }
@@ -107,9 +114,15 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
         drain_timeout: config.process.drain_timeout,
     };
     let mut services = Services::new(surroundings, config.services, &setup.routes);
-    let ending = Arc::new(AtomicBool::new(false));
+    let ending = CancellationToken::new();
     if let Some(listener) = setup.metrics {
         background.spawn(metrics::serve(listener, services.handles(), ending.clone()));
+    }
+    let last_answers = TaskTracker::new();
+    #[cfg(feature = "kubernetes")]
+    if let Some(listener) = setup.keda {
+        let (ending, answers) = (ending.clone(), last_answers.clone());
+        background.spawn(keda::serve(listener, services.handles(), ending, answers));
     }
     let routes = services.routes(&listeners, &setup.routes);
     let mut listeners = Listeners::new(listeners.into_iter().zip(routes), &sessions);
@@ -163,7 +176,7 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
         }
     };
 
-    ending.store(true, Ordering::Relaxed);
+    ending.cancel();
     if !config.process.drain_delay.is_zero() {
         let delay = span::show(config.process.drain_delay);
         tracing::info!(
@@ -207,6 +220,9 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
             tracing::warn!("second signal ({signal}): exiting immediately");
         }
     }
+    // One whose stream is cut off comes back later than one whose stream has ended.
+    last_answers.close();
+    let _ = timeout(LAST_ANSWERS, last_answers.wait()).await;
     notifier.stopping();
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! writes anything, `wakeport check` asks about what is installed or typed.
 
 pub mod http;
+pub mod kubernetes;
 pub mod port;
 pub mod reclaim;
 pub mod socket;
@@ -13,7 +14,7 @@ use super::system::{Subject, System};
 use super::unit_files::{self, Plan};
 use super::{Finding, Instance};
 use crate::config::address::Bound;
-use crate::config::{Config, Manager, Named};
+use crate::config::{Config, Manager, Named, ServiceKind};
 
 /// What stands in the way of `instance`, before it is written.
 pub fn preflight(instance: &Instance, system: &System, plan: &Plan) -> Vec<Finding> {
@@ -109,6 +110,9 @@ pub fn findings(subject: &Subject) -> Vec<Finding> {
             found.extend(relay.and_then(|relay| target::networks(unit, relay, config)));
         }
         found.extend(unit::busy_cpu(config, system.idle_cpu));
+        if let (ServiceKind::Scale(scale), Some(cluster)) = (&config.kind, &system.cluster) {
+            found.extend(kubernetes::workloads(scale, cluster));
+        }
         if let Some(freezer) = &system.freezer {
             found.extend(unit::freezer(config, woken, relay, freezer));
             found.extend(freezer.reclaim.iter().flat_map(reclaim::findings));

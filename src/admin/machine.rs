@@ -2,6 +2,8 @@
 //! nothing is changed.
 
 mod bus;
+#[cfg(feature = "kubernetes")]
+mod cluster;
 mod files;
 mod instance;
 mod polkit;
@@ -23,6 +25,8 @@ use crate::systemd::dbus::UnitStatus;
 
 pub use crate::systemd::dbus::Bus;
 pub use bus::has_polkit;
+#[cfg(feature = "kubernetes")]
+pub use cluster::cluster;
 pub use instance::{Found, all, instance};
 pub use polkit::{FREEZER_VERBS, RECLAIM_VERBS, VERBS, permissions, unknown};
 pub use programs::Identity;

@@ -1,5 +1,6 @@
 //! What the checks are told about the machine.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use std::time::Duration;
 use super::sandbox::Sandbox;
 use crate::config::address::{Address, Bound};
 use crate::config::busy::Percent;
+use crate::config::kubernetes::ServicePods;
 use crate::config::{Config, Manager, ServiceConfig};
 
 /// What a service manager says about a unit; empty where it says nothing.
@@ -268,6 +270,82 @@ pub struct ServiceSystem {
     pub idle_cpu: Option<Percent>,
     /// What freezes them, if they are to be frozen.
     pub freezer: Option<Freezer>,
+    /// What the API server says, if it scales workloads of Kubernetes.
+    pub cluster: Option<Cluster>,
+}
+
+/// What the API server of Kubernetes says of what a service scales.
+#[derive(Clone, Debug, Default)]
+pub struct Cluster {
+    /// Why it says nothing.
+    pub silent: Option<String>,
+    /// The credentials are those of a pod.
+    pub in_pod: bool,
+    /// The lines of a Role that are missing.
+    pub missing: Vec<String>,
+    /// The Lease, if there is none and it may not be created.
+    pub no_lease: Option<String>,
+    /// The workloads, by their names.
+    pub workloads: BTreeMap<String, Scaled>,
+    /// The Services that are targets.
+    pub services: Vec<(ServicePods, Selected)>,
+    /// What else scales, in the same namespace.
+    pub autoscalers: Vec<Autoscaler>,
+    /// The kinds of these that could not be listed.
+    pub not_listed: Vec<&'static str>,
+}
+
+/// What there is to be scaled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scaled {
+    /// The API server does not have its API group.
+    NoKind,
+    /// There is none.
+    Missing,
+    /// It has no `/scale`.
+    NoScale,
+    /// Its scale does not name its pods.
+    NoSelector,
+    /// It could not be read.
+    Unknown,
+    /// It is there.
+    Found {
+        /// Who sets the number of pods with each apply of a manifest.
+        appliers: Vec<String>,
+    },
+}
+
+/// A Service that is a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selected {
+    /// There is none.
+    Missing,
+    /// It could not be read.
+    Unknown,
+    /// It is there.
+    Found {
+        /// It publishes pods that are not ready.
+        unready_too: bool,
+        /// The name and the number of each of its ports.
+        ports: Vec<(String, u64)>,
+    },
+}
+
+/// Another one that scales.
+#[derive(Clone, Debug)]
+pub struct Autoscaler {
+    /// `HorizontalPodAutoscaler`, `ScaledObject`.
+    pub kind: &'static str,
+    /// What it is called.
+    pub name: String,
+    /// KEDA has made it for a ScaledObject.
+    pub is_kedas: bool,
+    /// The kind of what it scales, in lower case, and its name.
+    pub target: (String, String),
+    /// How many pods it leaves at least.
+    pub least: u64,
+    /// The types of its triggers.
+    pub triggers: Vec<String>,
 }
 
 /// What there is to freeze the units of a service.

@@ -588,6 +588,7 @@ fn subject() -> Subject {
             hidden: Vec::new(),
             idle_cpu: None,
             freezer: None,
+            cluster: None,
         }],
         listening: Vec::new(),
         elsewhere: Vec::new(),

@@ -8,17 +8,16 @@
 //! What the API server says is read each time; watches only say when to read. While it is away, a wakeport with a
 //! claim goes on with the pods that it knows: no other one stops the workload under it.
 
-mod api;
 mod claims;
 mod follow;
 mod objects;
 mod phase;
 mod reason;
 mod slices;
-mod trouble;
 mod watches;
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -27,19 +26,19 @@ use serde_json::Value;
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard, Notify, OnceCell};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::backend::{Failure, Slept, StopScope, WakeOrder, Woken};
+use crate::backend::{Awaited, Failure, Slept, StopScope, WakeOrder, Woken};
 use crate::config::address::Address;
 use crate::config::kubernetes::{Kind, Replicas, Scale, ServicePods};
 use crate::config::span;
 use crate::core::lifecycle::Phase;
+use crate::kubernetes::api::Api;
+use crate::kubernetes::trouble::{Retry, Trouble, Verb};
 use crate::net::dial::Target;
 use crate::net::endpoints::Endpoints;
 use crate::util::backoff::Backoff;
 use crate::util::lock::locked;
-use api::Api;
 use claims::{Agreement, Claim, Holder, Release, Stage};
 use phase::Seen;
-use trouble::{Retry, Trouble, Verb};
 
 /// An order to scale to zero tells the API server to give it up after 10 s. So long after that it has been carried
 /// out, or never will be, whatever became of the one that gave it.
@@ -69,6 +68,10 @@ pub struct Workloads {
     me: OnceCell<Holder>,
     /// The versions that the API server prefers, of kinds that were given without one.
     versions: Mutex<HashMap<Kind, String>>,
+    /// The claims that the Lease had when it was seen last: the pod of each, by its UID.
+    claims: Mutex<BTreeMap<String, String>>,
+    /// Where the pods of others are.
+    addresses: Mutex<HashMap<String, IpAddr>>,
     /// Held by what writes to the Lease.
     order: AsyncMutex<()>,
     /// Our claim stood when the Lease was read last, and we have not dropped it since.
@@ -79,7 +82,7 @@ pub struct Workloads {
     fence: Mutex<Option<(String, Instant)>>,
     /// It is being woken: what it waits for is told.
     waking: AtomicBool,
-    reason: Mutex<Option<String>>,
+    reason: Mutex<Option<Awaited>>,
 }
 
 /// Where an order stands, for the one who asks why it takes so long.
@@ -113,6 +116,8 @@ impl Workloads {
             stop_timeout,
             me: OnceCell::new(),
             versions: Mutex::default(),
+            claims: Mutex::default(),
+            addresses: Mutex::default(),
             order: AsyncMutex::new(()),
             claimed: false.into(),
             writes: 0.into(),
@@ -228,7 +233,7 @@ impl Workloads {
 
     async fn start(&self, progress: &mut Progress) -> Result<(), Trouble> {
         *locked(&self.reason) = None;
-        let mut retry = Retry::new();
+        let mut retry = Retry::default();
         while let Err(trouble) = self.try_start(progress).await {
             if !trouble.is_passing() {
                 return Err(trouble);
@@ -243,13 +248,19 @@ impl Workloads {
         let agreement = self.claim(progress).await?;
         for workload in &self.scale.workloads {
             let object = self.object(workload, Some("scale")).await?;
-            let scale = self.api.call(Verb::Get, &object, "", None).await?;
+            let mut scale = self.api.call(Verb::Get, &object, "", None).await?;
+            let mut pauses = LEFT;
+            // Another wakeport may scale it up meanwhile: its pods are not those from before.
+            while phase::replicas(&scale) == 0
+                && !self.scale.overlap
+                && !self.are_gone(std::slice::from_ref(&scale)).await?
+            {
+                progress.state = format!("pods of `{workload}` from before still terminate");
+                sleep(pauses.pause()).await;
+                scale = self.api.call(Verb::Get, &object, "", None).await?;
+            }
             if phase::replicas(&scale) > 0 {
                 continue;
-            }
-            if !self.scale.overlap {
-                progress.state = format!("pods of `{workload}` from before still terminate");
-                self.until_gone(std::slice::from_ref(&scale)).await?;
             }
             progress.state = format!("`{workload}` is being scaled up");
             // What was known of its pods is over, and their addresses may be others' by now.
@@ -328,7 +339,7 @@ impl Workloads {
     async fn stop(&self, scope: StopScope, progress: &mut Progress) -> Result<Slept, Trouble> {
         progress.state = "the API server has not answered".into();
         let order = self.order.lock().await;
-        let mut retry = Retry::new();
+        let mut retry = Retry::default();
         loop {
             let stopped = match scope {
                 StopScope::Nothing => self.drop_claim(&order).await.map(|()| Slept::default()),
@@ -411,13 +422,29 @@ impl Workloads {
             self.write(order, &lease, &next).await?;
         }
         progress.state = format!("pods of `{}` are left", self.names());
-        self.until_gone(&self.scales().await?).await?;
-        Ok(Slept::default())
+        let mut pauses = LEFT;
+        loop {
+            let scales = self.scales().await?;
+            // Pods that another wakeport has asked for since then are its own.
+            if scales.iter().any(|scale| phase::replicas(scale) > 0) {
+                return Ok(others());
+            }
+            if self.are_gone(&scales).await? {
+                return Ok(Slept::default());
+            }
+            sleep(pauses.pause()).await;
+        }
     }
 
     /// What the pods were last seen waiting for.
     pub fn failure_reason(&self) -> Option<String> {
-        locked(&self.reason).clone()
+        Some(locked(&self.reason).as_ref()?.why.clone())
+    }
+
+    /// The same, as long as it is waited for.
+    pub fn awaited(&self) -> Option<Awaited> {
+        let is_waking = self.waking.load(Ordering::Relaxed);
+        locked(&self.reason).clone().filter(|_| is_waking)
     }
 
     fn names(&self) -> String {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use super::{Failure, StopScope, Usage, WakeOrder, Woken};
+use super::{Awaited, Failure, StopScope, Usage, WakeOrder, Woken};
 use crate::core::lifecycle::Phase;
 
 /// A service with its script.
@@ -31,6 +31,7 @@ pub struct Script {
     /// How long it takes to find that out.
     pub dependents_take: Duration,
     pub usage: Usage,
+    pub awaited: Option<Awaited>,
     pub start_fails: bool,
     pub stop_fails: bool,
     pub freeze_fails: bool,
@@ -54,6 +55,7 @@ impl Service {
             dependents: Some(Vec::new()),
             dependents_take: Duration::ZERO,
             usage: Usage::default(),
+            awaited: None,
             start_fails: false,
             stop_fails: false,
             freeze_fails: false,

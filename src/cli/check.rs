@@ -15,7 +15,7 @@ use super::{Exit, Fatal, output, runtime};
 use crate::admin::checks::{self, target, unit};
 use crate::admin::machine::{self, Bus, Found, Identity};
 use crate::admin::system::{
-    Freezer, Lookup, Loop, Permission, Program, ServiceSystem, Subject, Unit,
+    Cluster, Freezer, Lookup, Loop, Permission, Program, ServiceSystem, Subject, Unit,
 };
 use crate::admin::{Finding, Level, stem};
 use crate::config::address::{Address, Bound};
@@ -102,6 +102,9 @@ impl Check {
             }
             None if others || std::env::var_os("WAKEPORT_TO").is_some() => {
                 let config = options.load()?;
+                if let Some(wrong) = options.observed().wrong_keda(&config, false) {
+                    return Err(Fatal::usage(wrong));
+                }
                 let bus = Bus::connect(manager).await;
                 let subject = subject(config, None, None, manager, bus.as_ref()).await;
                 Ok(report(&[(String::new(), checks::findings(&subject))]))
@@ -248,6 +251,7 @@ async fn subject(
         services.push(ServiceSystem {
             permissions: permissions(service, &units, machine::VERBS, found).await,
             freezer: freezer(service, known, found, bus).await,
+            cluster: cluster(service).await,
             units,
             programs: programs(service, identity.as_ref()),
             hidden: hidden.unwrap_or_default(),
@@ -270,6 +274,17 @@ async fn subject(
         config,
         manager,
     }
+}
+
+/// What the API server says, where there is one.
+#[cfg(feature = "kubernetes")]
+async fn cluster(service: &ServiceConfig) -> Option<Cluster> {
+    machine::cluster(service).await
+}
+
+#[cfg(not(feature = "kubernetes"))]
+fn cluster(_: &ServiceConfig) -> std::future::Ready<Option<Cluster>> {
+    std::future::ready(None)
 }
 
 /// The units to wake, from the manager that has them.

@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use super::Fatal;
-use crate::config::Named;
 use crate::config::address::Bound;
+use crate::config::{Config, Named, ServiceKind};
 use crate::net::listen::{self, Listener};
 use crate::server::Instance;
 
@@ -20,6 +20,11 @@ fn instance_name(text: &str) -> Result<String, String> {
 
 /// What is wrong with `--metrics` under socket activation.
 pub(super) const METRICS_GO_WITH_LISTEN: &str = "`--metrics` goes with `--listen`: we are not always here; `wakeport-exporter.socket` serves the metrics of all instances, sleeping ones included";
+
+fn bind(value: Bound) -> Result<Option<Listener>, Fatal> {
+    let bound = listen::bind_all(&[Named { name: None, value }]);
+    Ok(bound.map_err(Fatal::config)?.pop())
+}
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Observation")]
@@ -40,6 +45,12 @@ pub(super) struct Observed {
     /// Under systemd wakeport-exporter.socket serves the metrics of all instances.
     #[arg(long, value_name = "ADDR")]
     pub(super) metrics: Option<Bound>,
+
+    /// With --scale, serve KEDA's external-push scaler on this address: ADDRESS:PORT, PORT
+    ///
+    /// wakeport scales to zero and back itself; KEDA, which finds it active, decides about all above.
+    #[arg(long, value_name = "ADDR", help_heading = "Kubernetes")]
+    pub(super) keda: Option<Bound>,
 }
 
 impl Observed {
@@ -51,8 +62,34 @@ impl Observed {
         if activated {
             return Err(Fatal::usage(METRICS_GO_WITH_LISTEN));
         }
-        let bound = listen::bind_all(&[Named { name: None, value }]);
-        Ok(bound.map_err(Fatal::config)?.pop())
+        bind(value)
+    }
+
+    /// Where KEDA asks, if it does, for what `config` scales.
+    pub(super) fn listen_for_keda(
+        &mut self,
+        config: &Config,
+        activated: bool,
+    ) -> Result<Option<Listener>, Fatal> {
+        if let Some(wrong) = self.wrong_keda(config, activated) {
+            return Err(Fatal::usage(wrong));
+        }
+        self.keda.take().map_or(Ok(None), bind)
+    }
+
+    /// What is wrong with `--keda`.
+    pub(super) fn wrong_keda(&self, config: &Config, activated: bool) -> Option<&'static str> {
+        self.keda.as_ref()?;
+        let mut services = config.services.iter();
+        if !services.any(|service| matches!(service.kind, ServiceKind::Scale(_))) {
+            Some("`--keda` means nothing without `--scale`; add it, or leave it out")
+        } else if activated {
+            Some(
+                "`--keda` goes with `--listen`: KEDA asks all the time, and we are not always here",
+            )
+        } else {
+            None
+        }
     }
 
     /// What the instance is called, and where its records are kept.

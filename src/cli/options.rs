@@ -307,7 +307,7 @@ struct HttpOptions {
     #[arg(long, value_name = "STATUS", default_value = "503", value_parser = page_status)]
     page_status: u16,
 
-    /// Say on the page why the service could not be started
+    /// Say on the page why the service could not be started, and what a workload's pods wait for
     #[arg(long)]
     page_details: bool,
 

@@ -45,6 +45,7 @@ fn set_up(options: Options, inherited: &mut Inherited) -> Result<Setup, Fatal> {
     let listeners: Vec<&Listener> = inherited.listeners.iter().chain(&bound).collect();
     let routes = Routes::new(&config, &listeners).map_err(Fatal::config)?;
     let metrics = observed.listen(activated)?;
+    let keda = observed.listen_for_keda(&config, activated)?;
     let mut listeners = std::mem::take(&mut inherited.listeners);
     listeners.append(&mut bound);
     let instance: Instance = observed.instance();
@@ -59,6 +60,7 @@ fn set_up(options: Options, inherited: &mut Inherited) -> Result<Setup, Fatal> {
         stored: std::mem::take(&mut inherited.stored),
         instance,
         metrics,
+        keda,
         reload,
     })
 }

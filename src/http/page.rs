@@ -89,6 +89,8 @@ pub struct Page<'a> {
     pub rest: Option<Duration>,
     /// Why it could not be started, if it could not.
     pub failure: Option<&'a str>,
+    /// What it waits for, if that is to be said.
+    pub waits_for: Option<&'a str>,
     /// The administrator's template.
     pub template: Option<&'a str>,
     /// Whether the connection stays open.
@@ -106,7 +108,14 @@ impl Page<'_> {
             None => "a moment".to_owned(),
         };
         let (state, text) = match self.failure {
-            None => ("starting", format!("It will be there in {expected}.")),
+            None => (
+                "starting",
+                match self.waits_for {
+                    // How long that takes is not known.
+                    Some(why) => format!("It waits for {why}."),
+                    None => format!("It will be there in {expected}."),
+                },
+            ),
             Some(why) => ("failed", why.to_owned()),
         };
         let seconds = self.rest.map_or(10, |rest| rest.as_secs().max(1));
@@ -153,10 +162,18 @@ impl Page<'_> {
 }
 
 /// What the page itself is told, which asks by [`WAITS`]: 204 is a service that answers.
-pub fn news(state: &str, elapsed: Duration, expected: Option<Duration>) -> Vec<u8> {
+pub fn news(
+    state: &str,
+    elapsed: Duration,
+    expected: Option<Duration>,
+    waits_for: Option<&str>,
+) -> Vec<u8> {
     let expected = expected.map_or("null".to_owned(), |it| format!("{:.1}", it.as_secs_f64()));
+    let waits_for = waits_for.map_or(String::new(), |why| {
+        format!(",\"waits_for\":{}", serde_json::Value::from(why))
+    });
     let body = format!(
-        "{{\"state\":\"{state}\",\"elapsed\":{:.1},\"expected\":{expected}}}\n",
+        "{{\"state\":\"{state}\",\"elapsed\":{:.1},\"expected\":{expected}{waits_for}}}\n",
         elapsed.as_secs_f64()
     );
     let head = format!(
@@ -222,6 +239,23 @@ mod tests {
     }
 
     #[test]
+    fn a_page_says_what_a_wake_waits_for() {
+        let page = Page {
+            name: "shop",
+            here: "./",
+            rest: Some(Duration::from_secs(40)),
+            failure: None,
+            waits_for: Some("pod `web-0`: <Unschedulable>"),
+            template: Some("{{state}} {{text}}"),
+            status: 503,
+            persists: true,
+        };
+        let text = String::from_utf8(page.response("n0")).expect("text");
+        let body = "starting It waits for pod `web-0`: &lt;Unschedulable&gt;.";
+        assert!(text.ends_with(body), "{text}");
+    }
+
+    #[test]
     fn only_people_who_navigate_see_a_page() {
         let browser = "GET / HTTP/1.1\nAccept: text/html,application/xhtml+xml;q=0.9,*/*;q=0.8";
         assert!(navigates(browser));
@@ -282,6 +316,7 @@ mod tests {
             here: "./?\"",
             rest: Some(Duration::from_secs(40)),
             failure: None,
+            waits_for: None,
             template: Some("{{name}} {{expected}} {{refresh}} {{here}} {{other}} {{"),
             status: 503,
             persists: true,
@@ -317,6 +352,7 @@ mod tests {
             here: "./",
             rest: None,
             failure: None,
+            waits_for: None,
             template: Some(&words.concat()),
             status: 200,
             persists: false,
@@ -336,6 +372,7 @@ mod tests {
                 here: "./",
                 rest: None,
                 failure,
+                waits_for: None,
                 template: None,
                 status: 200,
                 persists: false,

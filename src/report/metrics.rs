@@ -106,6 +106,15 @@ impl Page<'_> {
             },
         );
         self.each(
+            "wakeport_waking_reason",
+            "1 for what a wake waits for, as Kubernetes calls it: Unschedulable, ImagePullBackOff, CrashLoopBackOff; absent where nothing is known.",
+            |Instance { record, alive }, row| {
+                if let Some(waits_for) = record.waits_for.as_ref().filter(|_| *alive) {
+                    row.with("reason", &waits_for.reason).is(1.0);
+                }
+            },
+        );
+        self.each(
             "wakeport_holds",
             "Holds, by which `wakeport hold` keeps the service awake; they are no clients.",
             |Instance { record, alive }, row| {

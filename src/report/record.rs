@@ -84,6 +84,8 @@ pub struct Record {
     pub until: Option<Timestamp>,
     /// What keeps it awake although no client is here, and why.
     pub kept_awake: BTreeMap<Work, String>,
+    /// What it waits for while it is being woken, where that is known.
+    pub waits_for: Option<WaitsFor>,
     /// Why it is held awake, for each hold.
     pub holds: Vec<String>,
     /// When counting began.
@@ -159,6 +161,16 @@ named! {
         /// client comes.
         Unattended = "unattended",
     }
+}
+
+/// What a wake waits for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WaitsFor {
+    /// One word: `ImagePullBackOff`.
+    pub reason: String,
+    /// One line for people.
+    pub why: String,
 }
 
 named! {
@@ -343,6 +355,7 @@ impl Record {
         }
         (self.version, self.state, self.until) = (VERSION, RecordedState::Asleep, None);
         self.kept_awake.clear();
+        self.waits_for = None;
         self.leave();
         self.process = Some(process);
     }
@@ -353,6 +366,7 @@ impl Record {
         self.spend(self.state, lasted);
         (self.state, self.since, self.until) = (state, now.wall, None);
         self.kept_awake.clear();
+        self.waits_for = None;
         if let Some(process) = &mut self.process {
             process.since_monotonic = Some(now.monotonic);
             process.until_monotonic = None;

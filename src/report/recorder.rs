@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::record::{Kind, Record, RecordedState, Work};
+use super::record::{Kind, Record, RecordedState, WaitsFor, Work};
 use super::requests::Counts;
 use super::state_file::{self, StateWriter};
 use super::status::{PACE, Tally, deadline};
@@ -89,6 +89,13 @@ impl Recorder {
     pub fn kept_awake(&mut self, work: &BTreeMap<Work, String>) {
         if self.record.kept_awake != *work {
             self.change().kept_awake.clone_from(work);
+        }
+    }
+
+    /// What the wake waits for now.
+    pub fn waits_for(&mut self, waits_for: Option<&WaitsFor>) {
+        if self.record.waits_for.as_ref() != waits_for {
+            self.change().waits_for = waits_for.cloned();
         }
     }
 

@@ -84,7 +84,7 @@ pub async fn serve(listeners: Vec<Listener>, idle: Duration, pages: Pages) -> io
     }
 }
 
-async fn accept(listener: Listener, sender: mpsc::Sender<RawStream>) -> io::Result<()> {
+pub(super) async fn accept(listener: Listener, sender: mpsc::Sender<RawStream>) -> io::Result<()> {
     let listener = listener.watch()?;
     loop {
         match listener.accept().await {

@@ -45,6 +45,8 @@ pub struct Status {
     no_wake: Option<(Instant, OnceCell<String>)>,
     /// What keeps the service awake although no client is here.
     kept_awake: Option<String>,
+    /// What a wake waits for.
+    waits_for: Option<String>,
     /// What holds it awake.
     holds: Option<String>,
 }
@@ -62,6 +64,7 @@ impl Status {
             since: OnceCell::new(),
             no_wake: None,
             kept_awake: None,
+            waits_for: None,
             holds: None,
         }
     }
@@ -70,6 +73,14 @@ impl Status {
     pub fn kept_awake(&mut self, work: Option<String>) {
         if self.kept_awake != work {
             self.kept_awake = work;
+            self.state = None;
+        }
+    }
+
+    /// What the wake waits for now; said at once.
+    pub fn waits_for(&mut self, why: Option<&str>) {
+        if self.waits_for.as_deref() != why {
+            self.waits_for = why.map(str::to_owned);
             self.state = None;
         }
     }
@@ -174,9 +185,10 @@ impl Status {
         match state {
             State::Asleep => format!("asleep{}, {}", no_wake(), served()),
             State::Waking { started: false, .. } => format!("waking: starting {service}{waiting}"),
-            State::Waking { started: true, .. } => {
-                format!("waking: {service} has started, but does not answer yet{waiting}")
-            }
+            State::Waking { started: true, .. } => match &self.waits_for {
+                Some(why) => format!("waking: {service} is not ready yet{waiting}: {why}"),
+                None => format!("waking: {service} has started, but does not answer yet{waiting}"),
+            },
             State::Awake => format!("awake: {users}{waiting}, {}", served()),
             State::Cooling { .. } | State::Freezing { .. } => match &self.kept_awake {
                 Some(work) => format!("cooling, kept awake: {work}; {}", served()),
@@ -216,5 +228,36 @@ pub(super) fn deadline(state: State) -> Option<Instant> {
         State::Failed { retry_at, .. } => Some(retry_at),
         State::Asleep | State::Waking { .. } | State::Awake | State::Stopping(_) => None,
         State::Freezing { .. } | State::Thawing { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_wake_waits_for_is_said_at_once() {
+        let mut status = Status::new("deployment/web".into());
+        let now = crate::service::now();
+        let clients = ClientCounts {
+            connected: 0,
+            waiting: 2,
+        };
+        let state = State::Waking {
+            started: true,
+            fail_at: None,
+        };
+        let mut said = |why: Option<&str>| {
+            status.waits_for(why);
+            let text = status.publish(state, clients, Tally::default(), None, None, now);
+            text.map(str::to_owned)
+        };
+        let first =
+            "waking: deployment/web has started, but does not answer yet, 2 clients waiting";
+        assert_eq!(said(None).as_deref(), Some(first));
+        let why = "pod `web-0`: Unschedulable";
+        let next = format!("waking: deployment/web is not ready yet, 2 clients waiting: {why}");
+        assert_eq!(said(Some(why)), Some(next));
+        assert_eq!(said(Some(why)), None);
     }
 }

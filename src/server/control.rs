@@ -51,6 +51,9 @@ pub(super) struct Controlled {
     pub(super) handle: Handle,
     /// The way to its first target.
     pub(super) entrance: Option<Entrance>,
+    /// Whether it has nothing to do.
+    #[cfg(feature = "kubernetes")]
+    pub(super) idle: watch::Receiver<bool>,
     /// It ends with this process.
     pub(super) ends_with_us: bool,
 }

@@ -1,11 +1,11 @@
 //! The metrics of this process alone, and what a cluster asks of it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::control::Controlled;
 use crate::net::listen::Listener;
@@ -21,7 +21,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 pub(super) async fn serve(
     listener: Listener,
     services: watch::Receiver<Vec<Controlled>>,
-    ending: Arc<AtomicBool>,
+    ending: CancellationToken,
 ) {
     let answers = answers(services.clone(), ending);
     let metrics: Source = Arc::new(move || {
@@ -45,10 +45,10 @@ pub(super) async fn serve(
     }
 }
 
-fn answers(services: watch::Receiver<Vec<Controlled>>, ending: Arc<AtomicBool>) -> Answers {
+fn answers(services: watch::Receiver<Vec<Controlled>>, ending: CancellationToken) -> Answers {
     Arc::new(move |question| {
         let services = services.borrow().clone();
-        let ending = ending.load(Ordering::Relaxed);
+        let ending = ending.is_cancelled();
         Box::pin(async move {
             match (question, ending) {
                 (Question::Ready, true) => (false, "wakeport: ending\n".into()),

@@ -506,6 +506,8 @@ fn handles(services: &[Running]) -> Vec<Controlled> {
         label: running.config.label(),
         handle: running.handle.clone(),
         entrance: running.entrances.first().cloned(),
+        #[cfg(feature = "kubernetes")]
+        idle: running.idle.clone(),
         ends_with_us: matches!(running.config.kind, ServiceKind::Exec(_)),
     };
     services.iter().map(controlled).collect()

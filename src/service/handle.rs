@@ -13,6 +13,8 @@ use super::holds::Holds;
 use super::probe::Answer;
 use super::sleepers::Sleeper;
 use super::{Service, Settings};
+#[cfg(feature = "kubernetes")]
+use crate::backend::Backend;
 use crate::backend::Failure;
 use crate::config::address::Peer;
 use crate::config::host::HostPattern;
@@ -151,6 +153,8 @@ pub struct Outlook {
     pub elapsed: Duration,
     /// What has failed last.
     pub failure: Option<String>,
+    /// What it waits for, where that is known.
+    pub waits_for: Option<String>,
 }
 
 /// The service's answer to a connection that waits.
@@ -233,6 +237,12 @@ impl Handle {
             service.reporter.recorder.record()
         })
         .await
+    }
+
+    /// What starts and stops the service, unless it has ended.
+    #[cfg(feature = "kubernetes")]
+    pub async fn backend(&self) -> Option<Backend> {
+        self.ask(|service| service.settings.backend.clone()).await
     }
 
     /// Has the service go on with other settings, after the last order by those before. The ways to
@@ -384,6 +394,7 @@ impl Entrance {
                 false => Duration::ZERO,
             },
             failure: record.last_failure.map(|failure| failure.why),
+            waits_for: record.waits_for.map(|waits_for| waits_for.why),
         })
     }
 

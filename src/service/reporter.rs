@@ -15,7 +15,7 @@ use crate::config::busy::Percent;
 use crate::core::lifecycle::{Event, State};
 use crate::core::service::{self as core, Fact, Rejection, Ticket};
 use crate::report::log::Log;
-use crate::report::record::{Kind, Work};
+use crate::report::record::{Kind, WaitsFor, Work};
 use crate::report::recorder::Recorder;
 use crate::report::status::{Status, Tally};
 use crate::report::text;
@@ -258,6 +258,14 @@ impl Reporter {
         clients.connected = clients.connected.saturating_sub(holds.len());
         self.status.held(text::holds(&holds));
         self.recorder.held(holds);
+        let awaited = self.settings.backend.awaited();
+        let is_waking = matches!(state, State::Waking { .. });
+        let waits_for = awaited.filter(|_| is_waking).map(|it| WaitsFor {
+            reason: it.reason,
+            why: it.why,
+        });
+        self.status.waits_for(waits_for.as_ref().map(|it| &*it.why));
+        self.recorder.waits_for(waits_for.as_ref());
         self.recorder.publish(state, clients, now);
         let failure = self.log.why.as_deref();
         let text = self.status.publish(

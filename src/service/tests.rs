@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 
 use super::*;
-use crate::backend::{Backend, Usage, scripted};
+use crate::backend::{Awaited, Backend, Usage, scripted};
 use crate::config::address::{Address, Peer, UnixAddress};
 use crate::config::busy::{Busy, DirectConnections, Percent};
 use crate::config::{self, Liveness, Readiness, ServiceConfig, Timing, UdpSettings, WakeRate};
@@ -761,6 +761,34 @@ async fn how_long_a_thaw_takes_is_expected_by_thaws_and_not_by_wakes() {
     }
     let record = world.handle.record().await.unwrap();
     assert_eq!(record.wakes.recent.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_wake_waits_for_is_told_until_it_is_over() {
+    let world = World::new(Phase::Down);
+    let _client = world.arrive(SILENT);
+    sleep(SECOND * 2).await;
+    let entrance = &world.entrances[SILENT];
+    assert_eq!(entrance.outlook().await.unwrap().waits_for, None);
+    world.service.set(|script| {
+        script.awaited = Some(Awaited {
+            reason: "Unschedulable".into(),
+            why: "pod `web-0`: Unschedulable".into(),
+        });
+    });
+    sleep(SECOND).await;
+    let record = world.handle.record().await.unwrap();
+    assert_eq!(record.state, record::RecordedState::Waking);
+    assert_eq!(record.waits_for.unwrap().reason, "Unschedulable");
+    let outlook = entrance.outlook().await.unwrap();
+    assert_eq!(
+        outlook.waits_for.as_deref(),
+        Some("pod `web-0`: Unschedulable")
+    );
+    sleep(START_TIMEOUT).await;
+    let record = world.handle.record().await.unwrap();
+    assert_ne!(record.state, record::RecordedState::Waking);
+    assert_eq!(record.waits_for, None);
 }
 
 #[tokio::test(start_paused = true)]

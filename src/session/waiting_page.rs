@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::Route;
 use crate::config::WaitingPage;
 use crate::http::head::{Method, Received};
 use crate::http::page::{self, Page};
@@ -70,22 +71,24 @@ impl Viewer {
         persists: bool,
     ) -> Vec<u8> {
         let outlook = entrance.outlook().await;
-        let (rest, failure) = match &outlook {
+        let (rest, failure, waits_for) = match &outlook {
             Some(Outlook {
                 took,
                 elapsed,
                 failure,
+                waits_for,
             }) => {
                 let rest = page::expected(took).map(|all| all.saturating_sub(*elapsed));
-                (rest, failure.as_deref())
+                (rest, failure.as_deref(), waits_for.as_deref())
             }
-            None => (None, None),
+            None => (None, None, None),
         };
         let failure = failure.filter(|_| page.details);
         let page = Page {
             name: &self.name,
             here: &self.here,
             rest,
+            waits_for: waits_for.filter(|_| page.details),
             failure: failed.then_some(failure.unwrap_or("Its log says why.")),
             template: page.template.as_ref().map(|it| it.text.as_str()),
             status: page.status,
@@ -96,12 +99,16 @@ impl Viewer {
 }
 
 /// What the page is told that waits.
-pub(super) async fn news(entrance: &Entrance, state: &str) -> Vec<u8> {
-    let outlook = entrance.outlook().await;
-    let (elapsed, expected) = outlook.map_or((Duration::ZERO, None), |outlook| {
-        (outlook.elapsed, page::expected(&outlook.took))
-    });
-    page::news(state, elapsed, expected)
+pub(super) async fn news(route: &Route, state: &str) -> Vec<u8> {
+    let http = route.context.http.as_ref();
+    let page = http.and_then(|http| http.page.as_ref());
+    let details = page.is_some_and(|page| page.details);
+    let Some(outlook) = route.entrance.outlook().await else {
+        return page::news(state, Duration::ZERO, None, None);
+    };
+    let expected = page::expected(&outlook.took);
+    let waits_for = outlook.waits_for.as_deref().filter(|_| details);
+    page::news(state, outlook.elapsed, expected, waits_for)
 }
 
 /// A client that saw the page and is to come back: it keeps the wake going, and the service from being

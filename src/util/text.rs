@@ -31,9 +31,63 @@ pub fn one_line(text: &str) -> String {
     text.replace(char::is_control, " ")
 }
 
+/// A part of a query (RFC 3986).
+pub fn encoded(text: &str) -> String {
+    let mut encoded = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                encoded.push(byte.into());
+            }
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+/// What a part of a query says; what is no text in it is replaced.
+pub fn decoded(part: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = part.as_bytes();
+    while let Some((&first, more)) = rest.split_first() {
+        let digit = |at: usize| char::from(*more.get(at)?).to_digit(16);
+        let byte = digit(0)
+            .zip(digit(1))
+            .map(|(high, low)| (high * 16 + low) as u8);
+        rest = match byte.filter(|_| first == b'%') {
+            Some(byte) => {
+                bytes.push(byte);
+                &more[2..]
+            }
+            None => {
+                bytes.push(first);
+                more
+            }
+        };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_of_a_query_says_what_was_encoded() {
+        let selector = "app=web,tier in (a, b)";
+        assert_eq!(encoded(selector), "app%3Dweb%2Ctier%20in%20%28a%2C%20b%29");
+        for text in [selector, "", "ü/100%", "a-b.c_d~e"] {
+            assert_eq!(decoded(&encoded(text)), text);
+        }
+        for (part, text) in [
+            ("%", "%"),
+            ("a%4", "a%4"),
+            ("%zz", "%zz"),
+            ("%FF", "\u{fffd}"),
+        ] {
+            assert_eq!(decoded(part), text);
+        }
+    }
 
     #[test]
     fn nothing_steers_a_terminal() {

@@ -76,7 +76,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l quiet-answer -
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l page-after -d 'Show browsers a waiting page if the service is not expected to answer within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l page -d 'The waiting page, as an HTML file of at most 64 KiB, instead of the one of wakeport' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l page-status -d 'The status of the waiting page: 503, or 200 where a proxy in front replaces pages with 503' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l page-details -d 'Say on the page why the service could not be started' -r -f -a "yes\t''
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l page-details -d 'Say on the page why the service could not be started, and what a workload\'s pods wait for' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l trust -d 'Pass on what proxies in this network say of their clients (X-Forwarded-For, Forwarded, ...); from others that is removed' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l access-log -d 'Log each request: client, method, host and path, status, times and bytes' -r -f -a "yes\t''
@@ -122,6 +122,7 @@ json\t'A JSON object a line on stderr, with the journal\'s fields'"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l name -d 'What `wakeport status` and the metrics call this instance; by default as its unit is called, without wakeport@' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l state-dir -d 'Keep in this directory what `wakeport status` shows: instances/NAME.json, readable for all users [default: the unit\'s StateDirectory=; by hand nothing is kept]' -r -f -a "(__fish_complete_directories)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l metrics -d 'With --listen, serve metrics for Prometheus on this address, at /metrics: ADDRESS:PORT, PORT, /path, @abstract' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand run" -l keda -d 'With --scale, serve KEDA\'s external-push scaler on this address: ADDRESS:PORT, PORT' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l to -d 'Where to relay to: host:port, host (the listener\'s own port), /path, @abstract; udp:host:port for datagrams; with --scale also service/NAME or service/NAME:PORT, the ready pods of a Service' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l unit -d 'Start and stop this unit over D-Bus; a name without a suffix means .service' -r -f
@@ -165,7 +166,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l quiet-answer
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l page-after -d 'Show browsers a waiting page if the service is not expected to answer within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l page -d 'The waiting page, as an HTML file of at most 64 KiB, instead of the one of wakeport' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l page-status -d 'The status of the waiting page: 503, or 200 where a proxy in front replaces pages with 503' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l page-details -d 'Say on the page why the service could not be started' -r -f -a "yes\t''
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l page-details -d 'Say on the page why the service could not be started, and what a workload\'s pods wait for' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l trust -d 'Pass on what proxies in this network say of their clients (X-Forwarded-For, Forwarded, ...); from others that is removed' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l access-log -d 'Log each request: client, method, host and path, status, times and bytes' -r -f -a "yes\t''
@@ -211,6 +212,7 @@ json\t'A JSON object a line on stderr, with the journal\'s fields'"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l name -d 'What `wakeport status` and the metrics call this instance; by default as its unit is called, without wakeport@' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l state-dir -d 'Keep in this directory what `wakeport status` shows: instances/NAME.json, readable for all users [default: the unit\'s StateDirectory=; by hand nothing is kept]' -r -f -a "(__fish_complete_directories)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l metrics -d 'With --listen, serve metrics for Prometheus on this address, at /metrics: ADDRESS:PORT, PORT, /path, @abstract' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand check" -l keda -d 'With --scale, serve KEDA\'s external-push scaler on this address: ADDRESS:PORT, PORT' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c wakeport -n "__fish_wakeport_using_subcommand status" -l state-dir -d 'Read records from this directory only, and ask no service manager. May be repeated' -r -f -a "(__fish_complete_directories)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand status" -l json -d 'Print JSON; docs/observing.md lists the fields. With --watch one line a second'
@@ -280,7 +282,7 @@ complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l quiet-answer 
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l page-after -d 'Show browsers a waiting page if the service is not expected to answer within this time' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l page -d 'The waiting page, as an HTML file of at most 64 KiB, instead of the one of wakeport' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l page-status -d 'The status of the waiting page: 503, or 200 where a proxy in front replaces pages with 503' -r -f
-complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l page-details -d 'Say on the page why the service could not be started' -r -f -a "yes\t''
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l page-details -d 'Say on the page why the service could not be started, and what a workload\'s pods wait for' -r -f -a "yes\t''
 no\t''"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l trust -d 'Pass on what proxies in this network say of their clients (X-Forwarded-For, Forwarded, ...); from others that is removed' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l access-log -d 'Log each request: client, method, host and path, status, times and bytes' -r -f -a "yes\t''
@@ -325,6 +327,7 @@ json\t'A JSON object a line on stderr, with the journal\'s fields'"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l name -d 'What `wakeport status` and the metrics call this instance; by default as its unit is called, without wakeport@' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l state-dir -d 'Keep in this directory what `wakeport status` shows: instances/NAME.json, readable for all users [default: the unit\'s StateDirectory=; by hand nothing is kept]' -r -f -a "(__fish_complete_directories)"
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l metrics -d 'With --listen, serve metrics for Prometheus on this address, at /metrics: ADDRESS:PORT, PORT, /path, @abstract' -r -f
+complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l keda -d 'With --scale, serve KEDA\'s external-push scaler on this address: ADDRESS:PORT, PORT' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l listen -d 'The address that wakeport listens on: ADDRESS:PORT, PORT, /path, @abstract' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l to -d 'Where to relay to: host:port, host (the listener\'s own port), /path, @abstract; udp:host:port for datagrams; with --scale also service/NAME or service/NAME:PORT, the ready pods of a Service' -r -f
 complete -c wakeport -n "__fish_wakeport_using_subcommand init" -l write -d 'Write the files instead of printing them'

@@ -9,7 +9,7 @@ use crate::repository::{files, read, repo, run, text};
 
 /// Which module may use which: a module, with its folder, and the modules it may use. A new line here changes the
 /// architecture, and belongs in src/lib.rs as well.
-const KNOWS: [(&str, &[&str]); 16] = [
+const KNOWS: [(&str, &[&str]); 17] = [
     ("core", &[]),
     ("config", &["util"]),
     (
@@ -31,12 +31,21 @@ const KNOWS: [(&str, &[&str]); 16] = [
     ("net", &["config", "util"]),
     (
         "backend",
-        &["config", "core", "net", "program", "systemd", "util"],
+        &[
+            "config",
+            "core",
+            "kubernetes",
+            "net",
+            "program",
+            "systemd",
+            "util",
+        ],
     ),
+    ("kubernetes", &["config", "util"]),
     ("program", &["config", "util"]),
     ("systemd", &["config", "util"]),
     ("report", &["config", "core", "net", "systemd", "util"]),
-    ("admin", &["config", "systemd", "util"]),
+    ("admin", &["config", "kubernetes", "systemd", "util"]),
     ("util", &[]),
     (
         "cli",

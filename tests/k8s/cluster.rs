@@ -55,6 +55,21 @@ impl Drop for Stopped {
 
 /// What the API server answers to an administrator: its status, and JSON.
 pub(crate) fn api(method: &str, path: &str, body: &Value) -> (u16, Value) {
+    let kind = match method {
+        "PATCH" => "application/merge-patch+json",
+        _ => "application/json",
+    };
+    call(method, path, kind, body)
+}
+
+/// Applies a manifest, as `kubectl apply --server-side` does. With `force` in the path, as GitOps
+/// controllers do.
+pub(crate) fn apply(path: &str, manifest: &Value) {
+    let (status, answer) = call("PATCH", path, "application/apply-patch+yaml", manifest);
+    assert_eq!(status, 200, "{answer}");
+}
+
+fn call(method: &str, path: &str, kind: &str, body: &Value) -> (u16, Value) {
     let token = fs::read_to_string(folder().join("tokens/admin")).expect("a token");
     let mut curl = Command::new("curl");
     curl.args([
@@ -71,10 +86,6 @@ pub(crate) fn api(method: &str, path: &str, body: &Value) -> (u16, Value) {
     .args(["--header", &format!("Authorization: Bearer {token}")])
     .args(["--request", method]);
     if !body.is_null() {
-        let kind = match method {
-            "PATCH" => "application/merge-patch+json",
-            _ => "application/json",
-        };
         curl.args(["--header", &format!("Content-Type: {kind}")]);
         curl.args(["--data", &body.to_string()]);
     }
@@ -90,7 +101,15 @@ pub(crate) fn api(method: &str, path: &str, body: &Value) -> (u16, Value) {
     )
 }
 
-/// The same, for what has to succeed.
+/// What a server of ours answers.
+pub(crate) fn get(url: &str) -> String {
+    let mut curl = Command::new("curl");
+    let curl = curl.args(["--silent", "--noproxy", "*", "--max-time", "10", url]);
+    let answer = curl.output().expect("curl").stdout;
+    String::from_utf8(answer).expect("UTF-8")
+}
+
+/// What the API server answers, for what has to succeed.
 pub(crate) fn done(method: &str, path: &str, body: &Value) -> Value {
     let (status, answer) = api(method, path, body);
     assert!(

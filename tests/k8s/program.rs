@@ -16,9 +16,36 @@ use crate::cluster::{Namespace, folder, until};
 /// Instead of a user: the credentials are those of a kubeconfig, an administrator's.
 pub(crate) const KUBECONFIG: &str = "KUBECONFIG";
 
+/// Where the API server is.
+const API: &str = "https://127.0.0.1:6443";
+
 fn take_token(credentials: &Path, user: &str) {
     let from = folder().join(format!("tokens/{user}"));
     fs::copy(from, credentials.join("token")).expect("a copy");
+}
+
+/// The credentials of a user, as a pod has them.
+fn credentials(user: &str, namespace: &Namespace) -> TempDir {
+    let dir = tempfile::tempdir().expect("a directory");
+    fs::copy(folder().join("ca.crt"), dir.path().join("ca.crt")).expect("a copy");
+    fs::write(dir.path().join("namespace"), &namespace.name).expect("a file");
+    take_token(dir.path(), user);
+    dir
+}
+
+/// The exit code of `wakeport check`, and what it says.
+pub(crate) fn check(user: &str, namespace: &Namespace, options: &[&str]) -> (i32, String) {
+    let dir = credentials(user, namespace);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wakeport"));
+    command
+        .args(["check", "--listen", "127.0.0.1:9999", "--kube-api", API])
+        .arg("--kube-credentials")
+        .arg(dir.path());
+    let ended = command.args(options).stdin(Stdio::null()).output();
+    let ended = ended.expect("a process");
+    let said = [ended.stdout, ended.stderr].concat();
+    let code = ended.status.code().expect("an exit code");
+    (code, String::from_utf8_lossy(&said).into_owned())
 }
 
 /// A wakeport in front of `web`; it is killed with this.
@@ -45,7 +72,10 @@ impl Wakeport {
         static PORT: AtomicU16 = AtomicU16::new(10_000);
         let port = PORT.fetch_add(1, Ordering::Relaxed);
         let front = SocketAddr::from(([127, 0, 0, 1], port));
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = match user {
+            KUBECONFIG => tempfile::tempdir().expect("a directory"),
+            user => credentials(user, namespace),
+        };
         let log = File::create(dir.path().join("log")).expect("a file");
         let program = env!("CARGO_BIN_EXE_wakeport");
         let mut command = Command::new("unshare");
@@ -60,14 +90,10 @@ impl Wakeport {
                 .env("KUBECONFIG", folder().join("admin.kubeconfig"))
                 .args(["--namespace", &namespace.name]);
         } else {
-            let from = folder();
-            let credentials = dir.path();
-            fs::copy(from.join("ca.crt"), credentials.join("ca.crt")).expect("a copy");
-            fs::write(credentials.join("namespace"), &namespace.name).expect("a file");
-            take_token(credentials, user);
-            command
-                .args(["--kube-api", "https://127.0.0.1:6443", "--kube-credentials"])
-                .arg(credentials);
+            command.arg("--kube-credentials").arg(dir.path());
+            if !options.contains(&"--kube-api") {
+                command.args(["--kube-api", API]);
+            }
         }
         if !options.contains(&"--cooldown") {
             command.args(["--cooldown", "1s"]);
@@ -146,6 +172,18 @@ impl Client {
             "the connection ended without a greeting: {line:?}"
         );
         line.trim_end().to_owned()
+    }
+
+    /// Sends something.
+    pub(crate) fn asks(&mut self, text: &str) {
+        self.0.get_mut().write_all(text.as_bytes()).expect("a peer");
+    }
+
+    /// The next line.
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.0.read_line(&mut line).expect("a line");
+        line
     }
 
     /// Sends a line and waits for its echo.

@@ -7,8 +7,8 @@ use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use super::api::Api;
-use super::trouble::{Object, Retry, Trouble, Verb};
+use crate::kubernetes::api::Api;
+use crate::kubernetes::trouble::{Object, Retry, Trouble, Verb};
 
 /// The API server sends a bookmark every minute where nothing changes: after so long without a word a
 /// connection counts as broken.
@@ -39,7 +39,7 @@ impl Followed<'_> {
         mut seen: impl FnMut(&Objects),
         mut trouble: impl FnMut(&Trouble),
     ) -> ! {
-        let mut retry = Retry::new();
+        let mut retry = Retry::default();
         let mut version = 0;
         loop {
             let object = &self.objects[version];

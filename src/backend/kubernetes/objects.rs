@@ -1,6 +1,7 @@
 //! The objects of the API server that belong to a service: who we are, the Lease, scales and pods.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
@@ -9,10 +10,11 @@ use tokio::sync::MutexGuard;
 use tokio::time::{Instant, sleep};
 
 use super::claims::{Agreement, Holder};
-use super::trouble::{Object, Retry, Trouble, Verb};
-use super::{FENCE, LEFT, ORDER, Workloads, follow, phase, slices};
+use super::{FENCE, ORDER, Workloads, follow, phase, slices};
 use crate::config::kubernetes::{Kind, ServicePods, Workload};
+use crate::kubernetes::trouble::{Object, Retry, Trouble, Verb};
 use crate::util::lock::locked;
+use crate::util::text::encoded;
 
 impl Workloads {
     pub(super) async fn namespace(&self) -> Result<String, Trouble> {
@@ -24,7 +26,7 @@ impl Workloads {
 
     /// The same, for what can wait until there are credentials.
     pub(super) async fn patient_namespace(&self) -> Option<String> {
-        let (mut retry, told) = (Retry::new(), Mutex::default());
+        let (mut retry, told) = (Retry::default(), Mutex::default());
         loop {
             match self.namespace().await {
                 Ok(namespace) => return Some(namespace),
@@ -249,14 +251,6 @@ impl Workloads {
         Ok(true)
     }
 
-    pub(super) async fn until_gone(&self, scales: &[Value]) -> Result<(), Trouble> {
-        let mut pauses = LEFT;
-        while !self.are_gone(scales).await? {
-            sleep(pauses.pause()).await;
-        }
-        Ok(())
-    }
-
     pub(super) fn services_are_ready(&self) -> bool {
         let mut services = self.services.iter();
         services.all(|(service, _)| self.endpoints.is_ready(service))
@@ -297,6 +291,40 @@ impl Workloads {
             ))
         })?;
         Ok(Some(name.to_owned()))
+    }
+
+    /// Whether other wakeports have claims, as far as is known.
+    pub fn is_claimed_by_others(&self) -> bool {
+        let me = self.me.get();
+        let claims = locked(&self.claims);
+        claims.keys().any(|uid| me.is_none_or(|me| me.uid != *uid))
+    }
+
+    /// The addresses of the other wakeports that have claims: of those without one, none has a client.
+    pub async fn others(&self) -> Vec<IpAddr> {
+        let Ok(me) = self.me().await else {
+            return Vec::new();
+        };
+        let mut claims = locked(&self.claims).clone();
+        claims.remove(&me.uid);
+        locked(&self.addresses).retain(|uid, _| claims.contains_key(uid));
+        let mut all = Vec::new();
+        for (uid, pod) in claims {
+            let known = locked(&self.addresses).get(&uid).copied();
+            let found = match known {
+                Some(known) => Some(known),
+                None => {
+                    let pods = self.pods_called(&pod).await.unwrap_or_default();
+                    let its = pods.iter().find(|pod| pod["metadata"]["uid"] == *uid);
+                    its.and_then(|pod| pod["status"]["podIP"].as_str()?.parse().ok())
+                }
+            };
+            if let Some(address) = found {
+                locked(&self.addresses).insert(uid, address);
+                all.push(address);
+            }
+        }
+        all
     }
 
     /// The claims of others whose pods are gone.
@@ -347,32 +375,5 @@ impl Workloads {
                 Ok(false)
             }
         }
-    }
-}
-
-/// A part of a query (RFC 3986).
-fn encoded(text: &str) -> String {
-    let mut encoded = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                encoded.push(byte.into());
-            }
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_selector_is_encoded_for_a_query() {
-        assert_eq!(
-            encoded("app=web,tier in (a, b)"),
-            "app%3Dweb%2Ctier%20in%20%28a%2C%20b%29"
-        );
     }
 }

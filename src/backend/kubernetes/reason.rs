@@ -2,17 +2,21 @@
 
 use serde_json::Value;
 
-use super::trouble::shortened;
+use crate::backend::Awaited;
+use crate::kubernetes::trouble::shortened;
 
-/// What one pod waits for, in one line; `None` where all are ready, or there are none.
-pub(super) fn of_pods<'a>(pods: impl IntoIterator<Item = &'a Value>) -> Option<String> {
+/// A longer one is no reason.
+const LONGEST_WORD: usize = 60;
+
+/// What one pod waits for; `None` where all are ready, or there are none.
+pub(super) fn of_pods<'a>(pods: impl IntoIterator<Item = &'a Value>) -> Option<Awaited> {
     let there = pods
         .into_iter()
         .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
     there.filter_map(of_pod).next()
 }
 
-fn of_pod(pod: &Value) -> Option<String> {
+fn of_pod(pod: &Value) -> Option<Awaited> {
     let name = pod["metadata"]["name"].as_str().unwrap_or_default();
     if super::phase::is_ready(pod) {
         return None;
@@ -26,34 +30,36 @@ fn of_pod(pod: &Value) -> Option<String> {
     let why = condition("PodScheduled").map(|unscheduled| said(unscheduled, "not scheduled"));
     let why = why.or_else(|| {
         let init = containers("initContainerStatuses").into_iter();
-        let init = init.filter_map(|it| Some(format!("init {}", of_container(&it)?)));
+        let init = init.filter_map(|it| Some(of_container(&it)?.after("init ")));
         let own = containers("containerStatuses").into_iter();
         let own = own.filter_map(|it| of_container(&it));
         init.chain(own).next()
     });
     let why = why.unwrap_or_else(|| match status["phase"].as_str() {
-        Some("Running") => "its readiness probe has not succeeded".into(),
+        Some("Running") => awaited("NotReady", "its readiness probe has not succeeded"),
         Some("Failed") => said(status, "failed"),
-        _ => "pending".into(),
+        _ => awaited("Pending", "pending"),
     });
-    Some(format!("pod `{name}`: {why}"))
+    Some(why.after(&format!("pod `{name}`: ")))
 }
 
 /// What a container waits for.
-fn of_container(status: &Value) -> Option<String> {
+fn of_container(status: &Value) -> Option<Awaited> {
     let name = status["name"].as_str().unwrap_or_default();
     let waiting = &status["state"]["waiting"];
     let ended = &status["state"]["terminated"];
     let before = &status["lastState"]["terminated"];
+    let container = format!("container `{name}`: ");
     if waiting.is_object() {
-        let why = said(waiting, "waiting");
-        return Some(match before.is_object() {
-            true => format!("container `{name}`: {why} (last: {})", how(before)),
-            false => format!("container `{name}`: {why}"),
-        });
+        let mut why = said(waiting, "waiting");
+        if before.is_object() {
+            why.why = format!("{} (last: {})", why.why, how(before));
+        }
+        return Some(why.after(&container));
     }
     if ended.is_object() && ended["exitCode"] != 0 {
-        return Some(format!("container `{name}`: {}", how(ended)));
+        let reason = ended["reason"].as_str().unwrap_or("ended");
+        return Some(awaited(reason, &how(ended)).after(&container));
     }
     None
 }
@@ -65,16 +71,42 @@ fn how(ended: &Value) -> String {
 }
 
 /// A reason with its message.
-fn said(it: &Value, otherwise: &str) -> String {
+fn said(it: &Value, otherwise: &str) -> Awaited {
     let reason = it["reason"].as_str().unwrap_or(otherwise);
     match it["message"].as_str() {
-        Some(message) if !message.is_empty() => format!("{reason}: {}", shortened(message)),
-        _ => reason.to_owned(),
+        Some(message) if !message.is_empty() => {
+            awaited(reason, &format!("{reason}: {}", shortened(message)))
+        }
+        _ => awaited(reason, reason),
+    }
+}
+
+/// With the reason as one word: what writes to the API may write anything.
+fn awaited(reason: &str, why: &str) -> Awaited {
+    let is_word = |text: &str| {
+        let known = |c: char| c.is_ascii_alphanumeric();
+        (1..=LONGEST_WORD).contains(&text.len()) && text.chars().all(known)
+    };
+    Awaited {
+        reason: match is_word(reason) {
+            true => reason.into(),
+            false => "Other".into(),
+        },
+        why: why.into(),
+    }
+}
+
+impl Awaited {
+    fn after(self, what: &str) -> Self {
+        Self {
+            why: format!("{what}{}", self.why),
+            ..self
+        }
     }
 }
 
 /// Why there are no pods, as their owner says it: a quota, an admission webhook.
-pub(super) fn of_owner(owner: &Value) -> Option<String> {
+pub(super) fn of_owner(owner: &Value) -> Option<Awaited> {
     let mut conditions = owner["status"]["conditions"].as_array()?.iter();
     let failure = conditions.find(|it| it["type"] == "ReplicaFailure" && it["status"] == "True")?;
     Some(said(failure, "ReplicaFailure"))
@@ -103,19 +135,35 @@ mod tests {
             {"name": "i", "state": {"terminated": {"exitCode": 1, "reason": "Error"}}}
         ], "containerStatuses": [{"name": "c", "state": {"waiting": {"reason": "PodInitializing"}}}]});
         let running = json!({"phase": "Running", "containerStatuses": [{"name": "c", "state": {"running": {}}}]});
-        for (status, expected) in [
-            (unscheduled, "Unschedulable: 0/3 nodes are available"),
-            (pull, "container `c`: ImagePullBackOff: Back-off"),
+        for (status, reason, expected) in [
+            (
+                unscheduled,
+                "Unschedulable",
+                "Unschedulable: 0/3 nodes are available",
+            ),
+            (
+                pull,
+                "ImagePullBackOff",
+                "container `c`: ImagePullBackOff: Back-off",
+            ),
             (
                 crash,
+                "CrashLoopBackOff",
                 "container `c`: CrashLoopBackOff (last: OOMKilled, exit code 137)",
             ),
-            (init, "init container `i`: Error, exit code 1"),
-            (running, "its readiness probe has not succeeded"),
-            (json!({}), "pending"),
+            (init, "Error", "init container `i`: Error, exit code 1"),
+            (running, "NotReady", "its readiness probe has not succeeded"),
+            (json!({}), "Pending", "pending"),
+            (
+                json!({"phase": "Failed", "reason": "a\"} b"}),
+                "Other",
+                "a\"} b",
+            ),
         ] {
             let pod = json!({"metadata": {"name": "web-0"}, "status": status});
-            assert_eq!(of_pods([&pod]), Some(format!("pod `web-0`: {expected}")));
+            let awaited = of_pods([&pod]).expect(reason);
+            assert_eq!(awaited.reason, reason);
+            assert_eq!(awaited.why, format!("pod `web-0`: {expected}"));
         }
         let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
         assert_eq!(of_pods([&ready]), None);
@@ -123,7 +171,10 @@ mod tests {
             of_pods([&json!({"metadata": {"deletionTimestamp": "x"}})]),
             None
         );
-        assert_eq!(of_pods([&json!(7)]), Some("pod ``: pending".into()));
+        assert_eq!(
+            of_pods([&json!(7)]).map(|awaited| awaited.why),
+            Some("pod ``: pending".into())
+        );
     }
 
     #[test]
@@ -131,10 +182,8 @@ mod tests {
         let owner = json!({"status": {"conditions": [
             {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota"}
         ]}});
-        assert_eq!(
-            of_owner(&owner),
-            Some("FailedCreate: exceeded quota".into())
-        );
+        let why = of_owner(&owner).map(|awaited| awaited.why);
+        assert_eq!(why, Some("FailedCreate: exceeded quota".into()));
         assert_eq!(of_owner(&json!({})), None);
     }
 }

@@ -10,10 +10,12 @@ use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
+use super::claims::Agreement;
 use super::follow::{Followed, Objects};
-use super::trouble::{Object, Retry, Trouble, Verb};
 use super::{REASON_EVERY, Workloads, reason, slices};
+use crate::backend::Awaited;
 use crate::config::kubernetes::{ServicePods, Workload};
+use crate::kubernetes::trouble::{Object, Retry, Trouble, Verb};
 use crate::util::lock::locked;
 
 impl Workloads {
@@ -29,7 +31,7 @@ impl Workloads {
             all.push(Box::pin(self.follow_workload(workload, changed)));
         }
         all.push(Box::pin(self.follow_lease(changed)));
-        all.push(Box::pin(self.tell_reason()));
+        all.push(Box::pin(self.tell_reason(changed)));
         poll_fn(|cx| {
             all.retain_mut(|one| one.as_mut().poll(cx).is_pending());
             Poll::<()>::Pending
@@ -44,7 +46,7 @@ impl Workloads {
         changed: &(impl Fn() + Send + Sync),
     ) {
         let told = Mutex::new(String::new());
-        let mut retry = Retry::new();
+        let mut retry = Retry::default();
         // The number of a port is the Service's own affair: its slices have names.
         let number = loop {
             match self.port_name(service).await {
@@ -105,7 +107,7 @@ impl Workloads {
 
     async fn follow_workload(&self, workload: &Workload, changed: &(impl Fn() + Send + Sync)) {
         let told = Mutex::new(String::new());
-        let mut retry = Retry::new();
+        let mut retry = Retry::default();
         let object = loop {
             match self.object(workload, None).await {
                 Ok(object) => break object,
@@ -119,7 +121,7 @@ impl Workloads {
         self.follow_one(
             object,
             selector,
-            |it| it["spec"]["replicas"].clone(),
+            |it| it.map(|it| it["spec"]["replicas"].clone()),
             changed,
         )
         .await;
@@ -134,7 +136,10 @@ impl Workloads {
         self.follow_one(
             object,
             selector,
-            |it| it["metadata"]["annotations"].clone(),
+            |it| {
+                *locked(&self.claims) = it.map(|it| Agreement::read(it).claims).unwrap_or_default();
+                it.map(|it| it["metadata"]["annotations"].clone())
+            },
             changed,
         )
         .await;
@@ -144,7 +149,7 @@ impl Workloads {
         &self,
         object: Object,
         selector: String,
-        part: impl Fn(&Value) -> Value + Send,
+        part: impl Fn(Option<&Value>) -> Option<Value> + Send,
         changed: &(impl Fn() + Send + Sync),
     ) {
         let (told, never) = (Mutex::new(String::new()), Notify::new());
@@ -157,7 +162,7 @@ impl Workloads {
         let mut before = None;
         let seen = |objects: &Objects| {
             locked(&told).clear();
-            let now = objects.values().next().map(&part);
+            let now = part(objects.values().next());
             if before.as_ref() != Some(&now) {
                 before = Some(now);
                 changed();
@@ -169,7 +174,7 @@ impl Workloads {
     }
 
     /// While it is being woken, says what its pods wait for, once for each change.
-    async fn tell_reason(&self) {
+    async fn tell_reason(&self, changed: &(impl Fn() + Send + Sync)) {
         loop {
             sleep(REASON_EVERY).await;
             if !self.waking.load(Ordering::Relaxed) {
@@ -186,16 +191,17 @@ impl Workloads {
                 continue;
             };
             for (service, _) in &self.services {
-                self.endpoints.explain(service, &reason);
+                self.endpoints.explain(service, &reason.why);
             }
             let before = locked(&self.reason).replace(reason.clone());
             if before.as_ref() != Some(&reason) {
-                tracing::info!("`{}` is not ready yet: {reason}", self.names());
+                tracing::info!("`{}` is not ready yet: {}", self.names(), reason.why);
+                changed();
             }
         }
     }
 
-    async fn look_for_reason(&self, scales: Vec<Value>) -> Result<Option<String>, Trouble> {
+    async fn look_for_reason(&self, scales: Vec<Value>) -> Result<Option<Awaited>, Trouble> {
         for (workload, scale) in self.scale.workloads.iter().zip(scales) {
             let pods = self.pods(&scale).await?;
             let reason = match pods.is_empty() {

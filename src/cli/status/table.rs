@@ -277,6 +277,9 @@ fn attention(view: &View) -> Vec<(Style, String)> {
         let text = format!("kept awake: {}", Work::told(&view.kept_awake));
         notes.push((DIM, text));
     }
+    if let Some(waits_for) = &view.waits_for {
+        notes.push((WARNING, format!("waits for {}", waits_for.why)));
+    }
     if view.state == Some(RecordedState::Unattended) {
         let text = "wakeport was terminated: the service may be running, and is not stopped before the next client has come and left";
         notes.push((WARNING, text.into()));

@@ -10,7 +10,7 @@ use crate::admin::machine::inventory::{self, Inventory, Socket};
 use crate::config::{Manager, UnitName};
 use crate::report::record::http::Http;
 use crate::report::record::{
-    Bytes, Clients, Kind, LastFailure, Moment, Record, RecordedState, Work,
+    Bytes, Clients, Kind, LastFailure, Moment, Record, RecordedState, WaitsFor, Work,
 };
 
 /// One instance, as `--json` prints it. docs/observing.md says what the fields mean.
@@ -29,6 +29,7 @@ pub(super) struct View {
     pub(super) for_seconds: Option<f64>,
     pub(super) left_seconds: Option<f64>,
     pub(super) kept_awake: BTreeMap<Work, String>,
+    pub(super) waits_for: Option<WaitsFor>,
     pub(super) holds: Vec<String>,
     pub(super) clients: Clients,
     pub(super) bytes: Bytes,
@@ -105,6 +106,7 @@ impl View {
             for_seconds: Some(record.stretch(alive, now)),
             left_seconds: record.left(alive, now),
             kept_awake,
+            waits_for: record.waits_for.clone().filter(|_| alive),
             holds,
             clients,
             bytes: record.bytes,

@@ -639,12 +639,12 @@ impl Front {
             biased;
             verdict = queued.verdict() => match verdict {
                 Verdict::Admitted(..) => page::IT_ANSWERS.into(),
-                Verdict::Rejected => waiting_page::news(&route.entrance, "failed").await,
+                Verdict::Rejected => waiting_page::news(route, "failed").await,
             },
             () = sleep(waiting_page::NEWS) => {
                 // The next question comes soon.
                 self.expect(Some(queued));
-                waiting_page::news(&route.entrance, "starting").await
+                waiting_page::news(route, "starting").await
             }
         }
     }

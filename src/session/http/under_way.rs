@@ -234,14 +234,14 @@ impl Web {
             () = sleep(waiting_page::NEWS) => {
                 // The next question comes soon.
                 self.expected = Some(expected(queued));
-                let news = waiting_page::news(&self.route.entrance, "starting").await;
+                let news = waiting_page::news(&self.route, "starting").await;
                 return Then::Say(news, true);
             }
         };
         match verdict {
             Ok(Verdict::Admitted(..)) => Then::Say(page::IT_ANSWERS.into(), true),
             Ok(Verdict::Rejected) => {
-                let news = waiting_page::news(&self.route.entrance, "failed").await;
+                let news = waiting_page::news(&self.route, "failed").await;
                 Then::Say(news, true)
             }
             Err(then) => then,

@@ -18,8 +18,8 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use tower::{BoxError, ServiceBuilder};
 
-use super::trouble::{Object, Trouble, Verb};
 use crate::config::kubernetes::Access;
+use crate::kubernetes::trouble::{Object, Trouble, Verb};
 use crate::util::lock::locked;
 
 /// How long a call may take.
@@ -30,7 +30,7 @@ const LONGEST_ANSWER: usize = 32 << 20;
 
 /// How to reach it.
 #[derive(Debug)]
-pub(super) struct Api {
+pub struct Api {
     access: Access,
     connected: Mutex<Option<Connected>>,
 }
@@ -51,13 +51,14 @@ impl std::fmt::Debug for Connected {
 }
 
 /// What comes of a watch, event by event.
-pub(super) struct Events {
+pub struct Events {
     body: Body,
     come: Vec<u8>,
 }
 
 impl Api {
-    pub(super) fn new(access: Access) -> Self {
+    /// One that connects when it is first asked for something.
+    pub fn new(access: Access) -> Self {
         Self {
             access,
             connected: Mutex::default(),
@@ -65,17 +66,17 @@ impl Api {
     }
 
     /// The namespace that the credentials are for.
-    pub(super) async fn namespace(&self) -> Result<String, Trouble> {
+    pub async fn namespace(&self) -> Result<String, Trouble> {
         Ok(self.connected().await?.namespace)
     }
 
     /// Whether the credentials are those of a pod.
-    pub(super) async fn is_in_pod(&self) -> Result<bool, Trouble> {
+    pub async fn is_in_pod(&self) -> Result<bool, Trouble> {
         Ok(self.connected().await?.in_pod)
     }
 
     /// What the API server answers.
-    pub(super) async fn call(
+    pub async fn call(
         &self,
         verb: Verb,
         object: &Object,
@@ -94,14 +95,14 @@ impl Api {
     }
 
     /// What there is of a group of the API.
-    pub(super) async fn group(&self, group: &str) -> Result<Value, Trouble> {
+    pub async fn group(&self, group: &str) -> Result<Value, Trouble> {
         // It has the path of an object without namespace and kind.
         let object = Object::group(group);
         self.call(Verb::Get, &object, "", None).await
     }
 
     /// What changes from now on.
-    pub(super) async fn watch(&self, object: &Object, query: &str) -> Result<Events, Trouble> {
+    pub async fn watch(&self, object: &Object, query: &str) -> Result<Events, Trouble> {
         let sent = self.send(Verb::Watch, object, query, None);
         Ok(Events {
             body: limited(Verb::Watch, object, sent).await?.into_body(),
@@ -301,7 +302,7 @@ async fn read_all(body: &mut Body) -> Result<Vec<u8>, Trouble> {
 
 impl Events {
     /// The next one; `None` is the end. To be called again if it is dropped.
-    pub(super) async fn next(&mut self) -> Result<Option<Value>, Trouble> {
+    pub async fn next(&mut self) -> Result<Option<Value>, Trouble> {
         loop {
             if let Some(end) = self.come.iter().position(|&byte| byte == b'\n') {
                 let line: Vec<u8> = self.come.drain(..=end).collect();
@@ -335,5 +336,5 @@ fn causes(error: &dyn std::error::Error) -> String {
         }
         next = cause.source();
     }
-    super::trouble::shortened(&line)
+    crate::kubernetes::trouble::shortened(&line)
 }

@@ -8,27 +8,35 @@ use crate::util::backoff::Backoff;
 
 /// What a call is about, as its path and as a Role say it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Object {
+pub struct Object {
     /// `apps`; empty for the oldest one, which has no name.
-    pub(super) group: String,
-    pub(super) version: String,
+    pub group: String,
+    /// `v1`.
+    pub version: String,
     /// `deployments`.
-    pub(super) plural: String,
+    pub plural: String,
     /// `scale`.
-    pub(super) part: Option<&'static str>,
-    pub(super) namespace: String,
+    pub part: Option<&'static str>,
+    /// Where it lives; empty for what lives in none.
+    pub namespace: String,
     /// One of them; otherwise all.
-    pub(super) name: Option<String>,
+    pub name: Option<String>,
 }
 
 /// What is to be done, as a Role says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verb {
+pub enum Verb {
+    /// GET of one.
     Get,
+    /// GET of all.
     List,
+    /// GET of what changes.
     Watch,
+    /// POST.
     Create,
+    /// PUT.
     Update,
+    /// PATCH.
     Patch,
 }
 
@@ -47,7 +55,7 @@ impl fmt::Display for Verb {
 
 impl Object {
     /// A group itself.
-    pub(super) fn group(group: &str) -> Self {
+    pub fn group(group: &str) -> Self {
         Self {
             group: group.into(),
             version: String::new(),
@@ -59,7 +67,7 @@ impl Object {
     }
 
     /// Where the API server has it.
-    pub(super) fn path(&self, verb: Verb) -> String {
+    pub fn path(&self, verb: Verb) -> String {
         if self.plural.is_empty() {
             return format!("/apis/{}", self.group);
         }
@@ -67,7 +75,10 @@ impl Object {
             "" => format!("/api/{}", self.version),
             group => format!("/apis/{group}/{}", self.version),
         };
-        let mut path = format!("{root}/namespaces/{}/{}", self.namespace, self.plural);
+        let mut path = match self.namespace.as_str() {
+            "" => format!("{root}/{}", self.plural),
+            namespace => format!("{root}/namespaces/{namespace}/{}", self.plural),
+        };
         // A LIST of one by its name is one of all, with a selector: only so can it be followed.
         let name = match verb {
             Verb::List | Verb::Watch | Verb::Create => None,
@@ -87,15 +98,17 @@ impl Object {
         }
     }
 
-    /// The line of a Role that allows it.
-    fn rule(&self, verb: Verb) -> String {
+    /// The line of a Role that allows these.
+    pub fn rule(&self, verbs: &[Verb]) -> String {
         let (group, resource) = (&self.group, self.resource());
-        let names = match (&self.name, verb) {
+        let names = match &self.name {
             // That cannot be limited by name.
-            (Some(name), verb) if verb != Verb::Create => format!(", resourceNames: [{name}]"),
+            Some(name) if !verbs.contains(&Verb::Create) => format!(", resourceNames: [{name}]"),
             _ => String::new(),
         };
-        format!("{{apiGroups: [\"{group}\"], resources: [{resource}]{names}, verbs: [{verb}]}}")
+        let verbs: Vec<_> = verbs.iter().map(Verb::to_string).collect();
+        let verbs = verbs.join(", ");
+        format!("{{apiGroups: [\"{group}\"], resources: [{resource}]{names}, verbs: [{verbs}]}}")
     }
 }
 
@@ -108,13 +121,16 @@ impl fmt::Display for Object {
         if let Some(name) = &self.name {
             write!(f, " `{name}`")?;
         }
-        write!(f, " in namespace `{}`", self.namespace)
+        match self.namespace.as_str() {
+            "" => Ok(()),
+            namespace => write!(f, " in namespace `{namespace}`"),
+        }
     }
 }
 
 /// Why a call has not succeeded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub enum Trouble {
     /// It may succeed later; whether it was carried out is not known.
     Away {
         /// One line.
@@ -136,7 +152,7 @@ pub(super) enum Trouble {
 
 impl Trouble {
     /// No answer, or none that is understood.
-    pub(super) fn away(why: impl Into<String>) -> Self {
+    pub fn away(why: impl Into<String>) -> Self {
         Self::Away {
             why: why.into(),
             after: None,
@@ -144,7 +160,7 @@ impl Trouble {
     }
 
     /// What an answer with this status comes to. `message` is what the API server says.
-    pub(super) fn of(
+    pub fn of(
         (verb, object): (Verb, &Object),
         status: u16,
         message: &str,
@@ -158,7 +174,7 @@ impl Trouble {
             ))),
             403 => Self::Final(cannot(&format!(
                 "forbidden; the Role needs {} ({message})",
-                object.rule(verb)
+                object.rule(&[verb])
             ))),
             404 => Self::Missing(cannot(&format!("there is none ({message})"))),
             409 => Self::Conflict,
@@ -175,7 +191,7 @@ impl Trouble {
     }
 
     /// Whether another attempt may succeed, with nothing else changed.
-    pub(super) fn is_passing(&self) -> bool {
+    pub fn is_passing(&self) -> bool {
         match self {
             Self::Away { .. } | Self::Unauthorized(_) | Self::Conflict | Self::Gone => true,
             Self::Missing(_) | Self::Final(_) => false,
@@ -183,7 +199,7 @@ impl Trouble {
     }
 
     /// What the API server asks for.
-    pub(super) fn after(&self) -> Option<Duration> {
+    pub fn after(&self) -> Option<Duration> {
         match self {
             Self::Away { after, .. } => *after,
             Self::Unauthorized(_)
@@ -209,7 +225,7 @@ impl fmt::Display for Trouble {
 }
 
 /// A line is not to be filled by what a webhook says.
-pub(super) fn shortened(text: &str) -> String {
+pub fn shortened(text: &str) -> String {
     const MOST: usize = 300;
     let mut words = text.split_whitespace();
     let mut line = words.next().unwrap_or_default().to_owned();
@@ -225,7 +241,7 @@ pub(super) fn shortened(text: &str) -> String {
 
 /// The pauses between attempts.
 #[derive(Debug)]
-pub(super) struct Retry {
+pub struct Retry {
     backoff: Backoff,
     random: RandomState,
     attempts: u64,
@@ -234,18 +250,20 @@ pub(super) struct Retry {
 /// What an API server may ask for at most.
 const LONGEST_AFTER: Duration = Duration::from_secs(30);
 
-impl Retry {
-    pub(super) fn new() -> Self {
+impl Default for Retry {
+    fn default() -> Self {
         Self {
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
             random: RandomState::new(),
             attempts: 0,
         }
     }
+}
 
+impl Retry {
     /// The pause before the next attempt: what the API server asks for, or one that grows; a part of it is
     /// left to chance, or all that lost the API server would come back at once.
-    pub(super) fn pause(&mut self, after: Option<Duration>) -> Duration {
+    pub fn pause(&mut self, after: Option<Duration>) -> Duration {
         let pause = self.backoff.pause();
         if let Some(after) = after {
             return after
@@ -258,7 +276,7 @@ impl Retry {
     }
 
     /// One has succeeded.
-    pub(super) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.backoff.reset();
     }
 }
@@ -285,7 +303,7 @@ mod tests {
             "/apis/apps/v1/namespaces/shop/deployments/web/scale"
         );
         assert_eq!(
-            scale().rule(Verb::Patch),
+            scale().rule(&[Verb::Patch]),
             "{apiGroups: [\"apps\"], resources: [deployments/scale], resourceNames: [web], verbs: [patch]}"
         );
         let pods = Object {
@@ -297,7 +315,7 @@ mod tests {
         };
         assert_eq!(pods.path(Verb::List), "/api/v1/namespaces/shop/pods");
         assert_eq!(
-            pods.rule(Verb::List),
+            pods.rule(&[Verb::List]),
             "{apiGroups: [\"\"], resources: [pods], verbs: [list]}"
         );
     }
@@ -313,13 +331,13 @@ mod tests {
                 lease.path(verb),
                 "/apis/apps/v1/namespaces/shop/deployments"
             );
-            assert!(lease.rule(verb).contains("resourceNames: [web]"));
+            assert!(lease.rule(&[verb]).contains("resourceNames: [web]"));
         }
         assert_eq!(
             lease.path(Verb::Update),
             "/apis/apps/v1/namespaces/shop/deployments/web"
         );
-        assert!(!lease.rule(Verb::Create).contains("resourceNames"));
+        assert!(!lease.rule(&[Verb::Create]).contains("resourceNames"));
     }
 
     #[test]
@@ -357,7 +375,7 @@ mod tests {
 
     #[test]
     fn pauses_grow_with_chance_and_follow_what_the_api_server_asks_for() {
-        let mut retry = Retry::new();
+        let mut retry = Retry::default();
         let mut least = 50;
         for _ in 0..10 {
             let pause = retry.pause(None).as_millis();
