@@ -113,14 +113,15 @@ fn a_failure_is_in_the_status_with_its_reason() {
 
 #[test]
 fn the_log_on_a_terminal_is_coloured_unless_no_color_is_set() {
-    let dir = directory();
-    let (binary, front) = (env!("CARGO_BIN_EXE_wakeport"), dir.path().join("front"));
-    let line = format!(
-        "echo $$; exec {binary} run --listen {} --to {} --start-hook true",
-        front.display(),
-        dir.path().join("back").display()
-    );
+    let (dir, binary) = (directory(), env!("CARGO_BIN_EXE_wakeport"));
     for (no_color, shown) in [("", "\x1b[32m INFO\x1b[0m waking"), ("1", " INFO waking")] {
+        // Each has a path of its own: the hook of one that was killed holds its listener up to the exec.
+        let front = dir.path().join(format!("front{no_color}"));
+        let line = format!(
+            "echo $$; exec {binary} run --listen {} --to {} --start-hook true",
+            front.display(),
+            dir.path().join("back").display()
+        );
         // A terminal as stderr; the number of the process comes first.
         let mut script = Command::new("script");
         script.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
