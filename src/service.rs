@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use crate::core::gate::Word;
 use crate::core::lifecycle::State;
 use crate::core::service::{self as core, Effect, Input, Ticket, Timer};
+use crate::report::status::PACE;
 use guard::Questions;
 use handle::{Message, Report, Waiter};
 use orders::Orders;
@@ -58,6 +59,8 @@ pub struct Service {
     idle: watch::Sender<bool>,
     /// Notified when the service has become idle.
     changed: Arc<Notify>,
+    /// When datagrams that are not passed on may tell of themselves again: a flood of them does so once a second.
+    drops_at: Instant,
 }
 
 impl Service {
@@ -86,6 +89,7 @@ impl Service {
             reporter,
             idle: watch::Sender::new(false),
             changed,
+            drops_at: now(),
         }
     }
 
@@ -152,7 +156,8 @@ impl Service {
             self.tick();
             self.handle_input(Input::Settle);
             self.publish();
-            let timers = [self.core.deadline(), self.reporter.next()];
+            let drops = self.targets.have_dropped().then_some(self.drops_at);
+            let timers = [self.core.deadline(), self.reporter.next(), drops];
             let timer = timers.into_iter().flatten().min().map(Into::into);
             if let Some(at) = timer.filter(|&at| at != alarm.deadline()) {
                 alarm.as_mut().reset(at);
@@ -363,6 +368,10 @@ impl Service {
         let turned = |idle: &mut bool| std::mem::replace(idle, is_idle) != is_idle;
         if self.idle.send_if_modified(turned) && is_idle {
             self.changed.notify_one();
+        }
+        if self.drops_at <= now() {
+            self.targets.hear_of_drops();
+            self.drops_at = now() + PACE;
         }
         self.reporter.carried(self.targets.totals());
         let holds = self.handle.holds().reasons();

@@ -18,6 +18,8 @@ pub(super) struct Gate {
     origin: Instant,
     /// The last connection that leaves is told at once: the cooldown is short.
     tell_last: AtomicBool,
+    /// Datagrams were not passed on since that was asked.
+    has_dropped: AtomicBool,
     carried: PerThread<Carried>,
 }
 
@@ -52,6 +54,7 @@ impl Gate {
             left_at: AtomicU64::new(0),
             origin: now(),
             tell_last: AtomicBool::new(false),
+            has_dropped: AtomicBool::new(false),
             carried: PerThread::default(),
         };
         gate.follow(cooldown);
@@ -136,9 +139,19 @@ impl Gate {
         add(&own.vanished, traffic.vanished.into());
     }
 
-    /// Counts datagrams that were not passed on.
-    pub(super) fn dropped(&self, why: Dropped, count: u64) {
+    /// Counts datagrams that were not passed on; whether the service has to be told, which it is once until it asks.
+    pub(super) fn dropped(&self, why: Dropped, count: u64) -> bool {
         self.carried.own().dropped[why as usize].fetch_add(count, Ordering::Relaxed);
+        !self.has_dropped.swap(true, Ordering::AcqRel)
+    }
+
+    pub(super) fn has_dropped(&self) -> bool {
+        self.has_dropped.load(Ordering::Relaxed)
+    }
+
+    /// The next datagram that is not passed on tells again. Those before are in the totals that are read then.
+    pub(super) fn hear_of_drops(&self) {
+        self.has_dropped.swap(false, Ordering::AcqRel);
     }
 
     /// Makes one step, if there is one; what it was.

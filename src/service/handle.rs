@@ -414,7 +414,9 @@ impl Entrance {
 
     /// So many datagrams were not passed on.
     pub fn dropped(&self, why: Dropped, count: u64) {
-        self.0.gate.dropped(why, count);
+        if self.0.gate.dropped(why, count) {
+            self.0.service.post(Message::Gate);
+        }
     }
 
     pub(super) fn gate(&self) -> &Gate {

@@ -73,6 +73,16 @@ impl Targets {
         gate::occupancy(self.gates())
     }
 
+    /// Whether datagrams were not passed on since [`hear_of_drops`](Self::hear_of_drops).
+    pub(super) fn have_dropped(&self) -> bool {
+        self.gates().any(Gate::has_dropped)
+    }
+
+    /// The next datagram that is not passed on tells the service again.
+    pub(super) fn hear_of_drops(&self) {
+        self.gates().for_each(Gate::hear_of_drops);
+    }
+
     pub(super) fn totals(&self) -> Totals<'_> {
         let (entered, tally) = gate::totals(self.gates());
         let first = self.0.first();
