@@ -293,6 +293,9 @@ impl FromStr for HttpUrl {
             _ => {
                 let (host, port) = host_and_port(authority)?;
                 let port = port.or(Some(80));
+                if format!("{host}:") == UDP {
+                    return Err("`udp:` before a port stands for datagrams; write `udp.` for a host of this name".into());
+                }
                 Some(Address::Tcp { host, port })
             }
         };
@@ -601,7 +604,13 @@ mod tests {
                 "{text}"
             );
         }
-        for text in ["https://h/", "http://h:0/", "http://h/a b", "h"] {
+        for text in [
+            "https://h/",
+            "http://h:0/",
+            "http://h/a b",
+            "http://udp/",
+            "h",
+        ] {
             assert!(text.parse::<HttpUrl>().is_err(), "{text}");
         }
     }
