@@ -1,11 +1,12 @@
 //! A service that is frozen before it is stopped: its clients, its administrator, its end.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::echo_service::{Echo, Exchange, Over, Random};
 use crate::rig::Rig;
@@ -299,7 +300,17 @@ fn after_sigkill_around_freezes_and_thaws_only_open_connections_are_lost() {
 
 #[test]
 #[ignore = "needs root: tests/run runs it"]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long a client waits is told, and not judged"
+)]
+#[expect(
+    clippy::print_stderr,
+    reason = "the test harness shows it with --nocapture"
+)]
 fn a_database_and_a_service_with_much_memory_go_on_where_they_were() {
+    // What a client sends first (PostgreSQL's protocol, SSLRequest); a process for it answers with one byte.
+    const SSL_REQUEST: &[u8] = &[0, 0, 0, 8, 4, 210, 22, 47];
     let rig = Rig::boot();
     let unit = postgresql(&rig);
     rig.run(&format!(
@@ -322,8 +333,18 @@ fn a_database_and_a_service_with_much_memory_go_on_where_they_were() {
     };
     for _ in 0..5 {
         rig.wait_for("the database is frozen", || database() == "frozen");
-        assert_eq!(psql(&rig, "select sum(number) from numbers"), "500500");
+        let began = Instant::now();
+        let mut client = TcpStream::connect(("127.0.0.1", 5432)).expect("the port is open");
+        client.write_all(SSL_REQUEST).expect("it is sent");
+        client.read_exact(&mut [0]).expect("an answer");
+        let (database, began) = (began.elapsed(), Instant::now());
         echo.serves(&Exchange::short());
+        let other = began.elapsed();
+        eprintln!(
+            "after the first SYN the database answered in {database:?}, the other in {other:?}"
+        );
+        assert_eq!(psql(&rig, "select sum(number) from numbers"), "500500");
+        drop(client);
         freezes(&echo);
     }
     for (name, thaws) in [(unit.as_str(), 5), ("echo", 4)] {
