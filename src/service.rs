@@ -369,13 +369,14 @@ impl Service {
         if self.idle.send_if_modified(turned) && is_idle {
             self.changed.notify_one();
         }
-        if self.drops_at <= now() {
+        let now = now();
+        if self.drops_at <= now {
             self.targets.hear_of_drops();
-            self.drops_at = now() + PACE;
+            self.drops_at = now + PACE;
         }
         self.reporter.carried(self.targets.totals());
         let holds = self.handle.holds().reasons();
-        self.reporter.publish(&self.core, holds, now());
+        self.reporter.publish(&self.core, holds, now);
     }
 }
 

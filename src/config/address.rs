@@ -293,7 +293,7 @@ impl FromStr for HttpUrl {
             _ => {
                 let (host, port) = host_and_port(authority)?;
                 let port = port.or(Some(80));
-                if format!("{host}:") == UDP {
+                if UDP.strip_suffix(':') == Some(&*host) {
                     return Err("`udp:` before a port stands for datagrams; write `udp.` for a host of this name".into());
                 }
                 Some(Address::Tcp { host, port })

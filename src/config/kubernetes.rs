@@ -233,6 +233,14 @@ pub struct ServicePods {
     pub listener: Option<String>,
 }
 
+impl ServicePods {
+    /// The number of the port, if it is given by that. The Service itself knows what it is called.
+    #[cfg(feature = "kubernetes")]
+    pub fn port_number(&self) -> Option<u16> {
+        self.port.as_deref()?.parse().ok()
+    }
+}
+
 impl FromStr for ServicePods {
     type Err = String;
 

@@ -101,6 +101,15 @@ impl Api {
         self.call(Verb::Get, &object, "", None).await
     }
 
+    /// The version of a group of the API that the API server prefers.
+    pub async fn preferred_version(&self, group: &str) -> Result<String, Trouble> {
+        let found = self.group(group).await?;
+        let version = found["preferredVersion"]["version"].as_str();
+        version
+            .map(str::to_owned)
+            .ok_or_else(|| Trouble::away("the API group has no version"))
+    }
+
     /// What changes from now on.
     pub async fn watch(&self, object: &Object, query: &str) -> Result<Events, Trouble> {
         let sent = self.send(Verb::Watch, object, query, None);

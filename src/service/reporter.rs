@@ -258,9 +258,9 @@ impl Reporter {
         clients.connected = clients.connected.saturating_sub(holds.len());
         self.status.held(text::holds(&holds));
         self.recorder.held(holds);
-        let awaited = self.settings.backend.awaited();
         let is_waking = matches!(state, State::Waking { .. });
-        let waits_for = awaited.filter(|_| is_waking).map(|it| WaitsFor {
+        let awaited = is_waking.then(|| self.settings.backend.awaited()).flatten();
+        let waits_for = awaited.map(|it| WaitsFor {
             reason: it.reason,
             why: it.why,
         });

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::{Namespace, done};
 use crate::keda::{Kinds, objects};
-use crate::program::check;
+use crate::program::{WEB, check};
 
 const LEASE: &str = "wakeport-deployment-web";
 
@@ -58,7 +58,7 @@ fn each_right_that_is_missing_is_one_line_with_the_rule_to_add() {
         // The API server takes a moment to take note of it.
         thread::sleep(Duration::from_millis(500));
     };
-    let options = ["--scale", "deployment/web", "--to", "service/web"];
+    let options = WEB;
     allowed(&role());
     let (code, said) = check("limited", &space, &options);
     assert!(code == 0 && !said.contains("error"), "{said}");
@@ -110,8 +110,7 @@ fn what_stands_in_the_way_of_a_workload_is_found() {
             "{options:?}: {ended}\n{said}"
         );
     };
-    let web = ["--scale", "deployment/web", "--to", "service/web"];
-    let (code, text) = said(&web);
+    let (code, text) = said(&WEB);
     assert!(code == 0 && !text.contains("warning"), "{text}");
     found(
         &["--scale", "deployment/shop", "--to", "service/web"],
@@ -155,14 +154,14 @@ fn what_stands_in_the_way_of_a_workload_is_found() {
     let patch = json!({"metadata": {"annotations": notes}});
     done("PATCH", &space.apps("deployments/web"), &patch);
     found(
-        &web,
+        &WEB,
         0,
         "`kubectl apply` sets the `replicas` of `deployment/web`",
     );
 
     let unready = json!({"spec": {"publishNotReadyAddresses": true}});
     done("PATCH", &space.core("services/web"), &unready);
-    found(&web, 1, "`publishNotReadyAddresses`");
+    found(&WEB, 1, "`publishNotReadyAddresses`");
 }
 
 #[test]

@@ -240,6 +240,12 @@ impl Namespace {
         notes.collect()
     }
 
+    /// How many claims there are on the Lease of `deployment/web`.
+    pub(crate) fn claims(&self) -> usize {
+        let lease = self.lease(crate::LEASE);
+        lease.keys().filter(|key| key.starts_with("claim.")).count()
+    }
+
     /// A Lease with these annotations.
     pub(crate) fn new_lease(&self, name: &str, notes: &Value) {
         let lease = json!({"metadata": {"name": name, "annotations": notes}});

@@ -60,20 +60,7 @@ fn rounds(name: &str, fault: &str) -> u64 {
     let options = ["--kube-api", &between.url, "--cooldown", "200ms"];
     let wakeport = Wakeport::start(&space, &options);
     for round in 0..5 {
-        let clients: Vec<_> = (0..4)
-            .map(|_| {
-                let mut client = wakeport.connect();
-                thread::sleep(Duration::from_millis(37 * round));
-                thread::spawn(move || {
-                    client.greeted();
-                    client.echoes("hello");
-                    client.closes();
-                })
-            })
-            .collect();
-        for client in clients {
-            client.join().expect("it was served");
-        }
+        wakeport.serves_four(|_| Duration::from_millis(37 * round));
         space.sleeps("deployments");
     }
     let lease = || space.lease("wakeport-deployment-web");

@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 
 use crate::cluster::{Namespace, until};
-use crate::program::{Client, Wakeport};
+use crate::program::{Client, WEB, Wakeport};
 
 const LEASE: &str = "wakeport-deployment-web";
 
@@ -16,21 +16,9 @@ enum State {
     Asleep,
 }
 
-fn claims(space: &Namespace) -> usize {
-    let lease = space.lease(LEASE);
-    lease.keys().filter(|key| key.starts_with("claim.")).count()
-}
-
 /// The first of the wakeports is killed in this state, and starts again in its pod.
 fn kill(space: &Namespace, pods: &[&str], state: State) {
-    let options = [
-        "--scale",
-        "deployment/web",
-        "--to",
-        "service/web",
-        "--cooldown",
-        "2s",
-    ];
+    let options = [&WEB[..], &["--cooldown", "2s"]].concat();
     let start = |pod: &str| Wakeport::of("admin", pod, space, &options);
     let mut wakeports: Vec<Wakeport> = pods.iter().map(|pod| start(pod)).collect();
     let mut clients: Vec<Client> = wakeports.iter().map(Wakeport::connect).collect();
@@ -38,7 +26,7 @@ fn kill(space: &Namespace, pods: &[&str], state: State) {
         clients.iter_mut().for_each(|client| _ = client.greeted());
     }
     match state {
-        State::Waking => until("each has a claim", || claims(space) == pods.len()),
+        State::Waking => until("each has a claim", || space.claims() == pods.len()),
         State::Awake => (),
         State::Cooling => clients.remove(0).closes(),
         State::Stopping => {
@@ -73,7 +61,7 @@ fn kill(space: &Namespace, pods: &[&str], state: State) {
     news.into_iter().chain(clients).for_each(Client::closes);
     space.sleeps("deployments");
     until("asleep, without a claim", || {
-        space.lease(LEASE)["state"] == "asleep" && claims(space) == 0
+        space.lease(LEASE)["state"] == "asleep" && space.claims() == 0
     });
 }
 

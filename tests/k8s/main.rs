@@ -21,7 +21,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use cluster::{Namespace, Stopped, api, done, get, now, until};
-use program::{Client, KUBECONFIG, Wakeport};
+use program::{Client, KUBECONFIG, WEB, Wakeport};
 
 const LEASE: &str = "wakeport-deployment-web";
 
@@ -168,22 +168,8 @@ fn no_client_is_lost_through_200_rounds_of_wake_and_sleep() {
     let rounds = || wakeport.log().matches("waking deployment/web for").count();
     let mut served = 0;
     while rounds() < 200 {
-        let clients: Vec<_> = (0..4)
-            .map(|number| {
-                // At every phase of the stop.
-                thread::sleep(Duration::from_millis(number * (served % 11)));
-                let mut client = wakeport.connect();
-                thread::spawn(move || {
-                    client.greeted();
-                    client.echoes("hello");
-                    client.closes();
-                })
-            })
-            .collect();
-        for client in clients {
-            client.join().expect("it was served");
-            served += 1;
-        }
+        // At every phase of the stop.
+        served += wakeport.serves_four(|number| Duration::from_millis(number * (served % 11)));
         thread::sleep(Duration::from_millis(served * 7 % 400));
     }
     assert!(served >= 200, "{served} clients");
@@ -315,29 +301,15 @@ fn the_last_of_two_wakeports_stops_it_and_not_the_first() {
     let space = Namespace::new("two");
     space.workload("deployments", 0, &[]);
     space.pod("other");
-    let options = [
-        "--scale",
-        "deployment/web",
-        "--to",
-        "service/web",
-        "--cooldown",
-        "200ms",
-    ];
+    let options = [&WEB[..], &["--cooldown", "200ms"]].concat();
     let [one, two] = ["", "other"].map(|pod| Wakeport::of("admin", pod, &space, &options));
     let (mut first, mut second) = (one.connect(), two.connect());
     first.greeted();
     second.greeted();
-    let claims = || {
-        space
-            .lease(LEASE)
-            .keys()
-            .filter(|key| key.starts_with("claim."))
-            .count()
-    };
-    assert_eq!(claims(), 2);
+    assert_eq!(space.claims(), 2);
     first.closes();
     one.logs("other wakeports have connections to it: it stays up");
-    until("one claim is dropped", || claims() == 1);
+    until("one claim is dropped", || space.claims() == 1);
     assert_eq!(space.replicas("deployments"), 1);
     second.echoes("still here");
     // It comes back to a service that runs.
@@ -356,14 +328,7 @@ fn two_wakeports_that_wait_for_the_same_pods_to_go_are_both_served_by_the_next_o
     let space = Namespace::new("both");
     space.workload("deployments", 0, &[("test/grace", "3")]);
     space.pod("other");
-    let options = [
-        "--scale",
-        "deployment/web",
-        "--to",
-        "service/web",
-        "--cooldown",
-        "1s",
-    ];
+    let options = [&WEB[..], &["--cooldown", "1s"]].concat();
     let [one, two] = ["", "other"].map(|pod| Wakeport::of("admin", pod, &space, &options));
     let mut client = one.connect();
     client.greeted();
@@ -385,7 +350,7 @@ fn the_claim_of_a_pod_that_is_gone_is_void_and_one_that_is_there_is_not() {
     let space = Namespace::new("void");
     space.workload("deployments", 0, &[]);
     space.pod("other");
-    let options = ["--scale", "deployment/web", "--to", "service/web"];
+    let options = WEB;
     let two = Wakeport::of("admin", "other", &space, &options);
     two.connect().greeted();
     let mut second = two.connect();
@@ -488,14 +453,7 @@ fn a_stop_that_is_refused_leaves_the_service_to_its_clients() {
     };
     let allow = |verbs: &[&str]| space.allow(all(verbs).as_array().expect("a list"));
     allow(&["get"]);
-    let options = [
-        "--scale",
-        "deployment/web",
-        "--to",
-        "service/web",
-        "--cooldown",
-        "200ms",
-    ];
+    let options = [&WEB[..], &["--cooldown", "200ms"]].concat();
     let wakeport = Wakeport::of("limited", "", &space, &options);
     wakeport.logs("resources: [deployments/scale], resourceNames: [web], verbs: [patch]");
     let mut client = wakeport.connect();
@@ -578,7 +536,7 @@ fn any_resource_with_a_scale_is_woken_by_the_credentials_of_a_kubeconfig() {
 fn a_token_that_is_not_accepted_is_read_anew_while_clients_wait() {
     let space = Namespace::new("token");
     space.workload("deployments", 0, &[]);
-    let options = ["--scale", "deployment/web", "--to", "service/web"];
+    let options = WEB;
     let wakeport = Wakeport::of("nobody", "", &space, &options);
     let mut client = wakeport.connect();
     wakeport.logs("does not accept the credentials (401)");

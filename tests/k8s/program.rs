@@ -6,6 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -15,6 +16,9 @@ use crate::cluster::{Namespace, folder, until};
 
 /// Instead of a user: the credentials are those of a kubeconfig, an administrator's.
 pub(crate) const KUBECONFIG: &str = "KUBECONFIG";
+
+/// What most are in front of.
+pub(crate) const WEB: [&str; 4] = ["--scale", "deployment/web", "--to", "service/web"];
 
 /// Where the API server is.
 const API: &str = "https://127.0.0.1:6443";
@@ -58,11 +62,7 @@ pub(crate) struct Wakeport {
 impl Wakeport {
     /// For a Deployment, as an administrator, in the pod that is called as this machine.
     pub(crate) fn start(namespace: &Namespace, options: &[&str]) -> Self {
-        let all = [
-            &["--scale", "deployment/web", "--to", "service/web"],
-            options,
-        ]
-        .concat();
+        let all = [&WEB[..], options].concat();
         Self::of("admin", "", namespace, &all)
     }
 
@@ -131,6 +131,26 @@ impl Wakeport {
         Client::to(self.front)
     }
 
+    /// Four clients come, each after a pause, and are served at the same time; how many that were.
+    pub(crate) fn serves_four(&self, pause: impl Fn(u64) -> Duration) -> u64 {
+        let clients: Vec<_> = (0..4)
+            .map(|number| {
+                thread::sleep(pause(number));
+                let mut client = self.connect();
+                thread::spawn(move || {
+                    client.greeted();
+                    client.echoes("hello");
+                    client.closes();
+                })
+            })
+            .collect();
+        let served = clients.len() as u64;
+        for client in clients {
+            client.join().expect("it was served");
+        }
+        served
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let _ = kill_process(Pid::from_child(&self.child), signal);
     }
@@ -140,7 +160,7 @@ impl Drop for Wakeport {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if std::thread::panicking() {
+        if thread::panicking() {
             let _ = writeln!(
                 std::io::stderr(),
                 "-- log of {}:\n{}",

@@ -1,7 +1,7 @@
 //! What the API server of Kubernetes says of what a service scales. Nothing is changed: a review of access is a
 //! question, though it is sent as something to be created.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
@@ -143,11 +143,8 @@ impl Asks<'_> {
         let kind = &workload.kind;
         let version = match &kind.version {
             Some(version) => version.clone(),
-            None => match self.api.group(&kind.group).await {
-                Ok(group) => {
-                    let version = group["preferredVersion"]["version"].as_str();
-                    version.unwrap_or_default().to_owned()
-                }
+            None => match self.api.preferred_version(&kind.group).await {
+                Ok(version) => version,
                 Err(Trouble::Missing(_)) => {
                     let scaled = Scaled::NoKind;
                     self.found.workloads.insert(workload.to_string(), scaled);
@@ -186,11 +183,7 @@ impl Asks<'_> {
 
     async fn service(&mut self, pods: &ServicePods) -> Result<(), Trouble> {
         let object = self.object("", "v1", "services", Some(&pods.name));
-        let by_number = pods
-            .port
-            .as_ref()
-            .is_some_and(|port| port.parse::<u16>().is_ok());
-        if by_number {
+        if pods.port_number().is_some() {
             self.needs(&object, &[Verb::Get]).await?;
         }
         let selected = match self.get(&object).await? {
@@ -295,11 +288,11 @@ fn triggers(spec: &Value) -> Vec<String> {
 /// Who sets the number of pods with each apply of a manifest.
 fn appliers(workload: &Value) -> Vec<String> {
     let metadata = &workload["metadata"];
-    let mut all = BTreeMap::new();
+    let mut all = BTreeSet::new();
     for entry in metadata["managedFields"].as_array().into_iter().flatten() {
         let manager = entry["manager"].as_str().unwrap_or_default();
         if entry["operation"] == "Apply" && entry["fieldsV1"]["f:spec"]["f:replicas"].is_object() {
-            all.insert(manager.to_owned(), ());
+            all.insert(manager.to_owned());
         }
     }
     // What `kubectl apply` has applied last; it sets what it finds there anew.
@@ -309,9 +302,9 @@ fn appliers(workload: &Value) -> Vec<String> {
         .and_then(|text| serde_json::from_str(text).ok())
         .unwrap_or_default();
     if last["spec"]["replicas"].is_number() {
-        all.insert("kubectl apply".into(), ());
+        all.insert("kubectl apply".into());
     }
-    all.into_keys().collect()
+    all.into_iter().collect()
 }
 
 #[cfg(test)]

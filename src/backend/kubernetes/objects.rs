@@ -161,11 +161,9 @@ impl Workloads {
         if let Some(version) = locked(&self.versions).get(kind) {
             return Ok(version.clone());
         }
-        let group = self.api.group(&kind.group).await?;
-        let version = group["preferredVersion"]["version"].as_str();
-        let version = version.ok_or_else(|| Trouble::away("the API group has no version"))?;
-        locked(&self.versions).insert(kind.clone(), version.to_owned());
-        Ok(version.to_owned())
+        let version = self.api.preferred_version(&kind.group).await?;
+        locked(&self.versions).insert(kind.clone(), version.clone());
+        Ok(version)
     }
 
     pub(super) async fn scales(&self) -> Result<Vec<Value>, Trouble> {
@@ -271,8 +269,7 @@ impl Workloads {
 
     /// The name that the port with the given number has in slices.
     pub(super) async fn port_name(&self, service: &ServicePods) -> Result<Option<String>, Trouble> {
-        let number = service.port.as_deref().and_then(|port| port.parse().ok());
-        let Some(number) = number else {
+        let Some(number) = service.port_number() else {
             return Ok(None);
         };
         let object = Object {
